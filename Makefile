@@ -1,0 +1,36 @@
+# Everything a fresh machine needs: Python >= 3.11, make and the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_DIR ?= dictionaries/demo
+
+.PHONY: setup demo test format figures clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+# The main job on the packaged default model and text, then a look at the result.
+demo: setup
+	$(BIN)/ep build --max-tokens 120_000 --out $(DEMO_DIR) --resume
+	$(BIN)/ep show $(DEMO_DIR)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: setup
+	$(BIN)/python docs/figures.py
+
+clean:
+	rm -rf .venv dist
