@@ -1,0 +1,78 @@
+"""Exemplar Partitioning: feature dictionaries for language-model activations, without training.
+
+    import exemplar_partitioning as ep
+
+    ep.build("smollm2-135m-instruct", out="dictionaries/smollm2")
+    d = ep.load("dictionaries/smollm2", percentile=2)
+    ids, distances = d.assign(activations)
+
+Names are imported when first used, so importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .builder import BuildResult, build
+    from .calibration import Calibration, calibrate
+    from .dictionary import Dictionary
+    from .errors import DataError, EPError, Interrupted, ResourceError
+    from .estimator import ExemplarPartition
+    from .leader import LeaderClustering
+    from .models.load import load_model
+    from .statistics import MemberStatistics, unseen_mass
+    from .store import StoredDictionary, load, save
+
+__all__ = [
+    "BuildResult",
+    "Calibration",
+    "DataError",
+    "Dictionary",
+    "EPError",
+    "ExemplarPartition",
+    "Interrupted",
+    "LeaderClustering",
+    "MemberStatistics",
+    "ResourceError",
+    "StoredDictionary",
+    "build",
+    "calibrate",
+    "load",
+    "load_model",
+    "save",
+    "unseen_mass",
+]
+
+_HOME = {
+    "BuildResult": "builder",
+    "Calibration": "calibration",
+    "DataError": "errors",
+    "Dictionary": "dictionary",
+    "EPError": "errors",
+    "ExemplarPartition": "estimator",
+    "Interrupted": "errors",
+    "LeaderClustering": "leader",
+    "MemberStatistics": "statistics",
+    "ResourceError": "errors",
+    "StoredDictionary": "store",
+    "build": "builder",
+    "calibrate": "calibration",
+    "load": "store",
+    "load_model": "models.load",
+    "save": "store",
+    "unseen_mass": "statistics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

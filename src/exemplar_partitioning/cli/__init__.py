@@ -1,0 +1,51 @@
+"""The command `ep`: one verb per job, progress for people, `--json` for machines."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import EPError
+from .build import build
+from .show import show
+
+app = typer.Typer(
+    name="ep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Feature dictionaries for language-model activations, without training.",
+    epilog="Start with [bold]ep build[/]: it needs no argument, model or text of your own.",
+)
+app.command(no_args_is_help=False)(build)
+app.command()(show)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"exemplar-partitioning {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors of the user's making are one message and an exit code, not a trace."""
+    try:
+        app()
+    except EPError as error:
+        typer.secho(f"ep: {error}", err=True, fg="red")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)

@@ -1,0 +1,267 @@
+"""The working folder of a build, `.build` inside its output: what a resumed build continues from (law L9).
+
+settings.json          what was asked for
+lock                   held while a process builds here
+spill/<site>.f32       activations that calibrate, kept so that nothing is extracted twice
+checkpoint-<chunks>/   state after so many chunks; appears whole or not at all
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from ..errors import DataError, EPError
+from ..files import disk_errors, new_folder, sha256, verify, write_new
+from ..leader import LeaderClustering
+from ..store import find, to_json
+from .growing import Growing, Provenance
+from .settings import BuildSettings
+
+
+@dataclass
+class State:
+    """How far a build is.
+
+    spilled: activations of each chunk in the spill, in order.  clustered: chunks clustered.
+    digest: of the stream up to the last chunk that was read.
+    spread: per site and percentile, of the calibration.  sample: activations calibrated on.
+    """
+
+    spilled: list[int] = field(default_factory=list)
+    clustered: int = 0
+    digest: str = ""
+    sample: int = 0
+    spread: dict[str, dict[str, float]] = field(default_factory=dict)
+    growing: list[Growing] = field(default_factory=list)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the stream that need not be extracted again."""
+        return max(len(self.spilled), self.clustered)
+
+
+class Workspace:
+    """One build's output folder, locked while open."""
+
+    def __init__(self, out: Path, settings: BuildSettings, *, resume: bool):
+        self.out, self.work, self.settings = out, out / ".build", settings
+        self.resumed = False
+        finished, asked = out / "build.json", self.work / "settings.json"
+        found = _read_settings(finished if finished.is_file() else asked)
+        if found is not None:
+            if not resume:
+                what = "finished" if finished.is_file() else "unfinished"
+                raise EPError(
+                    f"{out} already holds an {what} build of {found.model.id} on {found.text}".replace(
+                        "an f", "a f"
+                    )
+                    + "; continue it with --resume, or choose another folder with --out"
+                )
+            if differences := settings.differences(found):
+                raise EPError(
+                    f"the build in {out} was made with other settings: {'; '.join(differences)}. "
+                    "Repeat the command as it was, or choose another folder with --out"
+                )
+            self.resumed = True
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise EPError(f"{out} is not empty and holds no build; choose another folder with --out")
+        self.finished = finished.is_file()
+        with disk_errors(out):
+            self.work.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.work / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise EPError(
+                f"another process is building in {out}; wait for it, or choose another --out"
+            ) from None
+        if not self.finished:
+            write_new(asked, to_json(settings.model_dump(mode="json")))
+
+    def close(self, *, done: bool = False) -> None:
+        """Release the folder; when done, the working folder goes."""
+        self._lock.release()
+        if done:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.work.glob("checkpoint-*"))
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint; those before it go when it is whole."""
+        older = self._checkpoints()
+        serial = int(older[-1].name.split("-")[1]) + 1 if older else 1
+        arrays, dictionaries = {}, []
+        for i, growing in enumerate(state.growing):
+            arrays |= {f"{i}.{name}": np.ascontiguousarray(a) for name, a in growing.arrays().items()}
+            arrays[f"{i}.center"] = growing.clustering.center.numpy(force=True)
+            dictionaries.append(
+                {
+                    "site": growing.site,
+                    "percentile": growing.percentile,
+                    "threshold": growing.clustering.threshold,
+                    "position": growing.clustering.position,
+                    "skipped": growing.clustering.skipped,
+                    "provenance": [list(asdict(p).values()) for p in growing.provenance],
+                    "growth": growing.growth,
+                    "stopped": growing.stopped,
+                    "digest": growing.digest,
+                }
+            )
+        with new_folder(self.work / f"checkpoint-{serial:08d}") as folder:
+            (folder / "arrays.safetensors").write_bytes(save(arrays))
+            record: dict[str, Any] = {
+                "spilled": state.spilled,
+                "clustered": state.clustered,
+                "digest": state.digest,
+                "sample": state.sample,
+                "spread": state.spread,
+                "dictionaries": dictionaries,
+                "arrays": {
+                    "digest": sha256(folder / "arrays.safetensors"),
+                    "size": (folder / "arrays.safetensors").stat().st_size,
+                },
+            }
+            (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
+        for folder in older:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def load(self, device: str) -> State:
+        """The state to continue from; an empty one before the first checkpoint."""
+        if not (checkpoints := self._checkpoints()):
+            return State()
+        folder = checkpoints[-1]
+        try:
+            record = json.loads((folder / "state.json").read_bytes())
+            verify(folder / "arrays.safetensors", **record["arrays"])
+            arrays = load((folder / "arrays.safetensors").read_bytes())
+            growing = [
+                self._growing(i, entry, arrays, device) for i, entry in enumerate(record["dictionaries"])
+            ]
+            return State(
+                record["spilled"],
+                record["clustered"],
+                record["digest"],
+                record["sample"],
+                record["spread"],
+                growing,
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(
+                f"the checkpoint {folder} is damaged ({error}); remove {self.work} and build again"
+            ) from error
+
+    def _growing(self, i: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], device: str) -> Growing:
+        clustering = LeaderClustering(
+            torch.from_numpy(arrays[f"{i}.center"]), entry["threshold"], device=device
+        )
+        clustering.restore(
+            torch.from_numpy(arrays[f"{i}.exemplars"]),
+            arrays[f"{i}.arrivals"],
+            arrays[f"{i}.births"],
+            entry["position"],
+            entry["skipped"],
+        )
+        return Growing(
+            entry["site"],
+            entry["percentile"],
+            clustering,
+            self.settings,
+            [Provenance(*values) for values in entry["provenance"]],
+            [(n, k) for n, k in entry["growth"]],
+            entry["stopped"],
+            entry["digest"],
+        )
+
+    def dictionaries(self) -> list[Path]:
+        return find(self.out)
+
+
+def _read_settings(path: Path) -> BuildSettings | None:
+    """The settings in settings.json, or under `settings` in build.json; None without the file."""
+    try:
+        raw = json.loads(path.read_bytes())
+        return BuildSettings.model_validate_json(json.dumps(raw.get("settings", raw)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise DataError(
+            f"{path} is damaged or of another version ({error}); choose another folder"
+        ) from error
+
+
+class Spill:
+    """Activations on disk, one file a site, chunk after chunk."""
+
+    def __init__(self, folder: Path, sites: tuple[str, ...], d: int, rows: list[int]):
+        self.folder, self.d, self.rows = folder, d, rows
+        self.paths = {site: folder / f"{site}.f32" for site in sites}
+
+    def open(self) -> None:
+        """Make the files hold exactly the chunks that the last checkpoint knew of."""
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.paths.values():
+                size = self.n * self.d * 4
+                with path.open("ab") as file:
+                    if file.tell() < size:
+                        raise DataError(
+                            f"{path} has {file.tell():,} bytes, its checkpoint knows {size:,}; "
+                            f"remove {self.folder.parent} and build again"
+                        )
+                    file.truncate(size)
+
+    @property
+    def n(self) -> int:
+        """Activations held."""
+        return sum(self.rows)
+
+    def append(self, activations: dict[str, Tensor]) -> None:
+        with disk_errors(self.folder):
+            for site, x_nd in activations.items():
+                with self.paths[site].open("ab") as file:
+                    file.write(x_nd.contiguous().numpy().data)
+                    file.flush()
+        self.rows.append(len(next(iter(activations.values()))))
+
+    def read(self, site: str, start: int, stop: int) -> Tensor:
+        """Activations start..stop-1 of a site."""
+        x = np.fromfile(self.paths[site], np.float32, (stop - start) * self.d, offset=start * self.d * 4)
+        return torch.from_numpy(x.reshape(stop - start, self.d))
+
+    def chunk(self, index: int) -> dict[str, Tensor]:
+        """Activations of one chunk at every site."""
+        start = sum(self.rows[:index])
+        return {site: self.read(site, start, start + self.rows[index]) for site in self.paths}
+
+    def batches(self, site: str, size: int, count: int) -> _Batches:
+        """The first `count` batches of a site, read one at a time however often they are iterated."""
+        return _Batches(self, site, size, count)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    spill: Spill
+    site: str
+    size: int
+    count: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in range(self.count):
+            yield self.spill.read(self.site, i * self.size, (i + 1) * self.size)

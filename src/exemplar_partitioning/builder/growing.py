@@ -1,0 +1,119 @@
+"""One dictionary while it grows: clustering, provenance of its exemplars, and when to stop (law L5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..geometry import Block
+from ..leader import LeaderClustering
+from ..statistics import unseen_mass
+from .settings import BuildSettings, DictionarySummary
+from .stream import Chunk
+
+Stopped = Literal["saturated", "unseen", "budget", "text"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The token an exemplar was observed at.
+
+    window_tokens: ids of its window up to and including it, so that any model can embed it again.
+    position: offset in the document, in tokens.  raw_norm: length of the activation itself.
+    """
+
+    document: str
+    position: int
+    window_tokens: list[int]
+    raw_norm: float
+
+
+@dataclass
+class Growing:
+    """A dictionary being built from one site at one percentile."""
+
+    site: str
+    percentile: float
+    clustering: LeaderClustering
+    settings: BuildSettings
+    provenance: list[Provenance] = field(default_factory=list)
+    growth: list[tuple[int, int]] = field(default_factory=list)
+    stopped: Stopped | None = None
+    digest: str = ""
+
+    def add(self, block: Block, offered: int, chunk: Chunk, first_row: int) -> None:
+        """Take a block made from rows first_row.. of a chunk's activations, up to the row it stops at.
+
+        The stream is cut exactly where a decision falls due, so that the rows counted, like the
+        exemplars, do not depend on how it was blocked.
+        """
+        while offered and not self.stopped:
+            due = self._next_decision() - self.clustering.position
+            taken = min(offered, due)
+            rows_before = int((block.rows_n < taken).sum())
+            self._cluster(block[:rows_before], taken, chunk, first_row)
+            block = block[rows_before:].shifted(-taken)
+            offered, first_row = offered - taken, first_row + taken
+            if taken == due:
+                self._decide()
+
+    def _cluster(self, block: Block, offered: int, chunk: Chunk, first_row: int) -> None:
+        k, position = self.clustering.k, self.clustering.position
+        self.clustering.add_block(block, offered)
+        for birth in self.clustering.births[k:]:
+            row = int(birth) - position
+            document, at, window_tokens = chunk.token(first_row + row)
+            x_d = block.x_nd[int(torch.searchsorted(block.rows_n, row))]
+            norm = float(x_d.double().norm())
+            self.provenance.append(Provenance(document, at, window_tokens, norm))
+
+    @property
+    def _last_birth(self) -> int:
+        births = self.clustering.births
+        return int(births[-1]) if len(births) else -1
+
+    def _next_decision(self) -> int:
+        window, position = self.settings.saturation_window, self.clustering.position
+        saturated_at = self._last_birth + 1 + window
+        return min(saturated_at, (position // window + 1) * window)
+
+    def _decide(self) -> None:
+        window, position = self.settings.saturation_window, self.clustering.position
+        until = self.settings.until_unseen
+        if position % window == 0:
+            self.growth.append((position, self.clustering.k))
+            if until is not None and unseen_mass(self.clustering.arrivals).estimate <= until:
+                self.stopped = "unseen"
+        if position - (self._last_birth + 1) >= window:
+            self.stopped = "saturated"
+
+    def end(self, reason: Stopped, digest: str) -> None:
+        """Close the dictionary where the stream ended, unless it stopped by itself before."""
+        if self.stopped is None:
+            self.stopped = reason
+        position = self.clustering.position
+        if not self.growth or self.growth[-1][0] != position:
+            self.growth.append((position, self.clustering.k))
+        self.digest = self.digest or digest
+
+    def summary(self) -> DictionarySummary:
+        return DictionarySummary(
+            self.site,
+            self.percentile,
+            self.clustering.threshold,
+            self.clustering.k,
+            self.clustering.position,
+            unseen_mass(self.clustering.arrivals).estimate,
+            self.stopped,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state of the clustering, for a checkpoint."""
+        return {
+            "exemplars": self.clustering.exemplars.numpy(force=True),
+            "arrivals": self.clustering.arrivals,
+            "births": self.clustering.births,
+        }

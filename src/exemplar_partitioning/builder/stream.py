@@ -1,0 +1,85 @@
+"""The stream of a build: windows in chunks, chunks to activations, every activation to its token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.capture import Extractor
+from ..models.sites import Site
+from ..text.windows import Window, special_mask
+from .settings import WINDOWS_PER_CHUNK
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of consecutive windows. Its activations are those of all tokens that are not special.
+
+    digest: sha256 over the token ids of the stream up to the end of this chunk.
+    last: why no chunk follows, if none does: budget spent or text ended.
+    """
+
+    windows: list[Window]
+    special_ids: frozenset[int]
+    digest: str
+    last: str | None
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Indices of the tokens that give activations, into all ids of the windows one after another."""
+        ids = np.concatenate([window.ids for window in self.windows])
+        return np.flatnonzero(~special_mask(ids, self.special_ids))
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0] + [len(window.ids) for window in self.windows])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of text, prepended BOS not counted."""
+        return sum(len(window.ids) - window.prefix for window in self.windows)
+
+    def token(self, row: int) -> tuple[str, int, list[int]]:
+        """Document, position in it, and window ids up to the token of an activation."""
+        index = int(self.kept[row])
+        at = int(np.searchsorted(self._starts, index, side="right")) - 1
+        window, offset = self.windows[at], index - int(self._starts[at])
+        return window.document, int(window.positions[offset]), window.ids[: offset + 1].tolist()
+
+
+def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int) -> Iterator[Chunk]:
+    """Chunks of windows within a budget of text tokens; the last one may be smaller."""
+    digest, tokens, pending = hashlib.sha256(), 0, []
+    held: Chunk | None = None
+    end = "text"
+    for window in windows:
+        length = len(window.ids) - window.prefix
+        if tokens + length > max_tokens:
+            end = "budget"
+            break
+        tokens += length
+        pending.append(window)
+        digest.update(np.ascontiguousarray(window.ids, dtype="<i4").tobytes())
+        if len(pending) == WINDOWS_PER_CHUNK:
+            if held is not None:
+                yield held
+            held, pending = Chunk(pending, special_ids, digest.hexdigest(), None), []
+    if pending:
+        if held is not None:
+            yield held
+        held = Chunk(pending, special_ids, digest.hexdigest(), None)
+    if held is not None:
+        yield Chunk(held.windows, special_ids, held.digest, end)
+
+
+def extract(extractor: Extractor, chunk: Chunk, on_batch: Callable[[int], None]) -> dict[Site, Tensor]:
+    """Activations of a chunk at every site: float32 [rows, d_model], rows as in `chunk.kept`."""
+    captured = extractor.extract([window.ids for window in chunk.windows], on_batch)
+    kept = torch.from_numpy(chunk.kept)
+    return {site: x_nd[kept] for site, x_nd in captured.items()}

@@ -1,0 +1,116 @@
+"""What a running build looks like: to people, and to programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..builder import DictionarySummary, Event
+
+_PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
+
+_ENDS = {
+    "saturated": "saturated",
+    "unseen": "unseen mass reached",
+    "budget": "token budget",
+    "text": "end of text",
+    None: "growing",
+}
+
+
+def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
+    """One row per dictionary."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("site")
+    for name in ("p", "theta", "regions", "activations", "unseen mass"):
+        table.add_column(name, justify="right")
+    table.add_column("ended by")
+    for s in summaries:
+        table.add_row(
+            s.site,
+            f"{s.percentile:g}",
+            f"{s.threshold:.4f}",
+            f"{s.k:,}",
+            f"{s.n_activations:,}",
+            f"{s.unseen:.2e}" if s.n_activations else "",
+            _ENDS[s.stopped],
+        )
+    return table
+
+
+class JsonLines:
+    """Events as JSON lines on standard output."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        sys.stdout.write(json.dumps(event.as_json()) + "\n")
+        sys.stdout.flush()
+
+
+class LiveDisplay:
+    """A progress bar and a table on a terminal; a line now and then elsewhere. Both on standard error."""
+
+    def __init__(self, model: str, folder: Path):
+        self.console = Console(stderr=True)
+        self.model, self.folder = model, folder
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.said = 0.0
+
+    def __enter__(self) -> LiveDisplay:
+        self.console.print(f"Building {self.model} into {self.folder}", markup=False, highlight=False)
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live.is_started:
+            self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        doing = {"calibrating": "calibrating", "checkpoint": "saving"}.get(
+            event.kind, "clustering" if event.dictionaries else "calibrating"
+        )
+        rate = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ""
+        self.progress.update(
+            self.task,
+            description=doing,
+            completed=event.tokens,
+            total=event.max_tokens,
+            rate=rate,
+            visible=True,
+        )
+        if self.live.is_started:
+            parts: list[Progress | Table] = [self.progress]
+            if event.dictionaries:
+                parts.append(dictionaries_table(event.dictionaries))
+            self.live.update(Group(*parts))
+        elif event.kind != "progress" or time.monotonic() - self.said > _PLAIN_SECONDS:
+            self.said = time.monotonic()
+            regions = "  ".join(f"{s.site} p{s.percentile:g}: K={s.k:,}" for s in event.dictionaries)
+            line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {regions}"
+            self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,32 @@
+"""Reading numbers and lists the way people write them."""
+
+from __future__ import annotations
+
+import typer
+
+
+def count(text: str) -> int:
+    """A positive whole number; `2_000_000` and `2e6` are fine."""
+    try:
+        value = float(text) if "e" in text.lower() else int(text)
+    except ValueError:
+        value = 0
+    if value < 1 or value != int(value):
+        raise typer.BadParameter(f"{text!r} is not a positive whole number such as 2_000_000")
+    return int(value)
+
+
+def percentile(text: str) -> float:
+    """One percentile, strictly between 0 and 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise typer.BadParameter(f"{text!r} is not a percentile between 0 and 100")
+    return value
+
+
+def percentiles(text: str) -> list[float]:
+    """Percentiles separated by commas."""
+    return [percentile(part.strip()) for part in text.split(",")]

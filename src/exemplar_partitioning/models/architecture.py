@@ -1,0 +1,146 @@
+"""Where the residual stream runs in a causal language model: its blocks and what they add to it.
+
+A block adds two contributions to the stream, the attention's and the MLP's. On most architectures they are
+the outputs of the two submodules; where the block normalises them first (Gemma-2/3, OLMo-2, GLM-4) they are
+the outputs of those norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import EPError
+
+_KNOWN_PATHS = (
+    "model.layers",  # Llama, Mistral, Qwen, Gemma, OLMo, Phi-3, ...
+    "transformer.h",  # GPT-2, GPT-J, Falcon, BLOOM
+    "gpt_neox.layers",
+    "model.decoder.layers",  # OPT
+    "transformer.blocks",  # MPT
+    "model.language_model.layers",  # multimodal wrappers
+    "language_model.model.layers",
+)
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_MLP = ("mlp", "feed_forward", "ffn")
+# Pairs of norms applied to the two outputs before they are added. The second name decides: Llama-like
+# blocks also have a `post_attention_layernorm`, but there it is the norm before the MLP.
+_POST_NORMS = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma-2/3, OLMo-2
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),  # GLM-4
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """The blocks of one model object, and where each reads and writes the residual stream."""
+
+    class_name: str
+    """Class of the model object, e.g. `LlamaForCausalLM`."""
+    path: str
+    """Module path of the list of blocks, e.g. `model.layers`."""
+    blocks: tuple[nn.Module, ...]
+    d_model: int
+    """Width of the residual stream."""
+    vocab_size: int
+    """Number of rows of the token embedding: every valid token id is below it."""
+    max_length: int | None
+    """Longest window the position scheme allows, in tokens; None where the configuration sets no limit."""
+    has_post_norms: bool
+    """The attention's and MLP's outputs are normalised before they are added to the stream."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @classmethod
+    def of(cls, model: Any) -> Architecture:
+        """Read it off a causal language model object of transformers.
+
+        Raises:
+            EPError: it has no configuration, no token embedding, or no recognisable list of blocks.
+        """
+        if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
+            raise EPError(
+                f"expected a causal language model of transformers (a PreTrainedModel object), got {type(model).__name__}. "
+                "Load one with AutoModelForCausalLM.from_pretrained or give its name."
+            )
+        config = model.config.get_text_config()
+        if getattr(model.config, "is_encoder_decoder", False) or getattr(
+            config, "use_bidirectional_attention", False
+        ):
+            raise EPError(
+                f"{type(model).__name__} does not attend causally; expected a decoder-only language model, "
+                "because an activation must not depend on the tokens after it."
+            )
+        path, blocks = _find_blocks(model, config.num_hidden_layers)
+        embedding = model.get_input_embeddings()
+        return cls(
+            class_name=type(model).__name__,
+            path=path,
+            blocks=tuple(blocks),
+            d_model=int(config.hidden_size),
+            vocab_size=int(embedding.weight.shape[0]),
+            max_length=getattr(config, "max_position_embeddings", None),
+            has_post_norms=any(_post_norms(block) is not None for block in blocks),
+        )
+
+    def contribution(self, layer: int, part: str) -> str:
+        """Name, inside block `layer`, of the module whose output is what `part` adds to the residual stream.
+
+        Args:
+            part: `"attn"` or `"mlp"`.
+
+        Raises:
+            EPError: this block has no such part.
+        """
+        if (norms := _post_norms(self.blocks[layer])) is not None:
+            return norms[0] if part == "attn" else norms[1]
+        return self.raw_output(layer, part)
+
+    def raw_output(self, layer: int, part: str) -> str:
+        """Name, inside block `layer`, of the attention or MLP module itself (before any post-norm)."""
+        names = _ATTENTION if part == "attn" else _MLP
+        block = self.blocks[layer]
+        for name in names:
+            if isinstance(getattr(block, name, None), nn.Module):
+                return name
+        raise EPError(
+            f"block {layer} of {self.class_name} ({type(block).__name__}) has no {part} module: looked for "
+            f"{', '.join(names)}. Use resid_pre.{layer} or resid_post.{layer}, which every block has."
+        )
+
+
+def _post_norms(block: nn.Module) -> tuple[str, str] | None:
+    for pair in _POST_NORMS:
+        if all(isinstance(getattr(block, name, None), nn.Module) for name in pair):
+            return pair
+    return None
+
+
+def _find_blocks(model: nn.Module, n_layers: int) -> tuple[str, nn.ModuleList]:
+    for path in _KNOWN_PATHS:
+        try:
+            found = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.ModuleList) and len(found) == n_layers:
+            return path, found
+    candidates = list(_lists_of_length(model, n_layers))
+    if len(candidates) != 1:
+        seen = ", ".join(path for path, _ in candidates) or "none"
+        raise EPError(
+            f"cannot tell which modules of {type(model).__name__} are its {n_layers} blocks: looked for "
+            f"{', '.join(_KNOWN_PATHS)}, then for the only nn.ModuleList of length {n_layers} (found: {seen}). "
+            "Expected a causal language model with one stack of blocks."
+        )
+    return candidates[0]
+
+
+def _lists_of_length(model: nn.Module, length: int) -> Iterator[tuple[str, nn.ModuleList]]:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == length:
+            yield path, module

@@ -1,0 +1,227 @@
+"""Windows of token ids to activations at any number of sites, in one forward pass stopped after the last.
+
+Shape suffixes: b windows in a batch, s positions (padded), d model width, n activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import EPError
+from .architecture import Architecture
+from .sites import Site, resolve_sites
+
+_PAD_ID = 0  # any valid id: nothing before the padding can see it
+
+
+class StopForward(Exception):
+    """Raised by the hook that captures the last site, to leave the forward pass; never leaves this package."""
+
+
+class Extractor:
+    """Activations of a causal language model at fixed sites.
+
+    Windows of about equal length share a batch and are padded on the right. Causal attention makes a position
+    blind to what follows it, so no attention mask is needed; without one, transformers keeps the fast
+    attention kernels. Batches are a function of the windows alone: the same windows in the same call give the same
+    bytes. Other batches may differ in the last bits, because a matrix product's rounding depends on its shape.
+    """
+
+    def __init__(self, model: Any, sites: Sequence[Site], *, batch_size: int = 16) -> None:
+        """
+        Args:
+            model: a causal language model object of transformers.
+            sites: what to capture; at least one.
+            batch_size: windows in one forward pass.
+
+        Raises:
+            EPError: unknown architecture, no site, a site the model does not have, or, for contributions of
+                attention and MLP, blocks that do anything other than add these two to the stream.
+        """
+        if batch_size < 1:
+            raise EPError(f"batch_size is {batch_size}; expected at least 1.")
+        self.model = model
+        self.architecture = Architecture.of(model)
+        self.sites = resolve_sites([str(site) for site in sites], self.architecture)
+        self.batch_size = batch_size
+        partial = sorted(
+            {site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")}
+        )
+        if partial:
+            _check_contributions(model, self.architecture, partial)
+
+    def extract(
+        self, windows: Sequence[np.ndarray], on_batch: Callable[[int], None] | None = None
+    ) -> dict[Site, torch.Tensor]:
+        """Run the model over windows.
+
+        Args:
+            windows: 1-D integer arrays of token ids, not empty, of any lengths; a leading BOS is the caller's.
+            on_batch: told the number of (true) tokens of each batch once it is done; may raise to interrupt.
+
+        Returns:
+            For each site a float32 tensor [n, d_model] on the CPU, n the sum of the lengths: rows in the order
+            of the windows, then of positions.
+
+        Raises:
+            EPError: a window is empty, too long or not one-dimensional; a token id is outside the vocabulary; the
+                model did not reach a site.
+        """
+        lengths = np.array([self._checked_length(window) for window in windows], dtype=np.int64)
+        ends = np.cumsum(lengths)
+        n = int(ends[-1]) if len(ends) else 0
+        rows = {site: torch.empty((n, self.architecture.d_model), dtype=torch.float32) for site in self.sites}
+        device = self.model.get_input_embeddings().weight.device
+        order = np.argsort(lengths, kind="stable")
+        with torch.inference_mode(), _eval_mode(self.model):
+            for first in range(0, len(order), self.batch_size):
+                batch = order[first : first + self.batch_size]
+                tokens_bs = np.full((len(batch), lengths[batch].max()), _PAD_ID, dtype=np.int64)
+                for row, index in enumerate(batch):
+                    tokens_bs[row, : lengths[index]] = windows[index]
+
+                def keep(site: Site, hidden_bsd: torch.Tensor, batch: np.ndarray = batch) -> None:
+                    # One transfer in the model's own dtype; the copy below widens it to float32 (exactly).
+                    hidden_bsd = hidden_bsd.to("cpu")
+                    for row, index in enumerate(batch):
+                        end, length = int(ends[index]), int(lengths[index])
+                        rows[site][end - length : end].copy_(hidden_bsd[row, :length])
+
+                _run(self.model, self.architecture, self.sites, torch.from_numpy(tokens_bs).to(device), keep)
+                if on_batch is not None:
+                    on_batch(int(lengths[batch].sum()))
+        return rows
+
+    def _checked_length(self, window: np.ndarray) -> int:
+        if window.ndim != 1 or window.dtype.kind not in "iu" or len(window) == 0:
+            raise EPError(
+                f"a window is an array of shape {window.shape} and dtype {window.dtype}; expected a 1-D, non-empty "
+                "array of integer token ids."
+            )
+        limit = self.architecture.max_length
+        if limit is not None and len(window) > limit:
+            raise EPError(
+                f"a window has {len(window)} tokens, but {self.architecture.class_name} takes at most {limit}; "
+                "choose shorter windows."
+            )
+        low, high = int(window.min()), int(window.max())
+        if low < 0 or high >= self.architecture.vocab_size:
+            raise EPError(
+                f"token id {low if low < 0 else high} is outside the model's embedding (0 to "
+                f"{self.architecture.vocab_size - 1}); was the text tokenized for another model?"
+            )
+        return len(window)
+
+
+def _run(
+    model: Any,
+    architecture: Architecture,
+    sites: Sequence[Site],
+    tokens_bs: torch.Tensor,
+    keep: Callable[[Site, torch.Tensor], None],
+) -> None:
+    """One forward pass; `keep` gets each site's activations [b, s, d] while they are current."""
+    waiting = set(sites)
+    shape = (*tokens_bs.shape, architecture.d_model)
+
+    def arrived(site: Site, hidden: Any) -> None:
+        # Blocks return a tensor or a tuple, depending on the version of transformers: take nothing for granted.
+        hidden_bsd = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
+        if hidden_bsd.shape != shape:
+            raise EPError(
+                f"{site} of {architecture.class_name} has shape {tuple(hidden_bsd.shape)}, expected {tuple(shape)} "
+                "(windows, positions, d_model); this architecture is not supported at this site."
+            )
+        keep(site, hidden_bsd)
+        waiting.discard(site)
+        if not waiting:
+            raise StopForward
+
+    handles = []
+    try:
+        for site in sites:
+            handles.append(_attach(architecture, site, arrived))
+        try:
+            model(input_ids=tokens_bs, use_cache=False)
+        except StopForward:
+            return
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise EPError(
+        f"the forward pass of {architecture.class_name} never reached {', '.join(map(str, sorted(waiting)))}: its "
+        "modules exist but did not run. Choose other sites."
+    )
+
+
+def _attach(architecture: Architecture, site: Site, arrived: Callable[[Site, Any], None]) -> Any:
+    module = architecture.blocks[site.layer]
+    if site.point == "resid_pre":
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            arrived(site, args[0] if args else kwargs["hidden_states"])
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    if site.point != "resid_post":
+        part = "attn" if site.point == "attn_out_post" else "mlp"
+        module = module.get_submodule(architecture.contribution(site.layer, part))
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        arrived(site, output)
+
+    return module.register_forward_hook(after)
+
+
+def _check_contributions(model: Any, architecture: Architecture, layers: Sequence[int]) -> None:
+    """Refuse blocks for which before + attention + MLP is not after, on a few tokens.
+
+    Some architectures scale what they add, or hand the stream through the submodule; their submodules'
+    outputs would be captured without complaint and mean something else.
+    """
+    sites = [
+        Site(layer, point)
+        for layer in layers
+        for point in ("resid_pre", "attn_out_post", "mlp_out_post", "resid_post")
+    ]
+    got: dict[Site, torch.Tensor] = {}
+    device = model.get_input_embeddings().weight.device
+    tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
+    with torch.inference_mode(), _eval_mode(model):
+        _run(
+            model,
+            architecture,
+            sites,
+            tokens_bs,
+            lambda site, x_bsd: got.update({site: x_bsd.to("cpu", copy=True)}),
+        )
+    for layer in layers:
+        before, attention, mlp, after = (got[Site(layer, s.point)] for s in sites[:4])
+        rounding = 4 * torch.finfo(after.dtype).eps
+        gap, *sizes = (
+            x.double().norm(dim=-1)
+            for x in (before.double() + attention + mlp - after, before, attention, mlp, after)
+        )
+        if bool((gap > 1e-3 * (sizes[1] + sizes[2]) + rounding * sum(sizes)).any()):
+            raise EPError(
+                f"in block {layer} of {architecture.class_name} the residual stream after the block is not the stream "
+                "before it plus the outputs of attention and MLP, so their contributions cannot be read off. "
+                f"Use resid_pre.{layer} or resid_post.{layer}."
+            )
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and every module's own mode restored afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

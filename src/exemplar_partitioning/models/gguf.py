@@ -1,0 +1,67 @@
+"""GGUF files to transformers models, with what its reader leaves out put right."""
+
+from __future__ import annotations
+
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import DataError
+from .quiet import first_line, quiet
+
+
+def read_gguf(path: Path) -> tuple[Any, Any]:
+    """A model in float32, de-quantised exactly, and its tokenizer.
+
+    Raises:
+        DataError: not a GGUF file, a damaged one, or an architecture transformers cannot read from GGUF.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    unpack = {}
+    if hasattr(transformers, "GgufConfig"):  # newer versions may otherwise keep the weights packed
+        unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    try:
+        pre_tokenizer = _pre_tokenizer_name(path)
+        # Its progress bar cannot be switched off; it goes where the redirection sends it.
+        with quiet(), redirect_stderr(StringIO()):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **options)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, dtype=torch.float32, **options, **unpack
+            )
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise DataError(
+            f"{path} cannot be read as a GGUF model: {first_line(error)}. Expected a complete single-file GGUF "
+            "of an architecture that transformers supports."
+        ) from error
+    if pre_tokenizer == "smollm":
+        _split_digits(tokenizer)
+    # The weights are plain tensors now; as long as these say otherwise, the model cannot be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.name_or_path = ""
+    return model, tokenizer
+
+
+def _pre_tokenizer_name(path: Path) -> str | None:
+    from gguf import GGUFReader
+
+    field = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    return None if field is None else field.contents()
+
+
+def _split_digits(tokenizer: Any) -> None:
+    """SmolLM splits text at every digit before byte-level BPE; transformers' GGUF reader forgets that.
+
+    It shows in runs of spaces before a digit ("a  1"), which would get tokens the model never saw there.
+    """
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )

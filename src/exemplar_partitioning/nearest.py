@@ -1,0 +1,254 @@
+"""Exact search for the nearest exemplar.
+
+A matrix product in fast arithmetic proposes, for every direction, the few exemplars that could be
+nearest; the reference arithmetic decides between them (law L2). "Could be" is a proven statement:
+with |fast - reference| <= eps for every pair, no exemplar more than 2 eps below the best fast
+similarity can win. No n x k matrix is ever held, only one tile of it.
+
+Shapes: n directions, k exemplars, d = d_model, p candidate pairs, t columns of a tile, g groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from .geometry import UNIT_ROUNDOFF, Block, reference_similarity, similarity_bound
+
+Prefilter = Literal["float32", "bfloat16"]
+
+ROWS = 1024  # rows of a tile: with TILE columns it stays near the cache
+TILE = 2048
+_GROUP = 32  # columns that share one maximum
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products run on units of their own, accumulating in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products as the error bounds assume them, whatever the program around has set."""
+    matmul = torch.backends.cuda.matmul
+    precision = torch.get_float32_matmul_precision()
+    reduced = matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        matmul.allow_bf16_reduced_precision_reduction = reduced
+
+
+class ExemplarMatrix:
+    """Exemplars in a growing buffer, with the bfloat16 copy that the prefilter multiplies by.
+
+    `residual` bounds |e - bfloat16(e)| over all exemplars.
+    """
+
+    def __init__(self, d: int, device: torch.device | str = "cpu", prefilter: Prefilter | None = None):
+        self.device = torch.device(device)
+        self.prefilter: Prefilter = prefilter or (
+            "bfloat16" if has_bfloat16_units(self.device) else "float32"
+        )
+        self.k = 0
+        self.residual = 0.0
+        self._e = torch.zeros((_GROUP, d), device=self.device)
+        self._e_fast = self._e if self.prefilter == "float32" else self._e.bfloat16()
+
+    @property
+    def d(self) -> int:
+        return self._e.shape[1]
+
+    @property
+    def e_kd(self) -> Float32[Tensor, "k d"]:
+        return self._e[: self.k]
+
+    def fast_tile(self, first: int, columns: int) -> Float[Tensor, "t d"]:
+        """Rows first..first+columns-1 for the prefilter; up to _GROUP rows beyond the last are zeros."""
+        return self._e_fast[first : first + columns]
+
+    def append(self, e_kd: Float32[Tensor, "k d"]) -> None:
+        new_k = self.k + len(e_kd)
+        if new_k + _GROUP > len(self._e):
+            capacity = max(new_k, 2 * self.k, 256) + _GROUP
+            self._e = self._grown(self._e, capacity)
+            self._e_fast = self._e if self.prefilter == "float32" else self._grown(self._e_fast, capacity)
+        self._e[self.k : new_k] = e_kd
+        if self.prefilter == "bfloat16":
+            fast = e_kd.bfloat16()
+            self._e_fast[self.k : new_k] = fast
+            if len(e_kd):
+                self.residual = max(self.residual, float((e_kd - fast).norm(dim=1).max()) * 1.001)
+        self.k = new_k
+
+    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+        new = torch.zeros((capacity, self.d), dtype=old.dtype, device=self.device)
+        new[: self.k] = old[: self.k]
+        return new
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs (row, exemplar) that contain every row's nearest exemplar, ordered by row, then exemplar.
+
+    best_n: best fast similarity of each row (-inf without exemplars).
+    eps_n: bound on |fast - reference| for pairs near the best of the row.
+    """
+
+    row_p: Int64[Tensor, " p"]
+    col_p: Int64[Tensor, " p"]
+    sim_p: Float32[Tensor, " p"]
+    best_n: Float32[Tensor, " n"]
+    eps_n: Float32[Tensor, " n"]
+
+    def merge(self, other: Candidates) -> Candidates:
+        """Candidates over the exemplars of both; `other` holds the higher numbered ones."""
+        best_n = torch.maximum(self.best_n, other.best_n)
+        row_p = torch.cat([self.row_p, other.row_p])
+        col_p = torch.cat([self.col_p, other.col_p])
+        sim_p = torch.cat([self.sim_p, other.sim_p])
+        return _survivors(row_p, col_p, sim_p, best_n, torch.maximum(self.eps_n, other.eps_n))
+
+
+def _survivors(row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor) -> Candidates:
+    keep = sim_p >= (best_n - 2 * eps_n)[row_p]
+    row_p, col_p, sim_p = row_p[keep], col_p[keep], sim_p[keep]
+    order = torch.argsort(row_p * (int(col_p.max()) + 1 if len(col_p) else 1) + col_p)
+    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n)
+
+
+class Search:
+    """The tiles of one search and their buffers, reused from call to call."""
+
+    def __init__(self, matrix: ExemplarMatrix):
+        self.matrix = matrix
+        self._tile = torch.empty(0, device=matrix.device)
+
+    def fast(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Directions as the prefilter multiplies them, and their part of the error bound per row."""
+        bound = similarity_bound(self.matrix.d)
+        if self.matrix.prefilter == "float32":
+            return block.u_nd, torch.full((len(block),), bound, device=block.u_nd.device)
+        fast_nd = block.u_nd.bfloat16()
+        residual_n = torch.linalg.vector_norm(block.u_nd - fast_nd, dim=1)
+        # |u.e - fast(u).fast(e)| <= |u - fast(u)| |e| + |fast(u)| |e - fast(e)|, then accumulation
+        return fast_nd, residual_n * 1.001 + self.matrix.residual * 1.01 + bound
+
+    def candidates(
+        self,
+        block: Block,
+        first: int = 0,
+        birth_row_k: Int64[Tensor, " k"] | None = None,
+    ) -> Candidates:
+        """Candidates among exemplars first..k-1; at most ROWS rows.
+
+        birth_row_k: row of the block that became each of these exemplars; it is invisible to that
+        row and the rows before it.
+        """
+        assert len(block) <= ROWS
+        n, k, device = len(block), self.matrix.k - first, block.u_nd.device
+        fast_nd, eps_n = self.fast(block)
+        best_n = torch.full((n,), -math.inf, device=device)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        rounding = 2.0**-9 if self.matrix.prefilter == "bfloat16" else 0.0
+        for start in range(0, k, TILE):
+            sim_ntg = self._multiply(fast_nd, first + start, min(TILE, k - start))
+            if birth_row_k is not None:
+                unborn_tg = self._grouped(birth_row_k[start : start + TILE], n, sim_ntg.shape[1:])
+                rows_n = torch.arange(n, device=device)
+                sim_ntg.masked_fill_(unborn_tg[None] >= rows_n[:, None, None], -math.inf)
+            group_ng = sim_ntg.amax(dim=1).float()
+            best_n = torch.maximum(best_n, group_ng.amax(dim=1))
+            # the stored similarity of a bfloat16 product is itself rounded, relative to its size
+            margin_n = 2 * (eps_n + rounding * (best_n.abs() + eps_n))
+            row_q, group_q = (group_ng >= (best_n - margin_n)[:, None]).nonzero(as_tuple=True)
+            sim_qt = sim_ntg[row_q, :, group_q].float()
+            q, t = (sim_qt >= (best_n - margin_n)[row_q, None]).nonzero(as_tuple=True)
+            found.append((row_q[q], first + start + t * sim_ntg.shape[2] + group_q[q], sim_qt[q, t]))
+        eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + eps_n), 0.0)
+        empty = torch.empty(0, dtype=torch.int64, device=device)
+        row_p, col_p, sim_p = (
+            [torch.cat(parts) for parts in zip(*found, strict=True)]
+            if found
+            else (empty, empty, torch.empty(0, device=device))
+        )
+        visible = sim_p > -math.inf
+        return _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n)
+
+    def _multiply(self, fast_nd: Tensor, first: int, t: int) -> Tensor:
+        """Similarities to t exemplars as [n, columns within a group, groups]; padding is -inf.
+
+        Column j of the tile lies at [:, j // groups, j % groups]: maxima over the middle axis then
+        run along contiguous memory.
+        """
+        n, depth = len(fast_nd), min(_GROUP, t)
+        groups = -(-t // depth)
+        columns = depth * groups
+        if self._tile.numel() < n * columns or self._tile.dtype != fast_nd.dtype:
+            self._tile = torch.empty(n * columns, dtype=fast_nd.dtype, device=fast_nd.device)
+        sim_nt = self._tile[: n * columns].view(n, columns)
+        torch.mm(fast_nd, self.matrix.fast_tile(first, columns).T, out=sim_nt)
+        sim_nt[:, t:] = -math.inf
+        return sim_nt.view(n, depth, groups)
+
+    @staticmethod
+    def _grouped(values_t: Tensor, beyond: int, shape: torch.Size) -> Tensor:
+        padded = torch.full((shape.numel(),), beyond, dtype=values_t.dtype, device=values_t.device)
+        padded[: len(values_t)] = values_t
+        return padded.view(shape)
+
+    def decide(
+        self, block: Block, found: Candidates, threshold: float | None = None
+    ) -> tuple[Int64[Tensor, " n"], Tensor | None]:
+        """Nearest exemplar of every row (lowest id on an exact tie, -1 without exemplars).
+
+        With a threshold, also whether the nearest lies within it: bool [n]. Only rows with two or
+        more candidates, or too near the threshold, are computed in reference arithmetic.
+        """
+        n, device = len(block), block.u_nd.device
+        count_n = torch.bincount(found.row_p, minlength=n)
+        start_n = torch.cumsum(count_n, 0) - count_n
+        nearest_n = torch.full((n,), -1, dtype=torch.int64, device=device)
+        has_n = count_n > 0
+        nearest_n[has_n] = found.col_p[start_n[has_n]]
+        unsure_n = count_n > 1
+        within_n = None
+        if threshold is not None:
+            gap_n = found.best_n - (1.0 - threshold)
+            within_n = gap_n > 0
+            # the comparison itself is in float32: two more roundings of a number of at most 2
+            unsure_n = unsure_n | (gap_n.abs() <= found.eps_n + 4 * UNIT_ROUNDOFF) & has_n
+        pair = unsure_n[found.row_p].nonzero()[:, 0]
+        if len(pair):
+            row_p, col_p = found.row_p[pair], found.col_p[pair]
+            sim_p = self.reference_pairs(block, row_p, col_p)
+            top_n = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+            top_n.scatter_reduce_(0, row_p, sim_p, "amax")
+            winner = sim_p == top_n[row_p]
+            nearest_n.scatter_reduce_(0, row_p[winner], col_p[winner], "amin", include_self=False)
+            if within_n is not None:
+                rows = unsure_n.nonzero()[:, 0]
+                within_n[rows] = (1.0 - top_n[rows]) <= threshold
+        return nearest_n, within_n
+
+    def reference_pairs(self, block: Block, row_p: Tensor, col_p: Tensor) -> Float[Tensor, " p"]:
+        """Reference similarity of pairs (row, exemplar), rows sorted; bounded memory."""
+        parts = []
+        for start in range(0, len(row_p), ROWS):
+            part = slice(start, start + ROWS)
+            rows, inverse = torch.unique_consecutive(row_p[part], return_inverse=True)
+            u_rd = block.reference(rows)
+            parts.append(reference_similarity(u_rd[inverse], self.matrix.e_kd[col_p[part]]))
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

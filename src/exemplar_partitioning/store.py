@@ -1,0 +1,341 @@
+"""The folder a dictionary lives in: schema 1.0 (docs/format.md).
+
+    config.json             what it is, how it was made, hash of every other file
+    exemplars.safetensors   center [d], exemplars [k, d], float32
+    regions.parquet         a row per exemplar: the token it came from, arrivals
+
+Nothing in it depends on the clock, the machine or the folder's place: same input, same bytes (law L8).
+Loading reads no pickle, checks schema and hashes, and leaves regions.parquet alone until it is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .dictionary import Dictionary
+from .errors import DataError, EPError
+from .files import new_folder, sha256, verify
+from .nearest import Prefilter
+
+SCHEMA_VERSION = "1.0"
+
+REGIONS_SCHEMA = pa.schema(
+    [
+        pa.field("region", pa.int32(), nullable=False),
+        pa.field("content_id", pa.string(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("token", pa.string(), nullable=False),
+        pa.field("context", pa.string(), nullable=False),
+        pa.field("raw_norm", pa.float32(), nullable=False),
+        pa.field("arrival_index", pa.int64(), nullable=False),
+        pa.field("arrivals", pa.int64(), nullable=False),
+        pa.field("window_tokens", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+    ]
+)
+_ROW_GROUP = 1024
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRecord(_Part):
+    """The model the activations came from."""
+
+    id: str = Field(description="hub id, packaged name or folder name")
+    revision: str | None = Field(description="revision on the hub, if one was named")
+    architecture: str = Field(description="class name in transformers")
+    d_model: int = Field(description="width of the residual stream")
+    n_layers: int
+    vocab_size: int
+    dtype: str = Field(description="dtype of the forward pass; another dtype gives another dictionary")
+    fingerprint: str = Field(description="sha256 over parameter names, shapes, dtypes and bytes")
+    tokenizer_hash: str
+    license: str | None
+
+
+class SiteRecord(_Part):
+    """Where in the model, in three spellings."""
+
+    name: str = Field(description="canonical, e.g. resid_post.12")
+    transformer_lens: str = Field(description="e.g. blocks.12.hook_resid_post")
+    module_path: str = Field(description="e.g. model.layers.12")
+
+
+class TextRecord(_Part):
+    """What was streamed."""
+
+    source: str
+    context_size: int = Field(description="text tokens of a window, BOS not counted")
+    prepend_bos: bool
+    bos_id: int | None
+    shuffle_buffer: int = Field(description="windows")
+    seed: int
+    digest: str = Field(description="sha256 over the token ids of all windows streamed, in order")
+
+
+class CalibrationRecord(_Part):
+    """Where the threshold comes from (protocols 1.1)."""
+
+    percentile: float
+    threshold: float = Field(description="cosine distance, 0..2")
+    spread: float = Field(description="standard deviation of the percentile between calibration batches")
+    batch: int = Field(description="activations of a calibration batch")
+    n_activations: int = Field(description="activations calibrated on; the first of the stream")
+    center_norm: float
+
+
+class UnseenRecord(_Part):
+    """Good-Turing estimate of the share of further activations that would found a region, 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class BuildRecord(_Part):
+    """How far the stream was followed."""
+
+    k: int = Field(description="regions")
+    n_activations: int = Field(description="activations streamed")
+    skipped: int = Field(description="of them without a direction: not finite, or equal to the centre")
+    stopped: Literal["saturated", "unseen", "budget", "text"] = Field(
+        description="no new exemplar within the window; unseen mass reached; token budget spent; text ended"
+    )
+    saturation_window: int = Field(description="activations")
+    until_unseen: float | None
+    unseen: UnseenRecord
+    growth: list[tuple[int, int]] = Field(description="(activations, regions) along the stream")
+    device: str
+
+
+class FileRecord(_Part):
+    """Content of one file."""
+
+    sha256: str
+    bytes: int
+
+
+class Config(_Part):
+    """config.json."""
+
+    format: Literal["exemplar-partitioning/dictionary"] = "exemplar-partitioning/dictionary"
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    model: ModelRecord
+    site: SiteRecord
+    text: TextRecord
+    calibration: CalibrationRecord
+    build: BuildRecord
+    versions: dict[str, str]
+    files: dict[str, FileRecord] = {}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of config.json; committed as docs/config.schema.json."""
+    return Config.model_json_schema()
+
+
+class StoredDictionary(Dictionary):
+    """A dictionary with the folder it was read from."""
+
+    path: Path
+    config: Config
+
+    def __repr__(self) -> str:
+        return (
+            f"StoredDictionary({self.config.model.id}, {self.config.site.name}, "
+            f"p={self.config.calibration.percentile:g}, k={self.k}, threshold={self.threshold:.4f})"
+        )
+
+    @property
+    def content_id(self) -> str:
+        """Hash of everything the dictionary is: the sha256 of config.json, which holds all others."""
+        return sha256(self.path / "config.json")
+
+    @cached_property
+    def _regions_file(self) -> Path:
+        record = self.config.files["regions.parquet"]
+        path = self.path / "regions.parquet"
+        verify(path, record.sha256, record.bytes)
+        if not pq.read_schema(path).equals(REGIONS_SCHEMA):
+            raise DataError(
+                f"{path} has other columns than schema {SCHEMA_VERSION} describes (docs/format.md)"
+            )
+        return path
+
+    @cached_property
+    def regions(self) -> pa.Table:
+        """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
+        return pq.read_table(self._regions_file)
+
+    def region(self, index: int) -> dict[str, Any]:
+        """One row of `regions`, read without the others."""
+        if not 0 <= index < self.k:
+            raise EPError(f"region {index} does not exist: regions are numbered 0 to {self.k - 1}")
+        group = pq.ParquetFile(self._regions_file).read_row_group(index // _ROW_GROUP)
+        return group.slice(index % _ROW_GROUP, 1).to_pylist()[0]
+
+
+def content_ids(exemplars_kd: np.ndarray) -> list[str]:
+    """A name for each exemplar that follows from its bytes alone: 16 hex digits of their sha256."""
+    rows = np.ascontiguousarray(exemplars_kd, dtype="<f4")
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
+
+
+def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) -> Config:
+    """Write a new dictionary folder, whole or not at all; returns the config with the hashes filled in.
+
+    Raises FileExistsError if the folder exists, ResourceError if the disk is full.
+    """
+    assert regions.schema.equals(REGIONS_SCHEMA) and len(regions) == dictionary.k == config.build.k
+    with new_folder(path) as folder:
+        tensors = {
+            "center": dictionary.center.contiguous(),
+            "exemplars": dictionary.exemplars.cpu().contiguous(),
+        }
+        try:
+            save_file(tensors, folder / "exemplars.safetensors")
+        except SafetensorError as error:  # it reports a full disk as text
+            raise OSError(28, str(error)) from error
+        pq.write_table(regions, folder / "regions.parquet", row_group_size=_ROW_GROUP, compression="zstd")
+        files = {
+            file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size)
+            for file in sorted(folder.iterdir())
+        }
+        config = config.model_copy(update={"files": files})
+        (folder / "config.json").write_bytes(to_json(config.model_dump(mode="json")))
+    return config
+
+
+def to_json(value: Any) -> bytes:
+    """JSON the way every file of ours has it: sorted keys, two spaces, UTF-8, a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def load(
+    path: str | Path,
+    *,
+    site: str | None = None,
+    percentile: float | None = None,
+    device: str = "cpu",
+    prefilter: Prefilter | None = None,
+) -> StoredDictionary:
+    """Load a dictionary from its folder, or from the folder of a build by site and percentile.
+
+    Raises EPError if there is none or several fit, DataError if files are missing, truncated, altered
+    or of a newer schema.
+    """
+    folder = _choose(Path(path), site, percentile)
+    config = read_config(folder)
+    tensors = _read_tensors(folder, config)
+    dictionary = StoredDictionary(
+        tensors["center"], tensors["exemplars"], config.calibration.threshold, device, prefilter
+    )
+    if (dictionary.k, dictionary.d_model) != (config.build.k, config.model.d_model):
+        raise DataError(
+            f"{folder}: config.json says k = {config.build.k}, d_model = {config.model.d_model}; "
+            f"exemplars.safetensors holds {dictionary.k} x {dictionary.d_model}"
+        )
+    object.__setattr__(dictionary, "path", folder)
+    object.__setattr__(dictionary, "config", config)
+    return dictionary
+
+
+def find(root: Path) -> list[Path]:
+    """Dictionary folders at or below a folder, by site, then percentile."""
+    if (root / "config.json").is_file():
+        return [root]
+    found = [file.parent for file in root.glob("*/p*/config.json")]
+
+    def order(folder: Path) -> tuple[list[Any], float]:
+        name, _, layer = folder.parent.name.rpartition(".")
+        return [int(layer) if layer.isdigit() else -1, name], _percentile_of(folder)
+
+    return sorted(found, key=order)
+
+
+def _percentile_of(folder: Path) -> float:
+    try:
+        return float(folder.name.removeprefix("p"))
+    except ValueError:
+        return float("inf")
+
+
+def _choose(root: Path, site: str | None, percentile: float | None) -> Path:
+    if not root.is_dir():
+        raise EPError(f"no folder {root}; give the folder that `ep build` wrote")
+    found = find(root)
+    if not found:
+        unfinished = (root / ".build").is_dir()
+        raise EPError(
+            f"{root} holds no dictionary"
+            + (" yet: its build has not finished; continue it with --resume" if unfinished else "")
+        )
+    fitting = [
+        folder
+        for folder in found
+        if (site is None or folder.parent.name == site)
+        and (percentile is None or _percentile_of(folder) == percentile)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or found))
+    problem = (
+        "several dictionaries fit" if fitting else f"no dictionary for site {site}, percentile {percentile}"
+    )
+    raise EPError(f"{problem} in {root}; choose one by site and percentile: {have}")
+
+
+def read_config(folder: Path) -> Config:
+    """config.json of a dictionary folder, checked."""
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("format") != "exemplar-partitioning/dictionary":
+        raise DataError(f"{path} does not describe a dictionary of this package")
+    version = str(raw.get("schema_version"))
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version}; this package reads {SCHEMA_VERSION}: "
+            "install a newer exemplar-partitioning"
+        )
+    try:
+        return Config.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
+
+
+def _read_tensors(folder: Path, config: Config) -> dict[str, torch.Tensor]:
+    path = folder / "exemplars.safetensors"
+    if path.name not in config.files or "regions.parquet" not in config.files:
+        raise DataError(
+            f"{folder / 'config.json'} is damaged: it does not list {path.name} and regions.parquet"
+        )
+    record = config.files[path.name]
+    verify(path, record.sha256, record.bytes)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in ("center", "exemplars")}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise DataError(f"{path} must hold float32; got {[str(t.dtype) for t in tensors.values()]}")
+    return tensors

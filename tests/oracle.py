@@ -1,0 +1,71 @@
+"""The slow oracle: the definition of the method, one row at a time, in float64. It judges the engine.
+
+Written from the laws alone (design L1, L2, L4; protocols 1.1); shares no code with the package.
+"""
+
+import numpy as np
+
+
+def halving_sum(terms):
+    """Sum of a vector by adding its right half to its left half until one number is left."""
+    terms = np.array(terms, np.float64)
+    while len(terms) > 1:
+        half = (len(terms) + 1) // 2
+        terms[: len(terms) - half] += terms[half:]
+        terms = terms[:half]
+    return terms[0]
+
+
+def direction(x, c):
+    y = np.asarray(x, np.float32).astype(np.float64) - np.asarray(c, np.float32).astype(np.float64)
+    return y / np.sqrt(halving_sum(y * y))
+
+
+def distance(u, e):
+    return 1.0 - halving_sum(u * e.astype(np.float64))
+
+
+def has_direction(x, c):
+    return bool(np.isfinite(x).all() and (np.asarray(x, np.float32) != np.asarray(c, np.float32)).any())
+
+
+def leader_clustering(x, c, theta):
+    """Exemplars, the rows they came from, and the exemplar each row arrived at (-1: no direction)."""
+    exemplars, births, ids = [], [], []
+    for row, activation in enumerate(x):
+        if not has_direction(activation, c):
+            ids.append(-1)
+            continue
+        u = direction(activation, c)
+        away = [distance(u, e) for e in exemplars]
+        if not away or min(away) > theta:
+            exemplars.append(u.astype(np.float32))
+            births.append(row)
+            ids.append(len(exemplars) - 1)
+        else:
+            ids.append(int(np.argmin(away)))
+    return np.array(exemplars), np.array(births), np.array(ids)
+
+
+def assign(x, c, exemplars):
+    """Nearest exemplar of every row, lowest id on an exact tie, and its distance."""
+    away = np.array([[distance(direction(a, c), e) for e in exemplars] for a in x])
+    return away.argmin(axis=1), away.min(axis=1)
+
+
+def centre(batches):
+    """Mean projection times the spherical mean direction (protocols 1.1)."""
+    x = np.concatenate(batches).astype(np.float64)
+    g = (x / np.linalg.norm(x, axis=1, keepdims=True)).mean(axis=0)
+    g /= np.linalg.norm(g)
+    return ((x.mean(axis=0) @ g) * g).astype(np.float32)
+
+
+def threshold(batches, c, percentile):
+    """Mean over batches of the within-batch percentile of pairwise cosine distance."""
+    per_batch = []
+    for batch in batches:
+        u = np.array([direction(x, c) for x in batch if has_direction(x, c)])
+        i, j = np.triu_indices(len(u), k=1)
+        per_batch.append(np.percentile([distance(u[a], u[b]) for a, b in zip(i, j, strict=True)], percentile))
+    return float(np.mean(per_batch))
