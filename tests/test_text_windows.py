@@ -45,9 +45,9 @@ SPECIAL_IDS = frozenset(TOKENIZER.all_special_ids)
 texts = st.lists(
     st.one_of(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
-        st.lists(
-            st.sampled_from([*SENTENCES, " </s> ", "<pad>", "\0", "\u202e", "\U0001f600"]), max_size=6
-        ).map(" ".join),
+        st.lists(st.sampled_from([*SENTENCES, " </s> ", "<pad>", "\0", "\u202e", "\U0001f600"]), max_size=6).map(
+            " ".join
+        ),
     ),
     max_size=12,
 )
@@ -91,9 +91,7 @@ def test_windows_of_a_document_are_its_tokens_in_order(texts, context, bos, buff
             assert window.start % context == 0 and 1 <= len(own) <= context
             np.testing.assert_array_equal(own, tokens[window.start : window.start + len(own)])
             assert len(own) == context or window.start + len(own) == len(tokens)
-            np.testing.assert_array_equal(
-                window.positions[window.prefix :], window.start + np.arange(len(own))
-            )
+            np.testing.assert_array_equal(window.positions[window.prefix :], window.start + np.arange(len(own)))
             assert np.all(window.positions[: window.prefix] == -1)
             covered[window.start : window.start + len(own)] = True
         # Only windows of nothing but special tokens are left out.
@@ -148,15 +146,11 @@ def test_documents_in_pieces_keep_their_tokens_and_positions(monkeypatch):
 
 def test_the_same_document_twice_is_two_documents():
     document = Document("d", "The dog")
-    found = list(
-        windows([document, document], TOKENIZER, WindowConfig(), bos_id=BOS, special_ids=SPECIAL_IDS)
-    )
+    found = list(windows([document, document], TOKENIZER, WindowConfig(), bos_id=BOS, special_ids=SPECIAL_IDS))
     assert len(found) == 2 and found[0].start == found[1].start == 0
 
 
-@pytest.mark.parametrize(
-    "tokenizer", [TOKENIZER, make_tokenizer("</s>", "</s>", "</s>")], ids=["own", "shared"]
-)
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, make_tokenizer("</s>", "</s>", "</s>")], ids=["own", "shared"])
 def test_special_tokens_are_found_by_id_wherever_they_stand(tokenizer):
     text = "The dog</s> does not</s></s> mind"
     special = frozenset(tokenizer.all_special_ids)

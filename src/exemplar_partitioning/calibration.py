@@ -81,9 +81,7 @@ def calibrate(
         if found := pairwise_percentiles(x_nd, center_d, percentiles):
             per_batch.append(found)
     if not per_batch:
-        raise EPError(
-            "no calibration batch has two different activations; give more text or more varied activations"
-        )
+        raise EPError("no calibration batch has two different activations; give more text or more varied activations")
     mean, spread = np.mean(per_batch, axis=0).clip(MIN_THRESHOLD).tolist(), np.std(per_batch, axis=0).tolist()
     return Calibration(
         center_d,
@@ -199,8 +197,7 @@ class _PairDistances:
 
     def _inside(self, ranks: Sequence[Fraction]) -> bool:
         return all(
-            self._window(math.floor(rank))[0] > 0 and self._window(math.ceil(rank))[1] < _CODES
-            for rank in ranks
+            self._window(math.floor(rank))[0] > 0 and self._window(math.ceil(rank))[1] < _CODES for rank in ranks
         )
 
     def _order_statistic(self, rank: Fraction) -> float:

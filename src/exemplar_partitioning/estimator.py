@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .calibration import BATCH, SAMPLE, calibrate, center, check_percentiles
@@ -17,12 +17,15 @@ from .errors import EPError
 from .leader import LeaderClustering
 
 
-class ExemplarPartition(TransformerMixin, ClusterMixin, BaseEstimator):
+class ExemplarPartition(TransformerMixin, BaseEstimator):
     """Partition of the centred unit sphere by leader clustering, anchored by observed rows.
 
     Rows are centred, put on the unit sphere and clustered in one pass: a row farther than the
     threshold (cosine distance) from every exemplar becomes one. The order of rows matters; how they
     are split between calls of `partial_fit` does not.
+
+    It quantises rather than finds clusters: a fine percentile cuts a blob into many cells, so
+    scikit-learn is told that this is a transformer, though it has the methods of a clusterer too.
 
     Parameters
     ----------
@@ -82,17 +85,16 @@ class ExemplarPartition(TransformerMixin, ClusterMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> ExemplarPartition:
         """Cluster the rows of X, forgetting what was learnt before."""
-        self._stream = None
         return self._take(X, reset=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> ExemplarPartition:
         """Continue the stream with the rows of X; pieces give what fitting the whole gives."""
-        return self._take(X, reset=getattr(self, "_stream", None) is None)
+        return self._take(X, reset=not self.__sklearn_is_fitted__())
 
     def _take(self, X: Any, *, reset: bool) -> ExemplarPartition:
         x_nd = torch.from_numpy(self._validated(X, reset=reset))
         if reset:
-            self._check_parameters()
+            self._check_parameters(x_nd.shape[1])
             self._stream = _Stream(self)
         self._stream.add(x_nd)
         self._last = x_nd
@@ -101,6 +103,10 @@ class ExemplarPartition(TransformerMixin, ClusterMixin, BaseEstimator):
             del self._stream
             raise EPError("cannot rank distances with 1 sample; give more rows or a threshold")
         return self
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and return the region of each row: ndarray of shape (n_samples,)."""
+        return self.fit(X).labels_
 
     def predict(self, X: Any) -> np.ndarray:
         """Region of each row: ndarray of shape (n_samples,); -1 for a row equal to the centre."""
@@ -150,7 +156,7 @@ class ExemplarPartition(TransformerMixin, ClusterMixin, BaseEstimator):
         return np.bincount(labels[labels >= 0], minlength=self._learnt.k)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return getattr(self, "_stream", None) is not None
+        return hasattr(self, "_stream")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -162,15 +168,13 @@ class ExemplarPartition(TransformerMixin, ClusterMixin, BaseEstimator):
             check_is_fitted(self)
         return np.ascontiguousarray(validate_data(self, X, reset=reset, dtype=np.float32))
 
-    def _check_parameters(self) -> None:
+    def _check_parameters(self, n_features: int) -> None:
         check_percentiles([self.percentile])
         for name in ("calibration_batch", "calibration_sample"):
             if not isinstance(value := getattr(self, name), Integral) or value < 2:
                 raise EPError(f"{name} must be a whole number of rows, at least 2; got {value!r}")
-        if self.center is not None and np.shape(self.center) != (self.n_features_in_,):
-            raise EPError(
-                f"center must have one value per feature, ({self.n_features_in_},); got {np.shape(self.center)}"
-            )
+        if self.center is not None and np.shape(self.center) != (n_features,):
+            raise EPError(f"center must have one value per feature, ({n_features},); got {np.shape(self.center)}")
 
 
 class _Stream:

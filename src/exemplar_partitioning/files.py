@@ -30,9 +30,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"no space left while writing {path}: free some, then run the same command with --resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                f"cannot write {path}: {error.strerror}; choose another folder with --out"
-            ) from error
+            raise ResourceError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
         raise
 
 
@@ -83,8 +81,6 @@ def verify(path: Path, digest: str, size: int) -> None:
     if not path.is_file():
         raise DataError(f"{path} is missing; the dictionary is incomplete, copy the whole folder again")
     if path.stat().st_size != size:
-        raise DataError(
-            f"{path} has {path.stat().st_size:,} bytes, {size:,} were written: it is truncated or altered"
-        )
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written: it is truncated or altered")
     if (found := sha256(path)) != digest:
         raise DataError(f"{path} is altered: its sha256 is {found[:12]}, {digest[:12]} was written")

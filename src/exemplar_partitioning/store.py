@@ -172,9 +172,7 @@ class StoredDictionary(Dictionary):
         path = self.path / "regions.parquet"
         verify(path, record.sha256, record.bytes)
         if not pq.read_schema(path).equals(REGIONS_SCHEMA):
-            raise DataError(
-                f"{path} has other columns than schema {SCHEMA_VERSION} describes (docs/format.md)"
-            )
+            raise DataError(f"{path} has other columns than schema {SCHEMA_VERSION} describes (docs/format.md)")
         return path
 
     @cached_property
@@ -213,8 +211,7 @@ def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) 
             raise OSError(28, str(error)) from error
         pq.write_table(regions, folder / "regions.parquet", row_group_size=_ROW_GROUP, compression="zstd")
         files = {
-            file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size)
-            for file in sorted(folder.iterdir())
+            file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size) for file in sorted(folder.iterdir())
         }
         config = config.model_copy(update={"files": files})
         (folder / "config.json").write_bytes(to_json(config.model_dump(mode="json")))
@@ -288,15 +285,12 @@ def _choose(root: Path, site: str | None, percentile: float | None) -> Path:
     fitting = [
         folder
         for folder in found
-        if (site is None or folder.parent.name == site)
-        and (percentile is None or _percentile_of(folder) == percentile)
+        if (site is None or folder.parent.name == site) and (percentile is None or _percentile_of(folder) == percentile)
     ]
     if len(fitting) == 1:
         return fitting[0]
     have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or found))
-    problem = (
-        "several dictionaries fit" if fitting else f"no dictionary for site {site}, percentile {percentile}"
-    )
+    problem = "several dictionaries fit" if fitting else f"no dictionary for site {site}, percentile {percentile}"
     raise EPError(f"{problem} in {root}; choose one by site and percentile: {have}")
 
 
@@ -326,9 +320,7 @@ def read_config(folder: Path) -> Config:
 def _read_tensors(folder: Path, config: Config) -> dict[str, torch.Tensor]:
     path = folder / "exemplars.safetensors"
     if path.name not in config.files or "regions.parquet" not in config.files:
-        raise DataError(
-            f"{folder / 'config.json'} is damaged: it does not list {path.name} and regions.parquet"
-        )
+        raise DataError(f"{folder / 'config.json'} is damaged: it does not list {path.name} and regions.parquet")
     record = config.files[path.name]
     verify(path, record.sha256, record.bytes)
     try:

@@ -65,9 +65,7 @@ class Workspace:
             if not resume:
                 what = "finished" if finished.is_file() else "unfinished"
                 raise EPError(
-                    f"{out} already holds an {what} build of {found.model.id} on {found.text}".replace(
-                        "an f", "a f"
-                    )
+                    f"{out} already holds an {what} build of {found.model.id} on {found.text}".replace("an f", "a f")
                     + "; continue it with --resume, or choose another folder with --out"
                 )
             if differences := settings.differences(found):
@@ -85,9 +83,7 @@ class Workspace:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise EPError(
-                f"another process is building in {out}; wait for it, or choose another --out"
-            ) from None
+            raise EPError(f"another process is building in {out}; wait for it, or choose another --out") from None
         if not self.finished:
             write_new(asked, to_json(settings.model_dump(mode="json")))
 
@@ -148,9 +144,7 @@ class Workspace:
             record = json.loads((folder / "state.json").read_bytes())
             verify(folder / "arrays.safetensors", **record["arrays"])
             arrays = load((folder / "arrays.safetensors").read_bytes())
-            growing = [
-                self._growing(i, entry, arrays, device) for i, entry in enumerate(record["dictionaries"])
-            ]
+            growing = [self._growing(i, entry, arrays, device) for i, entry in enumerate(record["dictionaries"])]
             return State(
                 record["spilled"],
                 record["clustered"],
@@ -165,9 +159,7 @@ class Workspace:
             ) from error
 
     def _growing(self, i: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], device: str) -> Growing:
-        clustering = LeaderClustering(
-            torch.from_numpy(arrays[f"{i}.center"]), entry["threshold"], device=device
-        )
+        clustering = LeaderClustering(torch.from_numpy(arrays[f"{i}.center"]), entry["threshold"], device=device)
         clustering.restore(
             torch.from_numpy(arrays[f"{i}.exemplars"]),
             arrays[f"{i}.arrivals"],
@@ -198,9 +190,7 @@ def _read_settings(path: Path) -> BuildSettings | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise DataError(
-            f"{path} is damaged or of another version ({error}); choose another folder"
-        ) from error
+        raise DataError(f"{path} is damaged or of another version ({error}); choose another folder") from error
 
 
 class Spill:

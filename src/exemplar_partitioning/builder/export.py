@@ -107,14 +107,10 @@ def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:
         "position": [p.position for p in provenance],
         "token_id": [ids[-1] for ids in tokens],
         "token": tokenizer.batch_decode([[ids[-1]] for ids in tokens]),
-        "context": tokenizer.batch_decode(
-            [ids[:-1][-_CONTEXT_TOKENS:] for ids in tokens], skip_special_tokens=True
-        ),
+        "context": tokenizer.batch_decode([ids[:-1][-_CONTEXT_TOKENS:] for ids in tokens], skip_special_tokens=True),
         "raw_norm": [p.raw_norm for p in provenance],
         "arrival_index": clustering.births,
         "arrivals": clustering.arrivals,
         "window_tokens": tokens,
     }
-    return pa.table(
-        [pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA
-    )
+    return pa.table([pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA)

@@ -323,9 +323,7 @@ class _Run:
 
     def _finish(self) -> BuildResult:
         for growing in self.state.growing:
-            write_dictionary(
-                growing, self.state, self.loaded, self.sites, self.settings, self.workspace.out, self.bos
-            )
+            write_dictionary(growing, self.state, self.loaded, self.sites, self.settings, self.workspace.out, self.bos)
         result = BuildResult(
             self.workspace.out,
             tuple(growing.summary() for growing in self.state.growing),

@@ -24,9 +24,7 @@ class BuildSettings(BaseModel):
     sites: tuple[str, ...] = Field(description="canonical names, in the order of execution")
     percentiles: tuple[float, ...]
     max_tokens: int = Field(ge=1, description="budget: tokens of text read by the model, BOS not counted")
-    saturation_window: int = Field(
-        BATCH, ge=1, description="activations without a new exemplar that end a build"
-    )
+    saturation_window: int = Field(BATCH, ge=1, description="activations without a new exemplar that end a build")
     until_unseen: float | None = Field(None, gt=0, lt=1, description="or end at this estimated unseen mass")
     calibration_batch: int = Field(BATCH, ge=2, description="activations")
     calibration_sample: int = Field(SAMPLE, ge=2, description="activations, used in whole batches")
@@ -36,9 +34,7 @@ class BuildSettings(BaseModel):
     seed: int = Field(0, ge=0)
     batch_size: int = Field(16, ge=1, description="windows in one forward pass")
     device: str
-    threads: int = Field(
-        ge=1, description="threads of the forward pass on a CPU; they may change its last bits"
-    )
+    threads: int = Field(ge=1, description="threads of the forward pass on a CPU; they may change its last bits")
     strict: bool = Field(False, description="refuse activations without a direction instead of skipping them")
 
     def differences(self, other: BuildSettings) -> list[str]:
@@ -46,9 +42,7 @@ class BuildSettings(BaseModel):
         mine, theirs = self.model_dump(), other.model_dump()
         mine.update({f"model.{name}": value for name, value in mine.pop("model").items()})
         theirs.update({f"model.{name}": value for name, value in theirs.pop("model").items()})
-        return [
-            f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]
-        ]
+        return [f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,7 @@ class Event:
     tokens: of text read so far; tokens_per_second: since this process began to extract.
     """
 
-    kind: Literal[
-        "start", "resume", "progress", "calibrating", "calibrated", "checkpoint", "dictionary", "done"
-    ]
+    kind: Literal["start", "resume", "progress", "calibrating", "calibrated", "checkpoint", "dictionary", "done"]
     tokens: int
     max_tokens: int
     tokens_per_second: float

@@ -56,24 +56,16 @@ def build(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the same command began.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON event per line instead of a display.")
-    ] = False,
-    field: Annotated[
-        str, typer.Option(help="Column or key that holds the text.", rich_help_panel=_STREAM)
-    ] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
+    field: Annotated[str, typer.Option(help="Column or key that holds the text.", rich_help_panel=_STREAM)] = "text",
     context_size: Annotated[
         int, typer.Option(min=1, help="Tokens of text in a window.", rich_help_panel=_STREAM)
     ] = 128,
     bos: Annotated[
         bool,
-        typer.Option(
-            "--bos/--no-bos", help="Begin every window with the BOS token.", rich_help_panel=_STREAM
-        ),
+        typer.Option("--bos/--no-bos", help="Begin every window with the BOS token.", rich_help_panel=_STREAM),
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of windows.", rich_help_panel=_STREAM)] = 0,
     calibration_batch: Annotated[
@@ -101,9 +93,7 @@ def build(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all", rich_help_panel=_MACHINE)
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Windows in one forward pass.", rich_help_panel=_MACHINE)
-    ] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in one forward pass.", rich_help_panel=_MACHINE)] = 16,
 ) -> None:
     """Build dictionaries of a model's activations on some text.
 
@@ -168,11 +158,7 @@ def _say_what_is_there(result: BuildResult) -> None:
     from .display import dictionaries_table
 
     console = Console()
-    took = (
-        f" from {result.tokens:,} tokens in {result.seconds:,.0f} s"
-        if result.tokens
-        else ", complete already"
-    )
+    took = f" from {result.tokens:,} tokens in {result.seconds:,.0f} s" if result.tokens else ", complete already"
     console.print(f"\n[bold]{len(result.dictionaries)} dictionaries[/]{took}", highlight=False)
     console.print(dictionaries_table(result.dictionaries))
     if result.documents_skipped:

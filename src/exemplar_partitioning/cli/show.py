@@ -77,15 +77,11 @@ def _print(path: Path, chosen: list[StoredDictionary], top: int) -> None:
 
     console = Console()
     first = chosen[0].config
-    console.print(
-        Text(f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}", style="bold")
-    )
+    console.print(Text(f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}", style="bold"))
     console.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
     for d in chosen:
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-        table.title = (
-            f"\n{d.config.site.name} p{d.config.calibration.percentile:g}: biggest of {d.k:,} regions"
-        )
+        table.title = f"\n{d.config.site.name} p{d.config.calibration.percentile:g}: biggest of {d.k:,} regions"
         table.add_column("region", justify="right")
         table.add_column("arrivals", justify="right")
         table.add_column("share", justify="right")
@@ -109,6 +105,5 @@ def visible(text: str) -> str:
     """Text on one line that cannot steer a terminal: control and direction characters become symbols."""
     named = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
     return "".join(
-        named.get(c, "\ufffd") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") else c
-        for c in text
+        named.get(c, "\ufffd") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") else c for c in text
     )

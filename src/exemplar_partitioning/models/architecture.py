@@ -69,9 +69,7 @@ class Architecture:
                 "Load one with AutoModelForCausalLM.from_pretrained or give its name."
             )
         config = model.config.get_text_config()
-        if getattr(model.config, "is_encoder_decoder", False) or getattr(
-            config, "use_bidirectional_attention", False
-        ):
+        if getattr(model.config, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
             raise EPError(
                 f"{type(model).__name__} does not attend causally; expected a decoder-only language model, "
                 "because an activation must not depend on the tokens after it."

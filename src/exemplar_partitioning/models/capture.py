@@ -50,9 +50,7 @@ class Extractor:
         self.architecture = Architecture.of(model)
         self.sites = resolve_sites([str(site) for site in sites], self.architecture)
         self.batch_size = batch_size
-        partial = sorted(
-            {site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")}
-        )
+        partial = sorted({site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")})
         if partial:
             _check_contributions(model, self.architecture, partial)
 
@@ -185,9 +183,7 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
     outputs would be captured without complaint and mean something else.
     """
     sites = [
-        Site(layer, point)
-        for layer in layers
-        for point in ("resid_pre", "attn_out_post", "mlp_out_post", "resid_post")
+        Site(layer, point) for layer in layers for point in ("resid_pre", "attn_out_post", "mlp_out_post", "resid_post")
     ]
     got: dict[Site, torch.Tensor] = {}
     device = model.get_input_embeddings().weight.device
@@ -204,8 +200,7 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
         before, attention, mlp, after = (got[Site(layer, s.point)] for s in sites[:4])
         rounding = 4 * torch.finfo(after.dtype).eps
         gap, *sizes = (
-            x.double().norm(dim=-1)
-            for x in (before.double() + attention + mlp - after, before, attention, mlp, after)
+            x.double().norm(dim=-1) for x in (before.double() + attention + mlp - after, before, attention, mlp, after)
         )
         if bool((gap > 1e-3 * (sizes[1] + sizes[2]) + rounding * sum(sizes)).any()):
             raise EPError(

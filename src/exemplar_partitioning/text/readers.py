@@ -53,9 +53,7 @@ class Reading:
     def refuse(self, id: str, reason: str) -> None:
         """Skip and count a document that is not text, or raise DataError when strict."""
         if self.strict:
-            raise DataError(
-                f"{id}: {reason}. Expected UTF-8 text; convert or remove it, or read without strict."
-            )
+            raise DataError(f"{id}: {reason}. Expected UTF-8 text; convert or remove it, or read without strict.")
         self.skip(id, reason)
 
     def document(self, id: str, value: object) -> Document | None:
@@ -67,9 +65,7 @@ class Reading:
             self.skip(id, "null")
             return None
         if not isinstance(value, str):
-            raise DataError(
-                f"{id}: the text is {_kind(value)}, expected a string. Name another field (field=)."
-            )
+            raise DataError(f"{id}: the text is {_kind(value)}, expected a string. Name another field (field=).")
         if not value or value.isspace():
             self.skip(id, "empty")
             return None
@@ -134,9 +130,7 @@ def read_json(path: Path, name: str, reading: Reading) -> Iterator[Document]:
             "object a line, name it .jsonl."
         ) from error
     if not isinstance(rows, list):
-        raise DataError(
-            f"{name}: holds {_kind(rows)}, expected a list of objects or strings. Put it in a list."
-        )
+        raise DataError(f"{name}: holds {_kind(rows)}, expected a list of objects or strings. Put it in a list.")
     for row, value in enumerate(rows):
         document = reading.document(f"{name}:{row}", _field_of(value, reading.field, f"{name}, item {row}"))
         if document is not None:

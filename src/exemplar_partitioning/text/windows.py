@@ -128,9 +128,7 @@ def _cut(
             continue
         prefix = int(config.prepend_bos and own[0] != bos_id)
         # A copy in either case: a view would keep the whole document's tokens alive in the shuffle buffer.
-        yield Window(
-            document.id, start + offset, np.concatenate([bos, own]) if prefix else own.copy(), prefix
-        )
+        yield Window(document.id, start + offset, np.concatenate([bos, own]) if prefix else own.copy(), prefix)
 
 
 def _tokenised(documents: Iterable[Document], tokenizer: Any) -> Iterator[tuple[Document, bool, np.ndarray]]:
