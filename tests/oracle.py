@@ -30,8 +30,10 @@ def has_direction(x, c):
 
 
 def leader_clustering(x, c, theta):
-    """Exemplars, the rows they came from, and the exemplar each row arrived at (-1: no direction)."""
-    exemplars, births, ids = [], [], []
+    """Exemplars, the rows they came from, the exemplar each row arrived at (-1: no direction), and how
+    many later rows each exemplar alone covered.
+    """
+    exemplars, births, ids, soles = [], [], [], []
     for row, activation in enumerate(x):
         if not has_direction(activation, c):
             ids.append(-1)
@@ -41,10 +43,12 @@ def leader_clustering(x, c, theta):
         if not away or min(away) > theta:
             exemplars.append(u.astype(np.float32))
             births.append(row)
+            soles.append(0)
             ids.append(len(exemplars) - 1)
         else:
             ids.append(int(np.argmin(away)))
-    return np.array(exemplars), np.array(births), np.array(ids)
+            soles[ids[-1]] += sum(distance <= theta for distance in away) == 1
+    return np.array(exemplars), np.array(births), np.array(ids), np.array(soles)
 
 
 def assign(x, c, exemplars):

@@ -31,6 +31,7 @@ BATCH = 16_384  # activations of one calibration batch: 128 windows of 128 token
 SAMPLE = 13 * BATCH  # the published sample of 200,000, in whole batches
 
 _TILE = 1024
+_PAIRS = 256  # computed exactly at a time: stays in the cache
 _DEPTH = 192  # columns multiplied at a time: short sums keep the error bound, and so the recount, small
 _CODES = 2**15 - 2  # distances are stored as int16 codes within a range; the last one is for "no pair"
 
@@ -133,11 +134,12 @@ class _PairDistances:
     """All pairs i < j of one batch: distances in float32 as int16 codes, any of them exactly on demand."""
 
     def __init__(self, x_nd: Float32[Tensor, "n d"], center_d: Float32[Tensor, " d"]):
-        self.x_nd, self.center_d = x_nd, center_d
         n, d = x_nd.shape
-        self.u_nd = torch.empty_like(x_nd)
+        self.exact_nd = np.empty((n, d))
         for start in range(0, n, _TILE):
-            self.u_nd[start : start + _TILE] = reference_directions(x_nd[start : start + _TILE], center_d)[0]
+            u_nd, _ = reference_directions(x_nd[start : start + _TILE], center_d)
+            self.exact_nd[start : start + _TILE] = u_nd.numpy(force=True)
+        self.u_nd = torch.from_numpy(self.exact_nd.astype(np.float32)).to(x_nd.device)
         self.n_pairs = n * (n - 1) // 2
         # rounding of two directions to float32, one dot product per slice of columns, their sum
         self.eps = (min(d, _DEPTH) + -(-d // _DEPTH) + 3) * UNIT_ROUNDOFF * 1.01
@@ -214,20 +216,16 @@ class _PairDistances:
         n, offset, found = len(self.u_nd), 0, []
         for start in range(0, n, _TILE):
             rows, columns = min(_TILE, n - start), n - start
-            code = self.codes[offset : offset + rows * columns]
-            at = ((code >= first) & (code <= min(last, _CODES))).nonzero()[:, 0]
+            code = self.codes[offset : offset + rows * columns].numpy(force=True)
+            at = np.flatnonzero((code >= first) & (code <= min(last, _CODES)))
             found.append((start + at // columns, start + at % columns))
             offset += rows * columns
-        i, j = (torch.cat(parts) for parts in zip(*found, strict=True))
+        i, j = (np.concatenate(parts) for parts in zip(*found, strict=True))
         exact = np.empty(len(i))
-        for at in range(0, len(i), _TILE):
-            part = slice(at, at + _TILE)
-            u_md = self._directions(i[part])
-            exact[part] = (1 - tree_sum(u_md.mul_(self._directions(j[part])))).numpy(force=True)
+        for at in range(0, len(i), _PAIRS):
+            part = slice(at, at + _PAIRS)
+            exact[part] = 1 - tree_sum(self.exact_nd[i[part]] * self.exact_nd[j[part]])
         return exact
-
-    def _directions(self, rows: Tensor) -> Float[Tensor, "m d"]:
-        return reference_directions(self.x_nd[rows], self.center_d)[0]
 
 
 def _tiles_size(n: int) -> int:

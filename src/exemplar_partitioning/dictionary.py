@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .errors import DataError, EPError
-from .geometry import Block, as_activations, check_threshold, directions
+from .geometry import Array, Block, as_activations, check_threshold, directions
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
 from .statistics import MemberStatistics
 
 Readout = Literal["topk", "signed", "cosine", "topk_norm", "binary"]
-Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,20 +12,24 @@ order of summation; it may decide only what lies outside that bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from .errors import DataError, EPError
 
+Array = TypeVar("Array", np.ndarray, Tensor)
+
 UNIT_ROUNDOFF = 2.0**-24  # of float32, round to nearest
 MIN_THRESHOLD = 1e-6  # an exemplar is float32: it may lie 6e-8 from the very row it came from
 _SAFE_NORM = (1e-12, 1e12)  # float32 norms in here come from squares that neither vanish nor overflow
 
 
-def tree_sum(terms: Tensor) -> Tensor:
-    """Sum over the last axis by pairwise halving; overwrites `terms`.
+def tree_sum(terms: Array) -> Array:
+    """Sum over the last axis of a tensor or array by pairwise halving; overwrites `terms`.
 
     Element-wise IEEE additions in a fixed order: the result does not depend on the device, the
     number of threads or the number of rows.

@@ -8,6 +8,10 @@ stream, so they are decided as if rows came one at a time, though the work is do
 2. the rows that none of those covers, among themselves, one vector operation per new exemplar;
 3. all rows against the new exemplars born before them in the block.
 
+Some rows are covered by their nearest exemplar alone. An exemplar that never was the sole cover of a
+later row is one that the stream would have met for the first time had its own row come last: counting
+them is the leave-one-out form of Good and Turing's estimate (law L5; `statistics.unseen_mass`).
+
 Shapes: n rows of a block, r uncovered rows among them, k exemplars, d = d_model.
 """
 
@@ -26,7 +30,7 @@ from .geometry import (
     reference_similarity,
     similarity_bound,
 )
-from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
+from .nearest import ROWS, TILE, Candidates, ExemplarMatrix, Prefilter, Search, full_precision
 
 
 class LeaderClustering:
@@ -42,6 +46,7 @@ class LeaderClustering:
     Attributes:
         arrivals: for each exemplar, rows whose nearest exemplar it was when they came, itself
             included. Not members: those are counted over the frozen dictionary (law L4).
+        soles: for each exemplar, later rows that it alone covered when they came, counted up to 2.
         births: for each exemplar, index in the stream of the row that became it.
         position: rows of the stream seen, skipped ones included.
         skipped: rows without a direction (law L7).
@@ -60,6 +65,7 @@ class LeaderClustering:
         self._matrix = ExemplarMatrix(len(center), device, prefilter)
         self._search = Search(self._matrix)
         self.arrivals = np.zeros(0, np.int64)
+        self.soles = np.zeros(0, np.int64)
         self.births = np.zeros(0, np.int64)
         self.position = 0
         self.skipped = 0
@@ -73,11 +79,20 @@ class LeaderClustering:
         """Exemplars so far, unit directions; a view that later rows may outgrow."""
         return self._matrix.e_kd
 
-    def restore(self, exemplars: Tensor, arrivals: np.ndarray, births: np.ndarray, position: int, skipped: int):
+    def restore(
+        self,
+        exemplars: Float32[Tensor, "k d"],
+        arrivals: Int64[np.ndarray, " k"],
+        soles: Int64[np.ndarray, " k"],
+        births: Int64[np.ndarray, " k"],
+        *,
+        position: int,
+        skipped: int,
+    ) -> None:
         """Continue where another clustering of the same stream stood."""
-        assert self.k == 0 and len(exemplars) == len(arrivals) == len(births)
+        assert self.k == 0 and len(exemplars) == len(arrivals) == len(soles) == len(births)
         self._matrix.append(exemplars.to(self._matrix.device))
-        self.arrivals, self.births = arrivals.copy(), births.copy()
+        self.arrivals, self.soles, self.births = arrivals.copy(), soles.copy(), births.copy()
         self.position, self.skipped = position, skipped
 
     def add(self, x_nd: Float32[Tensor, "n d"], *, strict: bool = False) -> Int64[Tensor, " n"]:
@@ -94,19 +109,46 @@ class LeaderClustering:
 
         rows_offered: rows of the stream the block was made from, skipped ones included.
         """
+        first = self.k
         with full_precision():
             found = self._search.candidates(block)
             ids_n, within_n = self._search.decide(block, found, self.threshold)
             assert within_n is not None
             uncovered_r = (~within_n).nonzero()[:, 0]
+            born_at = uncovered_r[:0]
             if len(uncovered_r):
-                ids_n = self._grow(block, found, uncovered_r)
+                ids_n, born_at = self._grow(block, found, uncovered_r)
+            self._count_soles(block, ids_n, first, born_at)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
         self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
-    def _grow(self, block: Block, found, uncovered_r: Int64[Tensor, " r"]) -> Int64[Tensor, " n"]:
+    def _count_soles(self, block: Block, ids_n: Tensor, first: int, born_at: Tensor) -> None:
+        """Find rows that only their nearest exemplar covers, among those where it still matters."""
+        matters_n = torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
+        matters_n[born_at] = False  # a row that became an exemplar was covered by none
+        rows_r = matters_n.nonzero()[:, 0]
+        if not len(rows_r):
+            return
+        covers_r = torch.zeros(len(rows_r), dtype=torch.int64, device=ids_n.device)
+        eps = similarity_bound(self._matrix.d) + 4 * UNIT_ROUNDOFF
+        born_k = torch.full((self.k,), -1, device=ids_n.device)
+        born_k[first:] = born_at
+        for start in range(0, self.k, TILE):
+            gap_rt = block.u_nd[rows_r] @ self.exemplars[start : start + TILE].T - (1.0 - self.threshold)
+            gap_rt.masked_fill_(born_k[start : start + TILE] >= rows_r[:, None], -torch.inf)
+            covers_r += (gap_rt > eps).sum(dim=1)
+            row_p, col_p = (gap_rt.abs() <= eps).nonzero(as_tuple=True)
+            sim_p = self._search.reference_pairs(block, rows_r[row_p], col_p + start)
+            covers_r += torch.bincount(row_p[(1.0 - sim_p) <= self.threshold], minlength=len(rows_r))
+        alone = ids_n[rows_r[covers_r == 1]].cpu().numpy()
+        self.soles = np.minimum(self.soles + np.bincount(alone, minlength=self.k), 2)
+
+    def _grow(
+        self, block: Block, found: Candidates, uncovered_r: Int64[Tensor, " r"]
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"]]:
+        """Make exemplars of uncovered rows; returns the nearest exemplar of all rows, and the new ones' rows."""
         first = self.k
         u_rd = block.reference(uncovered_r)
         e_rd = u_rd.float()
@@ -115,11 +157,12 @@ class LeaderClustering:
         self._matrix.append(e_rd[new])
         stream_rows = self.position + block.rows_n[born_at].cpu().numpy()
         self.births = np.concatenate([self.births, stream_rows])
-        self.arrivals = np.concatenate([self.arrivals, np.zeros(len(new), np.int64)])
+        zeros = np.zeros(len(new), np.int64)
+        self.arrivals, self.soles = np.concatenate([self.arrivals, zeros]), np.concatenate([self.soles, zeros])
         nearer = self._search.candidates(block, first, born_at)
         ids_n, _ = self._search.decide(block, found.merge(nearer))
         ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
-        return ids_n
+        return ids_n, born_at
 
     def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:
         """Rows that become exemplars, among rows that no older exemplar covers."""

@@ -61,7 +61,7 @@ DEFAULT_TEXT_WHEEL = Wheel(
     45_068_606,
     "MIT",
 )
-"""Labelled real text: 155 zstandard-compressed CSV files (columns prompt, target) under `sae_probes/data/`."""
+"""Labelled real text: zstandard-compressed CSV files (columns prompt, target) under `sae_probes/data/`."""
 
 
 def cache_dir() -> Path:
@@ -94,8 +94,8 @@ def fetch_wheel(wheel: Wheel, *, notify: Notify | None = None) -> Path:
             _download(wheel, target)
     if (found := sha256_of(target)) != wheel.sha256:
         raise DataError(
-            f"{target} is not the published {wheel.requirement}: its sha256 is {found}, expected {wheel.sha256}. "
-            "It was altered or cut short; delete it and run again to fetch it anew."
+            f"{target} is not the published {wheel.requirement}: its sha256 is {found}, expected "
+            f"{wheel.sha256}. It was altered or cut short; delete it and run again to fetch it anew."
         )
     return target
 
@@ -147,8 +147,8 @@ def _refusal(wheel: Wheel, target: Path, log: str) -> DataError | ResourceError:
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines()[-1:]
     said = re.sub(r"^ERROR:\s*", "", errors[-1]) if errors else "nothing"
     return ResourceError(
-        f"{wheel.requirement} ({megabytes(wheel.bytes)}, {wheel.license}) is needed once and cannot be downloaded "
-        f"here; pip says: {said}. Go online and run again; or, on a connected machine, run\n"
+        f"{wheel.requirement} ({megabytes(wheel.bytes)}, {wheel.license}) is needed once and cannot be "
+        f"downloaded here; pip says: {said}. Go online and run again; or, on a connected machine, run\n"
         f"    python -m pip download --no-deps --only-binary :all: {wheel.requirement}\n"
         f"and put {wheel.filename} into {target.parent} (EP_CACHE moves the cache elsewhere)."
     )
@@ -173,7 +173,7 @@ def to_stderr(line: str) -> None:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold one of the cache's locks, so that two processes never do the same work; freed when a process dies."""
+    """Hold one of the cache's locks: two processes never do the same work. Freed when a process dies."""
     from filelock import FileLock
 
     folder = cache_dir() / "locks"
@@ -190,8 +190,7 @@ def staging() -> Iterator[Path]:
     with disk_errors(f"write to the cache {cache_dir()}"):
         root.mkdir(parents=True, exist_ok=True)
         for left in root.iterdir():  # by processes that were killed
-            with_age = time.time() - left.stat().st_mtime
-            if with_age > _STALE_SECONDS:
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(dir=root))
         try:
@@ -229,5 +228,6 @@ def require_free(need: int, what: str) -> None:
 
 def _disk_full(what: str) -> ResourceError:
     return ResourceError(
-        f"the disk filled up: cannot {what} in {cache_dir()}. Free some space or set EP_CACHE to a folder on a larger disk."
+        f"the disk filled up: cannot {what} in {cache_dir()}. Free some space or set EP_CACHE to a "
+        "folder on a larger disk."
     )

@@ -115,7 +115,7 @@ def _per_member(sum_k: np.ndarray, members_k: np.ndarray) -> np.ndarray:
 class UnseenMass:
     """Good-Turing estimate of the share of future activations that would found a new region.
 
-    estimate: arrivals of one / activations.  low, high: its 95 % interval (Esty 1983), cut to 0..1.
+    estimate: exemplars met once / activations.  low, high: its 95 % interval (Esty 1983), cut to 0..1.
     """
 
     estimate: float
@@ -123,11 +123,16 @@ class UnseenMass:
     high: float
 
 
-def unseen_mass(arrivals_k: Int64[np.ndarray, " k"]) -> UnseenMass:
-    """Unseen mass from the arrivals of a build (law L5); 1 before the first activation."""
-    n = int(arrivals_k.sum())
+def unseen_mass(soles_k: Int64[np.ndarray, " k"], n: int) -> UnseenMass:
+    """Unseen mass after n activations with a direction (law L5); 1 before the first.
+
+    soles_k: how many later activations each exemplar alone covered, up to 2. Had an activation come
+    last, it would have founded a region iff it is an exemplar with none: so the count of those, over n,
+    is the leave-one-out estimate, unbiased where the order of the stream does not matter. (Counting
+    arrivals instead would fall short: regions overlap, and neighbours share what comes.)
+    """
     if n == 0:
         return UnseenMass(1.0, 0.0, 1.0)
-    once, twice = int((arrivals_k == 1).sum()), int((arrivals_k == 2).sum())
+    once, twice = int((soles_k == 0).sum()), int((soles_k == 1).sum())
     half = 1.96 * np.sqrt(max(once * (1 - once / n) + 2 * twice, 0)) / n
     return UnseenMass(once / n, float(max(0.0, once / n - half)), float(min(1.0, once / n + half)))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from .dictionary import Dictionary
 from .errors import DataError, EPError
@@ -205,10 +205,7 @@ def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) 
             "center": dictionary.center.contiguous(),
             "exemplars": dictionary.exemplars.cpu().contiguous(),
         }
-        try:
-            save_file(tensors, folder / "exemplars.safetensors")
-        except SafetensorError as error:  # it reports a full disk as text
-            raise OSError(28, str(error)) from error
+        (folder / "exemplars.safetensors").write_bytes(serialise(tensors))
         pq.write_table(regions, folder / "regions.parquet", row_group_size=_ROW_GROUP, compression="zstd")
         files = {
             file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size) for file in sorted(folder.iterdir())

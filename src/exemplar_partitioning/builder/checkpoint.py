@@ -163,9 +163,10 @@ class Workspace:
         clustering.restore(
             torch.from_numpy(arrays[f"{i}.exemplars"]),
             arrays[f"{i}.arrivals"],
+            arrays[f"{i}.soles"],
             arrays[f"{i}.births"],
-            entry["position"],
-            entry["skipped"],
+            position=entry["position"],
+            skipped=entry["skipped"],
         )
         return Growing(
             entry["site"],

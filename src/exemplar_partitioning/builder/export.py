@@ -13,7 +13,6 @@ from ..dictionary import Dictionary
 from ..errors import EPError
 from ..models.load import LoadedModel
 from ..models.sites import Site
-from ..statistics import unseen_mass
 from ..store import (
     REGIONS_SCHEMA,
     BuildRecord,
@@ -54,7 +53,7 @@ def write_dictionary(
     site = next(site for site in sites if str(site) == growing.site)
     clustering = growing.clustering
     dictionary = Dictionary(clustering.center.cpu(), clustering.exemplars.cpu(), clustering.threshold)
-    unseen = unseen_mass(clustering.arrivals)
+    unseen = growing.unseen
     assert growing.stopped is not None
     config = Config(
         model=settings.model,

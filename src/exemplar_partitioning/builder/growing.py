@@ -10,7 +10,7 @@ import torch
 
 from ..geometry import Block
 from ..leader import LeaderClustering
-from ..statistics import unseen_mass
+from ..statistics import UnseenMass, unseen_mass
 from .settings import BuildSettings, DictionarySummary
 from .stream import Chunk
 
@@ -85,7 +85,7 @@ class Growing:
         until = self.settings.until_unseen
         if position % window == 0:
             self.growth.append((position, self.clustering.k))
-            if until is not None and unseen_mass(self.clustering.arrivals).estimate <= until:
+            if until is not None and self.unseen.estimate <= until:
                 self.stopped = "unseen"
         if position - (self._last_birth + 1) >= window:
             self.stopped = "saturated"
@@ -99,6 +99,11 @@ class Growing:
             self.growth.append((position, self.clustering.k))
         self.digest = self.digest or digest
 
+    @property
+    def unseen(self) -> UnseenMass:
+        """Share of further activations that would found a region."""
+        return unseen_mass(self.clustering.soles, self.clustering.position - self.clustering.skipped)
+
     def summary(self) -> DictionarySummary:
         return DictionarySummary(
             self.site,
@@ -106,7 +111,7 @@ class Growing:
             self.clustering.threshold,
             self.clustering.k,
             self.clustering.position,
-            unseen_mass(self.clustering.arrivals).estimate,
+            self.unseen.estimate,
             self.stopped,
         )
 
@@ -115,5 +120,6 @@ class Growing:
         return {
             "exemplars": self.clustering.exemplars.numpy(force=True),
             "arrivals": self.clustering.arrivals,
+            "soles": self.clustering.soles,
             "births": self.clustering.births,
         }

@@ -14,7 +14,8 @@ from . import options
 if TYPE_CHECKING:
     from ..store import StoredDictionary
 
-_CONTEXT = 60  # characters shown before a token
+_DOCUMENT = 26  # characters at most
+_OTHER_COLUMNS = 6 + 8 + 5 + _DOCUMENT + 4 * 2  # beside the text
 
 
 def show(
@@ -79,26 +80,33 @@ def _print(path: Path, chosen: list[StoredDictionary], top: int) -> None:
     first = chosen[0].config
     console.print(Text(f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}", style="bold"))
     console.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
+    width = max(20, console.width - _OTHER_COLUMNS)
     for d in chosen:
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
         table.title = f"\n{d.config.site.name} p{d.config.calibration.percentile:g}: biggest of {d.k:,} regions"
-        table.add_column("region", justify="right")
-        table.add_column("arrivals", justify="right")
-        table.add_column("share", justify="right")
-        table.add_column("exemplar: token in its text", no_wrap=True, overflow="ellipsis", ratio=1)
-        table.add_column("document", no_wrap=True, overflow="ellipsis", max_width=28, style="dim")
+        table.add_column("region", justify="right", min_width=6)
+        table.add_column("arrivals", justify="right", min_width=8)
+        table.add_column("share", justify="right", min_width=5)
+        table.add_column("exemplar after its context", justify="right", no_wrap=True, min_width=width)
+        table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim", max_width=_DOCUMENT)
         total = max(1, d.config.build.n_activations - d.config.build.skipped)
         for row in biggest(d, top):
-            context = visible(row["context"])[-_CONTEXT:]
-            where = f"{visible(row['document'])} @{row['position']}"
+            token = visible(row["token"])[:width]
+            context = visible(row["context"])
+            context = context[max(0, len(context) - width + len(token)) :]
             table.add_row(
                 str(row["region"]),
                 f"{row['arrivals']:,}",
                 f"{row['arrivals'] / total:.1%}",
-                Text.assemble((context, "dim"), (visible(row["token"]), "bold reverse")),
-                where,
+                Text.assemble((context, "dim"), (token, "bold reverse")),
+                _shortened(visible(row["document"]), f" @{row['position']}"),
             )
         console.print(table)
+
+
+def _shortened(document: str, position: str) -> str:
+    room = _DOCUMENT - len(position)
+    return (document if len(document) <= room else "\u2026" + document[-room + 1 :]) + position
 
 
 def visible(text: str) -> str:

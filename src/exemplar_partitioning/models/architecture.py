@@ -65,23 +65,25 @@ class Architecture:
         """
         if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
             raise EPError(
-                f"expected a causal language model of transformers (a PreTrainedModel object), got {type(model).__name__}. "
+                f"expected a causal language model of transformers (a PreTrainedModel object), "
+                f"got {type(model).__name__}. "
                 "Load one with AutoModelForCausalLM.from_pretrained or give its name."
             )
-        config = model.config.get_text_config()
-        if getattr(model.config, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
+        whole: Any = model.config
+        config = whole.get_text_config()
+        if getattr(whole, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
             raise EPError(
                 f"{type(model).__name__} does not attend causally; expected a decoder-only language model, "
                 "because an activation must not depend on the tokens after it."
             )
         path, blocks = _find_blocks(model, config.num_hidden_layers)
-        embedding = model.get_input_embeddings()
+        causal: Any = model
         return cls(
             class_name=type(model).__name__,
             path=path,
             blocks=tuple(blocks),
             d_model=int(config.hidden_size),
-            vocab_size=int(embedding.weight.shape[0]),
+            vocab_size=int(causal.get_input_embeddings().weight.shape[0]),
             max_length=getattr(config, "max_position_embeddings", None),
             has_post_norms=any(_post_norms(block) is not None for block in blocks),
         )
@@ -132,7 +134,7 @@ def _find_blocks(model: nn.Module, n_layers: int) -> tuple[str, nn.ModuleList]:
         seen = ", ".join(path for path, _ in candidates) or "none"
         raise EPError(
             f"cannot tell which modules of {type(model).__name__} are its {n_layers} blocks: looked for "
-            f"{', '.join(_KNOWN_PATHS)}, then for the only nn.ModuleList of length {n_layers} (found: {seen}). "
+            f"{', '.join(_KNOWN_PATHS)}, then for the only nn.ModuleList of that length (found: {seen}). "
             "Expected a causal language model with one stack of blocks."
         )
     return candidates[0]

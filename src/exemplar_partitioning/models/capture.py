@@ -15,13 +15,13 @@ from torch import nn
 
 from ..errors import EPError
 from .architecture import Architecture
-from .sites import Site, resolve_sites
+from .sites import POINTS, Site, resolve_sites
 
 _PAD_ID = 0  # any valid id: nothing before the padding can see it
 
 
 class StopForward(Exception):
-    """Raised by the hook that captures the last site, to leave the forward pass; never leaves this package."""
+    """Raised by the hook capturing the last site, to leave the forward pass; never leaves this module."""
 
 
 class Extractor:
@@ -29,8 +29,8 @@ class Extractor:
 
     Windows of about equal length share a batch and are padded on the right. Causal attention makes a position
     blind to what follows it, so no attention mask is needed; without one, transformers keeps the fast
-    attention kernels. Batches are a function of the windows alone: the same windows in the same call give the same
-    bytes. Other batches may differ in the last bits, because a matrix product's rounding depends on its shape.
+    attention kernels. Batches are a function of the windows alone: the same windows in one call give the same
+    bytes. Other batches may differ in the last bits, as a matrix product's rounding depends on its shape.
     """
 
     def __init__(self, model: Any, sites: Sequence[Site], *, batch_size: int = 16) -> None:
@@ -60,16 +60,16 @@ class Extractor:
         """Run the model over windows.
 
         Args:
-            windows: 1-D integer arrays of token ids, not empty, of any lengths; a leading BOS is the caller's.
+            windows: 1-D integer arrays of token ids, not empty, of any lengths; a BOS is the caller's to add.
             on_batch: told the number of (true) tokens of each batch once it is done; may raise to interrupt.
 
         Returns:
-            For each site a float32 tensor [n, d_model] on the CPU, n the sum of the lengths: rows in the order
-            of the windows, then of positions.
+            For each site a float32 tensor [n, d_model] on the CPU, n the sum of the lengths: rows in the
+            order of the windows, then of positions.
 
         Raises:
-            EPError: a window is empty, too long or not one-dimensional; a token id is outside the vocabulary; the
-                model did not reach a site.
+            EPError: a window is empty, too long or not one-dimensional; a token id is outside the
+                vocabulary; the model did not reach a site.
         """
         lengths = np.array([self._checked_length(window) for window in windows], dtype=np.int64)
         ends = np.cumsum(lengths)
@@ -99,14 +99,14 @@ class Extractor:
     def _checked_length(self, window: np.ndarray) -> int:
         if window.ndim != 1 or window.dtype.kind not in "iu" or len(window) == 0:
             raise EPError(
-                f"a window is an array of shape {window.shape} and dtype {window.dtype}; expected a 1-D, non-empty "
-                "array of integer token ids."
+                f"a window is an array of shape {window.shape} and dtype {window.dtype}; expected a 1-D, "
+                "non-empty array of integer token ids."
             )
         limit = self.architecture.max_length
         if limit is not None and len(window) > limit:
             raise EPError(
-                f"a window has {len(window)} tokens, but {self.architecture.class_name} takes at most {limit}; "
-                "choose shorter windows."
+                f"a window has {len(window)} tokens, but {self.architecture.class_name} takes at most "
+                f"{limit}; choose shorter windows."
             )
         low, high = int(window.min()), int(window.max())
         if low < 0 or high >= self.architecture.vocab_size:
@@ -129,12 +129,12 @@ def _run(
     shape = (*tokens_bs.shape, architecture.d_model)
 
     def arrived(site: Site, hidden: Any) -> None:
-        # Blocks return a tensor or a tuple, depending on the version of transformers: take nothing for granted.
+        # Blocks return a tensor or a tuple, depending on the model and the version of transformers.
         hidden_bsd = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
         if hidden_bsd.shape != shape:
             raise EPError(
-                f"{site} of {architecture.class_name} has shape {tuple(hidden_bsd.shape)}, expected {tuple(shape)} "
-                "(windows, positions, d_model); this architecture is not supported at this site."
+                f"{site} of {architecture.class_name} has shape {tuple(hidden_bsd.shape)}, expected "
+                f"{tuple(shape)} (windows, positions, d_model); this architecture is not supported at this site."
             )
         keep(site, hidden_bsd)
         waiting.discard(site)
@@ -153,8 +153,8 @@ def _run(
         for handle in handles:
             handle.remove()
     raise EPError(
-        f"the forward pass of {architecture.class_name} never reached {', '.join(map(str, sorted(waiting)))}: its "
-        "modules exist but did not run. Choose other sites."
+        f"the forward pass of {architecture.class_name} never reached "
+        f"{', '.join(map(str, sorted(waiting)))}: its modules exist but did not run. Choose other sites."
     )
 
 
@@ -182,30 +182,25 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
     Some architectures scale what they add, or hand the stream through the submodule; their submodules'
     outputs would be captured without complaint and mean something else.
     """
-    sites = [
-        Site(layer, point) for layer in layers for point in ("resid_pre", "attn_out_post", "mlp_out_post", "resid_post")
-    ]
     got: dict[Site, torch.Tensor] = {}
+
+    def keep(site: Site, x_bsd: torch.Tensor) -> None:
+        got[site] = x_bsd.to("cpu", copy=True)
+
     device = model.get_input_embeddings().weight.device
     tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
     with torch.inference_mode(), _eval_mode(model):
-        _run(
-            model,
-            architecture,
-            sites,
-            tokens_bs,
-            lambda site, x_bsd: got.update({site: x_bsd.to("cpu", copy=True)}),
-        )
+        sites = [Site(layer, point) for layer in layers for point in POINTS]
+        _run(model, architecture, sites, tokens_bs, keep)
     for layer in layers:
-        before, attention, mlp, after = (got[Site(layer, s.point)] for s in sites[:4])
-        rounding = 4 * torch.finfo(after.dtype).eps
-        gap, *sizes = (
-            x.double().norm(dim=-1) for x in (before.double() + attention + mlp - after, before, attention, mlp, after)
-        )
-        if bool((gap > 1e-3 * (sizes[1] + sizes[2]) + rounding * sum(sizes)).any()):
+        before, attention, mlp, after = (got[Site(layer, point)] for point in POINTS)
+        gap_bs = (before.double() + attention + mlp - after).norm(dim=-1)
+        added_bs = attention.double().norm(dim=-1) + mlp.double().norm(dim=-1)
+        rounding_bs = 4 * torch.finfo(after.dtype).eps * (before.double().norm(dim=-1) + added_bs)
+        if bool((gap_bs > 1e-3 * added_bs + rounding_bs).any()):
             raise EPError(
-                f"in block {layer} of {architecture.class_name} the residual stream after the block is not the stream "
-                "before it plus the outputs of attention and MLP, so their contributions cannot be read off. "
+                f"in block {layer} of {architecture.class_name} the residual stream after the block is not the "
+                "stream before it plus the outputs of attention and MLP, so what they add cannot be read off. "
                 f"Use resid_pre.{layer} or resid_post.{layer}."
             )
 

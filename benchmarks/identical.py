@@ -1,0 +1,95 @@
+"""Identical results, however the work is split: real activations, p = 1 and p = 10.
+
+Exemplars, births, arrivals, assignments on arrival, and assignments over the frozen dictionary are hashed
+for batches of 1 (on a prefix), 256, 4,096 and 16,256 rows, 1 and 2 threads, and prefilter float32 and
+bfloat16; a short prefix is judged by the float64 oracle of the tests as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from tests import oracle
+
+from exemplar_partitioning.dictionary import Dictionary
+
+from . import data
+from .clustering import cluster, settled
+from .measure import Row, arguments, timed, use_threads, write
+
+
+def run(
+    x_nd: np.ndarray, center_d: np.ndarray, threshold: float, batch: int, prefilter: Any, prefix: int
+) -> tuple[str, str, int]:
+    """Hash of everything decided on the stream, and on its first `prefix` rows; number of exemplars."""
+    mine, ids_n = cluster(x_nd, center_d, threshold, prefilter, batch)
+    dictionary = Dictionary(mine.center, mine.exemplars, threshold, prefilter=prefilter)
+    assigned = [dictionary.assign(x_nd[i : i + max(batch, 256)]) for i in range(0, len(x_nd), max(batch, 256))]
+    frozen = [np.concatenate(part) for part in zip(*assigned, strict=True)]
+    whole = _hash(mine.exemplars.numpy(), mine.births, mine.arrivals, ids_n, *frozen)
+    k = int((mine.births < prefix).sum())
+    return whole, _hash(mine.exemplars[:k].numpy(), mine.births[:k], ids_n[:prefix]), mine.k
+
+
+def _hash(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    batches, prefix, judged = (2, 2_048, 256) if given.quick else (data.CACHED_BATCHES, data.BATCH, 1_500)
+    n = batches * data.BATCH
+    center_d, thresholds = settled(batches)
+    x_nd = data.activations(n)
+    rows = []
+    for percentile in (1.0, 10.0):
+        threshold = thresholds[percentile]
+        wholes, prefixes = set(), set()
+        k = 0
+        for threads, prefilter, batch in itertools.product((1, 2), ("float32", "bfloat16"), (1, 256, 4096, 16256)):
+            use_threads(threads)
+            rows_n = prefix if batch == 1 else n
+            (whole, first, found_k), seconds, _ = timed(
+                lambda: run(x_nd[:rows_n], center_d, threshold, batch, prefilter, prefix)  # noqa: B023
+            )
+            print(f"  p {percentile:g}, {threads} threads, {prefilter}, batch {batch}: {seconds:.1f} s {whole} {first}")
+            prefixes.add(first)
+            if batch > 1:
+                wholes.add(whole)
+                k = found_k
+        use_threads(torch.get_num_threads())
+        e_kd, births, ids = oracle.leader_clustering(x_nd[:judged], center_d, threshold)
+        mine, my_ids = cluster(x_nd[:judged], center_d, threshold)
+        agrees = (
+            np.array_equal(mine.exemplars.numpy(), e_kd)
+            and np.array_equal(mine.births, births)
+            and np.array_equal(my_ids, ids)
+        )
+        rows.append(
+            Row(
+                f"p = {percentile:g}, K = {k:,}: 12 ways on {n:,} activations, 16 on the first {prefix:,}",
+                target="equal",
+                found={
+                    "different results": f"{len(wholes)} of 12 ways, {len(prefixes)} of 16".replace(
+                        "1 of 12 ways, 1 of 16", "none"
+                    ),
+                    "oracle": f"{'equal' if agrees else 'DIFFERS'} on {judged:,} activations, {len(births):,} regions",
+                },
+            )
+        )
+    write(
+        "identical",
+        quick=given.quick,
+        seed=data.SEED,
+        about=__doc__ or "",
+        data={"text": data.text_name(), "activations": n, "prefix": prefix, "sha256": data.digest(x_nd)},
+        rows=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
