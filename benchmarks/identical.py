@@ -62,7 +62,7 @@ def main() -> None:
                 wholes.add(whole)
                 k = found_k
         use_threads(torch.get_num_threads())
-        e_kd, births, ids = oracle.leader_clustering(x_nd[:judged], center_d, threshold)
+        e_kd, births, ids, *_ = oracle.leader_clustering(x_nd[:judged], center_d, threshold)
         mine, my_ids = cluster(x_nd[:judged], center_d, threshold)
         agrees = (
             np.array_equal(mine.exemplars.numpy(), e_kd)

@@ -1,17 +1,17 @@
 """Law L6: the centre formula and exact percentiles of pairwise distances."""
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import streams
 
+import oracle
 from exemplar_partitioning import calibrate
 from exemplar_partitioning.calibration import center, pairwise_percentiles
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.geometry import MIN_THRESHOLD
+from streams import streams
 
 PERCENTILES = [1.0, 2.5, 10.0, 50.0, 99.0]
 

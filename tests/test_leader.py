@@ -1,17 +1,17 @@
 """Laws L1-L3 and L7 of the clustering, judged by the oracle."""
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import cuts, streams
 
+import oracle
 from exemplar_partitioning import LeaderClustering
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.geometry import has_direction
 from exemplar_partitioning.nearest import ROWS, TILE, has_bfloat16_units
+from streams import cuts, streams
 
 PREFILTERS = ["float32", "bfloat16"]
 

@@ -19,10 +19,11 @@ from exemplar_partitioning.packaged import DEFAULT_TEXT_WHEEL, Wheel, cache_dir,
 
 PARAGRAPH = (
     "The Industrial Revolution was the transition from creating goods by hand to using machines. Its start and end "
-    "are widely debated by scholars, but the period generally spanned from about 1760 to 1840. According to "
-    "some, this turning point in history is responsible for an increase in population, an increase in the standard of "
-    "living, and the emergence of the capitalist economy. Before it, most people lived in the countryside and worked on farms. New machines, fuelled by water and then by coal, let one "
-    "worker do what had taken a hundred, and towns grew around the mills."
+    "are widely debated by scholars, but the period generally spanned from about 1760 to 1840. According to some, "
+    "this turning point in history is responsible for an increase in population, an increase in the standard of "
+    "living, and the emergence of the capitalist economy. Before it, most people lived in the countryside and "
+    "worked on farms. New machines, fuelled by water and then by coal, let one worker do what had taken a hundred, "
+    "and towns grew around the mills."
 )
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from .errors import EPError
-from .geometry import MIN_THRESHOLD, UNIT_ROUNDOFF, has_direction, reference_directions, tree_sum
+from .geometry import MIN_THRESHOLD, UNIT_ROUNDOFF, has_direction, reference_directions, tree_sum, tree_sum_rows
 from .nearest import full_precision
 
 BATCH = 16_384  # activations of one calibration batch: 128 windows of 128 tokens
@@ -106,7 +106,7 @@ def center(batches: Iterable[Float32[Tensor, "n d"]]) -> Float32[Tensor, " d"]:
         for start in range(0, len(x_nd), _TILE):
             part = x_nd[start : start + _TILE]
             u_nd, _ = reference_directions(part, origin)
-            part_x, part_u = tree_sum(part.double().T.contiguous()), tree_sum(u_nd.T.contiguous())
+            part_x, part_u = tree_sum_rows(part.double()), tree_sum_rows(u_nd)
             sum_x = part_x if sum_x is None else sum_x + part_x
             sum_u = part_u if sum_u is None else sum_u + part_u
             n += len(part)

@@ -12,7 +12,7 @@ order of summation; it may decide only what lies outside that bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ MIN_THRESHOLD = 1e-6  # an exemplar is float32: it may lie 6e-8 from the very ro
 _SAFE_NORM = (1e-12, 1e12)  # float32 norms in here come from squares that neither vanish nor overflow
 
 
-def tree_sum(terms: Array) -> Array:
+def tree_sum(terms: Any) -> Any:
     """Sum over the last axis of a tensor or array by pairwise halving; overwrites `terms`.
 
     Element-wise IEEE additions in a fixed order: the result does not depend on the device, the
@@ -39,6 +39,15 @@ def tree_sum(terms: Array) -> Array:
         terms[..., : width - half] += terms[..., half:]
         terms = terms[..., :half]
     return terms[..., 0]
+
+
+def tree_sum_rows(terms_nd: Tensor) -> Tensor:
+    """Sum over the first axis by pairwise halving; overwrites `terms_nd`."""
+    while (rows := len(terms_nd)) > 1:
+        half = (rows + 1) // 2
+        terms_nd[: rows - half] += terms_nd[half:]
+        terms_nd = terms_nd[:half]
+    return terms_nd[0]
 
 
 def reference_directions(

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_PERCENTILES = (1.0, 2.0, 4.0, 8.0, 10.0)
-_CHECKPOINT_SECONDS = 60.0
 
 
 class _Stop(Exception):
@@ -71,6 +70,7 @@ def build(
     device: str = "auto",
     field: str = "text",
     strict: bool = False,
+    checkpoint_seconds: float = 60.0,
     resume: bool = False,
     on_event: Callable[[Event], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -92,6 +92,7 @@ def build(
         dtype, device: of the forward pass; "auto" is float32 on a CPU, the model's own on a GPU.
         field: column or key that holds the text.
         strict: refuse activations without a direction (not finite) and undecodable text.
+        checkpoint_seconds: at least so long between two checkpoints.
         resume: continue what an earlier call with the same arguments left unfinished.
         on_event: told how the build goes.
         stop: asked between batches; True saves a checkpoint and raises Interrupted.
@@ -129,7 +130,9 @@ def build(
         raise EPError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; got {first['input']}") from error
     workspace = Workspace(Path(out), settings, resume=resume)
     try:
-        result = _Run(loaded, chosen, source, unread, workspace, on_event or (lambda _: None), stop).run()
+        result = _Run(
+            loaded, chosen, source, unread, workspace, checkpoint_seconds, on_event or (lambda _: None), stop
+        ).run()
     except BaseException:
         workspace.close()
         raise
@@ -145,12 +148,13 @@ class _Run:
         source: DocumentSource,
         unread: Counter[str],
         workspace: Workspace,
+        checkpoint_seconds: float,
         on_event: Callable[[Event], None],
         stop: Callable[[], bool],
     ):
         self.loaded, self.sites, self.source, self.unread = loaded, sites, source, unread
         self.workspace, self.settings = workspace, workspace.settings
-        self.on_event, self.stop = on_event, stop
+        self.checkpoint_seconds, self.on_event, self.stop = checkpoint_seconds, on_event, stop
         self.extractor = Extractor(loaded.model, sites, batch_size=self.settings.batch_size)
         self.bos = bos_id(loaded) if self.settings.prepend_bos else None
         self.started = time.monotonic()
@@ -299,7 +303,7 @@ class _Run:
             )
 
     def _save_if_due(self) -> None:
-        if time.monotonic() - self.saved >= _CHECKPOINT_SECONDS:
+        if time.monotonic() - self.saved >= self.checkpoint_seconds:
             self._save()
 
     def _save(self) -> None:

@@ -57,6 +57,9 @@ def build(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="At least so long between checkpoints.", rich_help_panel=_MACHINE)
+    ] = 60.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the same command began.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.", rich_help_panel=_STREAM)] = "text",
@@ -120,7 +123,7 @@ def build(
         with display:
             result = builder.build(
                 model,
-                text or None,
+                [Path(source) for source in text] if text else None,
                 out=folder,
                 sites=site,
                 percentiles=percentiles,
@@ -135,6 +138,7 @@ def build(
                 device=device,
                 field=field,
                 strict=strict,
+                checkpoint_seconds=checkpoint_seconds,
                 resume=resume,
                 on_event=display,
                 stop=asked.is_set,

@@ -1,0 +1,75 @@
+"""A tiny model with a real tokenizer, saved as a user would have it, and some text for it."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+# One thread: on a busy machine, threads that wait for each other make small matrices a hundred times slower.
+torch.set_num_threads(1)
+
+WORDS = ["the", "a", "old", "grey", "dog", "fox", "king", "river", "stone", "walks", "sings", "sees", "knows", "under"]
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """Documents of random words: short and long ones, so that windows have all lengths."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=int(n))) + "." for n in rng.integers(3, 60, size=count)]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Folder of a random Llama of 3 layers, d_model 24, with a byte-level BPE tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(sentences(200, seed=9), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=128
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """A file of 600 documents, one JSON object a line."""
+    import json
+
+    path = tmp_path_factory.mktemp("text") / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(600, seed=1)))
+    return path
+
+
+def tree(folder):
+    """Every file below a folder with its bytes, but for the log that holds times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "build.json"
+    }
