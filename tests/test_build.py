@@ -221,27 +221,31 @@ def test_killed_at_any_instant_ends_in_the_same_bytes(built, tiny_folder, text_f
     """L9: kill -9 at random moments, resume each time, until the build is through."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["exemplar_partitioning.builder", "transformers.models.llama.modeling_llama"])
-    arguments = (str(tiny_folder), text_file, tmp_path, OPTIONS)
-    rng = random.Random(0)
-    begun = time.monotonic()
-    whole = context.Process(target=_build, args=(str(tiny_folder), text_file, tmp_path / "whole", OPTIONS))
-    whole.start()
-    whole.join()
-    took = time.monotonic() - begun
-    assert whole.exitcode == 0
-    killed = 0
-    for _ in range(60):
-        process = context.Process(target=_build, args=(*arguments[:2], tmp_path / "killed", OPTIONS))
+
+    def start(out):
+        process = context.Process(target=_build, args=(str(tiny_folder), text_file, tmp_path / out, OPTIONS))
         process.start()
-        process.join(rng.uniform(0.1, 0.7 * took) if killed < 12 else None)
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            break
-        process.kill()
+        return process
+
+    for out in ("first", "whole"):  # the first also starts the server that the others are forked from
+        begun = time.monotonic()
+        process = start(out)
         process.join()
-        killed += 1
-    assert killed >= 5
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole") == tree(built[0])
+        assert process.exitcode == 0
+        took = time.monotonic() - begun
+    rng, killed, folders = random.Random(0), 0, ["whole"]
+    while killed < 15:
+        folders.append(f"killed-{len(folders)}")
+        while True:
+            process = start(folders[-1])
+            process.join(rng.uniform(0.05, took))
+            if process.exitcode is not None:
+                assert process.exitcode == 0
+                break
+            process.kill()
+            process.join()
+            killed += 1
+    assert all(tree(tmp_path / folder) == tree(built[0]) for folder in folders)
 
 
 def test_a_finished_build_is_left_alone(built, tiny_folder, text_file):
@@ -289,11 +293,16 @@ class TestRefusals:
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_two_builds_at_once(self, tiny_folder, text_file, tmp_path):
-        def second(event):
-            with pytest.raises(EPError, match="another process is building"):
-                ep.build(str(tiny_folder), [text_file], out=tmp_path, resume=True, **OPTIONS)
+        refused = []
 
-        ep.build(str(tiny_folder), [text_file], out=tmp_path, on_event=second, **OPTIONS | {"max_tokens": 2000})
+        def second(event):
+            if event.kind == "start":
+                with pytest.raises(EPError, match="another process is building"):
+                    ep.build(str(tiny_folder), [text_file], out=tmp_path, resume=True, **OPTIONS)
+                refused.append(event)
+
+        ep.build(str(tiny_folder), [text_file], out=tmp_path, on_event=second, **OPTIONS)
+        assert refused
 
     def test_too_little_text(self, tiny_folder, tmp_path):
         with pytest.raises(EPError, match=r"activations from \d+ tokens of text, but a calibration batch needs 500"):
