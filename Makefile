@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DIR ?= dictionaries/demo
 
-.PHONY: setup demo test format figures clean
+.PHONY: setup demo test format schema figures clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,9 @@ format: setup
 
 figures: setup
 	$(BIN)/python docs/figures.py
+
+schema: setup
+	$(BIN)/python -c "from pathlib import Path; from exemplar_partitioning import store; Path('docs/config.schema.json').write_bytes(store.to_json(store.json_schema()))"
 
 clean:
 	rm -rf .venv dist

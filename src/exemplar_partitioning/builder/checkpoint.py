@@ -88,10 +88,12 @@ class Workspace:
             write_new(asked, to_json(settings.model_dump(mode="json")))
 
     def close(self, *, done: bool = False) -> None:
-        """Release the folder; when done, the working folder goes."""
-        self._lock.release()
-        if done:
+        """Release the folder. The working folder goes when the build is done, or failed before a checkpoint."""
+        if done or not self._checkpoints():
             shutil.rmtree(self.work, ignore_errors=True)
+            if not done and not any(self.out.iterdir()):
+                self.out.rmdir()
+        self._lock.release()
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.work.glob("checkpoint-*"))

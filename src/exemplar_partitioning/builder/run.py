@@ -279,12 +279,12 @@ class _Run:
                     self._tell("dictionary")
 
     def _extract(self, chunk: Chunk) -> dict[str, Tensor]:
-        begun, done = time.monotonic(), 0
+        begun, done, total = time.monotonic(), 0, sum(len(window.ids) for window in chunk.windows)
 
-        def on_batch(tokens: int) -> None:
+        def on_batch(ids: int) -> None:
             nonlocal done
-            done += tokens
-            self._tell("progress", done, time.monotonic() - begun)
+            done += ids
+            self._tell("progress", chunk.tokens * done // total, time.monotonic() - begun)
             if self.stop():
                 raise _Stop
 
