@@ -73,21 +73,21 @@ def test_json_events(tiny_folder, text_file, tmp_path):
 
 def test_interrupt_saves_and_resume_ends_the_same(built, tiny_folder, text_file, tmp_path):
     command = ["build", tiny_folder, text_file, *BUILD, "--out", tmp_path / "o"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "exemplar_partitioning", *map(str, command), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout and process.stderr
-    for line in process.stdout:
-        if json.loads(line)["event"] == "progress":
-            process.send_signal(signal.SIGINT)
-            break
-    process.stdout.read()
-    assert process.wait(timeout=60) == 130
-    assert "--resume" in process.stderr.read()
+    ) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            if json.loads(line)["event"] == "progress":
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+        assert process.wait(timeout=60) == 130
+        assert "--resume" in process.stderr.read()
     assert run("show", tmp_path / "o").returncode == 2
     again = run(*command, "--resume")
     assert again.returncode == 0, again.stderr

@@ -111,22 +111,22 @@ class LeaderClustering:
         """
         first = self.k
         with full_precision():
-            found = self._search.candidates(block)
+            found = self._search.candidates(block, threshold=self.threshold)
             ids_n, within_n = self._search.decide(block, found, self.threshold)
             assert within_n is not None
             uncovered_r = (~within_n).nonzero()[:, 0]
             born_at = uncovered_r[:0]
             if len(uncovered_r):
                 ids_n, born_at = self._grow(block, found, uncovered_r)
-            self._count_soles(block, ids_n, first, born_at)
+            self._count_soles(block, ids_n, found.covers_n < 2, first, born_at)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
         self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
-    def _count_soles(self, block: Block, ids_n: Tensor, first: int, born_at: Tensor) -> None:
-        """Find rows that only their nearest exemplar covers, among those where it still matters."""
-        matters_n = torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
+    def _count_soles(self, block: Block, ids_n: Tensor, unsure_n: Tensor, first: int, born_at: Tensor) -> None:
+        """Find rows that only their nearest exemplar covers, among those where it is open and still matters."""
+        matters_n = unsure_n & torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
         matters_n[born_at] = False  # a row that became an exemplar was covered by none
         rows_r = matters_n.nonzero()[:, 0]
         if not len(rows_r):

@@ -103,6 +103,8 @@ class Candidates:
 
     best_n: best fast similarity of each row (-inf without exemplars).
     eps_n: bound on |fast - reference| for pairs near the best of the row.
+    covers_n: of the exemplars within the threshold that was asked about, a number found by the way;
+        there may be more (0 if none was asked about).
     """
 
     row_p: Int64[Tensor, " p"]
@@ -110,6 +112,7 @@ class Candidates:
     sim_p: Float32[Tensor, " p"]
     best_n: Float32[Tensor, " n"]
     eps_n: Float32[Tensor, " n"]
+    covers_n: Int64[Tensor, " n"]
 
     def merge(self, other: Candidates) -> Candidates:
         """Candidates over the exemplars of both; `other` holds the higher numbered ones."""
@@ -117,14 +120,17 @@ class Candidates:
         row_p = torch.cat([self.row_p, other.row_p])
         col_p = torch.cat([self.col_p, other.col_p])
         sim_p = torch.cat([self.sim_p, other.sim_p])
-        return _survivors(row_p, col_p, sim_p, best_n, torch.maximum(self.eps_n, other.eps_n))
+        eps_n, covers_n = torch.maximum(self.eps_n, other.eps_n), self.covers_n + other.covers_n
+        return _survivors(row_p, col_p, sim_p, best_n, eps_n, covers_n)
 
 
-def _survivors(row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor) -> Candidates:
+def _survivors(
+    row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor, covers_n: Tensor
+) -> Candidates:
     keep = sim_p >= (best_n - 2 * eps_n)[row_p]
     row_p, col_p, sim_p = row_p[keep], col_p[keep], sim_p[keep]
     order = torch.argsort(row_p * (int(col_p.max()) + 1 if len(col_p) else 1) + col_p)
-    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n)
+    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n, covers_n)
 
 
 class Search:
@@ -149,8 +155,11 @@ class Search:
         block: Block,
         first: int = 0,
         birth_row_k: Int64[Tensor, " k"] | None = None,
+        threshold: float = -1.0,
     ) -> Candidates:
         """Candidates among exemplars first..k-1; at most ROWS rows.
+
+        threshold: cosine distance to count covers within.
 
         birth_row_k: row of the block that became each of these exemplars; it is invisible to that
         row and the rows before it.
@@ -159,6 +168,7 @@ class Search:
         n, k, device = len(block), self.matrix.k - first, block.u_nd.device
         fast_nd, eps_n = self.fast(block)
         best_n = torch.full((n,), -math.inf, device=device)
+        covers_n = torch.zeros(n, dtype=torch.int64, device=device)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         rounding = 2.0**-9 if self.matrix.prefilter == "bfloat16" else 0.0
         for start in range(0, k, TILE):
@@ -169,6 +179,9 @@ class Search:
                 sim_ntg.masked_fill_(unborn_tg[None] >= rows_n[:, None, None], -math.inf)
             group_ng = sim_ntg.amax(dim=1).float()
             best_n = torch.maximum(best_n, group_ng.amax(dim=1))
+            if threshold >= 0:  # each group whose best surely lies within holds at least one cover
+                sure_n = (1.0 - threshold) + eps_n + rounding + 4 * UNIT_ROUNDOFF
+                covers_n += (group_ng > sure_n[:, None]).sum(dim=1)
             # the stored similarity of a bfloat16 product is itself rounded, relative to its size
             margin_n = 2 * (eps_n + rounding * (best_n.abs() + eps_n))
             row_q, group_q = (group_ng >= (best_n - margin_n)[:, None]).nonzero(as_tuple=True)
@@ -183,7 +196,7 @@ class Search:
             else (empty, empty, torch.empty(0, device=device))
         )
         visible = sim_p > -math.inf
-        return _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n)
+        return _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n, covers_n)
 
     def _multiply(self, fast_nd: Tensor, first: int, t: int) -> Tensor:
         """Similarities to t exemplars as [n, columns within a group, groups]; padding is -inf.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -42,6 +43,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors of the user's making are one message and an exit code, not a trace."""
+    # OpenMP threads that spin while they wait make every step some ten times slower as soon as another
+    # program wants a core; sleeping after a short while costs nothing. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except EPError as error:
