@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DIR ?= dictionaries/demo
 
-.PHONY: setup demo test format schema figures clean
+.PHONY: setup demo test format schema pages clean
 
 setup: .venv/.ready
 
@@ -29,8 +29,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: setup
-	$(BIN)/python docs/figures.py
+# Figures and the generated parts of README.md, from committed results.
+pages: setup
+	$(BIN)/python docs/pages.py
 
 schema: setup
 	$(BIN)/python -c "from pathlib import Path; from exemplar_partitioning import store; Path('docs/config.schema.json').write_bytes(store.to_json(store.json_schema()))"

@@ -44,13 +44,13 @@ def main() -> None:
     found_of_batch = []
 
     def one_batch_by_pdist() -> None:
-        number = len(found_of_batch)
+        number = len(found_of_batch) % batches
         found_of_batch.append(textbook.batch_percentile(x_bnd[number], center_d, PERCENTILES[number % 5]))
 
     times, results = alternate({"textbook": one_batch_by_pdist, "ours": lambda: calibrate(tensors, PERCENTILES)}, turns)
     calibration = results["ours"]
     error = 0.0
-    for number, theirs in enumerate(found_of_batch):
+    for number, theirs in enumerate(found_of_batch[:batches]):
         mine = pairwise_percentiles(tensors[number], torch.from_numpy(center_d), PERCENTILES)
         assert mine is not None
         error = max(error, abs(mine[number % 5] - theirs))

@@ -1,7 +1,8 @@
 """Timing side by side, peak memory of each side on its own, and the record of where it was measured.
 
-Times: the sides take turns in one process on the same data, n turns each; the median counts, all samples
-are kept, and beside each the share of a core that other processes used meanwhile.
+Times: the sides take turns in one process on the same data; all samples are kept, and beside each the cores
+that other processes used meanwhile. What counts is the median of the quiet samples; a side that was disturbed
+takes more turns, and one that never had a quiet sample is marked in the table.
 
 Memory: each side once more in a fresh process. What counts is the growth of the resident set while the work
 runs, from after its input is in memory to its peak as the kernel keeps it (VmHWM, reset before the work).
@@ -31,15 +32,21 @@ from typing import Any
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
+QUIET = 0.25  # cores that others may use in a sample that counts
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of each turn; others: share of a core used by other processes in that turn ."""
+    """Seconds of each turn; others: cores used by other processes in that turn."""
 
     seconds: list[float]
     others: list[float]
+
+    @property
+    def quiet(self) -> list[float]:
+        """Seconds of the turns that had the machine to themselves."""
+        return [s for s, o in zip(self.seconds, self.others, strict=True) if o <= QUIET]
 
     def times(self, factor: float, plus: float = 0.0) -> Samples:
         """The same turns, had the work been done `factor` times and something more of `plus` seconds."""
@@ -47,13 +54,14 @@ class Samples:
 
     @property
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return statistics.median(self.quiet or self.seconds)
 
     def record(self) -> dict[str, Any]:
         return {
             "median_s": round(self.median, 4),
             "samples_s": [round(s, 4) for s in self.seconds],
             "other_cores": [round(o, 2) for o in self.others],
+            "disturbed": not self.quiet,
         }
 
 
@@ -67,14 +75,22 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, seconds, max(0.0, others)
 
 
-def alternate(sides: Mapping[str, Callable[[], Any]], turns: int) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """Time the sides in turn, `turns` times each; also what each returned last."""
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], turns: int, before: Callable[[str], None] | None = None
+) -> tuple[dict[str, Samples], dict[str, Any]]:
+    """Time the sides in turn until each has `turns` quiet samples, or twice as many of any kind.
+
+    before: called with the name of the side ahead of each of its turns, outside the time.
+    Returns the samples, and what each side returned last.
+    """
     found = {name: Samples([], []) for name in sides}
     results = {}
-    for _ in range(turns):
-        for name, work in sides.items():
+    while missing := [name for name, s in found.items() if len(s.quiet) < turns and len(s.seconds) < 2 * turns]:
+        for name in missing:
+            if before is not None:
+                before(name)
             results[name] = None  # what the turn before returned is not alive meanwhile
-            results[name], seconds, others = timed(work)
+            results[name], seconds, others = timed(sides[name])
             found[name].seconds.append(seconds)
             found[name].others.append(others)
             print(f"  {name}: {seconds:.3f} s (others used {others:.2f} of {os.cpu_count()} cores)", flush=True)
@@ -104,16 +120,17 @@ def alone(prepare: Callable[..., Callable[[], Any]], **given: Any) -> Alone:
     result must be small.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_alone, (prepare, given, True))
+        return pool.apply(_alone, (prepare, given, True, _threads()))
 
 
 def peak_memory(prepare: Callable[..., Callable[[], Any]], **given: Any) -> float:
     """GB that the resident set grows by while such work runs; its result may be large."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_alone, (prepare, given, False)).peak_gb
+        return pool.apply(_alone, (prepare, given, False, _threads())).peak_gb
 
 
-def _alone(prepare: Callable[..., Callable[[], Any]], given: dict[str, Any], keep: bool) -> Alone:
+def _alone(prepare: Callable[..., Callable[[], Any]], given: dict[str, Any], keep: bool, threads: int) -> Alone:
+    use_threads(threads)
     work = prepare(**given)
     gc.collect()
     # Without leave to reset it, the peak is that of the process's whole life, loading included.
@@ -287,7 +304,7 @@ def _seconds(side: dict[str, Any] | None) -> str:
     if side is None:
         return ""
     seconds = side["median_s"]
-    return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:,.1f} s"
+    return (f"{seconds:.3f} s" if seconds < 1 else f"{seconds:,.1f} s") + " (disturbed)" * side["disturbed"]
 
 
 def _number(value: Any) -> str:
@@ -307,6 +324,12 @@ def arguments(about: str | None) -> argparse.Namespace:
     if given.threads:
         use_threads(given.threads)
     return given
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def use_threads(count: int) -> None:

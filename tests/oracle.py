@@ -26,7 +26,8 @@ def distance(u, e):
 
 
 def has_direction(x, c):
-    return bool(np.isfinite(x).all() and (np.asarray(x, np.float32) != np.asarray(c, np.float32)).any())
+    x = np.asarray(x, np.float32)
+    return bool(np.isfinite(x).all() and (x != np.asarray(c, np.float32)).any() and (x != 0).any())
 
 
 def leader_clustering(x, c, theta):

@@ -46,6 +46,7 @@ def test_textbook_statistics_are_those_of_its_members():
     ids = np.concatenate([clustering.add_batch(part) for part in np.split(x_nd, 4)])
     u_nd = textbook.directions(x_nd, center_d)
     for k, region in enumerate(clustering.regions):
+        assert region.mean_direction is not None
         mean_d = u_nd[ids == k].mean(axis=0)
         away = 1 - u_nd[ids == k] @ region.exemplar
         assert region.count == (ids == k).sum()
@@ -106,4 +107,5 @@ def test_results_are_readable(path):
         assert {"what", "ours", "textbook", "ratio", "target", "memory", "found"} == row.keys()
         for side in (row["ours"], row["textbook"]):
             if side is not None:
-                assert side["median_s"] > 0 and len(side["samples_s"]) == len(side["other_cores"])
+                assert side["median_s"] > 0 and isinstance(side["disturbed"], bool)
+                assert len(side["samples_s"]) == len(side["other_cores"])

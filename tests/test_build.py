@@ -27,6 +27,18 @@ OPTIONS = {
 }
 
 
+# Several chunks calibrate, and the text ends before anything saturates: a build that can be interrupted anywhere.
+LONG = OPTIONS | {"calibration_sample": 9000, "saturation_window": 10**6}
+
+
+@pytest.fixture(scope="module")
+def long_built(tiny_folder, text_file, tmp_path_factory):
+    """An undisturbed build with LONG options."""
+    out = tmp_path_factory.mktemp("long") / "out"
+    ep.build(str(tiny_folder), [text_file], out=out, **LONG)
+    return out
+
+
 @pytest.fixture(scope="module")
 def built(tiny_folder, text_file, tmp_path_factory):
     """An undisturbed build."""
@@ -190,26 +202,51 @@ def test_activations_that_are_not_finite_are_counted_or_refused(tiny_folder, tmp
         ep.build(loaded, texts, out=tmp_path / "b", strict=True, **options)
 
 
-def test_stop_saves_and_resume_ends_in_the_same_bytes(built, tiny_folder, text_file, tmp_path):
-    """Interrupted after every few batches, many times over."""
-    stops = 0
+def test_stop_saves_and_resume_ends_in_the_same_bytes(long_built, tiny_folder, text_file, tmp_path):
+    """Interrupted again and again, from the first batches to the last chunk, also while the spill is clustered."""
+    stops, seen = 0, []
     while True:
-        countdown = iter([False] * 12)  # a chunk has 8 batches; a stop loses the chunk it falls in
+        asked = iter(range(12))  # a chunk has 8 batches; a stop loses the chunk it falls in
+
+        def stop(asked=asked):
+            return next(asked, None) is None or (seen and seen[-1] in ("calibrated", "dictionary"))
+
         try:
             ep.build(
                 str(tiny_folder),
                 [text_file],
                 out=tmp_path,
                 resume=True,
-                stop=lambda countdown=countdown: next(countdown, True),
-                **OPTIONS,
+                checkpoint_seconds=0.0,
+                stop=stop,
+                on_event=lambda event: seen.append(event.kind),
+                **LONG,
             )
             break
-        except Interrupted as stop:
+        except Interrupted as stopped:
             stops += 1
-            assert "--resume" in str(stop)
-    assert stops >= 3
-    assert tree(tmp_path) == tree(built[0])
+            assert "--resume" in str(stopped)
+    assert stops >= 4 and "calibrated" in seen
+    assert tree(tmp_path) == tree(long_built)
+
+
+@pytest.mark.parametrize("chunks", range(1, 6))
+def test_every_checkpoint_is_a_place_to_go_on_from(long_built, tiny_folder, text_file, tmp_path, chunks):
+    """Stopped right after the given number of clustered chunks: the spill has three, the stream six."""
+    saved = 0
+
+    def stop():
+        return saved > chunks
+
+    def count(event):
+        nonlocal saved
+        saved += event.kind == "checkpoint" and bool(event.dictionaries)
+
+    options = LONG | {"checkpoint_seconds": 0.0}
+    with pytest.raises(Interrupted):
+        ep.build(str(tiny_folder), [text_file], out=tmp_path, stop=stop, on_event=count, **options)
+    ep.build(str(tiny_folder), [text_file], out=tmp_path, resume=True, **options)
+    assert tree(tmp_path) == tree(long_built)
 
 
 def _build(folder, text, out, options):
@@ -217,13 +254,13 @@ def _build(folder, text, out, options):
     ep.build(folder, [text], out=out, resume=True, checkpoint_seconds=0.0, **options)
 
 
-def test_killed_at_any_instant_ends_in_the_same_bytes(built, tiny_folder, text_file, tmp_path):
+def test_killed_at_any_instant_ends_in_the_same_bytes(long_built, tiny_folder, text_file, tmp_path):
     """L9: kill -9 at random moments, resume each time, until the build is through."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["exemplar_partitioning.builder", "transformers.models.llama.modeling_llama"])
 
     def start(out):
-        process = context.Process(target=_build, args=(str(tiny_folder), text_file, tmp_path / out, OPTIONS))
+        process = context.Process(target=_build, args=(str(tiny_folder), text_file, tmp_path / out, LONG))
         process.start()
         return process
 
@@ -245,7 +282,7 @@ def test_killed_at_any_instant_ends_in_the_same_bytes(built, tiny_folder, text_f
             process.kill()
             process.join()
             killed += 1
-    assert all(tree(tmp_path / folder) == tree(built[0]) for folder in folders)
+    assert all(tree(tmp_path / folder) == tree(long_built) for folder in folders)
 
 
 def test_a_finished_build_is_left_alone(built, tiny_folder, text_file):
@@ -286,6 +323,17 @@ class TestRefusals:
         with pytest.raises(EPError, match="is not the text this build began with"):
             ep.build(str(tiny_folder), [tmp_path / "corpus.jsonl"], out=tmp_path / "o", resume=True, **OPTIONS)
 
+    def test_a_resume_with_less_text(self, tiny_folder, text_file, tmp_path):
+        asked = iter(range(30))
+        path = tmp_path / "corpus.jsonl"
+        path.write_bytes(text_file.read_bytes())
+        options = LONG | {"shuffle_buffer": 0}
+        with pytest.raises(Interrupted):
+            ep.build(str(tiny_folder), [path], out=tmp_path / "o", stop=lambda: next(asked, None) is None, **options)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:120]))
+        with pytest.raises(EPError, match="is not the text this build began with"):
+            ep.build(str(tiny_folder), [path], out=tmp_path / "o", resume=True, **options)
+
     def test_a_folder_with_other_things_in_it(self, tiny_folder, text_file, tmp_path):
         (tmp_path / "thesis.tex").write_text("precious")
         with pytest.raises(EPError, match="not empty and holds no build"):
@@ -323,6 +371,11 @@ class TestRefusals:
         with pytest.raises(EPError, match=message):
             ep.build(str(tiny_folder), [text_file], out=tmp_path / "o", **OPTIONS | change)
         assert not (tmp_path / "o").exists()
+
+    def test_an_empty_working_folder_is_no_obstacle(self, tiny_folder, text_file, tmp_path):
+        (tmp_path / "o" / ".build").mkdir(parents=True)
+        (tmp_path / "o" / ".build" / "lock").touch()
+        ep.build(str(tiny_folder), [text_file], out=tmp_path / "o", **OPTIONS)
 
     def test_a_damaged_checkpoint(self, tiny_folder, text_file, tmp_path):
         countdown = iter([False] * 30)

@@ -1,5 +1,8 @@
 """Laws L1-L3 and L7 of the clustering, judged by the oracle."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from exemplar_partitioning import LeaderClustering
+from exemplar_partitioning import Dictionary, LeaderClustering
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.geometry import has_direction
 from exemplar_partitioning.nearest import ROWS, TILE, has_bfloat16_units
@@ -132,16 +135,43 @@ def test_extreme_lengths_keep_their_direction():
     assert torch.isfinite(clustering.exemplars).all()
 
 
-def test_precision_settings_of_the_program_around_do_not_matter():
-    x = np.random.default_rng(2).normal(size=(300, 64)).astype(np.float32)
-    expected = cluster(x, np.zeros(64, np.float32), 0.8)
+@pytest.mark.parametrize("setting", ["legacy", "mkldnn", "all"])
+def test_precision_settings_of_the_program_around_do_not_matter(setting):
+    """In a process of its own: torch does not let one program mix the old and the new way of setting them."""
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+import numpy as np, torch
+from test_leader import cluster
+x = np.random.default_rng(2).normal(size=(300, 64)).astype(np.float32)
+expected = cluster(x, np.zeros(64, np.float32), 0.8)[1].tolist()
+if {setting!r} == "legacy":
     torch.set_float32_matmul_precision("medium")
-    try:
-        got = cluster(x, np.zeros(64, np.float32), 0.8)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert got[1].tolist() == expected[1].tolist()
+elif {setting!r} == "mkldnn":
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+else:
+    torch.backends.fp32_precision = "tf32"
+assert cluster(x, np.zeros(64, np.float32), 0.8)[1].tolist() == expected
+if {setting!r} == "legacy":
+    assert torch.get_float32_matmul_precision() == "medium"
+elif {setting!r} == "mkldnn":
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_rounding_of_stored_bfloat16_similarities_is_in_the_bound():
+    """Similarities just above one half, where a bfloat16 errs by 2^-9: the nearer exemplar must still be found."""
+    u = np.zeros((3, 6), np.float32)
+    u[0, 0] = 1
+    rng = np.random.default_rng(0)
+    for trial in range(300):
+        s = 0.5 + rng.uniform(0, 2**-8, size=2)
+        for i in (0, 1):
+            u[1 + i] = 0
+            u[1 + i, 0], u[1 + i, 1 + i] = s[i], np.sqrt(1 - s[i] ** 2)
+        e = torch.from_numpy(u[1:])
+        found = [Dictionary(torch.zeros(6), e, 0.1, prefilter=p).assign(u[:1])[0][0] for p in PREFILTERS]
+        assert found[0] == found[1], trial
 
 
 def test_strict_refuses_what_is_otherwise_skipped():

@@ -184,7 +184,7 @@ def test_damage_is_found(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "2.0"}, "schema version 2.0; this package reads 1.0: install a newer"),
+        ({"schema_version": "2.0"}, "schema version 2.0; this package reads 1.0: if it comes from a newer"),
         ({"format": "something"}, "does not describe a dictionary"),
         ({"extra": 1}, "damaged: extra"),
         ({"files": {}}, "does not list exemplars.safetensors"),

@@ -20,7 +20,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from .errors import EPError
@@ -32,7 +32,7 @@ SAMPLE = 13 * BATCH  # the published sample of 200,000, in whole batches
 
 _TILE = 1024
 _PAIRS = 256  # computed exactly at a time: stays in the cache
-_DEPTH = 192  # columns multiplied at a time: short sums keep the error bound, and so the recount, small
+_DEPTH = 320  # columns multiplied at a time: short sums keep the error bound, and so the recount, small
 _CODES = 2**15 - 2  # distances are stored as int16 codes within a range; the last one is for "no pair"
 
 
@@ -102,7 +102,8 @@ def center(batches: Iterable[Float32[Tensor, "n d"]]) -> Float32[Tensor, " d"]:
     sum_x, sum_u, n = None, None, 0
     for batch in batches:
         origin = torch.zeros(batch.shape[1])
-        x_nd = batch[has_direction(batch, origin)].cpu()
+        x_nd = batch.cpu()
+        x_nd = x_nd[has_direction(x_nd, origin)]
         for start in range(0, len(x_nd), _TILE):
             part = x_nd[start : start + _TILE]
             u_nd, _ = reference_directions(part, origin)
@@ -123,6 +124,7 @@ def pairwise_percentiles(
     x_nd: Float32[Tensor, "n d"], center_d: Float32[Tensor, " d"], percentiles: Sequence[float]
 ) -> list[float] | None:
     """Percentiles of the cosine distances of all pairs of rows, exact; None below two rows."""
+    center_d = center_d.to(x_nd.device)
     x_nd = x_nd[has_direction(x_nd, center_d)]
     if len(x_nd) < 2:
         return None
@@ -142,7 +144,9 @@ class _PairDistances:
         self.u_nd = torch.from_numpy(self.exact_nd.astype(np.float32)).to(x_nd.device)
         self.n_pairs = n * (n - 1) // 2
         # rounding of two directions to float32, one dot product per slice of columns, their sum
-        self.eps = (min(d, _DEPTH) + -(-d // _DEPTH) + 3) * UNIT_ROUNDOFF * 1.01
+        self.slices = -(-d // _DEPTH)
+        self.depth = -(-d // self.slices)
+        self.eps = (self.depth + self.slices + 3) * UNIT_ROUNDOFF * 1.01
 
     def percentiles(self, percentiles: Sequence[float]) -> list[float]:
         ranks = [Fraction(p) / 100 * (self.n_pairs - 1) for p in percentiles]
@@ -167,18 +171,16 @@ class _PairDistances:
         self.low, self.step = low, (high - low) / (_CODES - 1)
         self.codes = torch.empty(_tiles_size(n), dtype=torch.int16, device=self.u_nd.device)
         self.histogram = np.zeros(_CODES + 2, np.int64)
-        buffer = torch.empty(_TILE * n, device=self.u_nd.device)
+        buffer, spare = torch.empty((2, _TILE * n), device=self.u_nd.device)
         offset = 0
         for start in range(0, n, _TILE):
             rows = self.u_nd[start : start + _TILE]
             columns = self.u_nd[start:]
             sim = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
-            for first in range(0, rows.shape[1], _DEPTH):
-                part = slice(first, first + _DEPTH)
-                if first == 0:
-                    torch.mm(rows[:, part], columns[:, part].T, out=sim)
-                else:
-                    sim.addmm_(rows[:, part], columns[:, part].T)
+            torch.mm(rows[:, : self.depth], columns[:, : self.depth].T, out=sim)
+            for first in range(self.depth, rows.shape[1], self.depth):
+                part = slice(first, first + self.depth)
+                sim += torch.mm(rows[:, part], columns[:, part].T, out=spare[: sim.numel()].view_as(sim))
             # code = 1 + (1 - sim - low) / step, cut to 0.._CODES
             sim.mul_(-1 / self.step).add_(1 + (1 - low) / self.step).clamp_(0, _CODES)
             code = self.codes[offset : offset + sim.numel()].view_as(sim)
@@ -193,8 +195,9 @@ class _PairDistances:
     def _window(self, rank: int) -> tuple[int, int]:
         """Codes that hold every pair whose exact distance could have this rank."""
         code = int(np.searchsorted(self.cumulative, rank, side="right"))
-        # the codes themselves are computed in float32, off by a few roundings of numbers up to _CODES
-        reach = math.ceil(2 * (self.eps / self.step + 8 * _CODES * UNIT_ROUNDOFF + 1e-3))
+        # the codes themselves are computed in float32, off by a few roundings of what they are made from
+        largest = (1 + abs(1 - self.low)) / self.step + _CODES
+        reach = math.ceil(2 * (self.eps / self.step + 8 * largest * UNIT_ROUNDOFF + 1e-3))
         return code - reach, code + reach
 
     def _inside(self, ranks: Sequence[Fraction]) -> bool:
@@ -207,25 +210,29 @@ class _PairDistances:
         lower, upper = math.floor(rank), math.ceil(rank)
         first, last = self._window(lower)[0], self._window(upper)[1]
         below = int(self.cumulative[first - 1]) if first > 0 else 0
-        exact = np.sort(self._exact(first, last))
-        a, b = exact[lower - below], exact[upper - below]
-        return float(a + (b - a) * float(rank - lower))
+        values, count = self._exact(first, last)
+        upto = np.cumsum(count)
+        a, b = (float(values[np.searchsorted(upto, at - below, side="right")]) for at in (lower, upper))
+        return a + (b - a) * float(rank - lower)
 
-    def _exact(self, first: int, last: int) -> Float[np.ndarray, " m"]:
-        """Reference distances of the pairs with codes first..last."""
+    def _exact(self, first: int, last: int) -> tuple[Float[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+        """Reference distances of the pairs with codes first..last, in order, and how often each occurs."""
         n, offset, found = len(self.u_nd), 0, []
         for start in range(0, n, _TILE):
             rows, columns = min(_TILE, n - start), n - start
             code = self.codes[offset : offset + rows * columns].numpy(force=True)
             at = np.flatnonzero((code >= first) & (code <= min(last, _CODES)))
-            found.append((start + at // columns, start + at % columns))
+            exact = np.empty(len(at))
+            for begin in range(0, len(at), _PAIRS):
+                pairs = at[begin : begin + _PAIRS]
+                products = self.exact_nd[start + pairs // columns] * self.exact_nd[start + pairs % columns]
+                exact[begin : begin + _PAIRS] = 1 - tree_sum(products)
+            found.append(np.unique(exact, return_counts=True))  # many pairs may tie: keep one of each
             offset += rows * columns
-        i, j = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        exact = np.empty(len(i))
-        for at in range(0, len(i), _PAIRS):
-            part = slice(at, at + _PAIRS)
-            exact[part] = 1 - tree_sum(self.exact_nd[i[part]] * self.exact_nd[j[part]])
-        return exact
+        values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
+        count = np.zeros(len(values), np.int64)
+        np.add.at(count, inverse, np.concatenate([c for _, c in found]))
+        return values, count
 
 
 def _tiles_size(n: int) -> int:

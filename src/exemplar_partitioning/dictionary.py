@@ -103,17 +103,17 @@ class Dictionary:
         return ids_n, (1 - sim_n).clamp(0, 2)
 
     def assign(self, x: Array) -> tuple[Array, Array]:
-        """Region (int64 [n]) and distance to its exemplar (float32 [n], cosine distance) of each row.
+        """Region (int64 [n]) and distance to its exemplar (float64 [n], cosine distance) of each row.
 
         The nearest exemplar counts, lowest id on an exact tie, whether or not it lies within the
         threshold (law L4); compare the distance with `threshold` for coverage.
         """
         ids_n = torch.full((len(x),), -1, dtype=torch.int64)
-        distance_n = torch.full((len(x),), torch.inf)
+        distance_n = torch.full((len(x),), torch.inf, dtype=torch.float64)
         for rows, block in self.blocks(x):
             ids, distance = self.assign_block(block)
             ids_n[rows.start + block.rows_n.cpu()] = ids.cpu()
-            distance_n[rows.start + block.rows_n.cpu()] = distance.float().cpu()
+            distance_n[rows.start + block.rows_n.cpu()] = distance.cpu()
         return _like(x, ids_n), _like(x, distance_n)
 
     def distances(self, x: Array) -> Array:
@@ -127,7 +127,7 @@ class Dictionary:
         """
         margin_n = torch.full((len(x),), torch.nan)
         for rows, block in self.blocks(x):
-            sim_nk = block.u_nd @ self.exemplars.to(self.device).T
+            sim_nk = self._products(block)
             top_n2 = sim_nk.topk(min(2, self.k), dim=1).values
             margin = top_n2[:, 0] - top_n2[:, 1] if self.k > 1 else torch.full((len(block),), torch.inf)
             margin_n[rows.start + block.rows_n.cpu()] = margin.cpu()
@@ -151,7 +151,7 @@ class Dictionary:
         if readout in ("cosine", "topk_norm"):
             features = self._cosines(x)
         elif readout in ("signed", "topk"):
-            features = (as_activations(x, self.d_model) - self.center) @ self.exemplars.T
+            features = (as_activations(x, self.d_model, "cpu") - self.center) @ self.exemplars.T
         else:
             raise EPError(f"unknown readout {readout!r}; one of topk, topk_norm, signed, cosine, binary")
         if readout.startswith("topk"):
@@ -170,7 +170,7 @@ class Dictionary:
         f_nk = torch.as_tensor(features)
         if f_nk.ndim != 2 or f_nk.shape[1] != self.k:
             raise EPError(f"features must be [n, {self.k}], one column a region; got {list(f_nk.shape)}")
-        return _like(features, f_nk.float() @ self.exemplars + self.center)
+        return _like(features, f_nk.float().cpu() @ self.exemplars + self.center)
 
     def members(self, x: np.ndarray | Tensor) -> MemberStatistics:
         """Member statistics of these activations over the frozen exemplars; mergeable (law L4)."""
@@ -183,8 +183,12 @@ class Dictionary:
     def _cosines(self, x: np.ndarray | Tensor) -> Float[Tensor, "n k"]:
         cosine_nk = torch.full((len(x), self.k), torch.nan)
         for rows, block in self.blocks(x):
-            cosine_nk[rows.start + block.rows_n.cpu()] = (block.u_nd @ self.exemplars.to(self.device).T).cpu()
+            cosine_nk[rows.start + block.rows_n.cpu()] = self._products(block).cpu()
         return cosine_nk
+
+    def _products(self, block: Block) -> Float[Tensor, "n k"]:
+        with full_precision():
+            return block.u_nd @ self._search.matrix.e_kd.T
 
 
 def _like(given: Array, answer: Tensor) -> Array:

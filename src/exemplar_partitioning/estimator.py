@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .calibration import BATCH, SAMPLE, calibrate, center, check_percentiles
 from .dictionary import Dictionary
 from .errors import EPError
+from .geometry import check_threshold
 from .leader import LeaderClustering
 
 
@@ -85,7 +86,12 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> ExemplarPartition:
         """Cluster the rows of X, forgetting what was learnt before."""
-        return self._take(X, reset=True)
+        self._take(X, reset=True)
+        if self._stream.n == 1 and self.threshold is None:
+            del self._stream
+            raise EPError("cannot rank distances with 1 sample; give more rows or a threshold")
+        _ = self.labels_  # settles everything while X is at hand
+        return self
 
     def partial_fit(self, X: Any, y: Any = None) -> ExemplarPartition:
         """Continue the stream with the rows of X; pieces give what fitting the whole gives."""
@@ -97,11 +103,8 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
             self._check_parameters(x_nd.shape[1])
             self._stream = _Stream(self)
         self._stream.add(x_nd)
-        self._last = x_nd
+        self._last = x_nd.clone()
         self.__dict__.pop("_labels", None)
-        if reset and len(x_nd) == 1 and self.threshold is None:
-            del self._stream
-            raise EPError("cannot rank distances with 1 sample; give more rows or a threshold")
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
@@ -170,11 +173,17 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
 
     def _check_parameters(self, n_features: int) -> None:
         check_percentiles([self.percentile])
+        if self.threshold is not None:
+            check_threshold(self.threshold)
         for name in ("calibration_batch", "calibration_sample"):
             if not isinstance(value := getattr(self, name), Integral) or value < 2:
                 raise EPError(f"{name} must be a whole number of rows, at least 2; got {value!r}")
-        if self.center is not None and np.shape(self.center) != (n_features,):
+        if self.center is None:
+            return
+        if np.shape(self.center) != (n_features,):
             raise EPError(f"center must have one value per feature, ({n_features},); got {np.shape(self.center)}")
+        if not np.isfinite(np.asarray(self.center, np.float32)).all():
+            raise EPError("center must be finite; got NaN or infinity")
 
 
 class _Stream:

@@ -29,7 +29,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise ResourceError(
                 f"no space left while writing {path}: free some, then run the same command with --resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise ResourceError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
         raise
 
@@ -49,10 +49,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             for file in partial.iterdir():
-                _flush(file)
-            _flush(partial)
+                flush(file)
+            flush(partial)
             partial.rename(path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -63,12 +63,13 @@ def write_new(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
         partial.write_bytes(data)
-        _flush(partial)
+        flush(partial)
         partial.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -67,13 +67,15 @@ def reference_similarity(u_nd: Float[Tensor, "n d"], e_nd: Float[Tensor, "n d"])
     return tree_sum(u_nd.double() * e_nd.double())
 
 
-def similarity_bound(d: int) -> float:
+def similarity_bound(d: int, device: torch.device | None = None) -> float:
     """Largest difference between a float32 similarity and the reference one, for unit vectors of width d.
 
     (d/2 + 4) roundings for the direction (subtraction, norm, square root, division) and d for the dot
-    product, in whatever order a matrix product sums; the last term covers products of roundings.
+    product, in whatever order a matrix product sums; the last factor covers products of roundings.
+    Tensor cores may cut sums off where others round them, which errs by twice as much.
     """
-    return (1.5 * d + 8) * UNIT_ROUNDOFF * 1.01
+    roundings = d if device is None or device.type == "cpu" else 2 * d
+    return (0.5 * d + roundings + 8) * UNIT_ROUNDOFF * 1.01
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def as_activations(x: object, d: int | None = None, device: torch.device | str |
     float64 input is rounded to float32: activations are float32 values by definition (law L2).
     Raises EPError for another number of axes, another width, or a type that is not real numbers.
     """
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()  # torch has no read-only tensors and would warn
     x_nd = x if isinstance(x, Tensor) else torch.as_tensor(x)
     if x_nd.ndim != 2:
         raise EPError(f"activations must be a matrix [n, d_model]; got shape {tuple(x_nd.shape)}")
@@ -126,8 +130,8 @@ def as_activations(x: object, d: int | None = None, device: torch.device | str |
 
 
 def has_direction(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"]) -> Bool[Tensor, " n"]:
-    """Rows that are finite and differ from the centre (law L7)."""
-    return torch.isfinite(x_nd).all(dim=1) & (x_nd != c_d).any(dim=1)
+    """Rows that are finite, not zero, and differ from the centre (law L7)."""
+    return torch.isfinite(x_nd).all(dim=1) & (x_nd != c_d).any(dim=1) & (x_nd != 0).any(dim=1)
 
 
 def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: bool = False) -> Block:
@@ -138,7 +142,7 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     y_nd = x_nd - c_d
     norm_n = torch.linalg.vector_norm(y_nd, dim=1)
     safe_n = (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
-    if bool(safe_n.all()):
+    if bool((safe_n & (x_nd != 0).any(dim=1)).all()):
         u_nd = y_nd.div_(norm_n[:, None])
         rows_n = torch.arange(len(x_nd), device=x_nd.device)
         return Block(x_nd, c_d, u_nd, rows_n, 0)
@@ -148,8 +152,8 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     if skipped and strict:
         first = int((~good_n).nonzero()[0, 0])
         raise DataError(
-            f"{skipped} of {len(x_nd)} activations have no direction (row {first} first): each must be "
-            "finite and differ from the centre; drop them, or leave out strict to skip and count them"
+            f"{skipped} of {len(x_nd)} activations have no direction (row {first} first): each must be finite, "
+            "not zero, and differ from the centre; drop them, or leave out strict to skip and count them"
         )
     x_nd, safe_n = x_nd[rows_n].contiguous(), safe_n[rows_n]
     u_nd = y_nd[rows_n].div_(norm_n[rows_n, None])

@@ -132,7 +132,7 @@ class LeaderClustering:
         if not len(rows_r):
             return
         covers_r = torch.zeros(len(rows_r), dtype=torch.int64, device=ids_n.device)
-        eps = similarity_bound(self._matrix.d) + 4 * UNIT_ROUNDOFF
+        eps = similarity_bound(self._matrix.d, self._matrix.device) + 4 * UNIT_ROUNDOFF
         born_k = torch.full((self.k,), -1, device=ids_n.device)
         born_k[first:] = born_at
         for start in range(0, self.k, TILE):
@@ -184,7 +184,7 @@ class LeaderClustering:
         sim_rr = e_rd @ u_rd.float().T
         gap_rr = sim_rr - (1.0 - self.threshold)
         covers_rr = gap_rr > 0
-        eps = similarity_bound(self._matrix.d) + 4 * UNIT_ROUNDOFF
+        eps = similarity_bound(self._matrix.d, self._matrix.device) + 4 * UNIT_ROUNDOFF
         i, j = torch.triu(gap_rr.abs() <= eps, diagonal=1).nonzero(as_tuple=True)
         for start in range(0, len(i), ROWS):
             a, b = i[start : start + ROWS], j[start : start + ROWS]

@@ -11,10 +11,11 @@ Shapes: n directions, k exemplars, d = d_model, p candidate pairs, t columns of 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -33,22 +34,30 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether bfloat16 matrix products run on units of their own, accumulating in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Matrix products as the error bounds assume them, whatever the program around has set."""
-    matmul = torch.backends.cuda.matmul
-    precision = torch.get_float32_matmul_precision()
-    reduced = matmul.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    matmul.allow_bf16_reduced_precision_reduction = False
+    cuda, mkldnn = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    settings: list[tuple[Any, str, Any]] = [(cuda, "allow_bf16_reduced_precision_reduction", False)]
+    settings += [(matmul, "fp32_precision", "ieee") for matmul in (cuda, mkldnn) if hasattr(matmul, "fp32_precision")]
+    before = [getattr(matmul, name) for matmul, name, _ in settings]
+    legacy = torch.get_float32_matmul_precision() if len(settings) == 1 else None  # before torch 2.9
     try:
+        for matmul, name, value in settings:
+            setattr(matmul, name, value)
+        if legacy:
+            torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        matmul.allow_bf16_reduced_precision_reduction = reduced
+        for (matmul, name, _), value in zip(settings, before, strict=True):
+            setattr(matmul, name, value)
+        if legacy:
+            torch.set_float32_matmul_precision(legacy)
 
 
 class ExemplarMatrix:
@@ -142,7 +151,7 @@ class Search:
 
     def fast(self, block: Block) -> tuple[Tensor, Tensor]:
         """Directions as the prefilter multiplies them, and their part of the error bound per row."""
-        bound = similarity_bound(self.matrix.d)
+        bound = similarity_bound(self.matrix.d, self.matrix.device)
         if self.matrix.prefilter == "float32":
             return block.u_nd, torch.full((len(block),), bound, device=block.u_nd.device)
         fast_nd = block.u_nd.bfloat16()
@@ -170,7 +179,8 @@ class Search:
         best_n = torch.full((n,), -math.inf, device=device)
         covers_n = torch.zeros(n, dtype=torch.int64, device=device)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        rounding = 2.0**-9 if self.matrix.prefilter == "bfloat16" else 0.0
+        # the similarity that a bfloat16 product stores is itself rounded, relative to its size
+        rounding = 2.0**-8 * 1.01 if self.matrix.prefilter == "bfloat16" else 0.0
         for start in range(0, k, TILE):
             sim_ntg = self._multiply(fast_nd, first + start, min(TILE, k - start))
             if birth_row_k is not None:
@@ -182,13 +192,12 @@ class Search:
             if threshold >= 0:  # each group whose best surely lies within holds at least one cover
                 sure_n = (1.0 - threshold) + eps_n + rounding + 4 * UNIT_ROUNDOFF
                 covers_n += (group_ng > sure_n[:, None]).sum(dim=1)
-            # the stored similarity of a bfloat16 product is itself rounded, relative to its size
-            margin_n = 2 * (eps_n + rounding * (best_n.abs() + eps_n))
+            margin_n = 2 * (eps_n + rounding * (best_n.abs() + 4 * eps_n))
             row_q, group_q = (group_ng >= (best_n - margin_n)[:, None]).nonzero(as_tuple=True)
             sim_qt = sim_ntg[row_q, :, group_q].float()
             q, t = (sim_qt >= (best_n - margin_n)[row_q, None]).nonzero(as_tuple=True)
             found.append((row_q[q], first + start + t * sim_ntg.shape[2] + group_q[q], sim_qt[q, t]))
-        eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + eps_n), 0.0)
+        eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + 4 * eps_n), 0.0)
         empty = torch.empty(0, dtype=torch.int64, device=device)
         row_p, col_p, sim_p = (
             [torch.cat(parts) for parts in zip(*found, strict=True)]

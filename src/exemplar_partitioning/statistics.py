@@ -19,7 +19,7 @@ from .errors import EPError
 from .geometry import Block
 
 _BITS = 36  # fixed point: a component or a distance to 1.5e-11
-_MAX_MEMBERS = 2**25  # distances of at most 2 then sum to less than 2**62
+_MAX_MEMBERS = 2**24  # squares of distances, at most 4, then sum to 2**62
 
 
 @dataclass

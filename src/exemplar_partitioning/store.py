@@ -262,6 +262,11 @@ def find(root: Path) -> list[Path]:
     return sorted(found, key=order)
 
 
+def percentile_name(percentile: float) -> str:
+    """Folder of a percentile: `p2`, `p2.5`; different percentiles never share one."""
+    return f"p{float(percentile)!r}".removesuffix(".0")
+
+
 def _percentile_of(folder: Path) -> float:
     try:
         return float(folder.name.removeprefix("p"))
@@ -282,13 +287,22 @@ def _choose(root: Path, site: str | None, percentile: float | None) -> Path:
     fitting = [
         folder
         for folder in found
-        if (site is None or folder.parent.name == site) and (percentile is None or _percentile_of(folder) == percentile)
+        if (site is None or site in (folder.parent.name, *_spellings(folder)))
+        and (percentile is None or _percentile_of(folder) == percentile)
     ]
     if len(fitting) == 1:
         return fitting[0]
     have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or found))
-    problem = "several dictionaries fit" if fitting else f"no dictionary for site {site}, percentile {percentile}"
+    asked = " and ".join(
+        f"{name} {value}" for name, value in (("site", site), ("percentile", percentile)) if value is not None
+    )
+    problem = "several dictionaries fit" if fitting else f"no dictionary for {asked}"
     raise EPError(f"{problem} in {root}; choose one by site and percentile: {have}")
+
+
+def _spellings(folder: Path) -> tuple[str, ...]:
+    site = read_config(folder).site
+    return site.name, site.transformer_lens, site.module_path
 
 
 def read_config(folder: Path) -> Config:
@@ -304,7 +318,7 @@ def read_config(folder: Path) -> Config:
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{path} has schema version {version}; this package reads {SCHEMA_VERSION}: "
-            "install a newer exemplar-partitioning"
+            "if it comes from a newer exemplar-partitioning, install that"
         )
     try:
         return Config.model_validate_json(path.read_bytes())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ..errors import DataError, EPError
-from ..files import disk_errors, new_folder, sha256, verify, write_new
+from ..files import disk_errors, flush, new_folder, sha256, verify, write_new
 from ..leader import LeaderClustering
 from ..store import find, to_json
 from .growing import Growing, Provenance
@@ -59,24 +59,13 @@ class Workspace:
     def __init__(self, out: Path, settings: BuildSettings, *, resume: bool):
         self.out, self.work, self.settings = out, out / ".build", settings
         self.resumed = False
+        if out.exists() and not out.is_dir():
+            raise EPError(f"{out} is a file; choose a folder with --out")
+        holds = out.is_dir() and any(path.name != ".build" for path in out.iterdir())
         finished, asked = out / "build.json", self.work / "settings.json"
-        found = _read_settings(finished if finished.is_file() else asked)
-        if found is not None:
-            if not resume:
-                what = "finished" if finished.is_file() else "unfinished"
-                raise EPError(
-                    f"{out} already holds an {what} build of {found.model.id} on {found.text}".replace("an f", "a f")
-                    + "; continue it with --resume, or choose another folder with --out"
-                )
-            if differences := settings.differences(found):
-                raise EPError(
-                    f"the build in {out} was made with other settings: {'; '.join(differences)}. "
-                    "Repeat the command as it was, or choose another folder with --out"
-                )
-            self.resumed = True
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if holds and not finished.is_file() and not asked.is_file():
             raise EPError(f"{out} is not empty and holds no build; choose another folder with --out")
-        self.finished = finished.is_file()
+        self._made = not out.exists()
         with disk_errors(out):
             self.work.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.work / "lock")
@@ -84,14 +73,37 @@ class Workspace:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise EPError(f"another process is building in {out}; wait for it, or choose another --out") from None
-        if not self.finished:
-            write_new(asked, to_json(settings.model_dump(mode="json")))
+        try:
+            self._agree(finished if finished.is_file() else asked, resume)
+            self.finished = finished.is_file()
+            if not self.finished:
+                write_new(asked, to_json(settings.model_dump(mode="json")))
+        except BaseException:
+            self.close()
+            raise
+
+    def _agree(self, path: Path, resume: bool) -> None:
+        """See whether what the folder holds is this very build."""
+        if (found := _read_settings(path)) is None:
+            return
+        if not resume:
+            what = "a finished" if path.name == "build.json" else "an unfinished"
+            raise EPError(
+                f"{self.out} already holds {what} build of {found.model.id} on {found.text}; "
+                "continue it with --resume, or choose another folder with --out"
+            )
+        if differences := self.settings.differences(found):
+            raise EPError(
+                f"the build in {self.out} was made with other settings: {'; '.join(differences)}. "
+                "Repeat the command as it was, or choose another folder with --out"
+            )
+        self.resumed = True
 
     def close(self, *, done: bool = False) -> None:
-        """Release the folder. The working folder goes when the build is done, or failed before a checkpoint."""
-        if done or not self._checkpoints():
+        """Release the folder; what a build needs to go on stays, where there is anything to go on from."""
+        if done or (self.out / "build.json").is_file() or not self._checkpoints():
             shutil.rmtree(self.work, ignore_errors=True)
-            if not done and not any(self.out.iterdir()):
+            if self._made and not any(self.out.iterdir()):
                 self.out.rmdir()
         self._lock.release()
 
@@ -113,7 +125,7 @@ class Workspace:
                     "threshold": growing.clustering.threshold,
                     "position": growing.clustering.position,
                     "skipped": growing.clustering.skipped,
-                    "provenance": [list(asdict(p).values()) for p in growing.provenance],
+                    "provenance": [[p.document, p.position, p.raw_norm] for p in growing.provenance],
                     "growth": growing.growth,
                     "stopped": growing.stopped,
                     "digest": growing.digest,
@@ -170,12 +182,17 @@ class Workspace:
             position=entry["position"],
             skipped=entry["skipped"],
         )
+        ends = np.cumsum(arrays[f"{i}.window_lengths"])
+        windows = np.split(arrays[f"{i}.window_tokens"], ends)[: len(ends)]
         return Growing(
             entry["site"],
             entry["percentile"],
             clustering,
             self.settings,
-            [Provenance(*values) for values in entry["provenance"]],
+            [
+                Provenance(document, position, window, raw_norm)
+                for (document, position, raw_norm), window in zip(entry["provenance"], windows, strict=True)
+            ],
             [(n, k) for n, k in entry["growth"]],
             entry["stopped"],
             entry["digest"],
@@ -227,8 +244,14 @@ class Spill:
             for site, x_nd in activations.items():
                 with self.paths[site].open("ab") as file:
                     file.write(x_nd.contiguous().numpy().data)
-                    file.flush()
         self.rows.append(len(next(iter(activations.values()))))
+
+    def flush(self) -> None:
+        """Have it on the disk before a checkpoint says so."""
+        with disk_errors(self.folder):
+            for path in self.paths.values():
+                if path.exists():
+                    flush(path)
 
     def read(self, site: str, start: int, stop: int) -> Tensor:
         """Activations start..stop-1 of a site."""

@@ -23,6 +23,7 @@ from ..store import (
     UnseenRecord,
     content_ids,
     find,
+    percentile_name,
     save,
 )
 from .checkpoint import State
@@ -47,7 +48,7 @@ def write_dictionary(
             f"none of the {growing.clustering.position:,} activations at {growing.site} has a direction: all are "
             "not finite or equal; check the model's weights and dtype"
         )
-    path = out / growing.site / f"p{growing.percentile:g}"
+    path = out / growing.site / percentile_name(growing.percentile)
     if path in find(out):
         return
     site = next(site for site in sites if str(site) == growing.site)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int32
 
 from ..geometry import Block
 from ..leader import LeaderClustering
@@ -27,7 +28,7 @@ class Provenance:
 
     document: str
     position: int
-    window_tokens: list[int]
+    window_tokens: Int32[np.ndarray, " t"]
     raw_norm: float
 
 
@@ -111,13 +112,16 @@ class Growing:
             self.clustering.threshold,
             self.clustering.k,
             self.clustering.position,
-            self.unseen.estimate,
+            self.unseen,
             self.stopped,
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The state of the clustering, for a checkpoint."""
+        """The state of the clustering and the windows of its exemplars, for a checkpoint."""
+        windows = [p.window_tokens for p in self.provenance]
         return {
+            "window_tokens": np.concatenate([np.zeros(0, np.int32), *windows]),
+            "window_lengths": np.array([len(window) for window in windows], np.int64),
             "exemplars": self.clustering.exemplars.numpy(force=True),
             "arrivals": self.clustering.arrivals,
             "soles": self.clustering.soles,

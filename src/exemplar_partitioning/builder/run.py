@@ -51,7 +51,7 @@ class _Stop(Exception):
 
 def build(
     model: str | PreTrainedModel | LoadedModel = DEFAULT_MODEL,
-    text: str | Path | Iterable[str] | None = None,
+    text: str | Path | Iterable[str] | Iterable[Path] | None = None,
     *,
     out: str | Path,
     sites: str | Iterable[str] | None = None,
@@ -121,7 +121,7 @@ def build(
             shuffle_buffer=shuffle_buffer,
             seed=seed,
             batch_size=batch_size,
-            device=next(loaded.model.parameters()).device.type,
+            device=loaded.model.device.type,
             threads=torch.get_num_threads(),
             strict=strict,
         )
@@ -157,15 +157,18 @@ class _Run:
         self.checkpoint_seconds, self.on_event, self.stop = checkpoint_seconds, on_event, stop
         self.extractor = Extractor(loaded.model, sites, batch_size=self.settings.batch_size)
         self.bos = bos_id(loaded) if self.settings.prepend_bos else None
+        # the clustering runs beside the model, but on a CPU where the device has no float64
+        device = loaded.model.device
+        self.core_device = "cpu" if device.type == "mps" else str(device)
         self.started = time.monotonic()
-        self.tokens = 0  # of text, in chunks done
+        self.tokens = 0  # of text, in chunks extracted by any process
         self.extracted, self.extracting = 0, 0.0  # by this process: tokens, seconds
         self.saved = time.monotonic()
 
     def run(self) -> BuildResult:
         if self.workspace.finished:
             return self._finished()
-        self.state = self.workspace.load(self.settings.device)
+        self.state = self.workspace.load(self.core_device)
         self.spill = Spill(
             self.workspace.work / "spill", self.settings.sites, self.loaded.info.d_model, self.state.spilled
         )
@@ -207,18 +210,17 @@ class _Run:
     def _collect(self, stream: Iterable[Chunk]) -> list[Chunk]:
         """Extract and keep chunks until there are enough activations to calibrate on."""
         state, kept = self.state, []
-        if state.clustered < len(state.spilled) or not state.growing:
+        if not state.growing or state.clustered < len(state.spilled):
             self.spill.open()
         for chunk in stream:
             kept.append(chunk)
             if len(kept) > len(state.spilled):
-                if state.growing:  # nothing was left to collect when the checkpoint was written
-                    break
                 self.spill.append(self._extract(chunk))
                 state.digest = chunk.digest
                 self._save_if_due()
             self._read(chunk, len(kept))
-            if chunk.last or sum(state.spilled[: len(kept)]) >= self.settings.calibration_sample:
+            enough = state.growing or self.spill.n >= self.settings.calibration_sample
+            if chunk.last or (enough and len(kept) >= len(state.spilled)):
                 break
         if not kept:
             raise EPError(
@@ -237,11 +239,13 @@ class _Run:
             )
         self._tell("calibrating")
         for site in s.sites:
+            if self.stop():
+                raise _Stop
             found = calibrate(self.spill.batches(site, s.calibration_batch, count), s.percentiles)
             state.sample = found.n_activations
             state.spread[site] = {str(p): spread for p, spread in found.spread.items()}
             for percentile, threshold in found.thresholds.items():
-                clustering = LeaderClustering(found.center, threshold, device=s.device)
+                clustering = LeaderClustering(found.center, threshold, device=self.core_device)
                 state.growing.append(Growing(site, percentile, clustering, s))
         self._save()
         self._tell("calibrated")
@@ -254,11 +258,13 @@ class _Run:
                     return
                 if self.stop():
                     raise _Stop
-                held = index < len(collected)
+                held = index < len(state.spilled)
                 activations = self.spill.chunk(index) if held else self._extract(chunk)
                 self._add(chunk, activations)
+                self._tell("progress")
                 state.clustered = index + 1
-                state.digest = chunk.digest
+                if not held:
+                    state.digest = chunk.digest
                 self._save_if_due()
             self._read(chunk, index + 1)
             if chunk.last:
@@ -269,7 +275,7 @@ class _Run:
         for site, x_nd in activations.items():
             open_here = [g for g in self.state.growing if g.site == site and not g.stopped]
             for start in range(0, len(x_nd) if open_here else 0, ROWS):
-                part = x_nd[start : start + ROWS].to(self.settings.device)
+                part = x_nd[start : start + ROWS].to(self.core_device)
                 block = directions(part, open_here[0].clustering.center, strict=self.settings.strict)
                 for growing in open_here:
                     growing.add(block, len(part), chunk, start)
@@ -295,11 +301,12 @@ class _Run:
 
     def _read(self, chunk: Chunk, number: int) -> None:
         """Count a chunk as read; a resumed build makes sure that it is the text it knew."""
-        self.tokens = chunk.tokens if number == 1 else self.tokens + chunk.tokens
-        if number == self.state.chunks and chunk.digest != self.state.digest:
+        self.tokens = max(self.tokens, chunk.tokens_read)
+        known = self.state.chunks
+        if (number == known and chunk.digest != self.state.digest) or (chunk.last and number < known):
             raise EPError(
-                f"{self.source.name} is not the text this build began with: its first {self.tokens:,} tokens "
-                "differ. Restore the text, or choose another folder with --out"
+                f"{self.source.name} is not the text this build began with: its first {chunk.tokens_read:,} tokens "
+                "are others, or the last there are. Restore the text, or choose another folder with --out"
             )
 
     def _save_if_due(self) -> None:
@@ -307,6 +314,7 @@ class _Run:
             self._save()
 
     def _save(self) -> None:
+        self.spill.flush()
         self.workspace.save(self.state)
         if self.state.growing and self.state.clustered >= len(self.state.spilled):
             self.spill.remove()

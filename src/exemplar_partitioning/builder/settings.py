@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..calibration import BATCH, SAMPLE
+from ..statistics import UnseenMass
 from ..store import Config, ModelRecord
 
 WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
@@ -54,7 +55,7 @@ class DictionarySummary:
     threshold: float
     k: int
     n_activations: int
-    unseen: float
+    unseen: UnseenMass
     stopped: str | None
 
     @classmethod
@@ -67,7 +68,7 @@ class DictionarySummary:
             config.calibration.threshold,
             build.k,
             build.n_activations,
-            build.unseen.estimate,
+            UnseenMass(build.unseen.estimate, build.unseen.low, build.unseen.high),
             build.stopped,
         )
 
@@ -101,7 +102,7 @@ class Event:
 class BuildResult:
     """A finished build: its folder, and what is in it.
 
-    tokens, seconds: read and taken by this process; both 0 if the build was whole before.
+    tokens: of text read, over all processes that had a part.  seconds: taken by this one, 0 if all was there.
     documents_skipped: reason -> count.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,12 +21,15 @@ from .settings import WINDOWS_PER_CHUNK
 class Chunk:
     """A run of consecutive windows. Its activations are those of all tokens that are not special.
 
+    tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
     digest: sha256 over the token ids of the stream up to the end of this chunk.
     last: why no chunk follows, if none does: budget spent or text ended.
     """
 
     windows: list[Window]
     special_ids: frozenset[int]
+    tokens: int
+    tokens_read: int
     digest: str
     last: str | None
 
@@ -40,17 +43,12 @@ class Chunk:
     def _starts(self) -> np.ndarray:
         return np.cumsum([0] + [len(window.ids) for window in self.windows])
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of text, prepended BOS not counted."""
-        return sum(len(window.ids) - window.prefix for window in self.windows)
-
-    def token(self, row: int) -> tuple[str, int, list[int]]:
+    def token(self, row: int) -> tuple[str, int, np.ndarray]:
         """Document, position in it, and window ids up to the token of an activation."""
         index = int(self.kept[row])
         at = int(np.searchsorted(self._starts, index, side="right")) - 1
         window, offset = self.windows[at], index - int(self._starts[at])
-        return window.document, int(window.positions[offset]), window.ids[: offset + 1].tolist()
+        return window.document, int(window.positions[offset]), window.ids[: offset + 1]
 
 
 def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int) -> Iterator[Chunk]:
@@ -58,6 +56,11 @@ def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: i
     digest, tokens, pending = hashlib.sha256(), 0, []
     held: Chunk | None = None
     end = "text"
+
+    def chunk() -> Chunk:
+        before = held.tokens_read if held is not None else 0
+        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None)
+
     for window in windows:
         length = len(window.ids) - window.prefix
         if tokens + length > max_tokens:
@@ -69,13 +72,13 @@ def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: i
         if len(pending) == WINDOWS_PER_CHUNK:
             if held is not None:
                 yield held
-            held, pending = Chunk(pending, special_ids, digest.hexdigest(), None), []
+            held, pending = chunk(), []
     if pending:
         if held is not None:
             yield held
-        held = Chunk(pending, special_ids, digest.hexdigest(), None)
+        held = chunk()
     if held is not None:
-        yield Chunk(held.windows, special_ids, held.digest, end)
+        yield replace(held, last=end)
 
 
 def extract(extractor: Extractor, chunk: Chunk, on_batch: Callable[[int], None]) -> dict[Site, Tensor]:

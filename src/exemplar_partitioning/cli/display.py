@@ -31,7 +31,7 @@ def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
     """One row per dictionary."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("site")
-    for name in ("p", "theta", "regions", "activations", "unseen mass"):
+    for name in ("p", "theta", "regions", "activations", "unseen mass (95 %)"):
         table.add_column(name, justify="right")
     table.add_column("ended by")
     for s in summaries:
@@ -41,10 +41,17 @@ def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
             f"{s.threshold:.4f}",
             f"{s.k:,}",
             f"{s.n_activations:,}",
-            f"{s.unseen:.2e}" if s.n_activations else "",
+            _unseen(s),
             _ENDS[s.stopped],
         )
     return table
+
+
+def _unseen(summary: DictionarySummary) -> str:
+    if not summary.n_activations:
+        return ""
+    u = summary.unseen
+    return f"{u.estimate:.2%} ({u.low:.2%} to {u.high:.2%})"
 
 
 class JsonLines:
@@ -111,6 +118,8 @@ class LiveDisplay:
             self.live.update(Group(*parts))
         elif event.kind != "progress" or time.monotonic() - self.said > _PLAIN_SECONDS:
             self.said = time.monotonic()
-            regions = "  ".join(f"{s.site} p{s.percentile:g}: K={s.k:,}" for s in event.dictionaries)
+            regions = "  ".join(
+                f"{s.site} p{s.percentile:g}: K={s.k:,} unseen {s.unseen.estimate:.2%}" for s in event.dictionaries
+            )
             line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {regions}"
             self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)

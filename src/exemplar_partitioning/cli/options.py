@@ -11,7 +11,7 @@ def count(text: str) -> int:
         value = float(text) if "e" in text.lower() else int(text)
     except ValueError:
         value = 0
-    if value < 1 or value != int(value):
+    if not 1 <= value <= 10**18 or value != int(value):
         raise typer.BadParameter(f"{text!r} is not a positive whole number such as 2_000_000")
     return int(value)
 

@@ -39,7 +39,7 @@ def show(
     chosen = [
         d
         for d in chosen
-        if (site is None or d.config.site.name == site)
+        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
         and (wanted is None or d.config.calibration.percentile == wanted)
     ]
     if not chosen:

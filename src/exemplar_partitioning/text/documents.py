@@ -11,7 +11,7 @@ from .readers import Document, Reading, SkipCallback, known_extensions, read_hub
 
 HUB_PREFIX = "hf:"
 
-Sources = str | Path | Sequence[str | Path] | Iterable[str] | None
+Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path] | None
 
 
 class DocumentSource:
