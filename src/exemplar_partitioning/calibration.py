@@ -113,7 +113,7 @@ def center(batches: Iterable[Float32[Tensor, "n d"]]) -> Float32[Tensor, " d"]:
             n += len(part)
     if sum_x is None or sum_u is None:
         raise EPError("no activation to calibrate on: all rows are zero or not finite")
-    length = tree_sum(sum_u * sum_u).sqrt()
+    length = math.sqrt(tree_sum(sum_u * sum_u))
     if length <= n * 1e-12:
         return torch.zeros(len(sum_x))
     g_d = sum_u / length

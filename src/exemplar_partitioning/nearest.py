@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from .geometry import UNIT_ROUNDOFF, Block, reference_similarity, similarity_bound
@@ -28,6 +28,7 @@ Prefilter = Literal["float32", "bfloat16"]
 ROWS = 1024  # rows of a tile: with TILE columns it stays near the cache
 TILE = 2048
 _GROUP = 32  # columns that share one maximum
+_CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
@@ -154,10 +155,9 @@ class Search:
         bound = similarity_bound(self.matrix.d, self.matrix.device)
         if self.matrix.prefilter == "float32":
             return block.u_nd, torch.full((len(block),), bound, device=block.u_nd.device)
-        fast_nd = block.u_nd.bfloat16()
-        residual_n = torch.linalg.vector_norm(block.u_nd - fast_nd, dim=1)
+        fast_nd, residual_n = block.bfloat16
         # |u.e - fast(u).fast(e)| <= |u - fast(u)| |e| + |fast(u)| |e - fast(e)|, then accumulation
-        return fast_nd, residual_n * 1.001 + self.matrix.residual * 1.01 + bound
+        return fast_nd, residual_n + self.matrix.residual * 1.01 + bound
 
     def candidates(
         self,
@@ -187,7 +187,7 @@ class Search:
                 unborn_tg = self._grouped(birth_row_k[start : start + TILE], n, sim_ntg.shape[1:])
                 rows_n = torch.arange(n, device=device)
                 sim_ntg.masked_fill_(unborn_tg[None] >= rows_n[:, None, None], -math.inf)
-            group_ng = sim_ntg.amax(dim=1).float()
+            group_ng = self._group_maxima(sim_ntg)
             best_n = torch.maximum(best_n, group_ng.amax(dim=1))
             if threshold >= 0:  # each group whose best surely lies within holds at least one cover
                 sure_n = (1.0 - threshold) + eps_n + rounding + 4 * UNIT_ROUNDOFF
@@ -223,6 +223,15 @@ class Search:
         sim_nt[:, t:] = -math.inf
         return sim_nt.view(n, depth, groups)
 
+    def _group_maxima(self, sim_ntg: Tensor) -> Float32[Tensor, "n g"]:
+        if sim_ntg.dtype == torch.bfloat16:
+            # Integers compare much faster. Read as such, bfloat16 numbers >= 0 keep their order and lie above all
+            # negative ones, so this is right unless a maximum that could matter is negative.
+            group_ng = sim_ntg.view(torch.int16).amax(dim=1).view(torch.bfloat16).float()
+            if bool((group_ng.amax(dim=1) > _CLEARLY_POSITIVE).all()):
+                return group_ng
+        return sim_ntg.amax(dim=1).float()
+
     @staticmethod
     def _grouped(values_t: Tensor, beyond: int, shape: torch.Size) -> Tensor:
         padded = torch.full((shape.numel(),), beyond, dtype=values_t.dtype, device=values_t.device)
@@ -237,19 +246,16 @@ class Search:
         With a threshold, also whether the nearest lies within it: bool [n]. Only rows with two or
         more candidates, or too near the threshold, are computed in reference arithmetic.
         """
+        if self.matrix.prefilter == "bfloat16":
+            found = self._refined(block, found, threshold)
         n, device = len(block), block.u_nd.device
         count_n = torch.bincount(found.row_p, minlength=n)
         start_n = torch.cumsum(count_n, 0) - count_n
         nearest_n = torch.full((n,), -1, dtype=torch.int64, device=device)
         has_n = count_n > 0
         nearest_n[has_n] = found.col_p[start_n[has_n]]
-        unsure_n = count_n > 1
-        within_n = None
-        if threshold is not None:
-            gap_n = found.best_n - (1.0 - threshold)
-            within_n = gap_n > 0
-            # the comparison itself is in float32: two more roundings of a number of at most 2
-            unsure_n = unsure_n | (gap_n.abs() <= found.eps_n + 4 * UNIT_ROUNDOFF) & has_n
+        within_n = None if threshold is None else found.best_n - (1.0 - threshold) > 0
+        unsure_n = self._unsure(found, count_n, threshold)
         pair = unsure_n[found.row_p].nonzero()[:, 0]
         if len(pair):
             row_p, col_p = found.row_p[pair], found.col_p[pair]
@@ -262,6 +268,29 @@ class Search:
                 rows = unsure_n.nonzero()[:, 0]
                 within_n[rows] = (1.0 - top_n[rows]) <= threshold
         return nearest_n, within_n
+
+    @staticmethod
+    def _unsure(found: Candidates, count_n: Tensor, threshold: float | None) -> Bool[Tensor, " n"]:
+        """Rows with several candidates, or with a best one too near the threshold to tell."""
+        unsure_n = count_n > 1
+        if threshold is not None:
+            # the comparison itself is in float32: two more roundings of a number of at most 2
+            gap_n = (found.best_n - (1.0 - threshold)).abs()
+            unsure_n |= (gap_n <= found.eps_n + 4 * UNIT_ROUNDOFF) & (count_n > 0)
+        return unsure_n
+
+    def _refined(self, block: Block, found: Candidates, threshold: float | None) -> Candidates:
+        """The candidates that float32 leaves of those of a coarser arithmetic, computed for unsure rows only."""
+        unsure_n = self._unsure(found, torch.bincount(found.row_p, minlength=len(block)), threshold)
+        pair = unsure_n[found.row_p].nonzero()[:, 0]
+        row_p, col_p, sim_p = found.row_p[pair], found.col_p[pair], found.sim_p.clone()
+        for start in range(0, len(pair), ROWS):
+            part = slice(start, start + ROWS)
+            sim_p[pair[part]] = torch.linalg.vecdot(block.u_nd[row_p[part]], self.matrix.e_kd[col_p[part]])
+        best_n = torch.where(unsure_n, -math.inf, found.best_n).scatter_reduce(0, row_p, sim_p[pair], "amax")
+        eps_n = torch.where(unsure_n, similarity_bound(self.matrix.d, self.matrix.device), found.eps_n)
+        keep = ~unsure_n[found.row_p] | (sim_p >= (best_n - 2 * eps_n)[found.row_p])
+        return Candidates(found.row_p[keep], found.col_p[keep], sim_p[keep], best_n, eps_n, found.covers_n)
 
     def reference_pairs(self, block: Block, row_p: Tensor, col_p: Tensor) -> Float[Tensor, " p"]:
         """Reference similarity of pairs (row, exemplar), rows sorted; bounded memory."""

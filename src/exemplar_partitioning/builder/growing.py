@@ -54,9 +54,12 @@ class Growing:
         while offered and not self.stopped:
             due = self._next_decision() - self.clustering.position
             taken = min(offered, due)
-            rows_before = int((block.rows_n < taken).sum())
-            self._cluster(block[:rows_before], taken, chunk, first_row)
-            block = block[rows_before:].shifted(-taken)
+            if taken == offered:
+                self._cluster(block, taken, chunk, first_row)
+            else:
+                rows = int((block.rows_n < taken).sum())
+                self._cluster(block[:rows], taken, chunk, first_row)
+                block = block[rows:].shifted(-taken)
             offered, first_row = offered - taken, first_row + taken
             if taken == due:
                 self._decide()
