@@ -51,7 +51,7 @@ def run_python(code: str, **environment: str) -> str:
 def test_a_folder_loads_ready_to_run_and_tells_who_it_is(folder):
     loaded = load_model(str(folder), device="cpu")
     info = loaded.info
-    assert (info.id, info.revision, info.architecture) == (str(folder), None, "LlamaForCausalLM")
+    assert (info.id, info.revision, info.architecture) == (folder.name, None, "LlamaForCausalLM")
     assert (info.d_model, info.n_layers, info.dtype, info.vocab_size) == (24, 4, "float32", VOCAB)
     assert info.license is None
     assert not loaded.model.training

@@ -15,7 +15,6 @@ moment leaves nothing half-written behind that a later one would use.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError, ResourceError
+from .files import sha256
 
 Notify = Callable[[str], None]
 """Takes one line of news meant for a person."""
@@ -92,7 +92,7 @@ def fetch_wheel(wheel: Wheel, *, notify: Notify | None = None) -> Path:
         if not target.exists():
             (notify or to_stderr)(f"fetching {wheel.requirement} ({megabytes(wheel.bytes)}, licence: {wheel.license})")
             _download(wheel, target)
-    if (found := sha256_of(target)) != wheel.sha256:
+    if (found := sha256(target)) != wheel.sha256:
         raise DataError(
             f"{target} is not the published {wheel.requirement}: its sha256 is {found}, expected "
             f"{wheel.sha256}. It was altered or cut short; delete it and run again to fetch it anew."
@@ -127,6 +127,7 @@ def _download(wheel: Wheel, target: Path) -> None:
             env={**os.environ, "TMPDIR": str(work), "PIP_NO_INPUT": "1"},
             text=True,
             errors="replace",
+            start_new_session=True,  # Ctrl-C is for us to act on; pip would stop in the middle
         )
         got = work / wheel.filename
         if ran.returncode != 0 or not got.exists():
@@ -152,12 +153,6 @@ def _refusal(wheel: Wheel, target: Path, log: str) -> DataError | ResourceError:
         f"    python -m pip download --no-deps --only-binary :all: {wheel.requirement}\n"
         f"and put {wheel.filename} into {target.parent} (EP_CACHE moves the cache elsewhere)."
     )
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def megabytes(count: int) -> str:

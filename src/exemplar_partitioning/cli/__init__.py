@@ -51,5 +51,8 @@ def main() -> None:
     except EPError as error:
         typer.secho(f"ep: {error}", err=True, fg="red")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("ep: stopped at once; the last checkpoint is kept, go on with --resume", err=True, fg="red")
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,6 +72,13 @@ def build(
         typer.Option("--bos/--no-bos", help="Begin every window with the BOS token.", rich_help_panel=_STREAM),
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of windows.", rich_help_panel=_STREAM)] = 0,
+    saturation_window: Annotated[
+        str,
+        typer.Option(help="Activations without a new exemplar that end a dictionary.", rich_help_panel=_STREAM),
+    ] = "16_384",
+    calibration_sample: Annotated[
+        str, typer.Option(help="Activations that calibrate, the first of the stream.", rich_help_panel=_STREAM)
+    ] = "212_992",
     calibration_batch: Annotated[
         str,
         typer.Option(help="Activations among which distances are ranked.", rich_help_panel=_STREAM),
@@ -83,6 +91,9 @@ def build(
             rich_help_panel=_STREAM,
         ),
     ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
+    ] = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -105,37 +116,40 @@ def build(
 
     Exit codes: 2 wrong input, 3 damaged file, 4 no space, network or device, 130 interrupted.
     """
-    tokens, batch = options.count(max_tokens), options.count(calibration_batch)
+    tokens, window = options.count(max_tokens), options.count(saturation_window)
+    batch, sample = options.count(calibration_batch), options.count(calibration_sample)
     percentiles = options.percentiles(percentile)
 
     import torch
 
     from .. import builder
+    from ..models.load import load_model
     from .display import JsonLines, LiveDisplay
 
     if threads is not None:
         torch.set_num_threads(threads)
     folder = out or Path("dictionaries") / re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
     asked = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: _ask(asked))
     display = JsonLines() if as_json else LiveDisplay(model, folder)
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    before = signal.signal(signal.SIGINT, lambda *_: _ask(asked))
     try:
         with display:
             result = builder.build(
-                model,
+                loaded,
                 [Path(source) for source in text] if text else None,
                 out=folder,
                 sites=site,
                 percentiles=percentiles,
                 max_tokens=tokens,
                 until_unseen=until_unseen,
+                saturation_window=window,
                 calibration_batch=batch,
+                calibration_sample=sample,
                 context_size=context_size,
                 prepend_bos=bos,
                 seed=seed,
                 batch_size=batch_size,
-                dtype=dtype,
-                device=device,
                 field=field,
                 strict=strict,
                 checkpoint_seconds=checkpoint_seconds,
@@ -154,6 +168,7 @@ def _ask(asked: threading.Event) -> None:
     if asked.is_set():
         raise KeyboardInterrupt
     asked.set()
+    sys.stderr.write("\nStopping at the next safe place; once more to stop at once.\n")
 
 
 def _say_what_is_there(result: BuildResult) -> None:

@@ -299,7 +299,7 @@ def _choices() -> str:
 def _describe(model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None) -> LoadedModel:
     architecture = Architecture.of(model)
     info = ModelInfo(
-        id=name,
+        id=Path(name).expanduser().resolve().name if _looks_local(name) else name,
         revision=revision,
         architecture=architecture.class_name,
         d_model=architecture.d_model,

