@@ -31,7 +31,7 @@ def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
     """One row per dictionary."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("site")
-    for name in ("p", "theta", "regions", "activations", "unseen mass (95 %)"):
+    for name in ("p", "theta", "regions", "activations", "unseen % (95 %)"):
         table.add_column(name, justify="right")
     table.add_column("ended by")
     for s in summaries:
@@ -51,7 +51,7 @@ def _unseen(summary: DictionarySummary) -> str:
     if not summary.n_activations:
         return ""
     u = summary.unseen
-    return f"{u.estimate:.2%} ({u.low:.2%} to {u.high:.2%})"
+    return f"{100 * u.estimate:.2f} ({100 * u.low:.2f}-{100 * u.high:.2f})"
 
 
 class JsonLines:
