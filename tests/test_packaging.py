@@ -1,0 +1,54 @@
+"""What the package imports is what it declares, and nothing of this or any machine is in it."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+OPTIONAL = {"datasets"}  # an extra; its absence is told with how to install it
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of other packages that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"exemplar_partitioning"}
+
+
+def test_every_import_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in project["dependencies"]}
+    homes = packages_distributions()
+    for path in SOURCES:
+        for name in imported(path) - OPTIONAL:
+            distributions = {distribution.lower().replace("_", "-") for distribution in homes[name]}
+            assert distributions & declared, f"{path.name} imports {name}, which pyproject.toml does not declare"
+
+
+def test_the_core_does_no_input_or_output():
+    """Geometry to Dictionary work on any vectors: torch and numpy, no transformers, files or command line."""
+    core = ("geometry", "calibration", "nearest", "leader", "statistics", "dictionary")
+    for name in core:
+        path = ROOT / "src" / "exemplar_partitioning" / f"{name}.py"
+        assert imported(path) <= {"torch", "numpy", "jaxtyping"}
+        inside = {
+            node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.level
+        }
+        assert inside <= {*core, "errors"}
+
+
+def test_constraints_pin_what_is_declared():
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for requirement in [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]:
+        assert re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") in pinned
