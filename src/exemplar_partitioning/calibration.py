@@ -30,7 +30,7 @@ from .nearest import full_precision
 BATCH = 16_384  # activations of one calibration batch: 128 windows of 128 tokens
 SAMPLE = 13 * BATCH  # the published sample of 200,000, in whole batches
 
-_TILE = 1024
+_TILE = 512
 _PAIRS = 256  # computed exactly at a time: stays in the cache
 _DEPTH = 320  # columns multiplied at a time: short sums keep the error bound, and so the recount, small
 _CODES = 2**15 - 2  # distances are stored as int16 codes within a range; the last one is for "no pair"

@@ -150,7 +150,7 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     y_nd = x_nd - c_d
     norm_n = torch.linalg.vector_norm(y_nd, dim=1)
     safe_n = (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
-    if bool((safe_n & (x_nd != 0).any(dim=1)).all()):
+    if bool((safe_n & (x_nd[:, 0] != 0)).all()):  # a row of zeros is among those that begin with one
         u_nd = y_nd.div_(norm_n[:, None])
         rows_n = torch.arange(len(x_nd), device=x_nd.device)
         return Block(x_nd, c_d, u_nd, rows_n, 0)

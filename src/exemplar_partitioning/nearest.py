@@ -25,7 +25,7 @@ from .geometry import UNIT_ROUNDOFF, Block, reference_similarity, similarity_bou
 
 Prefilter = Literal["float32", "bfloat16"]
 
-ROWS = 1024  # rows of a tile: with TILE columns it stays near the cache
+ROWS = 2048  # rows of a tile: many enough that overhead does not count, few enough to stay near the cache
 TILE = 2048
 _GROUP = 32  # columns that share one maximum
 _CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
