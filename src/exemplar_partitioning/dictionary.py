@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from .geometry import Array, Block, as_activations, check_threshold, directions
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
 from .statistics import MemberStatistics
 
-Readout = Literal["topk", "signed", "cosine", "topk_norm", "binary"]
+READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +132,7 @@ class Dictionary:
             margin_n[rows.start + block.rows_n.cpu()] = margin.cpu()
         return _like(x, margin_n)
 
-    def encode(self, x: Array, readout: Readout = "topk", *, k: int = 1) -> Array:
+    def encode(self, x: Array, readout: str = "topk", *, k: int = 1) -> Array:
         """Features [n, number of regions], float32 (protocols 1.10).
 
         - `topk`: the k largest projections `(x - c) . e`, negative ones cut to 0, the rest 0.
@@ -153,7 +152,7 @@ class Dictionary:
         elif readout in ("signed", "topk"):
             features = (as_activations(x, self.d_model, "cpu") - self.center) @ self.exemplars.T
         else:
-            raise EPError(f"unknown readout {readout!r}; one of topk, topk_norm, signed, cosine, binary")
+            raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
         if readout.startswith("topk"):
             if not 1 <= k <= self.k:
                 raise EPError(f"k must lie between 1 and the number of regions, {self.k}; got {k}")

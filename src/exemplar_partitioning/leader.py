@@ -30,7 +30,7 @@ from .geometry import (
     reference_similarity,
     similarity_bound,
 )
-from .nearest import ROWS, TILE, Candidates, ExemplarMatrix, Prefilter, Search, full_precision
+from .nearest import ROWS, Candidates, Covers, ExemplarMatrix, Prefilter, Search, full_precision
 
 
 class LeaderClustering:
@@ -109,46 +109,38 @@ class LeaderClustering:
 
         rows_offered: rows of the stream the block was made from, skipped ones included.
         """
-        first = self.k
         with full_precision():
             found = self._search.candidates(block, threshold=self.threshold)
             ids_n, within_n = self._search.decide(block, found, self.threshold)
-            assert within_n is not None
+            assert within_n is not None and found.covers is not None
             uncovered_r = (~within_n).nonzero()[:, 0]
-            born_at = uncovered_r[:0]
+            born_at, covers = uncovered_r[:0], found.covers
             if len(uncovered_r):
-                ids_n, born_at = self._grow(block, found, uncovered_r)
-            self._count_soles(block, ids_n, found.covers_n < 2, first, born_at)
+                ids_n, born_at, covers = self._grow(block, found, uncovered_r)
+            self._count_soles(block, ids_n, covers, born_at)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
         self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
-    def _count_soles(self, block: Block, ids_n: Tensor, unsure_n: Tensor, first: int, born_at: Tensor) -> None:
+    def _count_soles(self, block: Block, ids_n: Tensor, covers: Covers, born_at: Tensor) -> None:
         """Find rows that only their nearest exemplar covers, among those where it is open and still matters."""
-        matters_n = unsure_n & torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
+        matters_n = (covers.sure_n < 2) & torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
         matters_n[born_at] = False  # a row that became an exemplar was covered by none
-        rows_r = matters_n.nonzero()[:, 0]
-        if not len(rows_r):
-            return
-        covers_r = torch.zeros(len(rows_r), dtype=torch.int64, device=ids_n.device)
-        eps = similarity_bound(self._matrix.d, self._matrix.device) + 4 * UNIT_ROUNDOFF
-        born_k = torch.full((self.k,), -1, device=ids_n.device)
-        born_k[first:] = born_at
-        for start in range(0, self.k, TILE):
-            gap_rt = block.u_nd[rows_r] @ self.exemplars[start : start + TILE].T - (1.0 - self.threshold)
-            gap_rt.masked_fill_(born_k[start : start + TILE] >= rows_r[:, None], -torch.inf)
-            covers_r += (gap_rt > eps).sum(dim=1)
-            row_p, col_p = (gap_rt.abs() <= eps).nonzero(as_tuple=True)
-            sim_p = self._search.reference_pairs(block, rows_r[row_p], col_p + start)
-            covers_r += torch.bincount(row_p[(1.0 - sim_p) <= self.threshold], minlength=len(rows_r))
-        alone = ids_n[rows_r[covers_r == 1]].cpu().numpy()
+        pair = matters_n[covers.row_p].nonzero()[:, 0]
+        pair = pair[torch.argsort(covers.row_p[pair], stable=True)]
+        row_p, col_p, within_p = covers.row_p[pair], covers.col_p[pair], covers.within_p[pair]
+        unsure = (~within_p).nonzero()[:, 0]
+        sim_p = self._search.reference_pairs(block, row_p[unsure], col_p[unsure])
+        within_p[unsure] = (1.0 - sim_p) <= self.threshold
+        covers_n = torch.bincount(row_p[within_p], minlength=len(block))
+        alone = ids_n[matters_n & (covers_n == 1)].cpu().numpy()
         self.soles = np.minimum(self.soles + np.bincount(alone, minlength=self.k), 2)
 
     def _grow(
         self, block: Block, found: Candidates, uncovered_r: Int64[Tensor, " r"]
-    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"]]:
-        """Make exemplars of uncovered rows; returns the nearest exemplar of all rows, and the new ones' rows."""
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"], Covers]:
+        """Make exemplars of uncovered rows; returns the nearest of all rows, the new ones' rows, and all covers."""
         first = self.k
         u_rd = block.reference(uncovered_r)
         e_rd = u_rd.float()
@@ -159,10 +151,11 @@ class LeaderClustering:
         self.births = np.concatenate([self.births, stream_rows])
         zeros = np.zeros(len(new), np.int64)
         self.arrivals, self.soles = np.concatenate([self.arrivals, zeros]), np.concatenate([self.soles, zeros])
-        nearer = self._search.candidates(block, first, born_at)
+        nearer = self._search.candidates(block, first, born_at, self.threshold)
+        assert found.covers is not None and nearer.covers is not None
         ids_n, _ = self._search.decide(block, found.merge(nearer))
         ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
-        return ids_n, born_at
+        return ids_n, born_at, found.covers.merge(nearer.covers)
 
     def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:
         """Rows that become exemplars, among rows that no older exemplar covers."""

@@ -14,7 +14,7 @@ import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -108,13 +108,35 @@ class ExemplarMatrix:
 
 
 @dataclass(frozen=True)
+class Covers:
+    """Pairs (row, exemplar) that may lie within a threshold: all of them, for rows with fewer than two sure ones.
+
+    sure_n: exemplars of the row that surely do; there may be more.
+    within_p: whether the pair surely does; the others are for the reference arithmetic to tell.
+    """
+
+    sure_n: Int64[Tensor, " n"]
+    row_p: Int64[Tensor, " p"]
+    col_p: Int64[Tensor, " p"]
+    within_p: Bool[Tensor, " p"]
+
+    def merge(self, other: Covers) -> Covers:
+        """Covers among the exemplars of both."""
+        return Covers(
+            self.sure_n + other.sure_n,
+            torch.cat([self.row_p, other.row_p]),
+            torch.cat([self.col_p, other.col_p]),
+            torch.cat([self.within_p, other.within_p]),
+        )
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Pairs (row, exemplar) that contain every row's nearest exemplar, ordered by row, then exemplar.
 
     best_n: best fast similarity of each row (-inf without exemplars).
     eps_n: bound on |fast - reference| for pairs near the best of the row.
-    covers_n: of the exemplars within the threshold that was asked about, a number found by the way;
-        there may be more (0 if none was asked about).
+    covers: which exemplars may lie within the threshold, if one was asked about.
     """
 
     row_p: Int64[Tensor, " p"]
@@ -122,7 +144,7 @@ class Candidates:
     sim_p: Float32[Tensor, " p"]
     best_n: Float32[Tensor, " n"]
     eps_n: Float32[Tensor, " n"]
-    covers_n: Int64[Tensor, " n"]
+    covers: Covers | None = None
 
     def merge(self, other: Candidates) -> Candidates:
         """Candidates over the exemplars of both; `other` holds the higher numbered ones."""
@@ -130,17 +152,22 @@ class Candidates:
         row_p = torch.cat([self.row_p, other.row_p])
         col_p = torch.cat([self.col_p, other.col_p])
         sim_p = torch.cat([self.sim_p, other.sim_p])
-        eps_n, covers_n = torch.maximum(self.eps_n, other.eps_n), self.covers_n + other.covers_n
-        return _survivors(row_p, col_p, sim_p, best_n, eps_n, covers_n)
+        return _survivors(row_p, col_p, sim_p, best_n, torch.maximum(self.eps_n, other.eps_n))
 
 
-def _survivors(
-    row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor, covers_n: Tensor
-) -> Candidates:
+def _survivors(row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor) -> Candidates:
     keep = sim_p >= (best_n - 2 * eps_n)[row_p]
     row_p, col_p, sim_p = row_p[keep], col_p[keep], sim_p[keep]
     order = torch.argsort(row_p * (int(col_p.max()) + 1 if len(col_p) else 1) + col_p)
-    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n, covers_n)
+    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n)
+
+
+def _at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and similarity of the pairs of a tile that reach a level of their row."""
+    row_q, group_q = (group_ng >= least_n[:, None]).nonzero(as_tuple=True)
+    sim_qt = sim_ntg[row_q, :, group_q].float()
+    q, t = (sim_qt >= least_n[row_q, None]).nonzero(as_tuple=True)
+    return row_q[q], t * sim_ntg.shape[2] + group_q[q], sim_qt[q, t]
 
 
 class Search:
@@ -168,8 +195,7 @@ class Search:
     ) -> Candidates:
         """Candidates among exemplars first..k-1; at most ROWS rows.
 
-        threshold: cosine distance to count covers within.
-
+        threshold: cosine distance to look for covers within.
         birth_row_k: row of the block that became each of these exemplars; it is invisible to that
         row and the rows before it.
         """
@@ -177,35 +203,35 @@ class Search:
         n, k, device = len(block), self.matrix.k - first, block.u_nd.device
         fast_nd, eps_n = self.fast(block)
         best_n = torch.full((n,), -math.inf, device=device)
-        covers_n = torch.zeros(n, dtype=torch.int64, device=device)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
         # the similarity that a bfloat16 product stores is itself rounded, relative to its size
         rounding = 2.0**-8 * 1.01 if self.matrix.prefilter == "bfloat16" else 0.0
+        slack_n, level = eps_n + 1.01 * rounding + 4 * UNIT_ROUNDOFF, 1.0 - threshold
+        sure_n = torch.zeros(n, dtype=torch.int64, device=device)
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        found = [(none, none, torch.empty(0, device=device))]
+        near = [(none, none, none.bool())]
         for start in range(0, k, TILE):
             sim_ntg = self._multiply(fast_nd, first + start, min(TILE, k - start))
             if birth_row_k is not None:
                 unborn_tg = self._grouped(birth_row_k[start : start + TILE], n, sim_ntg.shape[1:])
                 rows_n = torch.arange(n, device=device)
                 sim_ntg.masked_fill_(unborn_tg[None] >= rows_n[:, None, None], -math.inf)
-            group_ng = self._group_maxima(sim_ntg)
+            group_ng = self._group_maxima(sim_ntg, level)
             best_n = torch.maximum(best_n, group_ng.amax(dim=1))
-            if threshold >= 0:  # each group whose best surely lies within holds at least one cover
-                sure_n = (1.0 - threshold) + eps_n + rounding + 4 * UNIT_ROUNDOFF
-                covers_n += (group_ng > sure_n[:, None]).sum(dim=1)
+            if threshold >= 0:
+                sure_n += (group_ng > (level + slack_n)[:, None]).sum(dim=1)
+                least_n = torch.where(sure_n < 2, level - slack_n, math.inf)
+                row_p, col_p, sim_p = _at_least(least_n, sim_ntg, group_ng)
+                near.append((row_p, first + start + col_p, sim_p > (level + slack_n)[row_p]))
             margin_n = 2 * (eps_n + rounding * (best_n.abs() + 4 * eps_n))
-            row_q, group_q = (group_ng >= (best_n - margin_n)[:, None]).nonzero(as_tuple=True)
-            sim_qt = sim_ntg[row_q, :, group_q].float()
-            q, t = (sim_qt >= (best_n - margin_n)[row_q, None]).nonzero(as_tuple=True)
-            found.append((row_q[q], first + start + t * sim_ntg.shape[2] + group_q[q], sim_qt[q, t]))
+            row_p, col_p, sim_p = _at_least(best_n - margin_n, sim_ntg, group_ng)
+            found.append((row_p, first + start + col_p, sim_p))
         eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + 4 * eps_n), 0.0)
-        empty = torch.empty(0, dtype=torch.int64, device=device)
-        row_p, col_p, sim_p = (
-            [torch.cat(parts) for parts in zip(*found, strict=True)]
-            if found
-            else (empty, empty, torch.empty(0, device=device))
-        )
+        row_p, col_p, sim_p = (torch.cat(parts) for parts in zip(*found, strict=True))
         visible = sim_p > -math.inf
-        return _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n, covers_n)
+        candidates = _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n)
+        covers = Covers(sure_n, *(torch.cat(parts) for parts in zip(*near, strict=True)))
+        return replace(candidates, covers=covers)
 
     def _multiply(self, fast_nd: Tensor, first: int, t: int) -> Tensor:
         """Similarities to t exemplars as [n, columns within a group, groups]; padding is -inf.
@@ -223,8 +249,9 @@ class Search:
         sim_nt[:, t:] = -math.inf
         return sim_nt.view(n, depth, groups)
 
-    def _group_maxima(self, sim_ntg: Tensor) -> Float32[Tensor, "n g"]:
-        if sim_ntg.dtype == torch.bfloat16:
+    def _group_maxima(self, sim_ntg: Tensor, level: float) -> Float32[Tensor, "n g"]:
+        """Largest similarity of each group; those below both `level` and the row's best may come out too low."""
+        if sim_ntg.dtype == torch.bfloat16 and level > _CLEARLY_POSITIVE:
             # Integers compare much faster. Read as such, bfloat16 numbers >= 0 keep their order and lie above all
             # negative ones, so this is right unless a maximum that could matter is negative.
             group_ng = sim_ntg.view(torch.int16).amax(dim=1).view(torch.bfloat16).float()
@@ -290,7 +317,7 @@ class Search:
         best_n = torch.where(unsure_n, -math.inf, found.best_n).scatter_reduce(0, row_p, sim_p[pair], "amax")
         eps_n = torch.where(unsure_n, similarity_bound(self.matrix.d, self.matrix.device), found.eps_n)
         keep = ~unsure_n[found.row_p] | (sim_p >= (best_n - 2 * eps_n)[found.row_p])
-        return Candidates(found.row_p[keep], found.col_p[keep], sim_p[keep], best_n, eps_n, found.covers_n)
+        return Candidates(found.row_p[keep], found.col_p[keep], sim_p[keep], best_n, eps_n)
 
     def reference_pairs(self, block: Block, row_p: Tensor, col_p: Tensor) -> Float[Tensor, " p"]:
         """Reference similarity of pairs (row, exemplar), rows sorted; bounded memory."""
