@@ -1,4 +1,4 @@
-"""The whole build: SmolLM2 block 15 in fp32, five percentiles, 131,072 tokens of real text.
+"""The whole build: SmolLM2 block 15 in fp32, five percentiles, 65,536 tokens of real text.
 
 Ours: `exemplar_partitioning.builder.build` as users call it, from texts to a folder of five dictionaries,
 checkpoints included. Textbook: for each percentile, extract the calibration sample, calibrate, then extract the
@@ -120,7 +120,7 @@ def textbook_seconds(parts: dict[str, Any], sample_batches: int) -> dict[str, fl
 
 def main() -> None:
     given = arguments(__doc__)
-    batches, batch_windows, sample_batches = (3, 16, 2) if given.quick else (8, data.BATCH_WINDOWS, 4)
+    batches, batch_windows, sample_batches = (3, 16, 2) if given.quick else (4, data.BATCH_WINDOWS, 2)
     size = {
         "windows": batches * batch_windows,
         "batch_windows": batch_windows,
