@@ -107,9 +107,9 @@ def parts(result: dict) -> dict[str, str]:
 def filled(readme: str, result: dict) -> str:
     """The README with its generated parts as they should be."""
     for name, text in parts(result).items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         assert pattern.search(readme), f"README.md has no part {name}"
-        readme = pattern.sub(lambda match, text=text: match[1] + text + match[2], readme)
+        readme = pattern.sub(lambda match, text=text: match[1] + text + "\n" + match[2], readme)
     return readme
 
 

@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-# Shapes and dtypes that the core's annotations state are checked in every test.
-CORE = ("geometry", "calibration", "nearest", "leader", "statistics", "dictionary")
-install_import_hook([f"exemplar_partitioning.{name}" for name in CORE], "beartype.beartype")
 
 # One thread: on a busy machine, threads that wait for each other make small matrices a hundred times slower.
 torch.set_num_threads(1)
