@@ -86,14 +86,13 @@ class Block:
 
     x_nd: activations, float32.  c_d: the centre, float32.
     u_nd: directions in fast arithmetic, float32.
-    rows_n: index of each row in the batch it came from; `skipped` rows of that batch are not here.
+    rows_n: index of each row in the batch it came from; rows without a direction are not here.
     """
 
     x_nd: Float[Tensor, "n d"]
     c_d: Float[Tensor, " d"]
     u_nd: Float[Tensor, "n d"]
     rows_n: Int64[Tensor, " n"]
-    skipped: int
 
     def __len__(self) -> int:
         return self.x_nd.shape[0]
@@ -105,11 +104,11 @@ class Block:
         return fast_nd, torch.linalg.vector_norm(self.u_nd - fast_nd, dim=1) * 1.001
 
     def __getitem__(self, part: slice) -> Block:
-        return Block(self.x_nd[part], self.c_d, self.u_nd[part], self.rows_n[part], 0)
+        return Block(self.x_nd[part], self.c_d, self.u_nd[part], self.rows_n[part])
 
     def shifted(self, by: int) -> Block:
         """The same rows, counted from another start."""
-        return Block(self.x_nd, self.c_d, self.u_nd, self.rows_n + by, self.skipped)
+        return Block(self.x_nd, self.c_d, self.u_nd, self.rows_n + by)
 
     def reference(self, rows: Int64[Tensor, " r"] | slice) -> Float[Tensor, "r d"]:
         """Directions of some rows in reference arithmetic, float64."""
@@ -153,7 +152,7 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     if bool((safe_n & (x_nd[:, 0] != 0)).all()):  # a row of zeros is among those that begin with one
         u_nd = y_nd.div_(norm_n[:, None])
         rows_n = torch.arange(len(x_nd), device=x_nd.device)
-        return Block(x_nd, c_d, u_nd, rows_n, 0)
+        return Block(x_nd, c_d, u_nd, rows_n)
     good_n = has_direction(x_nd, c_d)
     rows_n = good_n.nonzero()[:, 0]
     skipped = len(x_nd) - len(rows_n)
@@ -167,7 +166,7 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     u_nd = y_nd[rows_n].div_(norm_n[rows_n, None])
     extreme = (~safe_n).nonzero()[:, 0]  # norms too large or small for float32 squares
     u_nd[extreme] = reference_directions(x_nd[extreme], c_d)[0].float()
-    return Block(x_nd, c_d, u_nd, rows_n, skipped)
+    return Block(x_nd, c_d, u_nd, rows_n)
 
 
 def angle(distance: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import DataError, EPError
 from ..files import disk_errors, flush, new_folder, sha256, verify, write_new
 from ..leader import LeaderClustering
-from ..store import find, to_json
+from ..store import to_json
 from .growing import Growing, Provenance
 from .settings import BuildSettings
 
@@ -197,9 +197,6 @@ class Workspace:
             entry["stopped"],
             entry["digest"],
         )
-
-    def dictionaries(self) -> list[Path]:
-        return find(self.out)
 
 
 def _read_settings(path: Path) -> BuildSettings | None:

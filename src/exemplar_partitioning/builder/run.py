@@ -29,7 +29,7 @@ from ..models.capture import Extractor
 from ..models.load import LoadedModel, bos_id, load_model, special_token_ids
 from ..models.sites import Site, resolve_sites
 from ..nearest import ROWS
-from ..store import ModelRecord, read_config, to_json
+from ..store import ModelRecord, find, read_config, to_json
 from ..text.documents import DocumentSource, read_documents
 from ..text.windows import WindowConfig, windows
 from .checkpoint import Spill, Workspace
@@ -358,5 +358,5 @@ class _Run:
 
     def _finished(self) -> BuildResult:
         """The result of a build that was already whole."""
-        summaries = [DictionarySummary.of(read_config(folder)) for folder in self.workspace.dictionaries()]
+        summaries = [DictionarySummary.of(read_config(folder)) for folder in find(self.workspace.out)]
         return BuildResult(self.workspace.out, tuple(summaries), 0, 0.0, {})
