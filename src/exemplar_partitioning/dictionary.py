@@ -77,6 +77,12 @@ class Dictionary:
         """Width of the activations."""
         return self.exemplars.shape[1]
 
+    def check_region(self, index: int) -> int:
+        """The index, if a region has it; EPError otherwise."""
+        if not 0 <= index < self.k:
+            raise EPError(f"region {index} does not exist: regions are numbered 0 to {self.k - 1}")
+        return index
+
     @cached_property
     def _search(self) -> Search:
         matrix = ExemplarMatrix(self.d_model, self.device, self.prefilter)

@@ -14,7 +14,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,9 @@ from .dictionary import Dictionary
 from .errors import DataError, EPError
 from .files import new_folder, sha256, verify
 from .nearest import Prefilter
+
+if TYPE_CHECKING:
+    from .annotation.folder import Annotation
 
 SCHEMA_VERSION = "1.0"
 
@@ -180,11 +183,16 @@ class StoredDictionary(Dictionary):
         """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
         return pq.read_table(self._regions_file)
 
+    @cached_property
+    def annotation(self) -> Annotation:
+        """Members, examples, logit lens of the regions; EPError, saying what to do, if there are none yet."""
+        from .annotation.folder import Annotation
+
+        return Annotation(self)
+
     def region(self, index: int) -> dict[str, Any]:
         """One row of `regions`, read without the others."""
-        if not 0 <= index < self.k:
-            raise EPError(f"region {index} does not exist: regions are numbered 0 to {self.k - 1}")
-        group = pq.ParquetFile(self._regions_file).read_row_group(index // _ROW_GROUP)
+        group = pq.ParquetFile(self._regions_file).read_row_group(self.check_region(index) // _ROW_GROUP)
         return group.slice(index % _ROW_GROUP, 1).to_pylist()[0]
 
 

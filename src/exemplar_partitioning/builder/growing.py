@@ -13,7 +13,7 @@ from ..geometry import Block
 from ..leader import LeaderClustering
 from ..statistics import UnseenMass, unseen_mass
 from .settings import BuildSettings, DictionarySummary
-from .stream import Chunk
+from ..stream import Chunk
 
 Stopped = Literal["saturated", "unseen", "budget", "text"]
 

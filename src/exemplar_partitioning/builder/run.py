@@ -36,7 +36,7 @@ from .checkpoint import Spill, Workspace
 from .export import write_dictionary
 from .growing import Growing, Stopped
 from .settings import BuildResult, BuildSettings, DictionarySummary, Event
-from .stream import Chunk, chunks, extract
+from ..stream import Chunk, chunks, extract
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,8 +12,6 @@ from ..calibration import BATCH, SAMPLE
 from ..statistics import UnseenMass
 from ..store import Config, ModelRecord
 
-WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
-
 
 class BuildSettings(BaseModel):
     """Everything that decides the bytes of a build. A resumed build must have the same."""

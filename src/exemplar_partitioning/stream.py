@@ -1,4 +1,4 @@
-"""The stream of a build: windows in chunks, chunks to activations, every activation to its token."""
+"""The stream: windows in chunks, chunks to activations, every activation to its token."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.capture import Extractor
-from ..models.sites import Site
-from ..text.windows import Window, special_mask
-from .settings import WINDOWS_PER_CHUNK
+from .models.capture import Extractor
+from .models.sites import Site
+from .text.windows import Window, special_mask
+
+WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
 
 
 @dataclass(frozen=True)
