@@ -139,7 +139,7 @@ class Annotation:
     """The evidence about a dictionary's regions, read lazily; hashes are verified when a file is first used."""
 
     def __init__(self, dictionary: StoredDictionary):
-        """Raises EPError if there is none (saying how to get it), DataError if it is damaged or of another dictionary."""
+        """Raises EPError if there is none, saying how to get it; DataError if it is damaged or another dictionary's."""
         self.dictionary, self.path = dictionary, dictionary.path / FOLDER
         if not self.path.is_dir():
             raise EPError(
@@ -165,7 +165,9 @@ class Annotation:
         """A row per region, in order; columns as in REGIONS_SCHEMA."""
         path = self._verified("regions.parquet")
         if not pq.read_schema(path).equals(REGIONS_SCHEMA) or pq.read_metadata(path).num_rows != self.dictionary.k:
-            raise DataError(f"{path} does not hold a row for each of {self.dictionary.k} regions as docs/format.md says")
+            raise DataError(
+                f"{path} does not hold a row for each of {self.dictionary.k} regions as docs/format.md says"
+            )
         return pq.read_table(path)
 
     def region(self, index: int) -> dict[str, Any]:

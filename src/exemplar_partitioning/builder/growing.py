@@ -12,8 +12,8 @@ from jaxtyping import Int32
 from ..geometry import Block
 from ..leader import LeaderClustering
 from ..statistics import UnseenMass, unseen_mass
-from .settings import BuildSettings, DictionarySummary
 from ..stream import Chunk
+from .settings import BuildSettings, DictionarySummary
 
 Stopped = Literal["saturated", "unseen", "budget", "text"]
 

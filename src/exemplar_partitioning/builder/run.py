@@ -30,13 +30,13 @@ from ..models.load import LoadedModel, bos_id, load_model, special_token_ids
 from ..models.sites import Site, resolve_sites
 from ..nearest import ROWS
 from ..store import ModelRecord, find, read_config, to_json
+from ..stream import Chunk, chunks, extract
 from ..text.documents import DocumentSource, read_documents
 from ..text.windows import WindowConfig, windows
 from .checkpoint import Spill, Workspace
 from .export import write_dictionary
 from .growing import Growing, Stopped
 from .settings import BuildResult, BuildSettings, DictionarySummary, Event
-from ..stream import Chunk, chunks, extract
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
