@@ -52,7 +52,6 @@ REGIONS_SCHEMA = pa.schema(
         pa.field("coherence", pa.float64()),
         pa.field("mean_distance", pa.float64()),
         pa.field("std_distance", pa.float64()),
-        pa.field("mean_radius", pa.float64()),
         pa.field("half", pa.int64(), nullable=False),  # members in the first half of the documents
         pa.field("stability", pa.float64()),
         pa.field("top_tokens", _TOKENS, nullable=False),
