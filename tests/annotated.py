@@ -189,7 +189,6 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
         "coherence": where_members(rng.uniform(0.2, 0.95, size=k)),
         "mean_distance": where_members((histogram * centers).sum(1) / np.maximum(1, members_k)),
         "std_distance": where_members(np.full(k, 0.1)),
-        "mean_radius": where_members(rng.uniform(5, 60, size=k)),
         "half": members_k // 2,
         "stability": where_members(rng.uniform(0, 1, size=k)),
     }
