@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..visible import visible
 from . import options
 
 if TYPE_CHECKING:
@@ -107,11 +107,3 @@ def _print(path: Path, chosen: list[StoredDictionary], top: int) -> None:
 def _shortened(document: str, position: str) -> str:
     room = _DOCUMENT - len(position)
     return (document if len(document) <= room else "\u2026" + document[-room + 1 :]) + position
-
-
-def visible(text: str) -> str:
-    """Text on one line that cannot steer a terminal: control and direction characters become symbols."""
-    named = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
-    return "".join(
-        named.get(c, "\ufffd") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") else c for c in text
-    )
