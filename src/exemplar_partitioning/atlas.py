@@ -53,8 +53,8 @@ def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
 def _cached(path: Path, k: int) -> Float32[np.ndarray, "k 2"] | None:
     """Positions kept earlier; None if there are none, or not these (a zip file knows its checksum)."""
     try:
-        with np.load(path) as file:
-            xy_k2 = file["xy"]
+        with path.open("rb") as file, np.load(file) as arrays:
+            xy_k2 = arrays["xy"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return xy_k2 if xy_k2.shape == (k, 2) and xy_k2.dtype == np.float32 else None
