@@ -178,7 +178,8 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
     counted = np.where(has, 10, 0)
     tops, before = (rng.integers(0, len(VOCABULARY), size=(k, 10)) for _ in range(2))
     tops[:, 0] = token_k
-    falling = np.sort(rng.uniform(0.02, 1, size=(k, 10)), axis=1)[:, ::-1]
+    falling = np.sort(rng.pareto(1.0, size=(k, 10)), axis=1)[:, ::-1]
+    falling /= falling.sum(axis=1, keepdims=True)
     count = np.maximum(1, falling * members_k[:, None]).astype(np.int64)
     lift = 1 + rng.pareto(1.0, size=(k, 10)) * 20
     logits = np.sort(rng.normal(8, 3, size=(k, 10)), axis=1)[:, ::-1]

@@ -10,7 +10,9 @@ import typer
 
 from .. import __version__
 from ..errors import EPError
+from .annotate import annotate
 from .build import build
+from .explore import explore
 from .show import show
 
 app = typer.Typer(
@@ -23,7 +25,9 @@ app = typer.Typer(
     epilog="Start with [bold]ep build[/]: it needs no argument, model or text of your own.",
 )
 app.command(no_args_is_help=False)(build)
+app.command()(annotate)
 app.command()(show)
+app.command()(explore)
 
 
 def _version(wanted: bool) -> None:

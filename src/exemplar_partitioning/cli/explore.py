@@ -1,0 +1,75 @@
+"""`ep explore`: dictionaries in the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..explorer.library import Library
+    from ..explorer.live import Live
+
+_PORT = 8765
+_NEEDED = ("plotly", "starlette", "uvicorn")
+
+
+def explore(
+    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2", show_default=False)
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Load the model too, to read any text as you type.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Where the model is, if it has moved; with --live.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port on this machine.", show_default=f"{_PORT}, or a free one"),
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> None:
+    """Look at dictionaries in the browser: regions, examples, map, comparison.
+
+    Serves this machine alone, and needs no network. Ctrl-C ends it.
+    """
+    from ..errors import EPError
+
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise EPError(f'the explorer needs {", ".join(missing)}: pip install "exemplar-partitioning[explorer]"')
+    if model is not None and not live:
+        raise EPError("--model tells which model reads text; add --live")
+
+    import threading
+    import webbrowser
+
+    from ..explorer.library import Library
+    from ..explorer.server import app, listen, server
+
+    library = Library([path] if other is None else [path, other])
+    with listen(port, _PORT) as listener:
+        reader = _live(library, model) if live else None
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        count = len(library.entries)
+        typer.echo(f"{count} {'dictionary' if count == 1 else 'dictionaries'} at {address}  (Ctrl-C ends)")
+        sys.stdout.flush()
+        threading.Thread(target=library.open_all, daemon=True).start()
+        if not no_browser:
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        with contextlib.suppress(KeyboardInterrupt):
+            server(app(library, reader)).run(sockets=[listener])
+
+
+def _live(library: Library, model: str | None) -> Live:
+    """The model of the first dictionary that is whole."""
+    from ..explorer.live import Live
+    from ..reading import model_of
+
+    key = next((entry.key for entry in library.entries.values() if entry.config), next(iter(library.entries)))
+    typer.echo("Loading the model ...", err=True)
+    return Live(model_of(library.open(key).dictionary, model))

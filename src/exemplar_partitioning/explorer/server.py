@@ -1,0 +1,265 @@
+"""The web server: pages and JSON on the loopback interface, for this machine's user alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import DataError, EPError, ResourceError
+from . import views
+from .library import Library, NotFound, View
+from .live import Live
+
+HOST = "127.0.0.1"
+STATIC = Path(__file__).parent / "static"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_BODY = 1 << 20  # bytes of a request, at most
+
+# Only what this server serves. The WebGL part of plotly compiles its shaders' wrappers with eval.
+_POLICY = (
+    "default-src 'none'; script-src 'self'{eval}; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Json(Response):
+    """A JSON answer."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def app(library: Library, live: Live | None = None) -> Starlette:
+    """The application over some dictionaries; with a model, it also reads text of the moment."""
+    index, charts = _page(""), _page(" 'unsafe-eval'")
+    starlette = Starlette(
+        routes=[
+            Route("/api/dictionaries", _dictionaries),
+            Route("/api/dictionaries/{key}", _overview),
+            Route("/api/dictionaries/{key}/regions", _regions),
+            Route("/api/dictionaries/{key}/regions/{region:int}", _region),
+            Route("/api/dictionaries/{key}/regions/{region:int}/relatives", _relatives),
+            Route("/api/dictionaries/{key}/regions/{region:int}/label", _label, methods=["POST"]),
+            Route("/api/dictionaries/{key}/map", _map),
+            Route("/api/dictionaries/{key}/read", _read, methods=["POST"]),
+            Route("/api/compare", _compare),
+            Route("/", index),
+            Route("/d/{key}", index),
+            Route("/d/{key}/regions", index),
+            Route("/d/{key}/regions/{region:int}", index),
+            Route("/d/{key}/map", charts),
+            Route("/d/{key}/live", index),
+            Route("/compare", index),
+            Route("/static/plotly.min.js", _plotly),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={EPError: _said},
+    )
+    starlette.state.library, starlette.state.live = library, live
+    starlette.add_middleware(Guard)
+    return starlette
+
+
+class Guard:
+    """Turns away what other web sites could send here, and tells browsers to fetch from here alone.
+
+    A Host that is not loopback means that a foreign name was pointed at this machine (DNS rebinding); a
+    foreign Origin, that another site's page posts here.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        problem = _problem(scope["method"], Headers(scope=scope))
+        if problem:
+            status, message = problem
+            return await Json({"error": message}, status_code=status)(scope, receive, send)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent = dict(message["headers"])
+                sent.setdefault(b"cache-control", b"no-cache")
+                sent.setdefault(b"content-security-policy", _POLICY.format(eval="").encode())
+                sent |= {b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer"}
+                sent |= {b"cross-origin-resource-policy": b"same-origin"}
+                message["headers"] = list(sent.items())
+            await send(message)
+
+        return await self.app(scope, receive, with_headers)
+
+
+def _problem(method: str, headers: Headers) -> tuple[int, str] | None:
+    """Status and message for a request that is turned away."""
+    host = headers.get("host", "")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if name not in _LOOPBACK:
+        return 403, f"requests for {host[:80]!r} are not answered: open http://{HOST} with the port that was printed"
+    if method in ("GET", "HEAD"):
+        return None
+    if headers.get("origin", f"http://{host}") != f"http://{host}":
+        return 403, "a page of another site may not change anything here"
+    if headers.get("content-type", "").partition(";")[0] != "application/json":
+        return 415, "send JSON, with content-type application/json"
+    if not headers.get("content-length", "").isdecimal() or int(headers["content-length"]) > _BODY:
+        return 413, f"send a content-length of at most {_BODY:,} bytes"
+    return None
+
+
+def _page(unsafe: str) -> Callable[[Request], Response]:
+    def page(request: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers={"content-security-policy": _POLICY.format(eval=unsafe)})
+
+    return page
+
+
+def _plotly(request: Request) -> Response:
+    spec = find_spec("plotly")
+    assert spec and spec.origin
+    return FileResponse(Path(spec.origin).parent / "package_data" / "plotly.min.js", media_type="text/javascript")
+
+
+def _said(request: Request, error: Exception) -> Response:
+    kinds = ((NotFound, 404), (DataError, 500), (ResourceError, 503), (EPError, 400))
+    status = next(status for kind, status in kinds if isinstance(error, kind))
+    return Json({"error": str(error)}, status_code=status)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not text.isdecimal() or len(text) > 9:
+        raise EPError(f"{name} must be a whole number from 0; got {text[:40]!r}")
+    return int(text)
+
+
+async def _body(request: Request, field: str) -> str:
+    try:
+        value = (await request.json())[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EPError(f'send a JSON object such as {{"{field}": "..."}}') from error
+    if not isinstance(value, str):
+        raise EPError(f"{field} must be a text; got {type(value).__name__}")
+    return value
+
+
+def _view(request: Request) -> View:
+    return request.app.state.library.open(request.path_params["key"])
+
+
+def _dictionaries(request: Request) -> Response:
+    state = request.app.state
+    return Json(
+        {"live": state.live is not None, "dictionaries": [views.entry(e) for e in state.library.entries.values()]}
+    )
+
+
+def _overview(request: Request) -> Response:
+    return Json(views.overview(_view(request)))
+
+
+def _regions(request: Request) -> Response:
+    asked = request.query_params
+    return Json(
+        views.listing(
+            _view(request),
+            query=asked.get("q", ""),
+            within=asked.get("in", "any"),
+            sort=asked.get("sort", "size"),
+            descending=asked.get("desc", "1") != "0",
+            offset=_number(request, "offset", 0),
+            limit=_number(request, "limit", 100),
+        )
+    )
+
+
+def _region(request: Request) -> Response:
+    return Json(views.region(_view(request), request.path_params["region"]))
+
+
+def _relatives(request: Request) -> Response:
+    return Json(
+        {"relatives": views.relatives(request.app.state.library, _view(request), request.path_params["region"])}
+    )
+
+
+async def _label(request: Request) -> Response:
+    text = await _body(request, "text")
+
+    def change() -> dict[str, Any]:
+        view, region = _view(request), request.path_params["region"]
+        view.set_label(view.check_region(region), text)
+        return views.brief(view, [region])[0]
+
+    return Json(await run_in_threadpool(change))
+
+
+def _map(request: Request) -> Response:
+    return Json(views.chart(_view(request)))
+
+
+async def _read(request: Request) -> Response:
+    text, live = await _body(request, "text"), request.app.state.live
+    if live is None:
+        raise EPError("no model is loaded: start `ep explore` with --live")
+    return Json(await run_in_threadpool(lambda: live.read(_view(request), text)))
+
+
+def _compare(request: Request) -> Response:
+    library, asked = request.app.state.library, request.query_params
+    return Json(
+        views.comparison(
+            library,
+            library.open(asked.get("a", "")),
+            library.open(asked.get("b", "")),
+            descending=asked.get("desc", "1") != "0",
+            offset=_number(request, "offset", 0),
+            limit=_number(request, "limit", 100),
+        )
+    )
+
+
+def listen(port: int | None, preferred: int) -> socket.socket:
+    """A socket on the loopback interface: on this port, else on the preferred one, else on any that is free.
+
+    Raises ResourceError if the port that was asked for is taken.
+    """
+    for candidate in (preferred, 0) if port is None else (port,):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, candidate))
+        except OSError as error:
+            listener.close()
+            if candidate == port:
+                raise ResourceError(
+                    f"port {port} cannot be used ({error.strerror}): choose another with --port, or leave it out"
+                ) from error
+            continue
+        listener.listen()
+        return listener
+    raise ResourceError("no free port on 127.0.0.1")
+
+
+def server(application: Starlette) -> uvicorn.Server:
+    """For the application; `run(sockets=[...])` serves until interrupted."""
+    return uvicorn.Server(
+        uvicorn.Config(application, log_level="warning", ws="none", lifespan="off", server_header=False)
+    )
