@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .annotation import Annotation, annotate
     from .builder import BuildResult, build
     from .calibration import Calibration, calibrate
     from .dictionary import Dictionary
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .store import StoredDictionary, load, save
 
 __all__ = [
+    "Annotation",
     "BuildResult",
     "Calibration",
     "DataError",
@@ -37,6 +39,7 @@ __all__ = [
     "MemberStatistics",
     "ResourceError",
     "StoredDictionary",
+    "annotate",
     "build",
     "calibrate",
     "load",
@@ -46,6 +49,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Annotation": "annotation",
     "BuildResult": "builder",
     "Calibration": "calibration",
     "DataError": "errors",
@@ -57,6 +61,7 @@ _HOME = {
     "MemberStatistics": "statistics",
     "ResourceError": "errors",
     "StoredDictionary": "store",
+    "annotate": "annotation",
     "build": "builder",
     "calibrate": "calibration",
     "load": "store",

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .errors import DataError, EPError
-from .geometry import Array, Block, as_activations, check_threshold, directions
+from .geometry import Array, Block, as_activations, check_threshold, directions, reference_similarity
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
 from .statistics import MemberStatistics
 
@@ -103,8 +103,7 @@ class Dictionary:
             return torch.full((len(block),), -1), torch.full((len(block),), torch.inf, dtype=torch.float64)
         with full_precision():
             ids_n, _ = self._search.decide(block, self._search.candidates(block))
-        rows_n = torch.arange(len(block), device=ids_n.device)
-        sim_n = self._search.reference_pairs(block, rows_n, ids_n)
+        sim_n = reference_similarity(block.exact, self._search.matrix.e_kd[ids_n])
         return ids_n, (1 - sim_n).clamp(0, 2)
 
     def assign(self, x: Array) -> tuple[Array, Array]:

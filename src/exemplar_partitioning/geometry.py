@@ -110,9 +110,14 @@ class Block:
         """The same rows, counted from another start."""
         return Block(self.x_nd, self.c_d, self.u_nd, self.rows_n + by)
 
-    def reference(self, rows: Int64[Tensor, " r"] | slice) -> Float[Tensor, "r d"]:
+    def reference(self, rows: Int64[Tensor, " r"]) -> Float[Tensor, "r d"]:
         """Directions of some rows in reference arithmetic, float64."""
         return reference_directions(self.x_nd[rows], self.c_d)[0]
+
+    @cached_property
+    def exact(self) -> Float[Tensor, "n d"]:
+        """Directions of all rows in reference arithmetic, float64; kept, as several dictionaries may want them."""
+        return reference_directions(self.x_nd, self.c_d)[0]
 
 
 def as_activations(x: object, d: int | None = None, device: torch.device | str | None = None) -> Tensor:

@@ -46,7 +46,7 @@ class MemberStatistics:
         """Count the rows of a block as members of their regions; distances in float64."""
         if not len(block):
             return
-        u_nd = torch.round(block.reference(slice(None)) * 2.0**_BITS).long().cpu()
+        u_nd = torch.round(block.exact * 2.0**_BITS).long().cpu()
         ids_n, distance_n = ids_n.cpu(), distance_n.double().cpu()
         self.count_k += torch.bincount(ids_n, minlength=len(self.count_k))
         self.direction_kd.index_add_(0, ids_n, u_nd)

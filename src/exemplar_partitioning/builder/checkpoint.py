@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from torch import Tensor
 
+from ..checkpoints import Checkpoints
 from ..errors import DataError, EPError
-from ..files import disk_errors, flush, new_folder, sha256, verify, write_new
+from ..files import disk_errors, flush, write_new
 from ..leader import LeaderClustering
 from ..store import to_json
 from .growing import Growing, Provenance
@@ -58,6 +57,7 @@ class Workspace:
 
     def __init__(self, out: Path, settings: BuildSettings, *, resume: bool):
         self.out, self.work, self.settings = out, out / ".build", settings
+        self.checkpoints = Checkpoints(self.work)
         self.resumed = False
         if out.exists() and not out.is_dir():
             raise EPError(f"{out} is a file; choose a folder with --out")
@@ -101,22 +101,17 @@ class Workspace:
 
     def close(self, *, done: bool = False) -> None:
         """Release the folder; what a build needs to go on stays, where there is anything to go on from."""
-        if done or (self.out / "build.json").is_file() or not self._checkpoints():
+        if done or (self.out / "build.json").is_file() or not self.checkpoints:
             shutil.rmtree(self.work, ignore_errors=True)
             if self._made and not any(self.out.iterdir()):
                 self.out.rmdir()
         self._lock.release()
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.work.glob("checkpoint-*"))
-
     def save(self, state: State) -> None:
-        """Write a checkpoint; those before it go when it is whole."""
-        older = self._checkpoints()
-        serial = int(older[-1].name.split("-")[1]) + 1 if older else 1
+        """Write a checkpoint."""
         arrays, dictionaries = {}, []
         for i, growing in enumerate(state.growing):
-            arrays |= {f"{i}.{name}": np.ascontiguousarray(a) for name, a in growing.arrays().items()}
+            arrays |= {f"{i}.{name}": array for name, array in growing.arrays().items()}
             arrays[f"{i}.center"] = growing.clustering.center.numpy(force=True)
             dictionaries.append(
                 {
@@ -131,33 +126,22 @@ class Workspace:
                     "digest": growing.digest,
                 }
             )
-        with new_folder(self.work / f"checkpoint-{serial:08d}") as folder:
-            (folder / "arrays.safetensors").write_bytes(save(arrays))
-            record: dict[str, Any] = {
-                "spilled": state.spilled,
-                "clustered": state.clustered,
-                "digest": state.digest,
-                "sample": state.sample,
-                "spread": state.spread,
-                "dictionaries": dictionaries,
-                "arrays": {
-                    "digest": sha256(folder / "arrays.safetensors"),
-                    "size": (folder / "arrays.safetensors").stat().st_size,
-                },
-            }
-            (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
-        for folder in older:
-            shutil.rmtree(folder, ignore_errors=True)
+        record = {
+            "spilled": state.spilled,
+            "clustered": state.clustered,
+            "digest": state.digest,
+            "sample": state.sample,
+            "spread": state.spread,
+            "dictionaries": dictionaries,
+        }
+        self.checkpoints.save(arrays, record)
 
     def load(self, device: str) -> State:
         """The state to continue from; an empty one before the first checkpoint."""
-        if not (checkpoints := self._checkpoints()):
+        if (found := self.checkpoints.load()) is None:
             return State()
-        folder = checkpoints[-1]
+        arrays, record = found
         try:
-            record = json.loads((folder / "state.json").read_bytes())
-            verify(folder / "arrays.safetensors", **record["arrays"])
-            arrays = load((folder / "arrays.safetensors").read_bytes())
             growing = [self._growing(i, entry, arrays, device) for i, entry in enumerate(record["dictionaries"])]
             return State(
                 record["spilled"],
@@ -167,10 +151,8 @@ class Workspace:
                 record["spread"],
                 growing,
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(
-                f"the checkpoint {folder} is damaged ({error}); remove {self.work} and build again"
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.checkpoints.damaged(error) from error
 
     def _growing(self, i: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], device: str) -> Growing:
         clustering = LeaderClustering(torch.from_numpy(arrays[f"{i}.center"]), entry["threshold"], device=device)

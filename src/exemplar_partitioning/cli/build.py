@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
+from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
     from ..builder import BuildResult
@@ -129,46 +127,33 @@ def build(
     if threads is not None:
         torch.set_num_threads(threads)
     folder = out or Path("dictionaries") / re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
-    asked = threading.Event()
     display = JsonLines() if as_json else LiveDisplay(model, folder)
     loaded = load_model(model, revision=revision, dtype=dtype, device=device)
-    before = signal.signal(signal.SIGINT, lambda *_: _ask(asked))
-    try:
-        with display:
-            result = builder.build(
-                loaded,
-                [Path(source) for source in text] if text else None,
-                out=folder,
-                sites=site,
-                percentiles=percentiles,
-                max_tokens=tokens,
-                until_unseen=until_unseen,
-                saturation_window=window,
-                calibration_batch=batch,
-                calibration_sample=sample,
-                context_size=context_size,
-                prepend_bos=bos,
-                seed=seed,
-                batch_size=batch_size,
-                field=field,
-                strict=strict,
-                checkpoint_seconds=checkpoint_seconds,
-                resume=resume,
-                on_event=display,
-                stop=asked.is_set,
-            )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with display, stop_on_interrupt() as asked:
+        result = builder.build(
+            loaded,
+            [Path(source) for source in text] if text else None,
+            out=folder,
+            sites=site,
+            percentiles=percentiles,
+            max_tokens=tokens,
+            until_unseen=until_unseen,
+            saturation_window=window,
+            calibration_batch=batch,
+            calibration_sample=sample,
+            context_size=context_size,
+            prepend_bos=bos,
+            seed=seed,
+            batch_size=batch_size,
+            field=field,
+            strict=strict,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
+            on_event=display,
+            stop=asked,
+        )
     if not as_json:
         _say_what_is_there(result)
-
-
-def _ask(asked: threading.Event) -> None:
-    """First Ctrl-C: stop at the next checkpoint. Second: at once."""
-    if asked.is_set():
-        raise KeyboardInterrupt
-    asked.set()
-    sys.stderr.write("\nStopping at the next safe place; once more to stop at once.\n")
 
 
 def _say_what_is_there(result: BuildResult) -> None:

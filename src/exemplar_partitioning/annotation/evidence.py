@@ -1,0 +1,243 @@
+"""What is gathered about one dictionary's regions in a pass with frozen exemplars: sums, counts and best rows.
+
+Everything here merges without a trace of order or grouping (law L4).
+
+Shapes: n rows (activations of a chunk), k regions, t tokens of context, d = d_model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int32, Int64, UInt64
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..geometry import Block
+from ..statistics import MemberStatistics
+from ..stream import Chunk
+from .examples import BestRows, ascending, descending, shuffled
+from .folder import BIN_WIDTH, BINS
+from .tokens import PairCounts
+
+KEPT = {"nearest": 8, "farthest": 4, "random": 8}  # examples of each kind
+BEFORE, AFTER = 20, 10  # tokens of context
+CONTEXT = BEFORE + 1 + AFTER
+
+_HEAT_ROWS = 256  # contexts whose distances are computed at once
+
+
+class ChunkRows:
+    """The activations of a chunk as rows with their tokens; the same for all sites.
+
+    token_n, position_n: of each row.  before_n: id of the token before it, -1 after a BOS or at the start.
+    document_n: hash of its document; its last bit tells the half.
+    """
+
+    def __init__(self, chunk: Chunk):
+        windows = chunk.windows
+        lengths = np.array([len(window.ids) for window in windows])
+        self._ids = np.concatenate([window.ids for window in windows]).astype(np.int64)
+        first = np.repeat(np.cumsum(lengths) - lengths + [window.prefix for window in windows], lengths)
+        end = np.repeat(np.cumsum(lengths), lengths)
+        row_of = np.full(len(self._ids), -1, np.int64)
+        row_of[chunk.kept] = np.arange(len(chunk.kept))
+        self._row_of, self._at = row_of, chunk.kept
+        self._first, self._end = first[chunk.kept], end[chunk.kept]
+        self.names = {document_hash(window.document): window.document for window in windows}
+        hashes = np.array([document_hash(window.document) for window in windows], np.uint64)
+        self.document_n: UInt64[np.ndarray, " n"] = np.repeat(hashes, lengths)[chunk.kept]
+        self.position_n: Int64[np.ndarray, " n"] = np.concatenate([w.positions for w in windows])[chunk.kept].astype(
+            np.int64
+        )
+        self.token_n: Int64[np.ndarray, " n"] = self._ids[chunk.kept]
+        has_before = self._at > self._first
+        self.before_n: Int64[np.ndarray, " n"] = np.where(has_before, self._ids[self._at - has_before], -1)
+
+    def context(self, rows: Int64[np.ndarray, " r"]) -> tuple[Int32[np.ndarray, "r t"], Int64[np.ndarray, "r t"]]:
+        """Token ids around rows, each row's own in column BEFORE, -1 beyond the window; and which row each one is."""
+        index = self._at[rows][:, None] + np.arange(-BEFORE, AFTER + 1)
+        inside = (index >= self._first[rows][:, None]) & (index < self._end[rows][:, None])
+        index = np.where(inside, index, 0)
+        return np.where(inside, self._ids[index], -1).astype(np.int32), np.where(inside, self._row_of[index], -1)
+
+
+def document_hash(document: str) -> int:
+    """64 bits that stand for a document."""
+    return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass
+class SiteRows:
+    """A chunk's rows at one site: activations, and their directions prepared once for all dictionaries."""
+
+    rows: ChunkRows
+    x_nd: Float[Tensor, "n d"]
+    blocks: list[tuple[slice, Block]]
+
+    @classmethod
+    def of(cls, rows: ChunkRows, x_nd: Float[Tensor, "n d"], dictionary: Dictionary) -> SiteRows:
+        return cls(rows, x_nd, list(dictionary.blocks(x_nd)))
+
+    @cached_property
+    def u_nd(self) -> Float[np.ndarray, "n d"]:
+        """Directions in fast arithmetic; NaN where there is none."""
+        u_nd = np.full(self.x_nd.shape, np.nan, np.float32)
+        for part, block in self.blocks:
+            u_nd[part.start + block.rows_n.numpy(force=True)] = block.u_nd.numpy(force=True)
+        return u_nd
+
+
+class Evidence:
+    """The evidence about one dictionary.
+
+    halves: member statistics of 2 k cells, region r in the first half of the documents being cell 2 r and in
+    the second 2 r + 1.  within_k: members within the threshold.  histogram_kb: members by distance.
+    at, before: tokens at, and just before, the members.
+    """
+
+    def __init__(self, dictionary: Dictionary, vocab_size: int):
+        self.dictionary = dictionary
+        k = dictionary.k
+        self.halves = MemberStatistics.empty(2 * k, dictionary.d_model)
+        self.within_k = np.zeros(k, np.int64)
+        self.histogram_kb = np.zeros((k, BINS), np.int64)
+        self.at, self.before = PairCounts(vocab_size), PairCounts(vocab_size)
+        columns = {
+            "tokens": ((CONTEXT,), np.dtype(np.int32)),
+            "heat": ((CONTEXT,), np.dtype(np.float32)),
+            "distance": ((), np.dtype(np.float64)),
+        }
+        self.examples = {kind: BestRows(k, m, columns) for kind, m in KEPT.items()}
+
+    def add(self, site: SiteRows) -> None:
+        """Take the rows of a chunk."""
+        rows = site.rows
+        region_n = np.full(len(rows.token_n), -1, np.int64)
+        distance_n = np.full(len(rows.token_n), np.inf)
+        half_n = torch.from_numpy((rows.document_n & np.uint64(1)).astype(np.int64))
+        for part, block in site.blocks:
+            ids_n, dist_n = self.dictionary.assign_block(block)
+            ids_n, dist_n = ids_n.cpu(), dist_n.cpu()
+            at = part.start + block.rows_n.cpu()
+            self.halves.add(block, 2 * ids_n + half_n[at], dist_n)
+            self.halves.skipped += part.stop - part.start - len(block)
+            region_n[at], distance_n[at] = ids_n, dist_n
+        there = np.flatnonzero(region_n >= 0)
+        region_m, distance_m = region_n[there], distance_n[there]
+        k = self.dictionary.k
+        self.within_k += np.bincount(region_m[distance_m <= self.dictionary.threshold], minlength=k)
+        bin_m = np.minimum(distance_m / BIN_WIDTH, BINS - 1).astype(np.int64)
+        self.histogram_kb += np.bincount(region_m * BINS + bin_m, minlength=k * BINS).reshape(k, BINS)
+        self.at.add(region_m, rows.token_n[there])
+        self.before.add(region_m, rows.before_n[there])
+        self._offer(site, there, region_m, distance_m)
+
+    def _offer(self, site: SiteRows, there: np.ndarray, region_m: np.ndarray, distance_m: np.ndarray) -> None:
+        document_m, position_m = site.rows.document_n[there], site.rows.position_n[there]
+        keys = {
+            "nearest": ascending(distance_m),
+            "farthest": descending(distance_m),
+            "random": shuffled(document_m, position_m),
+        }
+        for kind, best in self.examples.items():
+            best.offer(
+                region_m,
+                keys[kind],
+                document_m,
+                position_m,
+                lambda got: self._payload(site, there[got], region_m[got], distance_m[got]),
+            )
+
+    def _payload(
+        self, site: SiteRows, row_r: np.ndarray, region_r: np.ndarray, distance_r: Float64[np.ndarray, " r"]
+    ) -> dict[str, np.ndarray]:
+        tokens_rt, around_rt = site.rows.context(row_r)
+        heat_rt = np.full(tokens_rt.shape, np.nan, np.float32)
+        e_kd = self.dictionary.exemplars.numpy(force=True)
+        for start in range(0, len(row_r), _HEAT_ROWS):
+            part = slice(start, start + _HEAT_ROWS)
+            sim_rt = np.einsum("rtd,rd->rt", site.u_nd[around_rt[part]], e_kd[region_r[part]])
+            heat_rt[part] = np.where(around_rt[part] >= 0, np.clip(1 - sim_rt, 0, 2), np.nan)
+        # three digits are what an eye can see; the rounding also hides the last bits of fast sums
+        return {"tokens": tokens_rt, "heat": heat_rt.round(3), "distance": distance_r}
+
+    @property
+    def totals(self) -> MemberStatistics:
+        """Member statistics of the k regions, both halves together."""
+        k, d = self.dictionary.k, self.dictionary.d_model
+        h = self.halves
+        return MemberStatistics(
+            h.count_k.view(k, 2).sum(1),
+            h.direction_kd.view(k, 2, d).sum(1),
+            h.distance_k.view(k, 2).sum(1),
+            h.square_k.view(k, 2).sum(1),
+            h.skipped,
+        )
+
+    @property
+    def stability(self) -> Float64[np.ndarray, " k"]:
+        """Cosine between the mean directions of the two halves' members; NaN where a half has none."""
+        k = self.dictionary.k
+        mean_k2d = self.halves.mean_directions.reshape(k, 2, -1).astype(np.float64)
+        both_k = (self.halves.members.reshape(k, 2) > 0).all(axis=1)
+        return np.where(both_k, np.einsum("kd,kd->k", mean_k2d[:, 0], mean_k2d[:, 1]), np.nan)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything, for a checkpoint."""
+        h = self.halves
+        arrays = {
+            "count": h.count_k.numpy(),
+            "direction": h.direction_kd.numpy(),
+            "distance": h.distance_k.numpy(),
+            "square": h.square_k.numpy(),
+            "skipped": np.array([h.skipped]),
+            "within": self.within_k,
+            "histogram": self.histogram_kb,
+        }
+        for name, part in self._parts().items():
+            arrays |= {f"{name}.{field}": array for field, array in part.arrays().items()}
+        return arrays
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the state that `arrays` gave."""
+        count, direction, distance, square = (
+            torch.from_numpy(arrays[name]) for name in ("count", "direction", "distance", "square")
+        )
+        self.halves = MemberStatistics(count, direction, distance, square, int(arrays["skipped"][0]))
+        self.within_k, self.histogram_kb = arrays["within"], arrays["histogram"]
+        for name, part in self._parts().items():
+            part.restore({f.removeprefix(f"{name}."): a for f, a in arrays.items() if f.startswith(f"{name}.")})
+
+    def _parts(self) -> dict[str, PairCounts | BestRows]:
+        return {"at": self.at, "before": self.before, **self.examples}
+
+
+class Sample:
+    """Activations of a site drawn at random: those whose keys are the smallest, whatever the order they come in."""
+
+    def __init__(self, size: int, d: int):
+        self.size = size
+        self.key, self.x = np.zeros(0, np.int64), np.zeros((0, d), np.float32)
+
+    def add(self, site: SiteRows) -> None:
+        """Take the rows of a chunk; those without a direction stay out."""
+        rows = np.concatenate([part.start + block.rows_n.numpy(force=True) for part, block in site.blocks])
+        key = shuffled(site.rows.document_n[rows], site.rows.position_n[rows])
+        if len(self.key) == self.size:
+            better = key < self.key[-1]
+            rows, key = rows[better], key[better]
+        merged = np.concatenate([self.key, key])
+        chosen = np.argsort(merged, kind="stable")[: self.size]
+        self.x = np.concatenate([self.x, site.x_nd[rows].numpy(force=True)])[chosen]
+        self.key = merged[chosen]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"key": self.key, "x": self.x}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.key, self.x = arrays["key"], arrays["x"]

@@ -1,0 +1,116 @@
+"""Intrinsic metrics of a dictionary, beside those of what holds no structure (protocols 1.9).
+
+Cohesion below theta, separation above 1 and silhouette above 0 follow from the leader rule for any
+input, noise included. So each metric stands beside the same metric of random exemplars, and of a
+leader clustering of Gaussian noise.
+
+Shapes: n activations, k regions, d = d_model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..geometry import directions
+from ..leader import LeaderClustering
+from ..nearest import ROWS, full_precision
+from .folder import Metrics, Quality
+
+EVALUATED = 8192  # activations the metrics are taken on
+_NOISE_LIMIT = 8  # times as many rows of noise as regions, at most, to grow as many regions from
+
+
+def quality(
+    dictionary: Dictionary, evaluated_nd: Float[Tensor, "n d"], drawn_nd: Float[Tensor, "m d"], seed: int = 0
+) -> Quality:
+    """Metrics of a dictionary and of its two nulls.
+
+    evaluated_nd: activations the metrics are taken on.  drawn_nd: others, in random order, of which the
+    first k serve as random exemplars.  Deterministic for a seed.
+    """
+    center, theta = dictionary.center, dictionary.threshold
+    random = Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta)
+    noise = _Noise(torch.cat([evaluated_nd, drawn_nd]), seed)
+    grown = LeaderClustering(center, theta)
+    for _ in range(0, _NOISE_LIMIT * dictionary.k + ROWS, ROWS):
+        grown.add(noise.draw(ROWS))
+        if grown.k >= dictionary.k:
+            break
+    gaussian = Dictionary(center, grown.exemplars[: dictionary.k], theta)
+    return Quality(
+        n_activations=len(evaluated_nd),
+        dictionary=metrics(dictionary, evaluated_nd),
+        random_exemplars=metrics(random, evaluated_nd),
+        gaussian=metrics(gaussian, noise.draw(len(evaluated_nd))),
+    )
+
+
+class _Noise:
+    """Gaussian rows with the mean and covariance of some activations."""
+
+    def __init__(self, x_nd: Float[Tensor, "n d"], seed: int):
+        x = x_nd.double()
+        self.mean_d = x.mean(dim=0)
+        values_d, vectors_dd = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))
+        self.root_dd = vectors_dd * values_d.clamp(min=0).sqrt()
+        # NumPy promises that this generator's stream stays as it is; of the newer ones it does not
+        self.random = np.random.RandomState(seed)
+
+    def draw(self, n: int) -> Float[Tensor, "n d"]:
+        z_nd = torch.from_numpy(self.random.standard_normal((n, len(self.mean_d))))
+        return (self.mean_d + z_nd @ self.root_dd.T).float()
+
+
+def metrics(dictionary: Dictionary, x_nd: Float[Tensor, "n d"]) -> Metrics:
+    """Intrinsic metrics of a dictionary on some activations; NaN-free, rounded to six digits."""
+    ids_n, distance_n = (a.numpy() for a in dictionary.assign(x_nd))
+    there = ids_n >= 0
+    ids_n, distance_n = ids_n[there], distance_n[there]
+    size_k = np.bincount(ids_n, minlength=dictionary.k)
+    sum_k = np.bincount(ids_n, distance_n, minlength=dictionary.k)
+    inter_k, largest = nearest_other(dictionary.exemplars)
+    with_members = np.flatnonzero(size_k)
+    a, b = sum_k[with_members] / size_k[with_members], inter_k[with_members]
+    gini, effective = inequality(size_k)
+    values = {
+        "coverage": float((distance_n <= dictionary.threshold).mean()) if len(distance_n) else 0.0,
+        "cohesion": float(distance_n.mean()) if len(distance_n) else 0.0,
+        "nearest_inter": float(inter_k.mean()),
+        "separation_ratio": float(inter_k.mean()) / dictionary.threshold,
+        "silhouette": float(((b - a) / np.maximum(np.maximum(a, b), 1e-12)).mean()) if len(a) else 0.0,
+        "max_similarity": largest,
+        "gini": gini,
+        "effective": effective,
+        "utilisation": effective / dictionary.k,
+    }
+    return Metrics(k=dictionary.k, **{name: float(f"{value:.6g}") for name, value in values.items()})
+
+
+def nearest_other(e_kd: Float[Tensor, "k d"]) -> tuple[Float64[np.ndarray, " k"], float]:
+    """Cosine distance of each exemplar to the nearest other one, and the largest cosine of any two.
+
+    A single exemplar has no other: distance 2, cosine -1.
+    """
+    best_k = torch.full((len(e_kd),), -1.0)
+    with full_precision():
+        for start in range(0, len(e_kd), ROWS):
+            sim_nk = e_kd[start : start + ROWS] @ e_kd.T
+            rows = torch.arange(len(sim_nk))
+            sim_nk[rows, start + rows] = -1.0
+            best_k[start : start + ROWS] = sim_nk.amax(dim=1)
+    return np.maximum(1.0 - best_k.double().numpy(), 0.0), float(best_k.max())
+
+
+def inequality(size_k: Int64[np.ndarray, " k"]) -> tuple[float, float]:
+    """Gini coefficient of the sizes, and exp of the entropy of the shares: regions in effective use."""
+    total, k = size_k.sum(), len(size_k)
+    if not total:
+        return 0.0, 0.0
+    ranked = np.sort(size_k)
+    gini = 2 * float((np.arange(1, k + 1) * ranked).sum()) / (k * float(total)) - (k + 1) / k
+    share = ranked[ranked > 0] / total
+    return gini, float(np.exp(-(share * np.log(share)).sum()))

@@ -1,0 +1,361 @@
+"""The annotation: one pass over a text with frozen exemplars, for all dictionaries of a folder at once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ..checkpoints import Checkpoints
+from ..errors import EPError, Interrupted
+from ..files import disk_errors, write_new
+from ..models.capture import Extractor
+from ..models.load import LoadedModel, bos_id, load_model, special_token_ids
+from ..models.sites import resolve_sites
+from ..reading import check_model, model_of
+from ..store import StoredDictionary, TextRecord, find, load, to_json
+from ..stream import Chunk, chunks, extract
+from ..text.corpus import CORPUS_NAME
+from ..text.documents import HUB_PREFIX, DocumentSource, read_documents
+from ..text.windows import WindowConfig, windows
+from . import folder
+from .evidence import ChunkRows, Evidence, Sample, SiteRows
+from .quality import EVALUATED, inequality, quality
+from .tables import Tables
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_TOKENS = 500_000
+
+Kind = Literal["start", "resume", "progress", "checkpoint", "lens", "done"]
+
+
+@dataclass(frozen=True)
+class AnnotateEvent:
+    """News of a running annotation.
+
+    tokens: of text read so far; tokens_per_second: since this process began to extract.
+    """
+
+    kind: Kind
+    tokens: int
+    max_tokens: int
+    tokens_per_second: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as plain values, one JSON line of `ep annotate --json`."""
+        rate = round(self.tokens_per_second, 1)
+        return {"event": self.kind, "tokens": self.tokens, "max_tokens": self.max_tokens, "tokens_per_second": rate}
+
+
+def annotate(
+    path: str | Path,
+    text: str | Path | Iterable[str] | Iterable[Path] | None = None,
+    *,
+    model: str | PreTrainedModel | LoadedModel | None = None,
+    max_tokens: int = MAX_TOKENS,
+    field: str = "text",
+    device: str = "auto",
+    replace: bool = False,
+    checkpoint_seconds: float = 60.0,
+    on_event: Callable[[AnnotateEvent], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[StoredDictionary]:
+    """Gather evidence for every region of every dictionary in a folder, in one pass over some text.
+
+    The text is cut into windows as it was for the build. The result does not depend on how the work was
+    split: a call that was killed goes on where the last checkpoint was when it is repeated.
+
+    Args:
+        path: folder of a build, or of one dictionary.
+        text: files, folders, globs, `hf:` dataset or any iterable of strings; None for the text the
+            dictionaries were built from, if that is the packaged one or a hub dataset.
+        model: where the model is, or the model itself; None for the one the dictionaries name.
+        max_tokens: of text to read.
+        field: column or key that holds the text.
+        replace: put the new evidence in the place of what is there.
+        checkpoint_seconds: at least so long between two checkpoints.
+        on_event: told how it goes.
+        stop: asked between batches; True saves a checkpoint and raises Interrupted.
+
+    Returns:
+        The dictionaries; their `.annotation` is there now.
+
+    Raises:
+        EPError: another model, a folder that is annotated already, or text that gives no activations.
+    """
+    dictionaries = _open(Path(path), device)
+    first = dictionaries[0]
+    loaded = _loaded(first, model, device)
+    for dictionary in dictionaries:
+        check_model(dictionary, loaded)
+    source = read_documents(_source(first, text), field=field)
+    run = _Run(Path(path), dictionaries, loaded, source, max_tokens, replace, on_event or (lambda _: None), stop)
+    with run.locked():
+        run.run(checkpoint_seconds)
+    return [load(dictionary.path, device=dictionary.device) for dictionary in dictionaries]
+
+
+def _open(path: Path, device: str) -> list[StoredDictionary]:
+    folders = find(path) if path.is_dir() else []
+    core_device = device if device.startswith("cuda") else "cpu"
+    dictionaries = [load(found, device=core_device) for found in folders] or [load(path)]  # which says what is wrong
+    first = dictionaries[0].config
+    for other in (dictionary.config for dictionary in dictionaries[1:]):
+        if other.model != first.model or _windowing(other.text) != _windowing(first.text):
+            raise EPError(
+                f"{path} holds dictionaries of different models or windows of text ({first.model.id}, "
+                f"{_windowing(first.text)}; {other.model.id}, {_windowing(other.text)}); annotate them one by one"
+            )
+    return dictionaries
+
+
+def _windowing(text: TextRecord) -> str:
+    return f"{text.context_size} tokens, {'with' if text.prepend_bos else 'no'} BOS, seed {text.seed}"
+
+
+def _loaded(dictionary: StoredDictionary, model: Any, device: str) -> LoadedModel:
+    if model is None or isinstance(model, str):
+        return model_of(dictionary, model, device=device)
+    return model if isinstance(model, LoadedModel) else load_model(model)
+
+
+def _source(dictionary: StoredDictionary, text: Any) -> Any:
+    if text is not None:
+        return text
+    name = dictionary.config.text.source
+    if name == CORPUS_NAME:
+        return None
+    if name.startswith(HUB_PREFIX):
+        return name
+    raise EPError(
+        f"{dictionary.path} was built from {name}, which is not here to be found by name; say where text is: "
+        f"ep annotate {dictionary.path} TEXT"
+    )
+
+
+class _Run:
+    def __init__(
+        self,
+        path: Path,
+        dictionaries: list[StoredDictionary],
+        loaded: LoadedModel,
+        source: DocumentSource,
+        max_tokens: int,
+        replace: bool,
+        on_event: Callable[[AnnotateEvent], None],
+        stop: Callable[[], bool],
+    ):
+        self.path, self.dictionaries, self.loaded, self.source = path, dictionaries, loaded, source
+        self.max_tokens, self.replace, self.on_event, self.stop = max_tokens, replace, on_event, stop
+        self.work = path / ".annotate"
+        self.checkpoints = Checkpoints(self.work)
+        text = dictionaries[0].config.text
+        self.windowing = WindowConfig(
+            text.context_size, text.prepend_bos, shuffle_buffer=text.shuffle_buffer, seed=text.seed
+        )
+        self.special = special_token_ids(loaded.tokenizer)
+        self.bos = bos_id(loaded) if text.prepend_bos else None
+        sites = [dictionary.config.site.name for dictionary in dictionaries]
+        self.sites = {name: resolve_sites(name, loaded.architecture)[0] for name in dict.fromkeys(sites)}
+        self.extractor = Extractor(loaded.model, list(self.sites.values()))
+        vocab = loaded.architecture.vocab_size
+        self.evidence = [Evidence(dictionary, vocab) for dictionary in dictionaries]
+        self.samples = {name: Sample(EVALUATED + self._widest(name), loaded.info.d_model) for name in self.sites}
+        self.names: dict[int, str] = {}  # documents that examples come from, by hash
+        self.documents: set[int] = set()
+        self.done = self.tokens = 0  # chunks, tokens of text
+        self.digest = ""
+        self.extracted, self.extracting = 0, 0.0  # by this process: tokens, seconds
+        self.saved = time.monotonic()
+
+    def _widest(self, site: str) -> int:
+        return max(d.k for d in self.dictionaries if d.config.site.name == site)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "dictionaries": [dictionary.content_id for dictionary in self.dictionaries],
+            "text": self.source.name,
+            "max_tokens": self.max_tokens,
+            "replace": self.replace,
+        }
+
+    def locked(self) -> FileLock:
+        """Hold the folder, and see whether what was begun in it is this very annotation; else it is begun anew."""
+        with disk_errors(self.path):
+            self.work.mkdir(exist_ok=True)
+        lock = FileLock(self.work / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise EPError(f"another process is annotating {self.path}; wait for it") from None
+        settings, file = to_json(self._settings()), self.work / "settings.json"
+        self.resumed = file.is_file() and file.read_bytes() == settings
+        if not self.resumed:
+            there = [d.path for d in self.dictionaries if (d.path / folder.FOLDER).exists()]
+            if there and not self.replace:
+                shutil.rmtree(self.work, ignore_errors=True)
+                raise EPError(f"{there[0]} is annotated already; to gather new evidence in its place, add --replace")
+            for name in self.work.glob("checkpoint-*"):
+                shutil.rmtree(name)
+            write_new(file, settings)
+        return lock
+
+    def run(self, checkpoint_seconds: float) -> None:
+        self._restore()
+        self._tell("resume" if self.done else "start")
+        for index, chunk in enumerate(self._chunks()):
+            if index >= self.done:
+                self._add(chunk)
+                self.done, self.digest, self.tokens = index + 1, chunk.digest, chunk.tokens_read
+                if self.stop():
+                    self._interrupted()
+                if time.monotonic() - self.saved >= checkpoint_seconds:
+                    self._save()
+            elif index == self.done - 1 and chunk.digest != self.digest:
+                raise EPError(
+                    f"{self.source.name} is not the text this annotation began with: its first "
+                    f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {self.work} to start again"
+                )
+        if not self.done:
+            raise EPError(f"{self.source.name} gave no text to read within --max-tokens {self.max_tokens:,}")
+        self._save()
+        self._tell("lens")
+        for dictionary, evidence in zip(self.dictionaries, self.evidence, strict=True):
+            self._write(dictionary, evidence)
+        shutil.rmtree(self.work, ignore_errors=True)
+        self._tell("done")
+
+    def _chunks(self) -> Iterator[Chunk]:
+        cut = windows(
+            self.source,
+            self.loaded.tokenizer,
+            self.windowing,
+            bos_id=-1 if self.bos is None else self.bos,
+            special_ids=self.special,
+        )
+        return chunks(cut, self.special, self.max_tokens)
+
+    def _add(self, chunk: Chunk) -> None:
+        begun, done, total = time.monotonic(), 0, sum(len(window.ids) for window in chunk.windows)
+
+        def on_batch(ids: int) -> None:
+            nonlocal done
+            done += ids
+            self._tell("progress", chunk.tokens * done // total, time.monotonic() - begun)
+            if self.stop():
+                self._interrupted()
+
+        activations = extract(self.extractor, chunk, on_batch)
+        self.extracted += chunk.tokens
+        self.extracting += time.monotonic() - begun
+        rows = ChunkRows(chunk)
+        self.names |= rows.names
+        self.documents |= rows.names.keys()
+        for name, site in self.sites.items():
+            prepared: SiteRows | None = None
+            for evidence, dictionary in zip(self.evidence, self.dictionaries, strict=True):
+                if dictionary.config.site.name != name:
+                    continue
+                prepared = prepared or SiteRows.of(rows, activations[site], dictionary)
+                evidence.add(prepared)
+            assert prepared is not None
+            self.samples[name].add(prepared)
+
+    def _interrupted(self) -> None:
+        self._save()
+        raise Interrupted(
+            f"stopped after {self.tokens:,} tokens; repeat the command to go on from the checkpoint in {self.work}"
+        )
+
+    def _save(self) -> None:
+        used = set[int]()
+        arrays: dict[str, np.ndarray] = {"documents": np.array(sorted(self.documents), np.uint64)}
+        for i, evidence in enumerate(self.evidence):
+            arrays |= {f"{i}.{name}": array for name, array in evidence.arrays().items()}
+            for best in evidence.examples.values():
+                used |= set(np.unique(best.document).tolist())
+        for name, sample in self.samples.items():
+            arrays |= {f"{name}/{field}": array for field, array in sample.arrays().items()}
+        self.names = {key: name for key, name in self.names.items() if key in used}
+        names = sorted(self.names.items())
+        self.checkpoints.save(arrays, {"done": self.done, "tokens": self.tokens, "digest": self.digest, "names": names})
+        self.saved = time.monotonic()
+        self._tell("checkpoint")
+
+    def _restore(self) -> None:
+        if (found := self.checkpoints.load()) is None:
+            return
+        arrays, record = found
+        try:
+            for i, evidence in enumerate(self.evidence):
+                evidence.restore(_below(f"{i}.", arrays))
+            for name, sample in self.samples.items():
+                sample.restore(_below(f"{name}/", arrays))
+            self.done, self.tokens, self.digest = record["done"], record["tokens"], record["digest"]
+            self.names = {int(key): name for key, name in record["names"]}
+            self.documents = set(arrays["documents"].tolist())
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.checkpoints.damaged(error) from error
+
+    def _tell(self, kind: Kind, tokens: int = 0, seconds: float = 0.0) -> None:
+        elapsed = self.extracting + seconds
+        rate = (self.extracted + tokens) / elapsed if elapsed else 0.0
+        self.on_event(AnnotateEvent(kind, self.tokens + tokens, self.max_tokens, rate))
+
+    def _write(self, dictionary: StoredDictionary, evidence: Evidence) -> None:
+        if (dictionary.path / folder.FOLDER).exists():
+            written = folder.Annotation(dictionary).record
+            if written.text.digest == self.digest and written.max_tokens == self.max_tokens:
+                return  # by an earlier try of this annotation
+            shutil.rmtree(dictionary.path / folder.FOLDER)
+        totals = evidence.totals
+        size_k = totals.members
+        if not size_k.sum():
+            raise EPError(
+                f"none of the {self.tokens:,} tokens of {self.source.name} has an activation with a direction"
+            )
+        gini, effective = inequality(size_k)
+        sample = torch.from_numpy(self.samples[dictionary.config.site.name].x)
+        evaluated, drawn = _split(sample, dictionary.k)
+        record = folder.AnnotationRecord(
+            dictionary=dictionary.content_id,
+            model=self.loaded.info.fingerprint,
+            text=dictionary.config.text.model_copy(
+                update={"source": self.source.name, "digest": self.digest, "bos_id": self.bos}
+            ),
+            max_tokens=self.max_tokens,
+            n_tokens=self.tokens,
+            n_documents=len(self.documents),
+            n_activations=int(size_k.sum()),
+            skipped=totals.skipped,
+            coverage=float(evidence.within_k.sum() / size_k.sum()),
+            empty=int((size_k == 0).sum()),
+            gini=gini,
+            effective=effective,
+            quality=quality(dictionary, evaluated, drawn),
+            versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
+        )
+        tables = Tables(self.loaded, dictionary, evidence, self.names)
+        histogram = np.minimum(evidence.histogram_kb, np.iinfo(np.int32).max).astype(np.int32)
+        folder.write(dictionary, record, tables.regions, tables.examples, totals.mean_directions, histogram)
+
+
+def _split(sample_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Rows to evaluate on, and others to draw k from; of a small sample, the same rows may serve both."""
+    drawn = sample_nd[-k:] if len(sample_nd) < EVALUATED + k else sample_nd[EVALUATED : EVALUATED + k]
+    return sample_nd[:EVALUATED], drawn
+
+
+def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
