@@ -1,4 +1,4 @@
-"""`ep show`: what a folder of dictionaries holds, and which tokens its exemplars are."""
+"""`ep show`: what a folder of dictionaries holds; one region; a text through a dictionary."""
 
 from __future__ import annotations
 
@@ -12,51 +12,104 @@ from ..visible import visible
 from . import options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..store import StoredDictionary
 
-_DOCUMENT = 26  # characters at most
-_OTHER_COLUMNS = 6 + 8 + 5 + _DOCUMENT + 4 * 2  # beside the text
+_DOCUMENT = 26  # columns at most
+_WIDE = 120  # columns from which labels leave room for documents
 
 
 def show(
     path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
     site: Annotated[str | None, typer.Option(help="Only this site, e.g. resid_post.15.")] = None,
     percentile: Annotated[str | None, typer.Option(help="Only this percentile.")] = None,
+    region: Annotated[int | None, typer.Option(help="Everything about this region.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Read this text: the region of every token.", show_default=False)
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Read this text file.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the model is that reads, if it has moved.", show_default=False)
+    ] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=1, help="Regions to list per dictionary.", show_default="5, or 20 of a single one"),
+        typer.Option(
+            min=1,
+            help="Regions to list per dictionary; examples of each kind for a region.",
+            show_default="5; 20 regions of a single dictionary",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document.")] = False,
 ) -> None:
-    """Show what is in it: dictionaries, their biggest regions, and the token each exemplar was observed at."""
-    wanted = options.percentile(percentile) if percentile is not None else None
+    """Show what is in it: dictionaries and their biggest regions; one region; or a text, token by token.
 
+    A region's context and examples are shaded by distance to its exemplar: the nearer, the darker.
+    """
+    from ..errors import EPError
+    from ..store import load
+
+    wanted = options.percentile(percentile) if percentile is not None else None
+    if sum(given is not None for given in (region, text, file)) > 1:
+        raise EPError("--region, --text and --file are three views: give one of them")
+    if region is None and text is None and file is None:
+        _show_all(path, site, wanted, top, as_json)
+        return
+    dictionary = load(path, site=site, percentile=wanted)
+    if region is not None:
+        from . import show_region
+
+        shown = show_region.view(dictionary, region)
+        _print_json(shown) if as_json else show_region.print_region(shown, top or 5)
+    else:
+        from . import show_text
+
+        shown = show_text.view(dictionary, show_text.text_of(file) if file else text or "", model)
+        _print_json(shown) if as_json else show_text.print_text(shown)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _show_all(path: Path, site: str | None, percentile: float | None, top: int | None, as_json: bool) -> None:
     from ..errors import EPError
     from ..store import find, load
 
-    folders = find(path) if path.is_dir() else []
-    chosen = [load(folder) for folder in folders]
+    chosen = [load(folder) for folder in (find(path) if path.is_dir() else [])]
     chosen = [
         d
         for d in chosen
         if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
-        and (wanted is None or d.config.calibration.percentile == wanted)
+        and (percentile is None or d.config.calibration.percentile == percentile)
     ]
     if not chosen:
-        load(path, site=site, percentile=wanted)  # says what is wrong
+        load(path, site=site, percentile=percentile)  # says what is wrong
         raise EPError(f"no dictionary in {path}")
     top = top or (20 if len(chosen) == 1 else 5)
     if as_json:
-        typer.echo(json.dumps([_as_json(d, top) for d in chosen], ensure_ascii=False, indent=2))
+        _print_json([_as_json(d, top) for d in chosen])
     else:
-        _print(path, chosen, top)
+        _print_all(path, chosen, top)
 
 
 def biggest(dictionary: StoredDictionary, top: int) -> list[dict[str, Any]]:
-    """The regions with most arrivals, as rows of regions.parquet."""
-    table = dictionary.regions
-    order = table.column("arrivals").to_numpy().argsort(kind="stable")[::-1][:top]
-    return table.take(order).to_pylist()
+    """The regions with most members, as rows of regions.parquet with `members` and `label`.
+
+    Without annotation, those with most arrivals, and neither.
+    """
+    from ..labels import Labels
+    from .show_region import annotation_of
+
+    annotation = annotation_of(dictionary)
+    table = annotation.regions.select(["members"]) if annotation else dictionary.regions.select(["arrivals"])
+    order = table.column(0).to_numpy().argsort(kind="stable")[::-1][:top]
+    rows = dictionary.regions.take(order).to_pylist()
+    if annotation:
+        labels = Labels.read(dictionary)
+        for row, members in zip(rows, table.take(order).column(0).to_pylist(), strict=True):
+            row |= {"members": members, "label": labels.best(row["region"]).text}
+    return rows
 
 
 def _as_json(dictionary: StoredDictionary, top: int) -> dict[str, Any]:
@@ -68,40 +121,58 @@ def _as_json(dictionary: StoredDictionary, top: int) -> dict[str, Any]:
     }
 
 
-def _print(path: Path, chosen: list[StoredDictionary], top: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_all(path: Path, chosen: list[StoredDictionary], top: int) -> None:
     from rich.text import Text
 
     from ..builder.settings import DictionarySummary
     from .display import dictionaries_table
+    from .terminal import console
 
-    console = Console()
+    out = console()
     first = chosen[0].config
-    console.print(Text(f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}", style="bold"))
-    console.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
-    width = max(20, console.width - _OTHER_COLUMNS)
+    title = f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}"
+    out.print(Text(visible(title), style="bold"))
+    out.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
     for d in chosen:
-        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-        table.title = f"\n{d.config.site.name} p{d.config.calibration.percentile:g}: biggest of {d.k:,} regions"
-        table.add_column("region", justify="right", min_width=6)
-        table.add_column("arrivals", justify="right", min_width=8)
-        table.add_column("share", justify="right", min_width=5)
-        table.add_column("exemplar after its context", justify="right", no_wrap=True, min_width=width)
-        table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim", max_width=_DOCUMENT)
-        total = max(1, d.config.build.n_activations - d.config.build.skipped)
-        for row in biggest(d, top):
-            token = visible(row["token"])[:width]
-            context = visible(row["context"])
-            context = context[max(0, len(context) - width + len(token)) :]
-            table.add_row(
-                str(row["region"]),
-                f"{row['arrivals']:,}",
-                f"{row['arrivals'] / total:.1%}",
-                Text.assemble((context, "dim"), (token, "bold reverse")),
-                _shortened(visible(row["document"]), f" @{row['position']}"),
-            )
-        console.print(table)
+        out.print(_biggest_table(d, top, out.width))
+
+
+def _biggest_table(dictionary: StoredDictionary, top: int, width: int) -> Table:
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    from .show_region import annotation_of
+    from .terminal import cut, ending
+
+    annotation, config = annotation_of(dictionary), dictionary.config
+    size = "members" if annotation else "arrivals"
+    total = annotation.record.n_activations if annotation else config.build.n_activations - config.build.skipped
+    documents = not annotation or width >= _WIDE
+    room = max(20, width - 6 - 8 - 5 - 3 * 2 - (_DOCUMENT + 2 if documents else 0))
+    label_room = (room - 2) * 3 // 5 if annotation else 0
+    context_room = room - label_room - (2 if annotation else 0)
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    table.title = f"\n{config.site.name} p{config.calibration.percentile:g}: biggest of {dictionary.k:,} regions"
+    table.add_column("region", justify="right", min_width=6)
+    table.add_column(size, justify="right", min_width=8)
+    table.add_column("share", justify="right", min_width=5)
+    if annotation:
+        table.add_column("label", no_wrap=True, min_width=label_room)
+    table.add_column("exemplar after its context", justify="right", no_wrap=True, min_width=context_room)
+    if documents:
+        table.add_column("document", no_wrap=True, style="dim", max_width=_DOCUMENT)
+    for row in biggest(dictionary, top):
+        token = cut(visible(row["token"]), context_room)
+        context = ending(visible(row["context"]), context_room - cell_len(token))
+        cells = [str(row["region"]), f"{row[size]:,}", f"{row[size] / max(1, total):.1%}"]
+        if annotation:
+            cells.append(cut(visible(row["label"]), label_room))
+        cells.append(Text.assemble((context, "dim"), (token, "bold reverse")))
+        if documents:
+            cells.append(_shortened(visible(row["document"]), f" @{row['position']}"))
+        table.add_row(*cells)
+    return table
 
 
 def _shortened(document: str, position: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from ..visible import visible
 
 _MOST = 0.5  # share of the members that makes a token speak for the region
+_OFTEN = 0.05  # share that makes it worth a mention beside others
 _TOKEN = 20  # characters of a token at most
 _CONTEXT = 24  # characters of context at most
 
@@ -16,8 +16,8 @@ _CONTEXT = 24  # characters of context at most
 def automatic(region_row: dict[str, Any] | None, exemplar_row: dict[str, Any]) -> str:
     """Label of a region from its row of the annotation and its exemplar's row (docs/format.md).
 
-    Says the token most members are, with its share, or else the 2 to 4 that weigh most; the token before,
-    where most members share it; and what the mean direction promotes. Tokens that differ only in case or
+    Says the token most members are, with its share, or else the 2 to 4 most telling; the token before, where
+    most members share it; and what the mean direction promotes. Tokens that differ only in case or
     space around them count as one. Without annotation (None) or members: the exemplar's token and what
     came before it. Never empty, always one line, at most about 150 characters.
     """
@@ -31,7 +31,8 @@ def automatic(region_row: dict[str, Any] | None, exemplar_row: dict[str, Any]) -
     if first["count"] >= _MOST * members:
         heads, said = [first], f"{quoted(first)} {first['count'] / members:.0%}"
     else:
-        heads = _weightiest(groups)
+        often = sum(group["count"] >= _OFTEN * members for group in groups[:4])
+        heads = groups[: max(2, often)]
         said = " ".join(map(quoted, heads))
     before = [group for group in _groups(region_row["before_tokens"]) if group["count"] >= _MOST * members]
     if before:
@@ -81,14 +82,6 @@ def _groups(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             groups.setdefault(key, {**row, "key": key})
     return list(groups.values())
-
-
-def _weightiest(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The 2 to 4 groups that tell most about the region: frequent here, rare elsewhere."""
-    weights = [group["count"] * math.log1p(group["lift"]) for group in groups]
-    order = sorted(range(len(groups)), key=lambda i: (-weights[i], i))
-    clear = sum(weight >= max(weights) / 4 for weight in weights)
-    return [groups[i] for i in order[: min(4, max(2, clear))]]
 
 
 def _is_word(token: str) -> bool:

@@ -1,0 +1,197 @@
+"""`ep show --region`: everything known about one region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ..annotation.folder import BIN_WIDTH, FOLDER, Annotation
+from ..labels import Labels
+from ..visible import visible
+from .terminal import MARGIN, console, cut, ending, highlighted, in_context, named, shade
+
+if TYPE_CHECKING:
+    from ..store import StoredDictionary
+
+_NEIGHBOURS = 6
+_BARS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_HEIGHT = 4  # lines of the histogram
+_WIDE = 100  # columns from which examples name their documents
+_DOCUMENT = 24
+
+
+def annotation_of(dictionary: StoredDictionary) -> Annotation | None:
+    """The annotation, if there is one."""
+    return dictionary.annotation if (dictionary.path / FOLDER).is_dir() else None
+
+
+def view(dictionary: StoredDictionary, region: int) -> dict[str, Any]:
+    """What there is to say about a region, as plain values; null where the dictionary is not annotated."""
+    labels, annotation, config = Labels.read(dictionary), annotation_of(dictionary), dictionary.config
+    return {
+        "dictionary": {
+            "path": str(dictionary.path),
+            "content_id": dictionary.content_id,
+            "model": config.model.id,
+            "site": config.site.name,
+            "percentile": config.calibration.percentile,
+            "threshold": dictionary.threshold,
+            "k": dictionary.k,
+            "annotated_activations": annotation.record.n_activations if annotation else None,
+        },
+        "exemplar": dictionary.region(region),
+        "labels": [label.model_dump(include={"text", "source"}) for label in labels.all(region)],
+        "evidence": annotation.region(region) if annotation else None,
+        "examples": annotation.examples(region) if annotation else None,
+        "histogram": annotation.histogram[region].tolist() if annotation else None,
+        "histogram_bin_width": BIN_WIDTH,
+        "nearest_regions": _neighbours(dictionary, labels, region),
+    }
+
+
+def _neighbours(dictionary: StoredDictionary, labels: Labels, region: int) -> list[dict[str, Any]]:
+    """Regions whose exemplars have the largest cosine with this one's."""
+    cosine_k = (dictionary.exemplars @ dictionary.exemplars[region]).numpy()
+    order = np.argsort(-cosine_k, kind="stable")
+    nearest = [int(i) for i in order[: _NEIGHBOURS + 1] if i != region][:_NEIGHBOURS]
+    return [{"region": i, "cosine": float(cosine_k[i]), "label": labels.best(i).text} for i in nearest]
+
+
+def print_region(shown: dict[str, Any], top: int) -> None:
+    """The view for people, with `top` examples of each kind."""
+    out = console()
+    for part in _parts(shown, top, out):
+        out.print(part)
+    if shown["evidence"] is None:
+        command = f"ep annotate {shown['dictionary']['path']}"
+        out.print(f"\nMembers, examples and lens are yet to come: {command}", soft_wrap=True)
+
+
+def _parts(shown: dict[str, Any], top: int, out: Console) -> Iterator[RenderableType]:
+    evidence = shown["evidence"]
+    yield from _head(shown)
+    yield from _exemplar(shown["exemplar"], out)
+    if evidence is not None and evidence["members"]:
+        yield ""
+        yield from _distances(shown["histogram"], evidence, shown["dictionary"]["threshold"], out.width)
+        yield ""
+        yield from _examples(shown["examples"], shown["dictionary"]["threshold"], top, out)
+        yield ""
+        yield from _tokens(evidence, out.width)
+    if evidence is not None:
+        yield ""
+        yield from _lens(evidence, out.width)
+    yield ""
+    yield from _nearest(shown["nearest_regions"], out)
+
+
+def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
+    d, evidence, exemplar = shown["dictionary"], shown["evidence"], shown["exemplar"]
+    where = f" of {d['k']:,}   {visible(d['model'])} {d['site']} p{d['percentile']:g}   theta {d['threshold']:.3f}"
+    yield Text.assemble((f"region {exemplar['region']}", "bold"), where)
+    for rank, label in enumerate(shown["labels"]):
+        text = (visible(label["text"]), "" if rank else "bold")
+        yield named("" if rank else "label", text, (f"  ({visible(label['source'])})", "dim"))
+    if evidence is None:
+        yield named("arrivals", f"{exemplar['arrivals']:,} while it was built")
+        return
+    members = evidence["members"]
+    if not members:
+        yield named("members", "none: no token of the annotation's text is nearest to this exemplar")
+        return
+    share, within = members / d["annotated_activations"], evidence["within"] / members
+    yield named("members", f"{members:,}, {share:.2%} of all; {within:.1%} of them within theta")
+    yield named("coherence", f"{_number(evidence['coherence'])} (mean resultant length, 1 if all are the same)")
+    halves = f"{evidence['half']:,} and {members - evidence['half']:,} members"
+    yield named("stability", f"{_number(evidence['stability'])} between the halves of the text, {halves}")
+
+
+def _number(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.3f}"
+
+
+def _exemplar(row: dict[str, Any], out: Console) -> Iterator[RenderableType]:
+    place = f"{visible(row['document'])} @{row['position']}"
+    yield named("exemplar", f"{place}   token {row['token_id']}   norm {row['raw_norm']:.1f}")
+    token = highlighted(visible(row["token"]), not out.is_terminal)
+    yield named("", (visible(row["context"]), "dim"), token)
+
+
+def _distances(
+    histogram: list[int], evidence: dict[str, Any], threshold: float, width: int
+) -> Iterator[RenderableType]:
+    """Members by distance, as bars on an axis with theta marked."""
+    theta = int(threshold / BIN_WIDTH)
+    end = max(theta, *(index for index, count in enumerate(histogram) if count)) + 1
+    wide = 2 if 2 * end <= width - MARGIN else 1  # columns of a bar
+    eighths = [max(count > 0, round(8 * _HEIGHT * count / max(histogram))) for count in histogram[:end]]
+    for line in reversed(range(_HEIGHT)):
+        bars = [wide * _BARS[min(8, max(0, height - 8 * line))] for height in eighths]
+        name = f"{'distances' if line == _HEIGHT - 1 else '':<{MARGIN}}"
+        within, beyond = "".join(bars[: theta + 1]), "".join(bars[theta + 1 :])
+        yield Text.assemble((name, "dim"), (within, "cyan"), (beyond, "yellow"))
+    mean = f"mean {evidence['mean_distance']:.3f} \u00b1 {_number(evidence['std_distance'])}"
+    yield Text(" " * MARGIN + f"{'0':<{wide * theta}}\u2191 theta {threshold:.3f}   {mean}")
+
+
+def _examples(rows: list[dict[str, Any]], threshold: float, top: int, out: Console) -> Iterator[RenderableType]:
+    document = _DOCUMENT if out.width >= _WIDE else 0
+    width = out.width - MARGIN - 7 - (document + 2 if document else 0)
+    for kind in ("nearest", "random", "farthest"):
+        for rank, row in enumerate([row for row in rows if row["kind"] == kind][:top]):
+            styles = [shade(distance, threshold) for distance in row["distances"]]
+            name = f"{'' if rank else kind:<{MARGIN}}"
+            line = in_context(row["tokens"], row["at"], styles, width, marked=not out.is_terminal)
+            parts = [(name, "dim"), f"{row['distance']:.3f}  ", line]
+            if document:
+                place = f" @{row['position']}"
+                parts.append((f"  {ending(visible(row['document']), document - len(place))}{place}", "dim"))
+            yield Text.assemble(*parts, no_wrap=True)
+
+
+def _tokens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
+    for name, column in (("token", "top_tokens"), ("before it", "before_tokens")):
+        counted = [
+            (row["token"], f"{row['count'] / evidence['members']:.0%} {_times(row['lift'])}")
+            for row in evidence[column]
+        ]
+        yield named(name, _listed(counted, width - MARGIN))
+
+
+def _times(lift: float) -> str:
+    return f"\u00d7{lift:.1f}" if lift < 10 else f"\u00d7{lift:,.0f}"
+
+
+def _lens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
+    """What the unembedding makes of the exemplar and, below it, of the mean direction."""
+    for name, end in (("promotes", "top"), ("suppresses", "bottom")):
+        for source, column in ((name, f"lens_{end}"), ("  its mean", f"mean_lens_{end}")):
+            if evidence[column]:
+                logits = [(row["token"], f"{row['logit']:.1f}") for row in evidence[column]]
+                yield named(source, _listed(logits, width - MARGIN))
+
+
+def _listed(values: list[tuple[str, str]], width: int) -> Text:
+    """Tokens in quotes, with their spaces, each with what was measured: as many as two lines hold."""
+    lines = [Text()]
+    for token, value in values:
+        item = Text.assemble(f"\u201c{cut(visible(token), 20)}\u201d", (f" {value}", "dim"))
+        if lines[-1].cell_len + item.cell_len > width:
+            if len(lines) == 2:
+                break
+            lines.append(Text())
+        lines[-1].append_text(item).append("  ")
+    return Text("\n").join(lines) if values else Text("\u2013", style="dim")
+
+
+def _nearest(neighbours: list[dict[str, Any]], out: Console) -> Iterator[RenderableType]:
+    for rank, row in enumerate(neighbours):
+        start = f"{'' if rank else 'neighbours':<{MARGIN}}"
+        number = f"cosine {row['cosine']:.3f}   region {row['region']:<7}"
+        room = out.width - cell_len(start + number)
+        yield Text.assemble((start, "dim"), number, cut(visible(row["label"]), room), no_wrap=True)

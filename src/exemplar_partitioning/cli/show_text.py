@@ -1,0 +1,103 @@
+"""`ep show --text`: a text read through a dictionary, token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import DataError, EPError
+from ..labels import Labels
+from ..reading import model_of, read
+from ..visible import visible
+from .terminal import console, cut
+
+if TYPE_CHECKING:
+    from ..store import StoredDictionary
+
+_BYTES = 1_000_000
+_TOKEN = 20  # columns at most
+_OTHER_COLUMNS = 6 + _TOKEN + 6 + 8 + 6 + 5 * 2  # beside the label
+
+
+def text_of(file: Path) -> str:
+    """A text file's content; EPError if there is none or it is too large, DataError if it is not text."""
+    if not file.is_file():
+        raise EPError(f"no file {file}; give a text file")
+    if file.stat().st_size > _BYTES:
+        raise EPError(
+            f"{file} has {file.stat().st_size:,} bytes; a text shown token by token has at most {_BYTES:,}. "
+            "For more, run `ep annotate`"
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start:,}") from error
+
+
+def view(dictionary: StoredDictionary, text: str, model: str | None) -> dict[str, Any]:
+    """Every token of a text with its region, and what holds for the text as a whole, as plain values."""
+    (tokens,) = read([dictionary], model_of(dictionary, model), text)
+    labels = Labels.read(dictionary)
+    regions = {token.region for token in tokens if token.region is not None}
+    texts: dict[int | None, str] = {region: labels.best(region).text for region in regions}
+    with_region = sum(token.region is not None for token in tokens)
+    within = sum(token.within for token in tokens)
+    return {
+        "dictionary": {
+            "path": str(dictionary.path),
+            "content_id": dictionary.content_id,
+            "site": dictionary.config.site.name,
+            "percentile": dictionary.config.calibration.percentile,
+            "threshold": dictionary.threshold,
+            "k": dictionary.k,
+        },
+        "tokens": [token.as_json() | {"label": texts.get(token.region)} for token in tokens],
+        "summary": {
+            "tokens": len(tokens),
+            "with_region": with_region,
+            "within": within,
+            "share_within": within / with_region if with_region else None,
+            "regions": len(regions),
+        },
+    }
+
+
+def print_text(shown: dict[str, Any]) -> None:
+    """The view for people: a line per token, and a summary."""
+    out, d, summary = console(), shown["dictionary"], shown["summary"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right", style="dim", min_width=4)
+    table.add_column("token", no_wrap=True)
+    table.add_column("region", justify="right", no_wrap=True)
+    table.add_column("distance", justify="right", no_wrap=True)
+    table.add_column("theta", no_wrap=True)
+    table.add_column("label", no_wrap=True, overflow="ellipsis")
+    for token in shown["tokens"]:
+        table.add_row(*_row(token, max(10, out.width - _OTHER_COLUMNS)))
+    out.print(table)
+    share = "" if summary["share_within"] is None else f", {summary['share_within']:.1%}"
+    out.print(
+        Text.assemble(
+            (f"{summary['tokens']:,} tokens", "bold"),
+            f"; {summary['within']:,} within theta {d['threshold']:.3f}{share}; "
+            f"{summary['regions']:,} regions of {d['k']:,} ({d['site']} p{d['percentile']:g})",
+        )
+    )
+
+
+def _row(token: dict[str, Any], room: int) -> list[str | Text]:
+    position, text = str(token["position"]), cut(visible(token["text"]), _TOKEN)
+    if token["region"] is None:
+        return [position, Text(text, style="dim"), Text("none", style="dim"), "", "", ""]
+    style, side = ("cyan", "within") if token["within"] else ("yellow", "beyond")
+    return [
+        position,
+        Text(text, style=f"black on {style}"),
+        str(token["region"]),
+        f"{token['distance']:.3f}",
+        Text(side, style=style),
+        Text(cut(visible(token["label"]), room), style="" if token["within"] else "dim"),
+    ]
