@@ -165,7 +165,7 @@ def _biggest_table(dictionary: StoredDictionary, top: int, width: int) -> Table:
     for row in biggest(dictionary, top):
         token = cut(visible(row["token"]), context_room)
         context = ending(visible(row["context"]), context_room - cell_len(token))
-        cells = [str(row["region"]), f"{row[size]:,}", f"{row[size] / max(1, total):.1%}"]
+        cells: list[str | Text] = [str(row["region"]), f"{row[size]:,}", f"{row[size] / max(1, total):.1%}"]
         if annotation:
             cells.append(cut(visible(row["label"]), label_room))
         cells.append(Text.assemble((context, "dim"), (token, "bold reverse")))
