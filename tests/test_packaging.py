@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"datasets"}  # an extra; its absence is told with how to install it
+OPTIONAL = {"datasets", "matplotlib", "plotly"}  # extras; their absence is told with how to install them
 
 
 def imported(path: Path) -> set[str]:

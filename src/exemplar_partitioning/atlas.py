@@ -43,11 +43,14 @@ def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
 def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     """Longitude and latitude, in radians, of the exemplars seen along their first three principal axes.
 
-    Made for an equal-area projection, such as matplotlib's `mollweide`.
+    Longitude 0 is where most arrivals are. Made for an equal-area projection, such as matplotlib's `mollweide`.
     """
     with threadpool_limits(1):
         x, y, z = _principal(dictionary.exemplars.numpy(), 3).T
-    return np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=1)
+    around_k = x + 1j * y
+    middle = dictionary.regions["arrivals"].to_numpy() @ (around_k / np.maximum(np.abs(around_k), 1e-12))
+    longitude_k = np.angle(around_k * np.exp(-1j * np.angle(middle)))
+    return np.stack([longitude_k, np.arctan2(z, np.hypot(x, y))], axis=1).astype(np.float32)
 
 
 def _cached(path: Path, k: int) -> Float32[np.ndarray, "k 2"] | None:

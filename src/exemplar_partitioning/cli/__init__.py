@@ -13,6 +13,7 @@ from ..errors import EPError
 from .annotate import annotate
 from .build import build
 from .explore import explore
+from .figures import figures
 from .show import show
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command(no_args_is_help=False)(build)
 app.command()(annotate)
 app.command()(show)
 app.command()(explore)
+app.command()(figures)
 
 
 def _version(wanted: bool) -> None:
