@@ -137,7 +137,7 @@ def _has_annotation(entry: Entry) -> bool:
 def _opened(dictionary: StoredDictionary) -> Annotation:
     """The annotation with all its files checked, so that later requests cannot fail on them."""
     annotation = dictionary.annotation
-    annotation.regions, annotation.histogram, annotation.examples(0)
+    annotation.histogram.sum(), annotation.examples(0)
     return annotation
 
 
@@ -195,7 +195,7 @@ class Library:
                 view = self.open(key)
             except EPError:
                 continue  # told to those who ask for it
-            view.labels(), view.top_tokens, view.lens, view.sizes_k
+            view.labels(), len(view.top_tokens), len(view.lens), len(view.sizes_k)
 
     def siblings(self, view: View) -> Iterator[View]:
         """The same site at other percentiles, finest first."""

@@ -1,0 +1,31 @@
+// JSON from the server; its messages as errors.
+
+export async function get(path, params = {}) {
+  const query = new URLSearchParams(params).toString();
+  return answer(await reach(`/api/${path}${query && `?${query}`}`));
+}
+
+export async function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  return answer(await reach(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
+}
+
+async function reach(url, options) {
+  try {
+    return await fetch(url, options);
+  } catch {
+    throw new Error("The server does not answer. Is `ep explore` still running?");
+  }
+}
+
+async function answer(response) {
+  const type = response.headers.get("content-type") ?? "";
+  const said = type.startsWith("application/json") ? await response.json() : { error: `The server failed (${response.status}).` };
+  if (!response.ok) throw new Error(said.error);
+  return said;
+}
+
+const part = encodeURIComponent;
+export const api = (key, rest = "") => `dictionaries/${part(key)}${rest}`;
+export const page = (key, rest = "") => `/d/${part(key)}${rest}`;
+export const regionPage = (key, region) => page(key, `/regions/${region}`);

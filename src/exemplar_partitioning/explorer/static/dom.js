@@ -1,0 +1,65 @@
+// Elements, text and numbers. Text only ever goes in as text nodes, attributes and properties: never as markup.
+
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.entries(value).forEach(([key, v]) => element.style.setProperty(key, v));
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const NAMED = { "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u007f": "␡", "\ufffd": "\ufffd" };
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\u00a0]/gu;
+
+// Control, direction and other invisible characters as symbols; nothing of the text can steer the page.
+export function visible(text) {
+  return text.replace(UNSEEN, (c) => {
+    const code = c.codePointAt(0);
+    return NAMED[c] ?? (code < 0x20 ? String.fromCodePoint(0x2400 + code) : `‹${code.toString(16).toUpperCase().padStart(4, "0")}›`);
+  });
+}
+
+// A token on its own: its edges are seen, its direction stays inside, its length is cut by the style sheet.
+export function token(text, extra = "") {
+  const [, before, middle, after] = /^( *)(.*?)( *)$/su.exec(text);
+  const space = (spaces) => spaces && h("span", { class: "space", "aria-hidden": "true" }, "·".repeat(spaces.length));
+  const shown = middle ? [space(before), visible(middle), space(after)] : text ? [space(text)] : [h("i", {}, "empty")];
+  const element = h("bdi", { class: `token ${extra}` }, shown);
+  if (text.length > 24) element.title = visible(text);
+  return element;
+}
+
+export const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
+export const fixed = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
+export const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(digits)} %`);
+export const lift = (x) => (x >= 100 ? count(Math.round(x)) : x.toFixed(1)) + " ×";
+
+// columns: [heading, cell of a row, class], rows: anything.
+export function table(caption, columns, rows, props = {}) {
+  const head = columns.map(([name, , kind]) => h("th", { scope: "col", class: kind }, name));
+  const body = rows.map((row) => h("tr", {}, columns.map(([, cell, kind]) => h("td", { class: kind }, cell(row)))));
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h("table", props, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
+  );
+}
+
+// Terms with their values, as a compact list.
+export function facts(pairs) {
+  return h("dl", { class: "facts" }, pairs.map(([term, value, title]) => h("div", { title }, h("dt", {}, term), h("dd", {}, value))));
+}
+
+export const section = (heading, ...children) => h("section", {}, h("h2", {}, heading), children);
+
+export function notice(text, kind = "") {
+  return text && h("p", { class: `notice ${kind}`, role: kind === "error" ? "alert" : null }, visible(text));
+}
+
+export function status(text) {
+  document.getElementById("status").textContent = text;
+}

@@ -1,0 +1,84 @@
+// Any text, read by the model through the dictionary as one types.
+
+import { api, page, post, regionPage } from "../api.js";
+import { count, fixed, h, notice, status, table, token, visible } from "../dom.js";
+import { legend, warm } from "../heat.js";
+
+const FIRST = "The old king walks under the stone bridge and sees the river.";
+
+export default async function render(main, { key, all }) {
+  document.title = "Live";
+  if (!all.live) {
+    main.append(h("h1", {}, "Live"), notice("No model is loaded: start `ep explore` with --live."));
+    return;
+  }
+  const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: "20000" });
+  const modes = ["region", "distance"];
+  const buttons = modes.map((mode) => h("button", { type: "button", onclick: () => choose(mode) }, `colour by ${mode}`));
+  const [problem, key_, shown, rows] = [h("div"), h("div"), h("p", { class: "text live", "aria-label": "Tokens" }), h("div")];
+  main.append(h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown, rows);
+
+  let [mode, read, asked] = ["region", null, 0];
+  function choose(next) {
+    mode = next;
+    buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(modes[i] === mode)));
+    if (read) draw();
+  }
+  function draw() {
+    key_.replaceChildren(mode === "distance" ? legend(read.threshold) : h("p", { class: "dim" }, "one colour for each region; underlined: within θ"));
+    shown.replaceChildren(...read.tokens.map((each) => word(key, each, read, mode)));
+  }
+  async function refresh() {
+    const mine = ++asked;
+    if (!box.value.trim()) return;
+    try {
+      const started = performance.now();
+      const answer = await post(api(key, "/read"), { text: box.value });
+      if (mine !== asked) return; // more was typed since
+      read = answer;
+      problem.replaceChildren();
+      draw();
+      rows.replaceChildren(listed(key, read));
+      status(`${count(read.tokens.length)} tokens in ${Math.round(performance.now() - started)} ms`);
+    } catch (error) {
+      if (mine === asked) problem.replaceChildren(notice(error.message, "error"));
+    }
+  }
+  let typing;
+  box.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      history.replaceState(null, "", `${page(key, "/live")}?${new URLSearchParams({ text: box.value.slice(0, 2000) })}`);
+      refresh();
+    }, 200);
+  });
+  box.value = new URLSearchParams(location.search).get("text") ?? FIRST;
+  choose("region");
+  await refresh();
+}
+
+// Regions get hues far apart, always the same.
+const hue = (region) => `${(region * 137.508) % 360}deg`;
+
+function word(key, each, read, mode) {
+  if (each.region === null) return h("span", { class: "dim", title: "no region" }, visible(each.text));
+  const title = `region ${each.region}: ${visible(read.regions[each.region].label)}; distance ${fixed(each.distance)}${each.within ? ", within θ" : ""}`;
+  const props = { href: regionPage(key, each.region), title };
+  if (mode === "distance") return warm(each.text, each.distance, read.threshold, props, "a");
+  return h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue(each.region) } }, visible(each.text) || "∅");
+}
+
+function listed(key, read) {
+  return table(
+    "Tokens with their regions",
+    [
+      ["Token", (each) => token(each.text), ""],
+      ["Region", (each) => (each.region === null ? "–" : h("a", { href: regionPage(key, each.region) }, each.region)), "num"],
+      ["Label", (each) => (each.region === null ? "" : h("bdi", { class: "label" }, visible(read.regions[each.region].label))), "grow"],
+      ["Distance", (each) => fixed(each.distance), "num"],
+      ["Within θ", (each) => (each.within ? "yes" : "no"), ""],
+    ],
+    read.tokens,
+    { class: "small" },
+  );
+}

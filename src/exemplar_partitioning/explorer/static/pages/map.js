@@ -1,0 +1,120 @@
+// All regions on a plane: near each other where their exemplars are. A click opens one.
+
+import { api, get, page, regionPage } from "../api.js";
+import { count, fixed, h, notice, status, visible } from "../dom.js";
+import { color, plotly } from "../plots.js";
+
+const SHADES = [["size", "size"], ["coherence", "coherence"], ["stability", "stability"], ["distance", "mean distance"]];
+
+export default async function render(main, { key }) {
+  document.title = "Map";
+  const place = h("div", { class: "map", "aria-hidden": "true" });
+  const tip = h("div", { class: "tip", hidden: true });
+  const shade = h("select", { "aria-label": "Colour by" }, SHADES.map(([value, text]) => h("option", { value }, `colour: ${text}`)));
+  const search = h("input", { type: "search", "aria-label": "Highlight regions", placeholder: "Highlight token or label", autocomplete: "off", spellcheck: "false" });
+  const found = h("p", { class: "dim" }, "computing the layout ...");
+  main.append(
+    h("h1", {}, "Map"),
+    h("div", { class: "bar" }, search, shade, found),
+    h("p", { class: "hidden" }, "A scatter plot of all regions, for the eye and the pointer. ", h("a", { href: page(key, "/regions") }, "The list of regions"), " holds the same regions as text."),
+    h("div", { class: "frame" }, place, tip),
+  );
+  let data, Plotly;
+  try {
+    [data, Plotly] = await Promise.all([get(api(key, "/map")), plotly()]);
+  } catch (error) {
+    found.textContent = "";
+    main.append(notice(error.message, "error"));
+    return;
+  }
+  const said = `${count(data.x.length)} regions, area by ${data.size_is}; click opens, drag pans, wheel zooms`;
+  found.textContent = said;
+  status(said);
+  const known = SHADES.filter(([name]) => data[name].some((value) => value !== null));
+  shade.replaceChildren(...known.map(([value, text]) => h("option", { value }, `colour: ${value === "size" ? data.size_is : text}`)));
+
+  let matches = [];
+  const draw = () => Plotly.react(place, traces(data, shade.value, matches), layout(place), { responsive: true, scrollZoom: true, displayModeBar: false });
+  await draw();
+  place.on("plotly_hover", ({ points: [point], event }) => point.customdata !== undefined && showTip(tip, place, data, point.customdata, event));
+  place.on("plotly_unhover", () => (tip.hidden = true));
+  place.on("plotly_click", ({ points: [point] }) => point.customdata !== undefined && location.assign(regionPage(key, point.customdata)));
+  shade.addEventListener("change", draw);
+  addEventListener("theme", draw);
+  search.addEventListener("input", () => {
+    matches = matching(data, search.value);
+    found.textContent = search.value ? `${count(matches.length)} regions highlighted` : said;
+    status(found.textContent);
+    draw();
+  });
+}
+
+function matching(data, text) {
+  const wanted = text.toLowerCase();
+  if (!wanted) return [];
+  return data.token.keys().filter((i) => data.token[i].toLowerCase().includes(wanted) || data.label[i].toLowerCase().includes(wanted)).toArray();
+}
+
+function traces(data, shade, matches) {
+  const largest = Math.max(1, ...data.size.slice(0, 1), data.size.reduce((a, b) => Math.max(a, b), 0));
+  const scale = 26 / Math.sqrt(Math.max(1, data.x.length / 500));
+  const sizes = data.size.map((size) => 3 + scale * Math.sqrt(size / largest));
+  const shades = shade === "size" ? data.size.map((size) => Math.log10(1 + size)) : data[shade].map((value) => value ?? 0);
+  const title = shade === "size" ? `log10 ${data.size_is}` : SHADES.find(([name]) => name === shade)[1];
+  const shared = { type: "scattergl", mode: "markers", hoverinfo: "none" };
+  const all = {
+    ...shared,
+    x: data.x,
+    y: data.y,
+    customdata: data.x.map((_, i) => i),
+    marker: {
+      size: sizes,
+      color: shades,
+      colorscale: document.documentElement.dataset.theme === "dark" ? "Viridis" : "Viridis",
+      reversescale: document.documentElement.dataset.theme !== "dark",
+      opacity: matches.length ? 0.15 : 0.75,
+      line: { width: 0 },
+      colorbar: { title: { text: title, side: "right" }, thickness: 10, len: 0.5, outlinewidth: 0, x: 1 },
+    },
+  };
+  if (!matches.length) return [all];
+  const chosen = {
+    ...shared,
+    x: matches.map((i) => data.x[i]),
+    y: matches.map((i) => data.y[i]),
+    customdata: matches,
+    marker: { size: matches.map((i) => sizes[i] + 3), color: color("mark"), line: { width: 1, color: color("ground") } },
+  };
+  return [all, chosen];
+}
+
+function layout(place) {
+  const bare = { visible: false, zeroline: false, showgrid: false };
+  return {
+    autosize: true,
+    height: place.clientHeight,
+    margin: { l: 0, r: 0, t: 0, b: 0 },
+    xaxis: { ...bare, constrain: "range" },
+    yaxis: { ...bare, scaleanchor: "x" },
+    dragmode: "pan",
+    hovermode: "closest",
+    showlegend: false,
+    uirevision: "kept", // the zoom stays when colours change
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: "inherit", size: 12, color: color("dim") },
+  };
+}
+
+function showTip(tip, place, data, i, event) {
+  tip.replaceChildren(
+    h("b", {}, `Region ${i} · `, h("bdi", {}, visible(data.token[i]) || "∅")),
+    h("bdi", {}, visible(data.label[i])),
+    h("span", { class: "dim" }, `${count(data.size[i])} ${data.size_is}`, data.coherence[i] === null ? "" : ` · coherence ${fixed(data.coherence[i], 2)}`),
+  );
+  tip.hidden = false;
+  const frame = place.getBoundingClientRect();
+  const [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
+  tip.style.setProperty("left", `${Math.max(0, Math.min(x + 14, frame.width - tip.offsetWidth - 4))}px`);
+  tip.style.setProperty("top", `${y + 18 + tip.offsetHeight < frame.height ? y + 18 : y - tip.offsetHeight - 10}px`);
+}

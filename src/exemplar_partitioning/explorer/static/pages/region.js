@@ -1,0 +1,204 @@
+// A region: what it is called, what belongs to it, where it comes from, what it promotes, what lies beside it.
+
+import { api, get, page, post, regionPage } from "../api.js";
+import { count, facts, fixed, h, lift, notice, percent, section, status, table, token, visible } from "../dom.js";
+import { legend, warm } from "../heat.js";
+import { onKey } from "../keys.js";
+import { bars, mark, plot } from "../plots.js";
+
+const FIRST = 8; // examples of a kind, until more are asked for
+
+export default async function render(main, { key, region }) {
+  const related = get(api(key, `/regions/${region}/relatives`));
+  related.catch(() => {}); // told where it is shown
+  const r = await get(api(key, `/regions/${region}`));
+  document.title = `Region ${region}: ${visible(r.label.text)}`;
+  const m = r.members;
+  main.append(
+    heading(r),
+    notice(r.not_annotated),
+    notice(r.labels_error, "error"),
+    labelling(r),
+    numbers(r),
+    h(
+      "div",
+      { class: "sides" },
+      h("div", {}, provenance(r), m ? examples(r) : null, m ? lenses(m) : null),
+      h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related)),
+    ),
+  );
+  onKey("n", () => move(r, 1));
+  onKey("p", () => move(r, -1));
+}
+
+function move(r, step) {
+  const to = r.region + step;
+  if (to >= 0 && to < r.k) location.assign(regionPage(r.key, to));
+}
+
+function heading(r) {
+  const link = (text, to, title) => (to >= 0 && to < r.k ? h("a", { href: regionPage(r.key, to), "aria-label": title, title }, text) : h("span", { class: "dim" }, text));
+  return h(
+    "div",
+    { class: "heading" },
+    h("h1", {}, `Region ${r.region} `, token(r.exemplar.token)),
+    h("span", { class: "turn" }, link("‹ p", r.region - 1, "previous region"), " ", link("n ›", r.region + 1, "next region")),
+  );
+}
+
+const SOURCES = { hand: "by hand", tokens: "made from its tokens" };
+
+function labelling(r) {
+  const text = h("bdi", { class: "label big" });
+  const source = h("span", { class: "dim" });
+  const problem = h("div", { "aria-live": "assertive" });
+  const box = h("input", { type: "text", maxlength: "200", "aria-label": "Label", autocomplete: "off", placeholder: "empty: no label of your own" });
+  const form = h("form", { class: "bar", hidden: true }, box, h("button", {}, "Save"), h("button", { type: "button", onclick: () => close() }, "Cancel"));
+  const edit = h("button", { type: "button", onclick: () => open() }, "Edit label");
+  const show = ({ text: label, source: from }) => {
+    text.textContent = visible(label);
+    source.textContent = SOURCES[from] ?? `by ${visible(from.replace("endpoint:", ""))}`;
+    box.value = from === "hand" ? label : "";
+  };
+  const open = () => {
+    form.hidden = false;
+    box.focus();
+    box.select();
+  };
+  const close = () => {
+    form.hidden = true;
+    problem.replaceChildren();
+    edit.focus();
+  };
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      const now = await post(api(r.key, `/regions/${r.region}/label`), { text: box.value });
+      show({ text: now.label, source: now.source });
+      close();
+      status("Label saved");
+    } catch (error) {
+      problem.replaceChildren(notice(error.message, "error"));
+    }
+  });
+  form.addEventListener("keydown", (event) => event.key === "Escape" && close());
+  onKey("e", open);
+  show(r.label);
+  return h("div", { class: "labelling" }, h("p", {}, text, " ", source, " ", edit), form, problem);
+}
+
+function numbers(r) {
+  const m = r.members;
+  const pairs = [[r.size_is === "members" ? "Members" : "Arrivals", `${count(r.size)} (rank ${count(r.size_rank)} of ${count(r.k)})`]];
+  if (m) {
+    pairs.push(
+      ["Share", percent(r.member_share, 2)],
+      ["Within θ", m.members ? percent(m.within / m.members) : "–", "share of the members within the threshold"],
+      ["Coherence", fixed(m.coherence), "length of the mean of the members' directions"],
+      ["Mean distance", m.mean_distance === null ? "–" : `${fixed(m.mean_distance)} ± ${fixed(m.std_distance)}`, "cosine distance of members to the exemplar"],
+      ["Stability", fixed(m.stability), "agreement of the two halves of the text"],
+      ["Mean to exemplar", fixed(r.mean_cosine), "cosine of the mean direction and the exemplar"],
+    );
+  }
+  return facts(pairs);
+}
+
+function provenance(r) {
+  const e = r.exemplar;
+  const name = r.members && !r.members.members ? notice("No token of the annotated text belongs to this region.") : null;
+  return section(
+    "Exemplar",
+    h("p", { class: "text" }, h("bdi", {}, visible(e.context), h("mark", {}, visible(e.token) || "∅"))),
+    h("p", { class: "dim" }, `${visible(e.document)}, token ${count(e.position)} · id ${e.token_id} · norm ${fixed(e.raw_norm, 1)} · activation ${count(e.arrival_index)} of the stream · ${count(e.arrivals)} arrivals · `, h("code", {}, e.content_id)),
+    name,
+  );
+}
+
+function examples(r) {
+  if (!r.examples.length) return null;
+  const kinds = ["nearest", "random", "farthest"];
+  const list = h("ol", { class: "examples" });
+  const buttons = kinds.map((kind) => h("button", { type: "button", onclick: () => show(kind) }, kind));
+  const show = (kind, all = false) => {
+    const rows = r.examples.filter((example) => example.kind === kind);
+    buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(kinds[i] === kind)));
+    list.replaceChildren(...rows.slice(0, all ? rows.length : FIRST).map((example) => one(example, r.threshold)));
+    const more = rows.length - FIRST;
+    if (!all && more > 0) list.append(h("li", { class: "more" }, h("button", { type: "button", onclick: () => show(kind, true) }, `${more} more`)));
+  };
+  show("nearest");
+  return section("Members", h("div", { class: "bar choice", role: "group", "aria-label": "Which members" }, buttons), legend(r.threshold), list);
+}
+
+function one(example, threshold) {
+  const words = example.tokens.map((text, i) => warm(text, example.distances[i], threshold, { class: i === example.at ? "at" : "" }, i === example.at ? "mark" : "span"));
+  return h("li", {}, h("span", { class: "num", title: `${visible(example.document)}, token ${count(example.position)}` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
+}
+
+function lenses(m) {
+  const list = (caption, rows) =>
+    table(caption, [[caption, (row) => token(row.token), ""], ["logit", (row) => fixed(row.logit, 2), "num"]], rows, { class: "small" });
+  const pair = (name, top, bottom) =>
+    h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(`${name}: promotes`, top), list(`${name}: suppresses`, bottom)) : h("p", { class: "dim" }, "none"));
+  return section("Logit lens", h("div", { class: "columns" }, pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom)));
+}
+
+function frequent(m) {
+  const list = (caption, rows) =>
+    table(caption, [[caption, (row) => token(row.token), ""], ["count", (row) => count(row.count), "num"], ["lift", (row) => lift(row.lift), "num"]], rows, { class: "small" });
+  if (!m.members) return null;
+  return section("Tokens", h("div", { class: "pair" }, list("at", m.top_tokens), list("before", m.before_tokens)));
+}
+
+function histogram(r) {
+  const { width, counts } = r.histogram;
+  const last = Math.max(counts.findLastIndex((n) => n > 0), Math.ceil(r.threshold / width)) + 1;
+  const m = r.members;
+  return plot(
+    "Distances of members to the exemplar",
+    `${percent(m.within / m.members)} of ${count(m.members)} members lie within θ = ${fixed(r.threshold, 4)}; the mean distance is ${fixed(m.mean_distance)}.`,
+    () => ({
+      data: [bars(counts.slice(0, last), 0, width, "%{y:,} members at %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>")],
+      x: ["cosine distance", {}],
+      y: ["members", {}],
+      ...mark(r.threshold, "θ"),
+    }),
+  );
+}
+
+const rows = (key, caption, regions, sizeIs) =>
+  table(
+    caption,
+    [
+      ["Region", (row) => h("a", { href: regionPage(key, row.region) }, row.region), "num"],
+      ["Label", (row) => h("bdi", { class: "label" }, visible(row.label)), "grow"],
+      ["cosine", (row) => fixed(row.cosine), "num"],
+      [sizeIs, (row) => count(row.size), "num"],
+    ],
+    regions,
+    { class: "small" },
+  );
+
+function neighbours(r) {
+  return r.neighbours.length ? section("Nearest regions", rows(r.key, "Nearest regions", r.neighbours, "size")) : null;
+}
+
+function relatives(related) {
+  const place = h("div", {}, h("p", { class: "dim" }, "looking ..."));
+  related.then(
+    ({ relatives: found }) => {
+      const parts = found.map((other) =>
+        h(
+          "div",
+          {},
+          h("h3", {}, `${other.relation} at `, h("a", { href: page(other.key) }, `p${other.percentile}`), other.relation === "children" ? `: ${count(other.count)}` : ""),
+          other.count ? rows(other.key, `${other.relation} at p${other.percentile}`, other.regions, "size") : h("p", { class: "dim" }, "none"),
+          other.count > other.regions.length ? h("p", { class: "dim" }, `the ${other.regions.length} nearest of ${count(other.count)}`) : null,
+        ),
+      );
+      place.replaceChildren(...(parts.length ? parts : [h("p", { class: "dim" }, "No other percentile of this site is here.")]));
+    },
+    (error) => place.replaceChildren(notice(error.message, "error")),
+  );
+  return section("At other percentiles", place);
+}
