@@ -424,6 +424,10 @@ def test_command_line(built, tiny_folder, text_file, tmp_path, capsys):
     result = CliRunner().invoke(app, [*command, "--max-tokens", "4_000", "--json"], catch_exceptions=False)
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
-    assert events[0]["event"] == "start" and events[-1]["event"] == "done" and events[-1]["tokens"] <= 4000
+    assert (
+        events[0]["event"] == "annotate-start"
+        and events[-1]["event"] == "annotate-done"
+        and events[-1]["tokens"] <= 4000
+    )
     result = CliRunner().invoke(app, [*command, "--replace"], catch_exceptions=False)
     assert "4 dictionaries annotated" in result.stdout and "ep explore" in result.stdout

@@ -56,18 +56,31 @@ def test_show(built):
     one = json.loads(run("show", out, "--percentile", "10", "--top", "3", "--json").stdout)
     assert [entry["config"]["calibration"]["percentile"] for entry in one] == [10]
     biggest = one[0]["biggest_regions"]
-    assert [row["arrivals"] for row in biggest] == sorted(d.regions.column("arrivals").to_pylist(), reverse=True)[:3]
-    assert biggest[0] == d.region(biggest[0]["region"])
+    members = sorted(d.annotation.regions.column("members").to_pylist(), reverse=True)
+    assert [row["members"] for row in biggest] == members[:3]
+    assert d.region(biggest[0]["region"]).items() <= biggest[0].items()
+
+
+def test_build_annotates_unless_told_not_to(built, tiny_folder, text_file, tmp_path):
+    out, _ = built
+    assert ep.load(out, percentile=2).annotation.record.text.source == "corpus.jsonl"
+    done = run("build", tiny_folder, text_file, *BUILD, "--out", tmp_path / "o", "--no-annotate")
+    assert done.returncode == 0, done.stderr
+    bare = {name: data for name, data in tree(out).items() if "annotation" not in name}
+    assert tree(tmp_path / "o") == bare
+    shown = run("show", tmp_path / "o", "--percentile", "10")
+    assert shown.returncode == 0 and "arrivals" in shown.stdout
 
 
 def test_json_events(tiny_folder, text_file, tmp_path):
     done = run("build", tiny_folder, text_file, *BUILD, "--out", tmp_path / "o", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     kinds = [event["event"] for event in events]
-    assert kinds[0] == "start" and kinds[-1] == "done" and {"progress", "calibrated", "checkpoint"} <= set(kinds)
+    assert kinds[0] == "start" and {"progress", "calibrated", "checkpoint"} <= set(kinds)
+    assert kinds[kinds.index("done") + 1] == "annotate-start" and kinds[-1] == "annotate-done"
     tokens = [event["tokens"] for event in events if event["event"] in ("progress", "done")]
     assert tokens == sorted(tokens)
-    last = events[-1]["dictionaries"]
+    last = events[kinds.index("done")]["dictionaries"]
     assert [d["percentile"] for d in last] == [2, 10] and all(d["stopped"] for d in last)
 
 

@@ -1,6 +1,6 @@
 """Evidence for every region: what its members are, where they come from, what they promote."""
 
-from .folder import Annotation
+from .folder import FOLDER, Annotation
 from .run import AnnotateEvent, annotate
 
-__all__ = ["AnnotateEvent", "Annotation", "annotate"]
+__all__ = ["FOLDER", "AnnotateEvent", "Annotation", "annotate"]

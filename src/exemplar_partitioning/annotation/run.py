@@ -55,7 +55,12 @@ class AnnotateEvent:
     def as_json(self) -> dict[str, Any]:
         """The event as plain values, one JSON line of `ep annotate --json`."""
         rate = round(self.tokens_per_second, 1)
-        return {"event": self.kind, "tokens": self.tokens, "max_tokens": self.max_tokens, "tokens_per_second": rate}
+        return {
+            "event": f"annotate-{self.kind}",
+            "tokens": self.tokens,
+            "max_tokens": self.max_tokens,
+            "tokens_per_second": rate,
+        }
 
 
 def annotate(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +46,7 @@ def annotate(
     import torch
 
     from ..annotation import annotate as run
+    from .display import JsonLines
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -66,20 +65,6 @@ def annotate(
         )
     if not as_json:
         say_what_is_known(dictionaries, path)
-
-
-class JsonLines:
-    """Events as JSON lines on standard output."""
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, event: AnnotateEvent) -> None:
-        sys.stdout.write(json.dumps(event.as_json()) + "\n")
-        sys.stdout.flush()
 
 
 class Bar:

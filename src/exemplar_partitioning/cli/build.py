@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
+_ANNOTATED_TOKENS = 100_000
 
 
 def build(
@@ -59,6 +60,10 @@ def build(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="At least so long between checkpoints.", rich_help_panel=_MACHINE)
     ] = 60.0,
+    annotate: Annotated[
+        bool,
+        typer.Option(help="Afterwards gather evidence for the regions on the first 100,000 tokens of the text."),
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the same command began.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.", rich_help_panel=_STREAM)] = "text",
@@ -120,8 +125,10 @@ def build(
 
     import torch
 
-    from .. import builder
+    from .. import annotation, builder
     from ..models.load import load_model
+    from ..store import find
+    from .annotate import Bar
     from .display import JsonLines, LiveDisplay
 
     if threads is not None:
@@ -152,6 +159,16 @@ def build(
             on_event=display,
             stop=asked,
         )
+        if annotate and not all((found / annotation.FOLDER).is_dir() for found in find(folder)):
+            annotation.annotate(
+                folder,
+                [Path(source) for source in text] if text else None,
+                model=loaded,
+                max_tokens=min(tokens, _ANNOTATED_TOKENS),
+                field=field,
+                on_event=JsonLines() if as_json else Bar(),
+                stop=asked,
+            )
     if not as_json:
         _say_what_is_there(result)
 
@@ -168,11 +185,13 @@ def _say_what_is_there(result: BuildResult) -> None:
     if result.documents_skipped:
         said = ", ".join(f"{count:,} {why}" for why, count in sorted(result.documents_skipped.items()))
         console.print(f"Documents skipped: {said}", markup=False, highlight=False)
-    example = result.dictionaries[-1]
+    example = result.dictionaries[len(result.dictionaries) // 2]
+    chosen = f"--site {example.site} --percentile {example.percentile:g}"
     console.print(
         f"\nNext, look at them:\n"
+        f"  ep explore {result.path}\n"
         f"  ep show {result.path}\n"
-        f"  ep show {result.path} --site {example.site} --percentile {example.percentile:g}\n"
+        f"  ep show {result.path} {chosen} --region 0\n"
         f"or use them in Python:\n"
         f"  import exemplar_partitioning as ep\n"
         f"  d = ep.load({json.dumps(str(result.path))}, site={json.dumps(example.site)}, "

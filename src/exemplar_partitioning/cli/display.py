@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..annotation import AnnotateEvent
 from ..builder import DictionarySummary, Event
 
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
@@ -63,7 +64,7 @@ class JsonLines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | AnnotateEvent) -> None:
         sys.stdout.write(json.dumps(event.as_json()) + "\n")
         sys.stdout.flush()
 
