@@ -8,6 +8,11 @@ export function h(tag, props = {}, ...children) {
     else if (name === "style") Object.entries(value).forEach(([key, v]) => element.style.setProperty(key, v));
     else element.setAttribute(name, value === true ? "" : value);
   }
+  return put(element, children);
+}
+
+// Children at the end of an element; null, undefined and false stand for none.
+export function put(element, ...children) {
   element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }

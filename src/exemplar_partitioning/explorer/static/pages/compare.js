@@ -1,7 +1,7 @@
 // Two dictionaries side by side; for each region of the first, the nearest of the second.
 
 import { get, page, regionPage } from "../api.js";
-import { count, fixed, h, notice, percent, section, table, visible } from "../dom.js";
+import { count, fixed, h, notice, percent, put, section, table, visible } from "../dom.js";
 import { bars, plot } from "../plots.js";
 import { ENDS } from "./start.js";
 
@@ -21,12 +21,12 @@ export default async function render(main, { all }) {
   const swap = h("button", { type: "button", onclick: () => location.assign(`/compare?${new URLSearchParams({ a: second, b: first })}`) }, "Swap");
   form.append(swap);
   const waiting = h("p", { class: "dim" }, "comparing ...");
-  main.append(h("h1", {}, "Compare"), form, waiting);
+  put(main, h("h1", {}, "Compare"), form, waiting);
   const question = { a: first, b: second, desc: asked.get("desc") ?? "1", offset: asked.get("offset") ?? "0", limit: PAGE };
   const c = await get("compare", question).finally(() => waiting.remove());
-  main.append(figures(c));
-  if (c.matches) main.append(...matches(c, question));
-  else main.append(notice(c.why_not));
+  put(main, figures(c));
+  if (c.matches) put(main, ...matches(c, question));
+  else put(main, notice(c.why_not));
 }
 
 const ROWS = [

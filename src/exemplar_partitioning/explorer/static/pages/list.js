@@ -1,7 +1,7 @@
 // Regions: searched, sorted, a page at a time. The address holds the state.
 
 import { api, get, regionPage } from "../api.js";
-import { count, fixed, h, notice, status, token } from "../dom.js";
+import { count, fixed, h, notice, put, status, token } from "../dom.js";
 import { onKey } from "../keys.js";
 
 const PAGE = 100;
@@ -28,7 +28,8 @@ export default async function render(main, { key }) {
   const [message, body, pages] = [h("div"), h("tbody"), h("nav", { class: "pages", "aria-label": "Pages of the list" })];
   const heads = COLUMNS.map(([sort, name, kind]) => h("th", { scope: "col", class: kind }, sort ? h("button", { type: "button", onclick: () => sortBy(sort) }, name) : name));
   const found = h("p", { class: "dim" });
-  main.append(
+  put(
+    main,
     h("h1", {}, "Regions"),
     message,
     h("form", { class: "bar", role: "search", onsubmit: (event) => event.preventDefault() }, search, place, found),

@@ -1,7 +1,7 @@
 // Any text, read by the model through the dictionary as one types.
 
 import { api, page, post, regionPage } from "../api.js";
-import { count, fixed, h, notice, status, table, token, visible } from "../dom.js";
+import { count, fixed, h, notice, put, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 
 const FIRST = "The old king walks under the stone bridge and sees the river.";
@@ -9,14 +9,14 @@ const FIRST = "The old king walks under the stone bridge and sees the river.";
 export default async function render(main, { key, all }) {
   document.title = "Live";
   if (!all.live) {
-    main.append(h("h1", {}, "Live"), notice("No model is loaded: start `ep explore` with --live."));
+    put(main, h("h1", {}, "Live"), notice("No model is loaded: start `ep explore` with --live."));
     return;
   }
   const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: "20000" });
   const modes = ["region", "distance"];
   const buttons = modes.map((mode) => h("button", { type: "button", onclick: () => choose(mode) }, `colour by ${mode}`));
   const [problem, key_, shown, rows] = [h("div"), h("div"), h("p", { class: "text live", "aria-label": "Tokens" }), h("div")];
-  main.append(h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown, rows);
+  put(main, h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown, rows);
 
   let [mode, read, asked] = ["region", null, 0];
   function choose(next) {

@@ -1,30 +1,33 @@
 // All regions on a plane: near each other where their exemplars are. A click opens one.
 
 import { api, get, page, regionPage } from "../api.js";
-import { count, fixed, h, notice, status, visible } from "../dom.js";
+import { count, fixed, h, notice, put, status, visible } from "../dom.js";
 import { color, plotly } from "../plots.js";
 
+const SCALE = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"]; // viridis, as in style.css
 const SHADES = [["size", "size"], ["coherence", "coherence"], ["stability", "stability"], ["distance", "mean distance"]];
 
 export default async function render(main, { key }) {
   document.title = "Map";
   const place = h("div", { class: "map", "aria-hidden": "true" });
+  const scale = h("div", { class: "scale" });
   const tip = h("div", { class: "tip", hidden: true });
   const shade = h("select", { "aria-label": "Colour by" }, SHADES.map(([value, text]) => h("option", { value }, `colour: ${text}`)));
   const search = h("input", { type: "search", "aria-label": "Highlight regions", placeholder: "Highlight token or label", autocomplete: "off", spellcheck: "false" });
   const found = h("p", { class: "dim" }, "computing the layout ...");
-  main.append(
+  put(
+    main,
     h("h1", {}, "Map"),
     h("div", { class: "bar" }, search, shade, found),
     h("p", { class: "hidden" }, "A scatter plot of all regions, for the eye and the pointer. ", h("a", { href: page(key, "/regions") }, "The list of regions"), " holds the same regions as text."),
-    h("div", { class: "frame" }, place, tip),
+    h("div", { class: "frame" }, place, scale, tip),
   );
   let data, Plotly;
   try {
     [data, Plotly] = await Promise.all([get(api(key, "/map")), plotly()]);
   } catch (error) {
     found.textContent = "";
-    main.append(notice(error.message, "error"));
+    put(main, notice(error.message, "error"));
     return;
   }
   const said = `${count(data.x.length)} regions, area by ${data.size_is}; click opens, drag pans, wheel zooms`;
@@ -34,7 +37,10 @@ export default async function render(main, { key }) {
   shade.replaceChildren(...known.map(([value, text]) => h("option", { value }, `colour: ${value === "size" ? data.size_is : text}`)));
 
   let matches = [];
-  const draw = () => Plotly.react(place, traces(data, shade.value, matches), layout(place), { responsive: true, scrollZoom: true, displayModeBar: false });
+  const draw = () => {
+    legend(scale, data, shade.value);
+    return Plotly.react(place, traces(data, shade.value, matches), layout(place), { responsive: true, scrollZoom: true, displayModeBar: false });
+  };
   await draw();
   place.on("plotly_hover", ({ points: [point], event }) => point.customdata !== undefined && showTip(tip, place, data, point.customdata, event));
   place.on("plotly_unhover", () => (tip.hidden = true));
@@ -55,12 +61,19 @@ function matching(data, text) {
   return data.token.keys().filter((i) => data.token[i].toLowerCase().includes(wanted) || data.label[i].toLowerCase().includes(wanted)).toArray();
 }
 
+// What is coloured: a number for each region, with the least and the largest.
+function shading(data, shade) {
+  const values = shade === "size" ? data.size.map((size) => Math.log10(1 + size)) : data[shade];
+  const known = values.filter((value) => value !== null);
+  const ends = [known.reduce((a, b) => Math.min(a, b), Infinity), known.reduce((a, b) => Math.max(a, b), -Infinity)];
+  return { values, ends };
+}
+
 function traces(data, shade, matches) {
-  const largest = Math.max(1, ...data.size.slice(0, 1), data.size.reduce((a, b) => Math.max(a, b), 0));
+  const largest = data.size.reduce((a, b) => Math.max(a, b), 1);
+  const { values, ends: [least, most] } = shading(data, shade);
   const scale = 26 / Math.sqrt(Math.max(1, data.x.length / 500));
   const sizes = data.size.map((size) => 3 + scale * Math.sqrt(size / largest));
-  const shades = shade === "size" ? data.size.map((size) => Math.log10(1 + size)) : data[shade].map((value) => value ?? 0);
-  const title = shade === "size" ? `log10 ${data.size_is}` : SHADES.find(([name]) => name === shade)[1];
   const shared = { type: "scattergl", mode: "markers", hoverinfo: "none" };
   const all = {
     ...shared,
@@ -69,12 +82,12 @@ function traces(data, shade, matches) {
     customdata: data.x.map((_, i) => i),
     marker: {
       size: sizes,
-      color: shades,
-      colorscale: document.documentElement.dataset.theme === "dark" ? "Viridis" : "Viridis",
-      reversescale: document.documentElement.dataset.theme !== "dark",
+      color: values.map((value) => value ?? least),
+      colorscale: SCALE.map((value, i) => [i / (SCALE.length - 1), value]),
+      cmin: least,
+      cmax: most,
       opacity: matches.length ? 0.15 : 0.75,
       line: { width: 0 },
-      colorbar: { title: { text: title, side: "right" }, thickness: 10, len: 0.5, outlinewidth: 0, x: 1 },
     },
   };
   if (!matches.length) return [all];
@@ -94,8 +107,8 @@ function layout(place) {
     autosize: true,
     height: place.clientHeight,
     margin: { l: 0, r: 0, t: 0, b: 0 },
-    xaxis: { ...bare, constrain: "range" },
-    yaxis: { ...bare, scaleanchor: "x" },
+    xaxis: { ...bare, range: [-1.04, 1.04] },
+    yaxis: { ...bare, range: [-1.04, 1.04], scaleanchor: "x" },
     dragmode: "pan",
     hovermode: "closest",
     showlegend: false,
@@ -104,6 +117,13 @@ function layout(place) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "inherit", size: 12, color: color("dim") },
   };
+}
+
+function legend(scale, data, shade) {
+  const { ends } = shading(data, shade);
+  const name = shade === "size" ? data.size_is : SHADES.find(([value]) => value === shade)[1];
+  const [least, most] = ends.map((x) => (shade === "size" ? count(Math.round(10 ** x - 1)) : fixed(x, 2)));
+  scale.replaceChildren(h("span", {}, `${name}: ${least}`), h("i"), h("span", {}, most));
 }
 
 function showTip(tip, place, data, i, event) {

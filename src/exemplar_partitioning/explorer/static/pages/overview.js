@@ -1,14 +1,15 @@
 // A dictionary as a whole.
 
 import { api, get, page, regionPage } from "../api.js";
-import { count, facts, fixed, h, notice, percent, section, table, token } from "../dom.js";
+import { count, facts, fixed, h, notice, percent, put, section, table, token } from "../dom.js";
 import { line, plot } from "../plots.js";
 import { ENDS } from "./start.js";
 
 export default async function render(main, { key }) {
   const d = await get(api(key));
   document.title = `${d.site} p${d.percentile}`;
-  main.append(
+  put(
+    main,
     h("h1", {}, `${d.site} `, h("span", { class: "dim" }, `p${d.percentile} · ${d.model}`)),
     notice(d.not_annotated),
     notice(d.labels_error, "error"),

@@ -1,7 +1,7 @@
 // A region: what it is called, what belongs to it, where it comes from, what it promotes, what lies beside it.
 
 import { api, get, page, post, regionPage } from "../api.js";
-import { count, facts, fixed, h, lift, notice, percent, section, status, table, token, visible } from "../dom.js";
+import { count, facts, fixed, h, lift, notice, percent, put, section, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 import { onKey } from "../keys.js";
 import { bars, mark, plot } from "../plots.js";
@@ -14,7 +14,8 @@ export default async function render(main, { key, region }) {
   const r = await get(api(key, `/regions/${region}`));
   document.title = `Region ${region}: ${visible(r.label.text)}`;
   const m = r.members;
-  main.append(
+  put(
+    main,
     heading(r),
     notice(r.not_annotated),
     notice(r.labels_error, "error"),
@@ -42,7 +43,7 @@ function heading(r) {
     "div",
     { class: "heading" },
     h("h1", {}, `Region ${r.region} `, token(r.exemplar.token)),
-    h("span", { class: "turn" }, link("‹ p", r.region - 1, "previous region"), " ", link("n ›", r.region + 1, "next region")),
+    h("span", { class: "turn" }, link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
   );
 }
 
@@ -136,10 +137,10 @@ function one(example, threshold) {
 }
 
 function lenses(m) {
-  const list = (caption, rows) =>
-    table(caption, [[caption, (row) => token(row.token), ""], ["logit", (row) => fixed(row.logit, 2), "num"]], rows, { class: "small" });
+  const list = (name, what, rows) =>
+    table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["logit", (row) => fixed(row.logit, 2), "num"]], rows, { class: "small" });
   const pair = (name, top, bottom) =>
-    h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(`${name}: promotes`, top), list(`${name}: suppresses`, bottom)) : h("p", { class: "dim" }, "none"));
+    h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(name, "promotes", top), list(name, "suppresses", bottom)) : h("p", { class: "dim" }, "none"));
   return section("Logit lens", h("div", { class: "columns" }, pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom)));
 }
 

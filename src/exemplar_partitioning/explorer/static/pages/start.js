@@ -1,17 +1,18 @@
 // All dictionaries of the folders.
 
 import { page } from "../api.js";
-import { count, fixed, h, notice, percent, table } from "../dom.js";
+import { count, fixed, h, notice, percent, put, table } from "../dom.js";
 
 export const ENDS = { saturated: "saturated", unseen: "unseen mass reached", budget: "token budget", text: "end of text" };
 
 export default function render(main, { all }) {
   document.title = "Exemplar Partitioning";
-  main.append(h("h1", {}, `${all.dictionaries.length} ${all.dictionaries.length === 1 ? "dictionary" : "dictionaries"}`));
+  put(main, h("h1", {}, `${all.dictionaries.length} ${all.dictionaries.length === 1 ? "dictionary" : "dictionaries"}`));
   for (const build of new Set(all.dictionaries.map((d) => d.build))) {
     const rows = all.dictionaries.filter((d) => d.build === build);
     const whole = rows.filter((d) => !d.error);
-    main.append(
+    put(
+    main,
       h("section", {}, h("h2", {}, build), whole.length > 0 && h("p", { class: "dim" }, whole[0].model), whole.length > 0 && dictionaries(build, whole)),
       ...rows.filter((d) => d.error).map((d) => notice(`${d.key}: ${d.error}`, "error")),
     );
