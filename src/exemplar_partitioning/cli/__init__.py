@@ -14,6 +14,8 @@ from .annotate import annotate
 from .build import build
 from .explore import explore
 from .figures import figures
+from .label import label
+from .report import report
 from .show import show
 
 app = typer.Typer(
@@ -28,8 +30,10 @@ app = typer.Typer(
 app.command(no_args_is_help=False)(build)
 app.command()(annotate)
 app.command()(show)
+app.command()(label)
 app.command()(explore)
 app.command()(figures)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:

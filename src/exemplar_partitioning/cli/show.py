@@ -143,7 +143,7 @@ def _biggest_table(dictionary: StoredDictionary, top: int, width: int) -> Table:
     from rich.text import Text
 
     from .show_region import annotation_of
-    from .terminal import cut, ending
+    from .terminal import cut, ending, place
 
     annotation, config = annotation_of(dictionary), dictionary.config
     size = "members" if annotation else "arrivals"
@@ -158,10 +158,10 @@ def _biggest_table(dictionary: StoredDictionary, top: int, width: int) -> Table:
     table.add_column(size, justify="right", min_width=8)
     table.add_column("share", justify="right", min_width=5)
     if annotation:
-        table.add_column("label", no_wrap=True, min_width=label_room)
-    table.add_column("exemplar after its context", justify="right", no_wrap=True, min_width=context_room)
+        table.add_column("label", no_wrap=True, width=label_room)
+    table.add_column("exemplar in context", justify="right", no_wrap=True, width=context_room)
     if documents:
-        table.add_column("document", no_wrap=True, style="dim", max_width=_DOCUMENT)
+        table.add_column("document", no_wrap=True, style="dim", width=_DOCUMENT)
     for row in biggest(dictionary, top):
         token = cut(visible(row["token"]), context_room)
         context = ending(visible(row["context"]), context_room - cell_len(token))
@@ -170,11 +170,6 @@ def _biggest_table(dictionary: StoredDictionary, top: int, width: int) -> Table:
             cells.append(cut(visible(row["label"]), label_room))
         cells.append(Text.assemble((context, "dim"), (token, "bold reverse")))
         if documents:
-            cells.append(_shortened(visible(row["document"]), f" @{row['position']}"))
+            cells.append(place(row, _DOCUMENT))
         table.add_row(*cells)
     return table
-
-
-def _shortened(document: str, position: str) -> str:
-    room = _DOCUMENT - len(position)
-    return (document if len(document) <= room else "\u2026" + document[-room + 1 :]) + position

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..annotation.folder import BIN_WIDTH, FOLDER, Annotation
 from ..labels import Labels
 from ..visible import visible
-from .terminal import MARGIN, console, cut, ending, highlighted, in_context, named, shade
+from .terminal import MARGIN, console, cut, highlighted, in_context, named, place, shade
 
 if TYPE_CHECKING:
     from ..store import StoredDictionary
@@ -116,8 +116,8 @@ def _number(value: float | None) -> str:
 
 
 def _exemplar(row: dict[str, Any], out: Console) -> Iterator[RenderableType]:
-    place = f"{visible(row['document'])} @{row['position']}"
-    yield named("exemplar", f"{place}   token {row['token_id']}   norm {row['raw_norm']:.1f}")
+    where = f"{visible(row['document'])} @{row['position']}"
+    yield named("exemplar", f"{where}   token {row['token_id']}   norm {row['raw_norm']:.1f}")
     token = highlighted(visible(row["token"]), not out.is_terminal)
     yield named("", (visible(row["context"]), "dim"), token)
 
@@ -149,8 +149,7 @@ def _examples(rows: list[dict[str, Any]], threshold: float, top: int, out: Conso
             line = in_context(row["tokens"], row["at"], styles, width, marked=not out.is_terminal)
             parts = [(name, "dim"), f"{row['distance']:.3f}  ", line]
             if document:
-                place = f" @{row['position']}"
-                parts.append((f"  {ending(visible(row['document']), document - len(place))}{place}", "dim"))
+                parts.append((f"  {place(row, document)}", "dim"))
             yield Text.assemble(*parts, no_wrap=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -46,6 +47,13 @@ def ending(text: str, room: int) -> str:
     while cell_len(text) > room:
         text = text[1:]
     return text
+
+
+def place(row: dict[str, Any], room: int) -> str:
+    """Where a token was observed, the end of the document's name if need be."""
+    document, position = visible(row["document"]), f" @{row['position']}"
+    room -= len(position)
+    return (document if cell_len(document) <= room else "\u2026" + ending(document, room - 1)) + position
 
 
 def highlighted(token: str, marked: bool) -> Text:

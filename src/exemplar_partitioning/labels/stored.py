@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
@@ -23,8 +24,9 @@ from .automatic import automatic
 FILE = "labels.json"
 LIMIT = 200  # characters of a label
 
-_EVIDENCE = ["members", "top_tokens", "before_tokens", "mean_lens_top"]
+_EVIDENCE = ["members", "top_tokens", "before_tokens", "lens_top", "mean_lens_top"]
 _EXEMPLAR = ["token_id", "token", "context"]
+_COMMON = 0.01  # share of the regions that promote a token from which it tells nothing about one of them
 
 
 class Label(BaseModel):
@@ -116,13 +118,22 @@ class Labels:
     def _automatic(self, regions: Iterable[int]) -> list[Label]:
         chosen = pa.array(regions, pa.int64())
         exemplars = self.dictionary.regions.select(_EXEMPLAR).take(chosen).to_pylist()
-        evidence = [None] * len(exemplars)
+        evidence, common = [None] * len(exemplars), frozenset[str]()
         if (self.dictionary.path / ANNOTATION).is_dir():
             evidence = self.dictionary.annotation.regions.select(_EVIDENCE).take(chosen).to_pylist()
+            common = self._common
         return [
-            Label(region=region, text=automatic(row, exemplar), source="tokens")
+            Label(region=region, text=automatic(row, exemplar, common), source="tokens")
             for region, row, exemplar in zip(chosen.to_pylist(), evidence, exemplars, strict=True)
         ]
+
+    @cached_property
+    def _common(self) -> frozenset[str]:
+        """Tokens that the means of many regions promote: rare ones, mostly, whose unembedding fits any direction."""
+        promoted = self.dictionary.annotation.regions.column("mean_lens_top").combine_chunks().flatten().field("token")
+        counts = promoted.value_counts()
+        often = counts.field("counts").to_numpy() > max(2, int(_COMMON * self.dictionary.k))
+        return frozenset(counts.field("values").filter(pa.array(often)).to_pylist())
 
     def _change(self, labels: Iterable[Label], remove: tuple[int, str] | None = None) -> None:
         try:

@@ -1,0 +1,192 @@
+"""`ep label`: name regions by hand, or have a language model name them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..visible import visible
+from . import options
+
+if TYPE_CHECKING:
+    from ..labels.endpoint import Outcome, Plan
+    from ..store import StoredDictionary
+
+_ENDPOINT = "Ask a language model"
+_TOP = 100
+
+
+def label(
+    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    text: Annotated[
+        str | None, typer.Argument(help="Label to give the region; empty to remove yours.", show_default=False)
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Only this site, e.g. resid_post.15.")] = None,
+    percentile: Annotated[str | None, typer.Option(help="Only this percentile.")] = None,
+    region: Annotated[
+        int | None, typer.Option(help="Region to label, or to see the labels of.", show_default=False)
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1. Examples are sent to it.",
+            rich_help_panel=_ENDPOINT,
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model there.", rich_help_panel=_ENDPOINT, show_default=False)
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the key.",
+            rich_help_panel=_ENDPOINT,
+            metavar="VAR",
+            show_default="no key is sent",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Regions with most members to ask about.", rich_help_panel=_ENDPOINT, show_default=str(_TOP)
+        ),
+    ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(help="Regions to ask about, e.g. 1,2,3.", rich_help_panel=_ENDPOINT, show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send without asking first.", rich_help_panel=_ENDPOINT)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The outcome as one JSON document.")] = False,
+) -> None:
+    """Label regions: by hand with --region, or with a language model's help with --endpoint.
+
+    Labels are kept in labels.json beside the dictionary, each with its source. What you say goes before what a
+    model says, and that before what is made from tokens. Nothing leaves the machine without --endpoint.
+    """
+    from ..errors import EPError
+    from ..store import load
+
+    if (region is None) == (endpoint is None):
+        raise EPError("give --region N, with a text to label it, or --endpoint URL --model NAME to ask a model")
+    dictionary = load(path, site=site, percentile=options.percentile(percentile) if percentile else None)
+    if region is not None:
+        _by_hand(dictionary, region, text, as_json)
+        return
+    if text is not None or model is None or (top is not None and regions is not None):
+        raise EPError("--endpoint needs --model, no text, and either --top or --regions")
+    chosen = _numbers(regions) if regions else _largest(dictionary, top or _TOP)
+    _by_model(dictionary, chosen, endpoint or "", model, key_env, yes, as_json)
+
+
+def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_json: bool) -> None:
+    from ..labels import Labels
+
+    labels = Labels.read(dictionary)
+    if text is not None:
+        labels.set(region, text)
+    found = labels.all(region)
+    if as_json:
+        shown = [{"text": label.text, "source": label.source} for label in found]
+        typer.echo(json.dumps({"region": region, "labels": shown}, ensure_ascii=False, indent=2))
+        return
+    from .terminal import console, named
+
+    out = console()
+    for rank, one in enumerate(found):
+        out.print(named("" if rank else f"region {region}", visible(one.text), (f"  ({visible(one.source)})", "dim")))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of regions such as 1,2,3") from None
+
+
+def _largest(dictionary: StoredDictionary, top: int) -> list[int]:
+    """The regions with most members, none without."""
+    members = dictionary.annotation.regions.column("members").to_numpy()
+    return [int(i) for i in (-members).argsort(kind="stable")[:top] if members[i]]
+
+
+def _by_model(
+    dictionary: StoredDictionary,
+    regions: list[int],
+    url: str,
+    model: str,
+    key_env: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from ..errors import EPError, Interrupted
+    from ..labels import endpoint
+
+    key = os.environ.get(key_env) if key_env else None
+    if key_env and not key:
+        raise EPError(f"the environment variable {key_env} is empty or not set; put the key there")
+    client = endpoint.connect(url, key)
+    planned = endpoint.plan(dictionary, regions, model)
+    if planned.questions and not (yes or _confirmed(planned, url, model)):
+        raise typer.Abort
+    console = Console(stderr=True)
+    bar = Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("asking", total=len(planned.questions))
+
+    def advance(outcome: Outcome) -> None:
+        bar.update(task, completed=len(outcome.labels) + len(outcome.failures))
+
+    try:
+        with bar:
+            outcome = endpoint.ask(dictionary, planned, client, advance)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; answers had so far are saved, the same command asks the rest") from None
+    _report(planned, outcome, as_json)
+
+
+def _confirmed(planned: Plan, url: str, model: str) -> bool:
+    typer.echo(
+        f"{len(planned.questions):,} requests to {visible(model)} at {visible(url)}, {planned.known:,} regions have "
+        f"its label already.\nAbout {planned.prompt_tokens:,} tokens of prompts, examples from the text among them, "
+        f"and {planned.completion_tokens:,} of answers.",
+        err=True,
+    )
+    return typer.confirm("Send them? (--yes does not ask)", err=True)
+
+
+def _report(planned: Plan, outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        shown = {
+            "labels": [label.model_dump(include={"region", "text", "source"}) for label in outcome.labels],
+            "known": planned.known,
+            "failures": [{"region": region, "error": why} for region, why in outcome.failures.items()],
+            "not_asked": outcome.not_asked,
+        }
+        typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        return
+    from .terminal import console, cut
+
+    out = console()
+    for label in sorted(outcome.labels, key=lambda label: label.region):
+        out.print(f"{label.region:>7}  {cut(visible(label.text), out.width - 9)}")
+    out.print(f"{len(outcome.labels):,} labels saved, {planned.known:,} there already")
+    if outcome.failures:
+        region, why = next(iter(outcome.failures.items()))
+        out.print(
+            f"{len(outcome.failures):,} requests brought no label (region {region}: {why}); "
+            f"{outcome.not_asked:,} were not made any more. The same command asks again."
+        )
