@@ -1,0 +1,95 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const number = new Intl.NumberFormat("en");
+const axis = { zeroline: false, automargin: true, fixedrange: true, exponentformat: "SI", minexponent: 3 };
+const clear = "rgba(0,0,0,0)";
+
+function line(id, points, x, y, unit) {
+  const trace = {
+    x: points.map((p) => p[0]),
+    y: points.map((p) => p[1]),
+    mode: points.length > 1 ? "lines" : "markers",
+    line: { width: 2 },
+    hovertemplate: `%{x:,}: %{y:,} ${unit}<extra></extra>`,
+  };
+  const layout = {
+    margin: { l: 50, r: 10, t: 8, b: 42 },
+    paper_bgcolor: clear,
+    plot_bgcolor: clear,
+    font: { family: "inherit", size: 12 },
+    xaxis: { ...axis, ...x },
+    yaxis: { ...axis, ...y },
+  };
+  return Plotly.newPlot(id, [trace], layout, { displayModeBar: false, responsive: true });
+}
+
+function map(place) {
+  const largest = Math.max(1, data.members.reduce((a, b) => Math.max(a, b), 0));
+  const scale = 30 / Math.max(1, Math.sqrt(data.x.length / 400));
+  const trace = {
+    type: data.x.length > 4000 ? "scattergl" : "scatter", // elements of a page up to some thousand, then WebGL
+    mode: "markers",
+    x: data.x,
+    y: data.y,
+    hoverinfo: "none",
+    marker: {
+      size: data.members.map((n) => 3 + scale * Math.sqrt(n / largest)),
+      color: data.coherence,
+      colorscale: [[0, "#3d7fc4"], [0.5, "#9b8fa8"], [1, "#ee9327"]], // seen on light ground and on dark
+      opacity: 0.8,
+      line: { width: 0 },
+      colorbar: { title: { text: "coherence", side: "right" }, thickness: 8, len: 0.4, outlinewidth: 0, x: 0.99, xanchor: "right" },
+    },
+  };
+  const bare = { visible: false, zeroline: false, showgrid: false };
+  const layout = {
+    margin: { l: 0, r: 0, t: 0, b: 0 },
+    paper_bgcolor: clear,
+    plot_bgcolor: clear,
+    font: { family: "inherit", size: 11 },
+    dragmode: "pan",
+    hovermode: "closest",
+    showlegend: false,
+    xaxis: { ...bare, constrain: "range" },
+    yaxis: { ...bare, scaleanchor: "x" },
+    modebar: { bgcolor: clear, orientation: "v" },
+  };
+  const buttons = [["zoomIn2d", "zoomOut2d", "resetScale2d"]];
+  return Plotly.newPlot(place, [trace], layout, { responsive: true, displayModeBar: true, modeBarButtons: buttons, displaylogo: false });
+}
+
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+function show(tip, place, i, event) {
+  const coherence = data.coherence[i] === null ? "" : `, coherence ${data.coherence[i].toFixed(2)}`;
+  const listed = shown.has(i) ? ["click to see its examples"] : [];
+  const lines = [`${number.format(data.members[i])} members${coherence}`, ...listed];
+  tip.replaceChildren(element("b", `Region ${i}`), element("bdi", data.labels[i]), ...lines.map((text) => element("span", text)));
+  tip.hidden = false;
+  const frame = place.getBoundingClientRect();
+  const x = event.clientX - frame.left;
+  const y = event.clientY - frame.top;
+  tip.style.left = `${Math.max(0, Math.min(x + 14, frame.width - tip.offsetWidth - 4))}px`;
+  tip.style.top = `${y + 18 + tip.offsetHeight < frame.height ? y + 18 : y - tip.offsetHeight - 10}px`;
+}
+
+const shown = new Set(data.shown);
+const log = { type: "log", dtick: 1 };
+const count = { rangemode: "tozero" };
+line("sizes", data.sizes, { ...log, title: { text: "rank" } }, { ...log, title: { text: "members" } }, "members");
+line("growth", data.growth, { ...count, title: { text: "activations streamed" } }, { ...count, title: { text: "regions" } }, "regions");
+
+const place = document.getElementById("map");
+const tip = document.getElementById("tip");
+map(place).then(() => {
+  place.on("plotly_hover", ({ points: [point], event }) => show(tip, place, point.pointNumber, event));
+  place.on("plotly_unhover", () => (tip.hidden = true));
+  place.on("plotly_click", ({ points: [point] }) => {
+    if (shown.has(point.pointNumber)) location.hash = `region-${point.pointNumber}`;
+  });
+});
