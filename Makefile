@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DIR ?= dictionaries/demo
 
-.PHONY: setup demo test format schema pages clean
+.PHONY: setup demo test format schema pages browser clean
 
 setup: .venv/.ready
 
@@ -34,7 +34,11 @@ pages: setup
 	$(BIN)/python docs/pages.py
 
 schema: setup
-	$(BIN)/python -c "from pathlib import Path; from exemplar_partitioning import store; Path('docs/config.schema.json').write_bytes(store.to_json(store.json_schema()))"
+	$(BIN)/python docs/schemas.py
+
+# Browser tests need Chromium; without one they are skipped, saying so.
+browser:
+	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
 	rm -rf .venv dist

@@ -9,7 +9,7 @@ import sys
 
 from .measure import RESULTS, table
 
-BENCHMARKS = ("extraction", "calibration", "clustering", "large", "identical", "whole")
+BENCHMARKS = ("extraction", "calibration", "clustering", "large", "identical", "whole", "annotation")
 
 
 def print_table(*, quick: bool) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,3 +432,14 @@ def test_command_line(built, tiny_folder, text_file, tmp_path, capsys):
     )
     result = CliRunner().invoke(app, [*command, "--replace"], catch_exceptions=False)
     assert "4 dictionaries annotated" in result.stdout and "ep explore" in result.stdout
+
+
+def test_committed_json_schema_is_the_models(annotated):
+    import jsonschema
+
+    from exemplar_partitioning.annotation import folder
+
+    committed = json.loads((Path(__file__).parents[1] / "docs" / "annotation.schema.json").read_bytes())
+    assert committed == folder.json_schema(), "run `make schema` and commit docs/annotation.schema.json"
+    for found in annotated.glob("*/p*/annotation/annotation.json"):
+        jsonschema.validate(json.loads(found.read_bytes()), committed)

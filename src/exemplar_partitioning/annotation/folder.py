@@ -134,6 +134,11 @@ class AnnotationRecord(_Part):
     files: dict[str, FileRecord] = {}
 
 
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of annotation.json; committed as docs/annotation.schema.json."""
+    return AnnotationRecord.model_json_schema()
+
+
 class Annotation:
     """The evidence about a dictionary's regions, read lazily; hashes are verified when a file is first used."""
 
