@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def _has_annotation(entry: Entry) -> bool:
 def _opened(dictionary: StoredDictionary) -> Annotation:
     """The annotation with all its files checked, so that later requests cannot fail on them."""
     annotation = dictionary.annotation
-    annotation.histogram.sum(), annotation.examples(0)
+    _ = annotation.regions, annotation.histogram, annotation.examples(0)
     return annotation
 
 
@@ -191,20 +192,19 @@ class Library:
     def open_all(self) -> None:
         """Open every dictionary that can be, so that the first request for it is quick."""
         for key in self.entries:
-            try:
+            with contextlib.suppress(EPError):  # told to those who ask for it
                 view = self.open(key)
-            except EPError:
-                continue  # told to those who ask for it
-            view.labels(), len(view.top_tokens), len(view.lens), len(view.sizes_k)
+                _ = view.labels(), view.top_tokens, view.lens
 
     def siblings(self, view: View) -> Iterator[View]:
-        """The same site at other percentiles, finest first."""
+        """The same site at other percentiles, finest first; not those that are damaged, whose own page tells."""
         site = view.dictionary.config.site.name
         for entry in self.entries.values():
             if entry.key != view.key and entry.config and entry.build == view.entry.build:
                 same_model = entry.config.model.fingerprint == view.dictionary.config.model.fingerprint
                 if same_model and entry.config.site.name == site:
-                    yield self.open(entry.key)
+                    with contextlib.suppress(EPError):
+                        yield self.open(entry.key)
 
     def nearest(self, a: View, b: View) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
         """For each region of a, the region of b with the most similar exemplar, and the cosine."""

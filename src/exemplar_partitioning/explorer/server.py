@@ -32,8 +32,9 @@ _BODY = 1 << 20  # bytes of a request, at most
 # Only what this server serves. plotly fills a style element that is empty at first, hence the hash of nothing;
 # its WebGL part compiles functions from text.
 _POLICY = (
-    "default-src 'none'; script-src 'self'{eval}; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'{eval}; "
+    "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 

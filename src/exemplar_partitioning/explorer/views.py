@@ -160,7 +160,7 @@ def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np
         texts = {"token": lambda: view.tokens, "lens": lambda: view.lens}.get(
             sort, lambda: [label.text for label in view.labels()[0]]
         )()
-        keyed = sorted(regions.tolist(), key=lambda i: texts[i].strip().casefold(), reverse=descending)
+        keyed = sorted(regions.tolist(), key=lambda i: texts[i].lstrip().casefold(), reverse=descending)
         return np.array(keyed, dtype=np.int64)
     values = _numbers(view, sort)[regions]
     order = np.argsort(-values if descending else values, kind="stable")  # NaN goes last

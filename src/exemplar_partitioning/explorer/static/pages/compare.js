@@ -52,7 +52,7 @@ const ROWS = [
 const name = (d) => h("a", { href: page(d.key) }, `${d.build}: ${d.site} p${d.percentile}`);
 
 function figures({ a, b }) {
-  const shown = table("Key numbers", [["", (row) => row[0], "dim nowrap"], [h("span", {}, "A · ", name(a)), (row) => row[1](a), ""], [h("span", {}, "B · ", name(b)), (row) => row[1](b), ""]], ROWS);
+  const shown = table("Key numbers", [["", (row) => row[0], "dim nowrap"], [h("span", {}, "A · ", name(a)), (row) => row[1](a), ""], [h("span", {}, "B · ", name(b)), (row) => row[1](b), ""]], ROWS, { class: "figures" });
   return section("Key numbers", shown, [a, b].map((d) => notice(d.not_annotated)));
 }
 

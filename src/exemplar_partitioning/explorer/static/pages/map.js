@@ -4,7 +4,7 @@ import { api, get, page, regionPage } from "../api.js";
 import { count, fixed, h, notice, put, status, visible } from "../dom.js";
 import { color, plotly } from "../plots.js";
 
-const SCALE = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"]; // viridis, as in style.css
+const SCALE = ["#5a58d6", "#b5408f", "#ee7b51", "#f5c83c"]; // seen on light and on dark ground
 const SHADES = [["size", "size"], ["coherence", "coherence"], ["stability", "stability"], ["distance", "mean distance"]];
 
 export default async function render(main, { key }) {
@@ -123,7 +123,7 @@ function legend(scale, data, shade) {
   const { ends } = shading(data, shade);
   const name = shade === "size" ? data.size_is : SHADES.find(([value]) => value === shade)[1];
   const [least, most] = ends.map((x) => (shade === "size" ? count(Math.round(10 ** x - 1)) : fixed(x, 2)));
-  scale.replaceChildren(h("span", {}, `${name}: ${least}`), h("i"), h("span", {}, most));
+  scale.replaceChildren(h("span", {}, `${name}: ${least}`), h("i", { style: { background: `linear-gradient(to right, ${SCALE})` } }), h("span", {}, most));
 }
 
 function showTip(tip, place, data, i, event) {

@@ -1,0 +1,402 @@
+"""The explorer's answers, against the folders they come from; what it refuses; what it survives."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from annotated import EMPTY, HOSTILE, annotated
+from exemplar_partitioning import store
+from exemplar_partitioning.errors import EPError
+from exemplar_partitioning.explorer.library import Library
+from exemplar_partitioning.labels import Labels
+from explorer_site import get, request, served
+
+K = 150
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = tmp_path_factory.mktemp("explorer") / "build"
+    return root, annotated(root, k=K, percentiles=(2, 4, 8))
+
+
+@pytest.fixture(scope="module")
+def site(built):
+    with served(built[0]) as address:
+        yield f"{address}/api"
+
+
+@pytest.fixture
+def own(built, tmp_path):
+    """A copy of the build that a test may change."""
+    shutil.copytree(built[0], tmp_path / "build")
+    return tmp_path / "build"
+
+
+def test_lists_what_the_folder_holds(site, built):
+    answer = get(f"{site}/dictionaries")
+    assert answer["live"] is False
+    assert [(d["site"], d["percentile"], d["k"]) for d in answer["dictionaries"]] == [
+        (d.config.site.name, d.config.calibration.percentile, d.k) for d in built[1]
+    ]
+    assert [d["key"] for d in answer["dictionaries"]] == ["resid_post.1-p2", "resid_post.1-p4", "resid_post.1-p8"]
+
+
+def test_overview_tells_the_record_and_the_sizes(site, built):
+    answer, d = get(f"{site}/dictionaries/resid_post.1-p2"), built[1][0]
+    members = d.annotation.regions["members"].to_numpy()
+    assert answer["content_id"] == d.content_id
+    assert answer["sizes"][0] == [1, members.max()]
+    assert answer["sizes"][-1] == [K, members.min()]
+    assert answer["growth"][0] == list(d.config.build.growth[0])
+    assert answer["growth"][-1] == list(d.config.build.growth[-1])
+    assert answer["annotation"]["quality"] == d.annotation.record.quality.model_dump()
+    assert [row["size"] for row in answer["largest"]] == sorted(members, reverse=True)[:10]
+
+
+def test_pages_of_the_list_hold_every_region_once(site, built):
+    pages = [get(f"{site}/dictionaries/resid_post.1-p2/regions?limit=60&offset={at}") for at in (0, 60, 120, 180)]
+    assert [len(page["regions"]) for page in pages] == [60, 60, 30, 0]
+    rows = [row for page in pages for row in page["regions"]]
+    assert sorted(row["region"] for row in rows) == list(range(K))
+    members = built[1][0].annotation.regions["members"].to_pylist()
+    assert [row["size"] for row in rows] == [members[row["region"]] for row in rows] == sorted(members, reverse=True)
+
+
+@pytest.mark.parametrize("sort", ["region", "token", "label", "coherence", "stability", "distance", "lens"])
+@pytest.mark.parametrize("desc", [0, 1])
+def test_lists_in_every_order_those_without_a_value_last(site, sort, desc):
+    rows = get(f"{site}/dictionaries/resid_post.1-p2/regions?limit=500&sort={sort}&desc={desc}")["regions"]
+    name = {"distance": "mean_distance", "lens": "lens_top"}.get(sort, sort)
+    values = ["\n".join(row[name]) if name == "lens_top" else row[name] for row in rows]
+    known = [value.lstrip().casefold() if isinstance(value, str) else value for value in values if value is not None]
+    assert known == sorted(known, reverse=bool(desc))
+    assert None not in values[: len(known)]
+    assert len(rows) == K
+
+
+def test_search_finds_what_contains_the_text(site, built):
+    def found(text, within):
+        query = urllib.parse.urlencode({"q": text, "in": within, "sort": "region", "desc": 0, "limit": 500})
+        return [row["region"] for row in get(f"{site}/dictionaries/resid_post.1-p2/regions?{query}")["regions"]]
+
+    regions, evidence = built[1][0].regions.to_pylist(), built[1][0].annotation.regions.to_pylist()
+    tokens = {row["region"] for row in regions if "mo" in row["token"]}
+    members = {row["region"] for row in evidence if any("mo" in each["token"] for each in row["top_tokens"])}
+    lens = {row["region"] for row in evidence if any("mo" in each["token"] for each in row["lens_top"])}
+    assert found("MO", "token") == sorted(tokens)
+    assert found("mo", "members") == sorted(members)
+    assert found("mo", "lens") == sorted(lens)
+    assert set(found("mo", "any")) >= tokens | members | lens
+    assert 137 in found("137", "any")
+    assert found("<script>", "token") == [0]
+    assert found("nothing has this", "any") == []
+
+
+def test_region_tells_its_evidence_and_its_neighbours(site, built):
+    d, index = built[1][0], 33
+    answer = get(f"{site}/dictionaries/resid_post.1-p2/regions/{index}")
+    assert answer["members"] == d.annotation.region(index)
+    assert answer["examples"] == d.annotation.examples(index)
+    assert answer["histogram"]["counts"] == d.annotation.histogram[index].tolist()
+    cosine = (d.exemplars @ d.exemplars[index]).numpy()
+    order = [i for i in np.argsort(-cosine) if i != index][:12]
+    assert [row["region"] for row in answer["neighbours"]] == order
+    np.testing.assert_allclose([row["cosine"] for row in answer["neighbours"]], cosine[order], rtol=1e-5)
+    assert answer["exemplar"]["token"] == d.region(index)["token"]
+
+
+def test_a_region_without_members_is_shown_all_the_same(site):
+    answer = get(f"{site}/dictionaries/resid_post.1-p2/regions/{EMPTY}")
+    assert answer["members"]["members"] == 0
+    assert answer["examples"] == []
+    assert answer["mean_cosine"] is None
+
+
+def test_parents_and_children_are_each_others(site, built):
+    """Every region is a child of its parent, and of no other, as the cosines say."""
+    fine, coarse = built[1][0], built[1][2]
+    parent = (fine.exemplars @ coarse.exemplars.T).argmax(dim=1).tolist()
+    for region in (0, 7, 140):
+        (found,) = [
+            other
+            for other in get(f"{site}/dictionaries/resid_post.1-p2/regions/{region}/relatives")["relatives"]
+            if other["key"] == "resid_post.1-p8"
+        ]
+        assert (found["relation"], found["regions"][0]["region"]) == ("parent", parent[region])
+    children = {}
+    for region in range(coarse.k):
+        found = get(f"{site}/dictionaries/resid_post.1-p8/regions/{region}/relatives")["relatives"]
+        assert [other["relation"] for other in found] == ["children", "children"]
+        assert found[0]["count"] == parent.count(region)
+        children |= {row["region"]: region for row in found[0]["regions"]}
+    assert children == dict(enumerate(parent))
+
+
+def test_map_places_every_region(site, built, atlas_cache):
+    answer = get(f"{site}/dictionaries/resid_post.1-p2/map")
+    assert all(len(answer[name]) == K for name in ("x", "y", "size", "token", "label", "coherence"))
+    assert np.abs([answer["x"], answer["y"]]).max() <= 1
+    assert answer["token"][: len(HOSTILE)] == HOSTILE
+
+
+@pytest.fixture
+def atlas_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
+
+
+def test_comparison_finds_the_nearest_of_the_other(site, built):
+    answer = get(f"{site}/compare?a=resid_post.1-p2&b=resid_post.1-p4&limit=500&desc=0")
+    a, b = built[1][0], built[1][1]
+    cosine = (a.exemplars @ b.exemplars.T).numpy()
+    for pair in answer["matches"]["pairs"]:
+        assert pair["b"]["region"] == cosine[pair["a"]["region"]].argmax()
+        assert pair["cosine"] == pytest.approx(cosine[pair["a"]["region"]].max(), abs=1e-6)
+    found = [pair["cosine"] for pair in answer["matches"]["pairs"]]
+    assert found == sorted(found)
+    assert len(found) == K
+    assert answer["matches"]["within"] == pytest.approx((1 - cosine.max(1) <= b.threshold).mean())
+    assert (answer["a"]["k"], answer["b"]["k"]) == (a.k, b.k)
+
+
+def test_dictionaries_of_other_widths_are_compared_by_their_numbers_alone(built, tmp_path):
+    annotated(tmp_path / "wide", k=20, d=24, percentiles=(2,))
+    with served(built[0], tmp_path / "wide") as address:
+        keys = [d["key"] for d in get(f"{address}/api/dictionaries")["dictionaries"]]
+        assert keys[-1] == "resid_post.1-p2-2"
+        answer = get(f"{address}/api/compare?a=resid_post.1-p2&b=resid_post.1-p2-2")
+    assert answer["matches"] is None
+    assert "different width (16 and 24)" in answer["why_not"]
+    assert answer["b"]["k"] == 20
+
+
+def test_a_label_given_by_hand_is_kept_and_removed(own):
+    """Through the server, for everybody who reads the folder; and the other way round."""
+    d = store.load(own, percentile=2)
+    before = Labels.read(d).best(3)
+    with served(own) as address:
+        url = f"{address}/api/dictionaries/resid_post.1-p2/regions/3"
+        assert get(url)["label"] == {"text": before.text, "source": "tokens"}
+        said = get(f"{url}/label", {"text": " <b>syllables</b>\n of mo "})
+        assert (said["label"], said["source"]) == ("<b>syllables</b> of mo", "hand")
+        assert Labels.read(d).best(3).text == "<b>syllables</b> of mo"
+        assert get(f"{address}/api/dictionaries/resid_post.1-p2/regions?q=syllables")["matching"] == 1
+        Labels.read(d).set(4, "from elsewhere")
+        assert get(f"{address}/api/dictionaries/resid_post.1-p2/regions/4")["label"]["text"] == "from elsewhere"
+        assert get(f"{url}/label", {"text": ""})["label"] == before.text
+        assert Labels.read(d).best(3) == before
+        status, _, text = request(f"{url}/label", {"text": "x" * 201})
+        assert (status, "at most 200 characters" in text) == (400, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs another user, or permissions")
+def test_a_label_for_a_read_only_folder_is_refused_with_the_reason():
+    """As another user where the tests run as root, whom permissions do not stop."""
+    with tempfile.TemporaryDirectory() as place:
+        annotated(place, percentiles=(2,))
+        for folder in [Path(place), *(path for path in Path(place).rglob("*") if path.is_dir())]:
+            folder.chmod(0o555)
+        mine = os.geteuid()
+        with served(Path(place)) as address:
+            url = f"{address}/api/dictionaries/resid_post.1-p2/regions/3"
+            try:
+                os.seteuid(65534 if mine == 0 else mine)
+                status, _, text = request(f"{url}/label", {"text": "a name"})
+                shown = get(url)
+            finally:
+                os.seteuid(mine)
+    assert status == 503
+    assert "read-only" in json.loads(text)["error"]
+    assert shown["label"]["source"] == "tokens"
+
+
+def test_requests_under_a_foreign_name_are_refused(site):
+    """DNS rebinding: the browser believes it talks to another site."""
+    port = urllib.parse.urlsplit(site).port
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", f"10.0.0.1:{port}"):
+        status, _, text = request(f"{site}/dictionaries", Host=host)
+        assert status == 403, host
+        assert "resid_post" not in text
+    for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert request(f"{site}/dictionaries", Host=host)[0] == 200, host
+
+
+def test_posts_from_other_sites_are_refused(own):
+    with served(own) as address:
+        url = f"{address}/api/dictionaries/resid_post.1-p2/regions/3/label"
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", address.replace("http", "https")):
+            assert request(url, {"text": "taken over"}, Origin=origin)[0] == 403, origin
+        form = {"Content-Type": "text/plain"}  # what a form of another site can send without being asked
+        assert request(url, {"text": "taken over"}, **form)[0] == 415
+        assert request(url, {}, **{"Content-Length": "2000000"})[0] == 413
+        assert not (own / "resid_post.1" / "p2" / "labels.json").exists()
+        assert request(url, {"text": "mine"}, Origin=address)[0] == 200
+
+
+@pytest.mark.parametrize("body", [[], {}, {"text": 3}, "text", {"x": 1}])
+def test_posts_of_anything_else_are_told_what_to_send(site, body):
+    status, _, text = request(f"{site}/dictionaries/resid_post.1-p2/regions/3/label", body)
+    assert status == 400
+    assert "text" in json.loads(text)["error"]
+
+
+def test_no_path_leaves_the_folder(site, built):
+    secret = built[0].parent / "secret.txt"
+    secret.write_text("TOP SECRET")
+    root = site.removesuffix("/api")
+    for path in (
+        "/static/../server.py",
+        "/static/%2e%2e/server.py",
+        "/static/..%2f..%2fstore.py",
+        "/static//etc/passwd",
+        "/api/dictionaries/..%2f..%2fsecret.txt",
+        "/api/dictionaries/%2e%2e",
+        f"/api/dictionaries/{urllib.parse.quote(str(secret), safe='')}",
+        f"/api/compare?a={urllib.parse.quote(str(built[0]))}&b=..%2f..",
+    ):
+        status, _, text = request(root + path)
+        assert status == 404, path
+        assert "TOP SECRET" not in text
+        assert "import" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("dictionaries/nothing", 404),
+        ("dictionaries/resid_post.1-p2/regions/150", 404),
+        ("dictionaries/resid_post.1-p2/regions/99999999999999999999", 404),
+        ("dictionaries/resid_post.1-p2/regions/150/relatives", 404),
+        ("dictionaries/resid_post.1-p2/regions?sort=beauty", 400),
+        ("dictionaries/resid_post.1-p2/regions?in=heaven", 400),
+        ("dictionaries/resid_post.1-p2/regions?offset=-1", 400),
+        ("dictionaries/resid_post.1-p2/regions?limit=many", 400),
+        ("compare", 404),
+    ],
+)
+def test_wrong_questions_get_a_message(site, path, status):
+    answered, headers, text = request(f"{site}/{path}")
+    assert answered == status
+    assert headers["content-type"] == "application/json"
+    assert len(json.loads(text)["error"]) > 20
+
+
+def test_text_is_read_only_with_a_model(site):
+    status, _, text = request(f"{site}/dictionaries/resid_post.1-p2/read", {"text": "the dog"})
+    assert status == 400
+    assert "--live" in json.loads(text)["error"]
+
+
+def test_pages_may_load_from_here_alone(site):
+    root = site.removesuffix("/api")
+    for path in ("/", "/d/resid_post.1-p2", "/d/resid_post.1-p2/map", "/compare"):
+        status, headers, _ = request(root + path)
+        policy = headers["content-security-policy"]
+        assert status == 200
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert ("unsafe-eval" in policy) == path.endswith("/map")
+        assert "unsafe-inline" not in policy
+        assert "http" not in policy
+
+
+def test_without_annotation_the_arrivals_are_shown_until_there_is_one(own):
+    for folder in store.find(own):
+        shutil.move(folder / "annotation", own.parent / folder.name)
+    d = store.load(own, percentile=2)
+    with served(own) as address:
+        url = f"{address}/api/dictionaries/resid_post.1-p2"
+        overview, regions, region = get(url), get(f"{url}/regions"), get(f"{url}/regions/3")
+        for answer in (overview, regions, region):
+            assert "ep annotate" in answer["not_annotated"]
+            assert answer["size_is"] == "arrivals"
+        arrivals = d.regions["arrivals"].to_pylist()
+        assert [row["size"] for row in regions["regions"]] == sorted(arrivals, reverse=True)[:100]
+        assert (region["members"], region["size"]) == (None, arrivals[3])
+        assert get(f"{url}/regions?sort=coherence")["matching"] == K
+        shutil.move(own.parent / "p2", own / "resid_post.1" / "p2" / "annotation")
+        assert get(url)["not_annotated"] is None
+
+
+@pytest.mark.parametrize("name", ["annotation.json", "regions.parquet", "examples.parquet", "means.safetensors"])
+def test_a_damaged_annotation_is_told_and_the_rest_shown(own, name):
+    path = own / "resid_post.1" / "p2" / "annotation" / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with served(own) as address:
+        for rest in ("", "/regions", "/regions/3"):
+            answer = get(f"{address}/api/dictionaries/resid_post.1-p2{rest}")
+            assert name in answer["not_annotated"]
+        assert get(f"{address}/api/dictionaries/resid_post.1-p4")["not_annotated"] is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "exemplars.safetensors", "regions.parquet"])
+def test_a_damaged_dictionary_is_told_and_the_others_shown(own, name):
+    path = own / "resid_post.1" / "p2" / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with served(own) as address:
+        assert len(get(f"{address}/api/dictionaries")["dictionaries"]) == 3
+        status, _, text = request(f"{address}/api/dictionaries/resid_post.1-p2")
+        assert status == 500
+        assert name in json.loads(text)["error"]
+        assert get(f"{address}/api/dictionaries/resid_post.1-p4")["k"] == 75
+        assert [r["key"] for r in get(f"{address}/api/dictionaries/resid_post.1-p4/regions/0/relatives")["relatives"]]
+
+
+def test_damaged_labels_are_told_and_the_rest_shown(own):
+    (own / "resid_post.1" / "p2" / "labels.json").write_text("{")
+    with served(own) as address:
+        answer = get(f"{address}/api/dictionaries/resid_post.1-p2/regions/3")
+        assert "labels.json" in answer["labels_error"]
+        assert answer["label"]["text"]
+
+
+def test_a_folder_without_dictionaries_is_refused(tmp_path):
+    with pytest.raises(EPError, match="holds no dictionary"):
+        Library([tmp_path])
+
+
+def ep(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "exemplar_partitioning", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_serves_until_interrupted(built):
+    with ep("explore", str(built[0]), "--no-browser") as process:
+        said = process.stdout.readline()
+        address = said.split(" at ")[1].split()[0]
+        assert said.startswith("3 dictionaries at http://127.0.0.1:")
+        assert len(get(f"{address}api/dictionaries")["dictionaries"]) == 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_taken_port_is_told(built):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with ep("explore", str(built[0]), "--no-browser", "--port", str(port)) as process:
+            assert process.wait(20) == 4
+            assert f"port {port} cannot be used" in process.stderr.read()
+
+
+def test_a_missing_extra_is_told(built, monkeypatch):
+    from exemplar_partitioning.cli.explore import explore
+
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(EPError, match=r'needs plotly: pip install "exemplar-partitioning\[explorer\]"'):
+        explore(built[0])
