@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from .. import atlas
-from ..annotation.folder import KINDS, Metrics
+from ..annotation.folder import Metrics
 from ..errors import EPError
 from ..labels import Label, Labels
 from ..store import StoredDictionary
 from ..visible import visible
 
 _HERE = Path(__file__).parent
+_KINDS = ("nearest", "random", "farthest")  # in the order shown
 _EXAMPLES = 4  # of each kind
 _TOKEN = 40  # characters of a token in a list
 _HEATS = 9  # shades of distance, beside none
@@ -73,7 +74,7 @@ def render(dictionary: StoredDictionary, top: int = 50) -> str:
         record=annotation.record,
         metrics=[(name, said, Metrics.model_fields[name].description) for name, said in _METRICS.items()],
         regions=[_region(dictionary, region, labels[region]) for region in shown],
-        kinds=KINDS,
+        kinds=_KINDS,
         data=_data(dictionary, members_k[order_k], [visible(label.text) for label in labels], shown),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
@@ -84,7 +85,7 @@ def render(dictionary: StoredDictionary, top: int = 50) -> str:
 def _region(dictionary: StoredDictionary, region: int, label: Label) -> dict[str, Any]:
     """What is shown of a region that has members."""
     row = dictionary.annotation.region(region)
-    examples: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    examples: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
     for example in dictionary.annotation.examples(region):
         if len(examples[example["kind"]]) < _EXAMPLES:
             examples[example["kind"]].append(example | {"tokens": _in_context(example, dictionary.threshold)})

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const number = new Intl.NumberFormat("en");
-const axis = { zeroline: false, automargin: true, fixedrange: true, exponentformat: "SI", minexponent: 3 };
+const axis = { zeroline: false, automargin: true, fixedrange: true, tickformat: "~s" };
 const clear = "rgba(0,0,0,0)";
 
 function line(id, points, x, y, unit) {
@@ -24,24 +24,34 @@ function line(id, points, x, y, unit) {
   return Plotly.newPlot(id, [trace], layout, { displayModeBar: false, responsive: true });
 }
 
-function map(place) {
+// Seen on light ground and on dark; page.css shows the same scale below the map.
+const scale = [[0, "#3d7fc4"], [0.5, "#9b8fa8"], [1, "#ee9327"]];
+
+function circles(regions, marker) {
   const largest = Math.max(1, data.members.reduce((a, b) => Math.max(a, b), 0));
-  const scale = 30 / Math.max(1, Math.sqrt(data.x.length / 400));
-  const trace = {
+  const widest = 30 / Math.max(1, Math.sqrt(data.x.length / 400));
+  return {
     type: data.x.length > 4000 ? "scattergl" : "scatter", // elements of a page up to some thousand, then WebGL
     mode: "markers",
-    x: data.x,
-    y: data.y,
+    x: regions.map((i) => data.x[i]),
+    y: regions.map((i) => data.y[i]),
+    customdata: regions,
     hoverinfo: "none",
-    marker: {
-      size: data.members.map((n) => 3 + scale * Math.sqrt(n / largest)),
-      color: data.coherence,
-      colorscale: [[0, "#3d7fc4"], [0.5, "#9b8fa8"], [1, "#ee9327"]], // seen on light ground and on dark
-      opacity: 0.8,
-      line: { width: 0 },
-      colorbar: { title: { text: "coherence", side: "right" }, thickness: 8, len: 0.4, outlinewidth: 0, x: 0.99, xanchor: "right" },
-    },
+    marker: { size: regions.map((i) => 3 + widest * Math.sqrt(data.members[i] / largest)), opacity: 0.8, line: { width: 0 }, ...marker },
   };
+}
+
+function map(place) {
+  const order = data.members.map((_, i) => i).sort((a, b) => data.members[b] - data.members[a]); // small ones on top
+  const known = order.filter((i) => data.coherence[i] !== null);
+  const color = known.map((i) => data.coherence[i]);
+  const [low, high] = [color.reduce((a, b) => Math.min(a, b), 1), color.reduce((a, b) => Math.max(a, b), 0)];
+  document.getElementById("low").textContent = low.toFixed(2);
+  document.getElementById("high").textContent = high.toFixed(2);
+  const traces = [
+    circles(order.filter((i) => data.coherence[i] === null), { color: "#88919b" }),
+    circles(known, { color, colorscale: scale, cmin: low, cmax: high }),
+  ];
   const bare = { visible: false, zeroline: false, showgrid: false };
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 },
@@ -56,7 +66,7 @@ function map(place) {
     modebar: { bgcolor: clear, orientation: "v" },
   };
   const buttons = [["zoomIn2d", "zoomOut2d", "resetScale2d"]];
-  return Plotly.newPlot(place, [trace], layout, { responsive: true, displayModeBar: true, modeBarButtons: buttons, displaylogo: false });
+  return Plotly.newPlot(place, traces, layout, { responsive: true, displayModeBar: true, modeBarButtons: buttons, displaylogo: false });
 }
 
 function element(tag, text) {
@@ -87,9 +97,9 @@ line("growth", data.growth, { ...count, title: { text: "activations streamed" } 
 const place = document.getElementById("map");
 const tip = document.getElementById("tip");
 map(place).then(() => {
-  place.on("plotly_hover", ({ points: [point], event }) => show(tip, place, point.pointNumber, event));
+  place.on("plotly_hover", ({ points: [point], event }) => show(tip, place, point.customdata, event));
   place.on("plotly_unhover", () => (tip.hidden = true));
   place.on("plotly_click", ({ points: [point] }) => {
-    if (shown.has(point.pointNumber)) location.hash = `region-${point.pointNumber}`;
+    if (shown.has(point.customdata)) location.hash = `region-${point.customdata}`;
   });
 });
