@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
     from .errors import DataError, EPError, Interrupted, ResourceError
     from .estimator import ExemplarPartition
+    from .interventions import Gate, ablate, clamp, project, steer, swap
     from .leader import LeaderClustering
     from .models.load import load_model
     from .statistics import MemberStatistics, unseen_mass
@@ -34,17 +35,23 @@ __all__ = [
     "Dictionary",
     "EPError",
     "ExemplarPartition",
+    "Gate",
     "Interrupted",
     "LeaderClustering",
     "MemberStatistics",
     "ResourceError",
     "StoredDictionary",
+    "ablate",
     "annotate",
     "build",
     "calibrate",
+    "clamp",
     "load",
     "load_model",
+    "project",
     "save",
+    "steer",
+    "swap",
     "unseen_mass",
 ]
 
@@ -56,17 +63,23 @@ _HOME = {
     "Dictionary": "dictionary",
     "EPError": "errors",
     "ExemplarPartition": "estimator",
+    "Gate": "interventions",
     "Interrupted": "errors",
     "LeaderClustering": "leader",
     "MemberStatistics": "statistics",
     "ResourceError": "errors",
     "StoredDictionary": "store",
+    "ablate": "interventions",
     "annotate": "annotation",
     "build": "builder",
     "calibrate": "calibration",
+    "clamp": "interventions",
     "load": "store",
     "load_model": "models.load",
+    "project": "interventions",
     "save": "store",
+    "steer": "interventions",
+    "swap": "interventions",
     "unseen_mass": "statistics",
 }
 

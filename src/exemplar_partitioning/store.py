@@ -184,6 +184,31 @@ class StoredDictionary(Dictionary):
         return pq.read_table(self._regions_file)
 
     @cached_property
+    def typical_norm(self) -> float:
+        """Median length of the site's activations in the model's own units, as the exemplars had it.
+
+        Each exemplar counts as often as activations arrived at it, so that outliers which founded regions of
+        their own do not set the scale.
+        """
+        norm_k = self.regions["raw_norm"].to_numpy().astype(np.float64)
+        arrivals_k = self.regions["arrivals"].to_numpy()
+        order = np.argsort(norm_k, kind="stable")
+        half = np.searchsorted(np.cumsum(arrivals_k[order]), arrivals_k.sum() / 2)
+        return float(norm_k[order][half])
+
+    @cached_property
+    def typical_radius(self) -> float:
+        """Median distance from the centre of the activations that became exemplars, in the model's own units.
+
+        Follows from their stored lengths: |c + r e| = raw_norm, of two solutions the larger.
+        """
+        raw_k = self.regions["raw_norm"].to_numpy().astype(np.float64)
+        c = self.center.double()
+        along_k = (self.exemplars.double() @ c).numpy()
+        inside_k = along_k**2 + raw_k**2 - float(c @ c)
+        return float(np.median(-along_k + np.sqrt(np.maximum(inside_k, 0))))
+
+    @cached_property
     def annotation(self) -> Annotation:
         """Members, examples, logit lens of the regions; EPError, saying what to do, if there are none yet."""
         from .annotation.folder import Annotation

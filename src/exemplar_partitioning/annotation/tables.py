@@ -78,7 +78,7 @@ class Tables:
         The step is as long for all: the median distance of the exemplars' own activations from the centre.
         """
         dictionary, center = self.dictionary, self.dictionary.center
-        radius = typical_radius(dictionary)
+        radius = dictionary.typical_radius
         points = torch.cat([dictionary.exemplars, mean_kd]) * radius + center
         base_v = next(lens(self.loaded, center[None]))[0]
         hidden = torch.tensor(
@@ -140,18 +140,6 @@ class Tables:
             broken = any("\ufffd" in piece for piece in pieces)
             texts.append(token_texts(self.loaded.tokenizer, run) if broken else pieces)
         return texts
-
-
-def typical_radius(dictionary: StoredDictionary) -> float:
-    """Median distance from the centre of the activations that became exemplars, in the model's own units.
-
-    Follows from their stored lengths: |c + r e| = raw_norm, of two solutions the larger.
-    """
-    raw_k = dictionary.regions["raw_norm"].to_numpy().astype(np.float64)
-    c = dictionary.center.double()
-    along_k = (dictionary.exemplars.double() @ c).numpy()
-    inside_k = along_k**2 + raw_k**2 - float(c @ c)
-    return float(np.median(-along_k + np.sqrt(np.maximum(inside_k, 0))))
 
 
 def _lists(values_et: np.ndarray, inside_et: np.ndarray, column: str) -> pa.Array:
