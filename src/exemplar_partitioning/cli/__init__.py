@@ -17,6 +17,7 @@ from .figures import figures
 from .label import label
 from .report import report
 from .show import show
+from .steer import steer
 
 app = typer.Typer(
     name="ep",
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command(no_args_is_help=False)(build)
 app.command()(annotate)
 app.command()(show)
+app.command()(steer)
 app.command()(label)
 app.command()(explore)
 app.command()(figures)

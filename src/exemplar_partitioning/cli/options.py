@@ -30,3 +30,11 @@ def percentile(text: str) -> float:
 def percentiles(text: str) -> list[float]:
     """Percentiles separated by commas."""
     return [percentile(part.strip()) for part in text.split(",")]
+
+
+def region(text: str) -> int:
+    """The number of a region."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not the number of a region") from None
