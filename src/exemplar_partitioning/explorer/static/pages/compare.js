@@ -22,8 +22,8 @@ export default async function render(main, { all }) {
   form.append(swap);
   const waiting = h("p", { class: "dim" }, "comparing ...");
   put(main, h("h1", {}, "Compare"), form, waiting);
-  const question = { a: first, b: second, desc: asked.get("desc") ?? "1", offset: asked.get("offset") ?? "0", limit: PAGE };
-  const c = await get("compare", question).finally(() => waiting.remove());
+  const question = { a: first, b: second, desc: asked.get("desc") ?? "1", offset: asked.get("offset") ?? "0" };
+  const c = await get("compare", { ...question, limit: PAGE }).finally(() => waiting.remove());
   put(main, figures(c));
   if (c.matches) put(main, ...matches(c, question));
   else put(main, notice(c.why_not));
