@@ -9,7 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"datasets", "matplotlib", "plotly"}  # extras; their absence is told with how to install them
 
 
 def imported(path: Path) -> set[str]:
@@ -25,11 +24,12 @@ def imported(path: Path) -> set[str]:
 
 def test_every_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in project["dependencies"]}
-    homes = packages_distributions()
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in wanted}
+    homes = packages_distributions()  # of what is installed, not every extra
     for path in SOURCES:
-        for name in imported(path) - OPTIONAL:
-            distributions = {distribution.lower().replace("_", "-") for distribution in homes[name]}
+        for name in imported(path):
+            distributions = {distribution.lower().replace("_", "-") for distribution in homes.get(name, [name])}
             assert distributions & declared, f"{path.name} imports {name}, which pyproject.toml does not declare"
 
 

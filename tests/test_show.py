@@ -85,12 +85,12 @@ def test_a_region_with_its_evidence(synthetic, show):
     assert "my own words  (hand)" in out and "(tokens)" in out
     assert f"{row['members']:,}, {row['members'] / d.annotation.record.n_activations:.2%} of all" in out
     assert f"{row['coherence']:.3f}" in out and f"{row['stability']:.3f}" in out
-    assert f"{exemplar['document']} @{exemplar['position']}" in out and f"«{exemplar['token']}»" in out
+    assert f"{exemplar['document']} @{exemplar['position']}" in out and f"«{exemplar['token'].strip()}»" in out
     lines = out.splitlines()
     for kind in ("nearest", "random", "farthest"):
         first = next(i for i, line in enumerate(lines) if line.startswith(kind))
         for line, example in zip(lines[first:], d.annotation.examples(region, kind)[:2], strict=False):
-            assert f"{example['distance']:.3f}" in line and f"«{example['tokens'][example['at']]}»" in line
+            assert f"{example['distance']:.3f}" in line and f"«{example['tokens'][example['at']].strip()}»" in line
     for name, column in (("promotes", "lens_top"), ("suppresses", "lens_bottom")):
         assert f"{name:<11}“{row[column][0]['token']}” {row[column][0]['logit']:.1f}" in out
     assert f"“{row['top_tokens'][0]['token']}” {row['top_tokens'][0]['count'] / row['members']:.0%} ×" in out

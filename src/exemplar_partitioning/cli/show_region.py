@@ -106,9 +106,9 @@ def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
         return
     share, within = members / d["annotated_activations"], evidence["within"] / members
     yield named("members", f"{members:,}, {share:.2%} of all; {within:.1%} of them within theta")
-    yield named("coherence", f"{_number(evidence['coherence'])} (mean resultant length, 1 if all are the same)")
+    yield named("coherence", f"{_number(evidence['coherence'])} (length of the members' mean direction, at most 1)")
     halves = f"{evidence['half']:,} and {members - evidence['half']:,} members"
-    yield named("stability", f"{_number(evidence['stability'])} between the halves of the text, {halves}")
+    yield named("stability", f"{_number(evidence['stability'])} (cosine of the means of two halves: {halves})")
 
 
 def _number(value: float | None) -> str:

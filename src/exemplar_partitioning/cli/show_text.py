@@ -95,7 +95,7 @@ def _row(token: dict[str, Any], room: int) -> list[str | Text]:
     style, side = ("cyan", "within") if token["within"] else ("yellow", "beyond")
     return [
         position,
-        Text(text, style=f"black on {style}"),
+        Text.assemble((text, f"black on {style}")),
         str(token["region"]),
         f"{token['distance']:.3f}",
         Text(side, style=style),

@@ -58,7 +58,10 @@ def place(row: dict[str, Any], room: int) -> str:
 
 def highlighted(token: str, marked: bool) -> Text:
     """A token set off from those around it; by characters where there are no colours."""
-    return Text(f"\u00ab{token}\u00bb") if marked else Text.assemble((token, "bold reverse"))
+    if not marked:
+        return Text.assemble((token, "bold reverse"))
+    word = token.lstrip(" ") or token
+    return Text(f"{token.removesuffix(word)}\u00ab{word}\u00bb")
 
 
 def in_context(tokens: Sequence[str], at: int, styles: Sequence[str], width: int, *, marked: bool) -> Text:
