@@ -52,17 +52,18 @@ def test_saturation_follows_the_stream(build):
 
 
 def test_distances_are_shares_with_the_threshold_marked(build):
-    axes = figures.distances(build[0]).axes[0]
-    filled = [patch.get_data() for patch in axes.patches]
-    for shares, edges, _ in filled:
-        assert shares.sum() == pytest.approx(1)
-        assert len(edges) == len(shares) + 1
+    members, between = figures.distances(build[0]).axes
+    for axes in (members, between):
+        shares, edges, _ = axes.patches[0].get_data()
+        assert shares.sum() == pytest.approx(1) and len(edges) == len(shares) + 1
+        assert axes.lines[0].get_xdata()[0] == build[0].threshold
     histogram = build[0].annotation.histogram.sum(axis=0)
-    assert np.allclose(filled[0][0], histogram / histogram.sum())
+    assert np.allclose(members.patches[0].get_data()[0], histogram / histogram.sum())
+    shares, edges, _ = between.patches[0].get_data()
     e = build[0].exemplars.numpy()
     nearest = (1 - e @ e.T + 9 * np.eye(len(e))).min(axis=1)
-    assert filled[2][0] @ (filled[2][1][:-1] + filled[2][1][1:]) / 2 == pytest.approx(nearest.mean(), abs=0.02)
-    assert axes.lines[0].get_xdata()[0] == build[0].threshold
+    assert shares @ (edges[:-1] + edges[1:]) / 2 == pytest.approx(nearest.mean(), abs=0.01)
+    assert shares[edges[1:] < build[0].threshold + 1e-9].sum() == pytest.approx((nearest < build[0].threshold).mean())
 
 
 def test_distances_need_members(bare):

@@ -78,6 +78,7 @@ def _layout(e_kd: Float32[np.ndarray, "k d"], arrivals_k: Int64[np.ndarray, " k"
         xy_k2[first_p] = _tsne(e_kd[first_p])
         if len(rest_r):
             xy_k2[rest_r] = _between(e_kd[rest_r], e_kd[first_p], xy_k2[first_p])
+        xy_k2 = _principal(xy_k2, 2)  # turned so that the map is wider than high, as screens are
     xy_k2 -= (xy_k2.max(axis=0) + xy_k2.min(axis=0)) / 2
     return xy_k2 / max(float(np.abs(xy_k2).max()), 1e-12)
 

@@ -8,6 +8,7 @@ Shapes: k regions, d = d_model, m marked regions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -68,7 +69,7 @@ def sizes(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) -> Fi
     """
     counted = "members" if all(map(_annotated, dictionaries)) else "arrivals"
     with _drawing(dictionaries):
-        figure, axes = _figure(width)
+        figure, (axes,) = _figure(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             count_k = np.sort(_count(d, counted))[::-1]
             count_k = count_k[count_k > 0]
@@ -85,7 +86,7 @@ def saturation(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) 
     Raises EPError without dictionaries or matplotlib.
     """
     with _drawing(dictionaries):
-        figure, axes = _figure(width)
+        figure, (axes,) = _figure(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             n, k = np.array(d.config.build.growth).T
             axes.plot(n, k, label=_name(d, dictionaries), **style)
@@ -102,28 +103,31 @@ def distances(dictionary: StoredDictionary, width: float = SINGLE) -> Figure:
 
     Raises EPError if the dictionary is not annotated, or without matplotlib.
     """
+    theta = dictionary.threshold
     edges = BIN_WIDTH * np.arange(BINS + 1)
     members = dictionary.annotation.histogram.sum(axis=0)
-    between, _ = np.histogram(_to_nearest_other(dictionary), edges)
+    # edges that meet theta: by the rule of leader clustering nothing lies below it
+    from_theta = np.concatenate([np.arange(theta, 0, -BIN_WIDTH)[::-1], np.arange(theta, 2, BIN_WIDTH)[1:]])
+    between, _ = np.histogram(_to_nearest_other(dictionary), from_theta)
     with _drawing([dictionary]):
-        figure, axes = _figure(width)
+        figure, panels = _figure(width, nrows=2, sharex=True, height_ratios=(3, 2))
         shown = [
-            ("members to their exemplar", members, _BLUE),
-            ("exemplars to the nearest other", between, _ORANGE),
+            ("members to their exemplar", members, edges, _BLUE),
+            ("exemplars to the nearest other", between, from_theta, _ORANGE),
         ]
-        for label, count, colour in shown:
+        for axes, (title, count, bins, colour) in zip(panels, shown, strict=True):
             share = count / max(1, count.sum())
-            axes.stairs(share, edges, fill=True, color=colour, alpha=0.25, lw=0)
-            axes.stairs(share, edges, color=colour, label=label, lw=1)
-        used = np.flatnonzero(members + between)
-        axes.set_xlim(edges[max(0, used.min() - 1)], edges[min(BINS, used.max() + 2)])
-        axes.set_ylim(0, 1.2 * axes.dataLim.y1)
-        axes.axvline(dictionary.threshold, ymax=0.92, color=_INK, lw=0.8, ls=(0, (3, 2)))
-        theta = f"\N{GREEK SMALL LETTER THETA} = {dictionary.threshold:.3f}"
-        at = (dictionary.threshold, 0.94)
-        axes.annotate(theta, at, xycoords=axes.get_xaxis_transform(), ha="center", fontsize=7)
-        axes.set(xlabel="cosine distance", ylabel=f"share per {BIN_WIDTH:g}")
-        _legend(figure, axes, columns=1)
+            axes.stairs(share, bins, fill=True, color=colour, alpha=0.25, lw=0)
+            axes.stairs(share, bins, color=colour, lw=1)
+            axes.axvline(theta, color=_INK, lw=0.8, ls=(0, (3, 2)))
+            axes.set_ylim(0)
+            axes.set_title(title, loc="left", fontsize=7, pad=3)
+        used = np.concatenate([edges[1:][members > 0], from_theta[1:][between > 0], [theta]])
+        panels[0].set_xlim(0, used.max() + BIN_WIDTH)
+        panels[0].text(theta, 1.02, f"\N{GREEK SMALL LETTER THETA} = {theta:.3f}",
+            transform=panels[0].get_xaxis_transform(), ha="center", fontsize=7)  # fmt: skip
+        panels[1].set_xlabel("cosine distance")
+        figure.supylabel(f"share per {BIN_WIDTH:g}", fontsize=8)
     return figure
 
 
@@ -137,7 +141,7 @@ def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
     count_k = _count(dictionary, counted)
     place_k2 = atlas.sphere(dictionary)
     with _drawing([dictionary]):
-        figure, axes = _figure(width, 0.53 * width, projection="mollweide")
+        figure, (axes,) = _figure(width, 0.53 * width, subplot_kw={"projection": "mollweide"})
         figure.set_layout_engine("none")  # labels are placed where the axes are now
         axes.set_position((0.01, 0.06, 0.98, 0.93))
         axes.grid(True, lw=0.3, color="#dddddd")
@@ -189,13 +193,14 @@ def _drawing(dictionaries: Sequence[StoredDictionary]) -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float | None = None, **axes: Any) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float | None = None, **subplots: Any) -> tuple[Figure, Sequence[Axes]]:
+    """A figure, and its axes from top to bottom."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height or 0.7 * width), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot(**axes)
+    return figure, figure.subplots(squeeze=False, **subplots)[:, 0].tolist()
 
 
 def _annotated(dictionary: StoredDictionary) -> bool:
@@ -255,11 +260,11 @@ def _log_counts(axes: Axes) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     """Above the axes, where no line can run through it; the figure grows by its rows."""
-    rows = -(-len(axes.get_legend_handles_labels()[1]) // columns)
+    rows = (len(axes.get_legend_handles_labels()[1]) + 1) // 2
     figure.set_figheight(figure.get_figheight() + 0.15 * rows)
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=columns, columnspacing=1, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=2, columnspacing=1, borderaxespad=0.2)
 
 
 def _short_labels(dictionary: StoredDictionary, regions: Int64[np.ndarray, " m"]) -> list[str]:
@@ -272,8 +277,12 @@ def _short_labels(dictionary: StoredDictionary, regions: Int64[np.ndarray, " m"]
 
 
 def _tokens_of(label: str) -> str:
-    """The beginning of a label made from tokens: without what comes before them, and what they promote."""
-    return label.partition(" \u2192 ")[0].partition(" after ")[0]
+    """As many of the tokens that a label was made from as there is room for, without what it says about them."""
+    tokens = label.partition(" \u2192 ")[0].partition(" after ")[0]
+    tokens = re.sub(r" \d+%$", "", tokens)
+    while len(tokens) > _LABEL and " \u201c" in tokens:
+        tokens = tokens.rpartition(" \u201c")[0]
+    return tokens
 
 
 def _drawable(text: str) -> str:

@@ -90,7 +90,9 @@ def _region(dictionary: StoredDictionary, region: int, label: Label) -> dict[str
         if len(examples[example["kind"]]) < _EXAMPLES:
             examples[example["kind"]].append(example | {"tokens": _in_context(example, dictionary.threshold)})
     for name in ("top_tokens", "before_tokens"):
-        row[name] = [token | {"share": 100 * token["count"] / row["members"]} for token in row[name]]
+        row[name] = [token | {"said": _percent(token["count"] / row["members"])} for token in row[name]]
+    for name in ("lens_top", "mean_lens_top"):
+        row[name] = [token | {"said": f"{token['logit']:+.1f}"} for token in row[name]]
     return row | {"label": label, "exemplar": dictionary.region(region), "examples": examples}
 
 
@@ -113,6 +115,10 @@ def heat(distance: float | None, threshold: float) -> int:
     if distance <= edge:
         return round(_HEATS * (1 - 2 / 3 * distance / edge))
     return round(_HEATS / 3 * max(0.0, 1 - (distance - edge) / (1 - edge)))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 def _token(text: str) -> str:

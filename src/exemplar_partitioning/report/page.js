@@ -29,7 +29,8 @@ const scale = [[0, "#3d7fc4"], [0.5, "#9b8fa8"], [1, "#ee9327"]];
 
 function circles(regions, marker) {
   const largest = Math.max(1, data.members.reduce((a, b) => Math.max(a, b), 0));
-  const widest = 30 / Math.max(1, Math.sqrt(data.x.length / 400));
+  const room = document.getElementById("map").clientWidth / 1040;
+  const widest = (30 * Math.sqrt(room)) / Math.max(1, Math.sqrt(data.x.length / 400));
   return {
     type: data.x.length > 4000 ? "scattergl" : "scatter", // elements of a page up to some thousand, then WebGL
     mode: "markers",
@@ -37,7 +38,7 @@ function circles(regions, marker) {
     y: regions.map((i) => data.y[i]),
     customdata: regions,
     hoverinfo: "none",
-    marker: { size: regions.map((i) => 3 + widest * Math.sqrt(data.members[i] / largest)), opacity: 0.8, line: { width: 0 }, ...marker },
+    marker: { size: regions.map((i) => 1.5 + 1.5 * room + widest * Math.sqrt(data.members[i] / largest)), opacity: 0.8, line: { width: 0 }, ...marker },
   };
 }
 
