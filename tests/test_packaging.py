@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ def imported(path: Path) -> set[str]:
 
 def test_every_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    wanted = chain(project["dependencies"], *project["optional-dependencies"].values())
     declared = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in wanted}
     homes = packages_distributions()  # of what is installed, not every extra
     for path in SOURCES:

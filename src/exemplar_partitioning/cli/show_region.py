@@ -118,7 +118,7 @@ def _number(value: float | None) -> str:
 def _exemplar(row: dict[str, Any], out: Console) -> Iterator[RenderableType]:
     where = f"{visible(row['document'])} @{row['position']}"
     yield named("exemplar", f"{where}   token {row['token_id']}   norm {row['raw_norm']:.1f}")
-    token = highlighted(visible(row["token"]), not out.is_terminal)
+    token = highlighted(visible(row["token"]), out.color_system is None)
     yield named("", (visible(row["context"]), "dim"), token)
 
 
@@ -146,7 +146,7 @@ def _examples(rows: list[dict[str, Any]], threshold: float, top: int, out: Conso
         for rank, row in enumerate([row for row in rows if row["kind"] == kind][:top]):
             styles = [shade(distance, threshold) for distance in row["distances"]]
             name = f"{'' if rank else kind:<{MARGIN}}"
-            line = in_context(row["tokens"], row["at"], styles, width, marked=not out.is_terminal)
+            line = in_context(row["tokens"], row["at"], styles, width, marked=out.color_system is None)
             parts = [(name, "dim"), f"{row['distance']:.3f}  ", line]
             if document:
                 parts.append((f"  {place(row, document)}", "dim"))
