@@ -293,7 +293,8 @@ def comparison(library: Library, a: View, b: View, *, descending: bool, offset: 
     ids_k, cosine_k = library.nearest(a, b)
     order = np.argsort(-cosine_k if descending else cosine_k, kind="stable")
     page = order[max(0, offset) :][: min(max(1, limit), PAGE)]
-    counts, edges = np.histogram(np.clip(cosine_k, -1, 1), bins=50)
+    counts, edges = np.histogram(np.clip(cosine_k, -1, 1), bins=100, range=(-1, 1))
+    first = int(np.flatnonzero(counts)[0])
     said["matches"] = {
         "total": da.k,
         "offset": offset,
@@ -302,7 +303,7 @@ def comparison(library: Library, a: View, b: View, *, descending: bool, offset: 
         "within": float((1 - cosine_k <= db.threshold).mean()),
         "same": float((cosine_k > 1 - 1e-6).mean()),
         "used": len(np.unique(ids_k)),
-        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+        "histogram": {"start": float(edges[first]), "width": 0.02, "counts": counts[first:].tolist()},
         "pairs": [
             {"a": one, "b": other, "cosine": float(cosine_k[i])}
             for i, one, other in zip(page, brief(a, page), brief(b, ids_k[page]), strict=True)

@@ -61,14 +61,14 @@ function matches(c, question) {
   const words =
     `Cosine of each of ${count(m.total)} exemplars of A with the nearest of B: mean ${fixed(m.mean)}, median ${fixed(m.median)}; ` +
     `${percent(m.within)} within θ of B, ${percent(m.same)} the same exemplar. They meet ${count(m.used)} of ${count(b.k)} regions of B.`;
-  const { counts, edges } = m.histogram;
+  const { start, width, counts } = m.histogram;
   const side = (key, which) => (pair) => [h("a", { href: regionPage(key, pair[which].region) }, pair[which].region), " ", h("bdi", { class: "label" }, visible(pair[which].label))];
   const last = Math.max(1, Math.ceil(m.total / PAGE));
   const at = Math.floor(m.offset / PAGE) + 1;
   const link = (text, change) => h("a", { href: `/compare?${new URLSearchParams({ ...question, ...change })}` }, text);
   return [
     section("Nearest regions", notice(c.caveat), plot("Cosine to the nearest of B", words, () => ({
-      data: [bars(counts, edges[0], edges[1] - edges[0], "%{y:,} regions at %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>")],
+      data: [bars(counts, start, width, "%{y:,} regions at %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>")],
       x: ["cosine", {}],
       y: ["regions of A", {}],
     }))),
