@@ -25,7 +25,7 @@ def built(tiny_folder, text_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("interventions") / "out"
     options = {"calibration_batch": 500, "calibration_sample": 1000, "context_size": 32, "max_tokens": 4000}
     ep.build(str(tiny_folder), [text_file], out=out, sites="resid_post.1", percentiles=[10], **options)
-    (dictionary,) = ep.annotate(out, [text_file], model=str(tiny_folder), max_tokens=3000)
+    (dictionary,) = ep.annotate(out, [text_file], model=str(tiny_folder), max_tokens=200)
     return ep.load_model(str(tiny_folder)), dictionary
 
 
@@ -209,10 +209,12 @@ def test_ablated_activations_have_nothing_left_along_the_direction(built):
     loaded, dictionary = built
     window = torch.arange(3, 15).numpy()
     for basis in ("exemplar", "mean"):
-        with ep.ablate(loaded, dictionary, [0, 2], basis=basis):
+        members = dictionary.annotation.regions["members"].to_numpy()
+        regions = (-members).argsort()[:2].tolist()
+        with ep.ablate(loaded, dictionary, regions, basis=basis):
             (found,) = Extractor(loaded.model, [Site(2, "resid_pre")]).extract([window]).values()
         means = torch.from_numpy(dictionary.annotation.mean_directions)
-        v_rd = (dictionary.exemplars if basis == "exemplar" else means)[[0, 2]]
+        v_rd = (dictionary.exemplars if basis == "exemplar" else means)[regions]
         assert float(((found - dictionary.center) @ v_rd.T).abs().max()) < 1e-4 * dictionary.typical_norm
 
 
@@ -237,10 +239,7 @@ class TestRefused:
 
     def test_region_without_members_has_no_mean(self, built):
         loaded, dictionary = built
-        members = dictionary.annotation.regions["members"].to_numpy()
-        empty = int((members == 0).argmax())
-        if members[empty]:
-            pytest.skip("every region of this dictionary has members")
+        (empty, *_) = (dictionary.annotation.regions["members"].to_numpy() == 0).nonzero()[0].tolist()
         with pytest.raises(EPError, match="has no members, so no mean direction"):
             ep.ablate(loaded, dictionary, empty, basis="mean")
 
@@ -262,3 +261,92 @@ class TestRefused:
     def test_a_direction_of_another_shape(self, built):
         with pytest.raises(EPError, match=r"of shape \[24\]; got \[3\]"):
             ep.ablate(*built, 0, basis=torch.ones(3))
+
+
+class TestBaked:
+    def test_weights_say_what_the_hook_says(self, built, tmp_path):
+        from transformers import AutoModelForCausalLM
+
+        loaded, dictionary = built
+        ids_bs = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+        ep.bake(loaded, dictionary, [0, 1]).save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        with torch.inference_mode():
+            plain = loaded.model(input_ids=ids_bs).logits
+            with ep.ablate_everywhere(loaded, dictionary, [0, 1]):
+                hooked = loaded.model(input_ids=ids_bs).logits
+            torch.testing.assert_close(again(input_ids=ids_bs).logits, hooked, rtol=1e-3, atol=1e-3)
+            assert not torch.allclose(hooked, plain, atol=0.1)
+            torch.testing.assert_close(loaded.model(input_ids=ids_bs).logits, plain, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_families(self, built, family):
+        _, dictionary = built
+        model = tiny(family)
+        ids_bs = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+        if family in ("gemma3", "gpt2"):
+            with pytest.raises(EPError, match=r"use the hook: with ep\.ablate"):
+                ep.bake(model, dictionary, 0, any_model=True)
+            return
+        with torch.inference_mode(), ep.ablate_everywhere(model, dictionary, 0, any_model=True):
+            hooked = model(input_ids=ids_bs).logits
+        baked = ep.bake(model, dictionary, 0, any_model=True)
+        with torch.inference_mode():
+            torch.testing.assert_close(baked(input_ids=ids_bs).logits, hooked, rtol=1e-3, atol=1e-3)
+
+    def test_nothing_is_left_along_the_span_at_any_block(self, built):
+        loaded, dictionary = built
+        sites = [Site(layer, point) for layer in range(3) for point in ("resid_pre", "resid_post")]
+        baked = ep.bake(loaded, dictionary, 0)
+        found = Extractor(baked, sites).extract([torch.arange(3, 15).numpy()])
+        for x_nd in found.values():
+            along = (x_nd - dictionary.center) @ dictionary.exemplars[0]
+            assert float(along.abs().max()) < 1e-4 * dictionary.typical_norm
+
+
+class TestGenerate:
+    def test_before_and_after(self, built):
+        from exemplar_partitioning.interventions.generation import generate, pieces_on_the_manifold
+
+        loaded, dictionary = built
+        prompts = ["the old dog", "a king sees the grey river under", "stone"]
+        plain = generate(loaded, prompts, max_new_tokens=6)
+        assert [g.prompt for g in plain] == prompts
+        alone = [generate(loaded, [p], max_new_tokens=6)[0].text for p in prompts]
+        assert [g.text for g in plain] == alone
+        with ep.steer(loaded, dictionary, 0, alpha=30.0):
+            steered = generate(loaded, prompts, max_new_tokens=6)
+            pieces = pieces_on_the_manifold(loaded, dictionary, steered[0])
+        assert "".join(piece for piece, _ in pieces) == steered[0].text
+        assert all(on for _, on in pieces)  # so far along an exemplar that all lie in its region
+
+    @pytest.mark.parametrize(
+        ("prompts", "options", "message"),
+        [
+            ([], {}, "no prompts"),
+            (["dog " * 200], {}, r"exceed the model's context of 128.*shorten"),
+            (["dog"], {"chat": True}, "no chat template"),
+        ],
+    )
+    def test_refused(self, built, prompts, options, message):
+        from exemplar_partitioning.interventions.generation import generate
+
+        with pytest.raises(EPError, match=message):
+            generate(built[0], prompts, **options)
+
+
+def test_command_line(built, tiny_folder):
+    import json
+
+    from typer.testing import CliRunner
+
+    from exemplar_partitioning.cli import app
+
+    command = ["steer", str(built[1].path), "--region", "0,1", "--prompt", "the old dog", "--model", str(tiny_folder)]
+    result = CliRunner().invoke(
+        app, [*command, "--alpha", "5", "--max-new-tokens", "5", "--json"], catch_exceptions=False
+    )
+    (said,) = json.loads(result.stdout)
+    assert said["before"]["text"] != said["after"]["text"]
+    result = CliRunner().invoke(app, [*command, "--ablate"], catch_exceptions=False)
+    assert result.exit_code == 0 and "ablated" in result.stdout and "as it is" in result.stdout

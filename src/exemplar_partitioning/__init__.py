@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
     from .errors import DataError, EPError, Interrupted, ResourceError
     from .estimator import ExemplarPartition
-    from .interventions import Gate, ablate, clamp, project, steer, swap
+    from .interventions import Gate, ablate, ablate_everywhere, bake, clamp, project, steer, swap
     from .leader import LeaderClustering
+    from .localisation import localise
     from .models.load import load_model
     from .statistics import MemberStatistics, unseen_mass
     from .store import StoredDictionary, load, save
@@ -42,12 +43,15 @@ __all__ = [
     "ResourceError",
     "StoredDictionary",
     "ablate",
+    "ablate_everywhere",
     "annotate",
+    "bake",
     "build",
     "calibrate",
     "clamp",
     "load",
     "load_model",
+    "localise",
     "project",
     "save",
     "steer",
@@ -70,12 +74,15 @@ _HOME = {
     "ResourceError": "errors",
     "StoredDictionary": "store",
     "ablate": "interventions",
+    "ablate_everywhere": "interventions",
     "annotate": "annotation",
+    "bake": "interventions",
     "build": "builder",
     "calibrate": "calibration",
     "clamp": "interventions",
     "load": "store",
     "load_model": "models.load",
+    "localise": "localisation",
     "project": "interventions",
     "save": "store",
     "steer": "interventions",

@@ -61,7 +61,7 @@ def steer(
     """
     if not math.isfinite(alpha):
         raise EPError(f"alpha is {alpha}; expected a finite number of typical residual norms, such as 1 or -0.5")
-    total_d = _directions(dictionary, region, basis).sum(dim=0)
+    total_d = directions_of(dictionary, region, basis).sum(dim=0)
     if not bool(total_d.norm() > 0):
         raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
     edit = Add(alpha * dictionary.typical_norm * total_d / total_d.norm())
@@ -80,7 +80,7 @@ def ablate(
     any_model: bool = False,
 ) -> AbstractContextManager[None]:
     """Project the span of the regions' directions out of the activations, around the centre: see `steer`."""
-    edit = Off(orthonormal(_directions(dictionary, region, basis)), dictionary.center)
+    edit = Off(orthonormal(directions_of(dictionary, region, basis)), dictionary.center)
     return _act(model, dictionary, edit, sites, tokens, gate, any_model)
 
 
@@ -96,7 +96,7 @@ def project(
     any_model: bool = False,
 ) -> AbstractContextManager[None]:
     """Keep nothing but the span of the regions' directions, around the centre: see `steer`."""
-    edit = Onto(orthonormal(_directions(dictionary, region, basis)), dictionary.center)
+    edit = Onto(orthonormal(directions_of(dictionary, region, basis)), dictionary.center)
     return _act(model, dictionary, edit, sites, tokens, gate, any_model)
 
 
@@ -116,8 +116,8 @@ def swap(
 
     The target is the mean of the other regions' directions at the typical distance from the centre.
     """
-    q_rd = orthonormal(_directions(dictionary, region, basis))
-    target_d = dictionary.center + dictionary.typical_radius * _directions(dictionary, towards, basis).mean(dim=0)
+    q_rd = orthonormal(directions_of(dictionary, region, basis))
+    target_d = dictionary.center + dictionary.typical_radius * directions_of(dictionary, towards, basis).mean(dim=0)
     return _act(model, dictionary, Swap(q_rd, dictionary.center, target_d), sites, tokens, gate, any_model)
 
 
@@ -136,12 +136,13 @@ def clamp(
     """Set the component along a region's direction, from the centre, to `value` typical residual norms: see `steer`."""
     if not math.isfinite(value):
         raise EPError(f"value is {value}; expected a finite number of typical residual norms")
-    v_d = _directions(dictionary, region, basis)[0]
+    v_d = directions_of(dictionary, region, basis)[0]
     edit = Clamp(v_d / v_d.norm(), dictionary.center, value * dictionary.typical_norm)
     return _act(model, dictionary, edit, sites, tokens, gate, any_model)
 
 
-def _directions(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:
+def directions_of(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:
+    """The directions that regions stand for, or the one that was given; EPError where there is none."""
     if isinstance(basis, Tensor):
         if basis.shape != (dictionary.d_model,) or not bool(torch.isfinite(basis).all()):
             raise EPError(f"a direction must be finite, of shape [{dictionary.d_model}]; got {list(basis.shape)}")
@@ -170,24 +171,28 @@ def _act(
     gate: Gate | None,
     any_model: bool,
 ) -> AbstractContextManager[None]:
-    module = model.model if isinstance(model, LoadedModel) else model
-    _check(module, model.info.fingerprint if isinstance(model, LoadedModel) else None, dictionary, any_model)
+    module = check_model_of(model, dictionary, any_model)
     edit = Gated(gate, edit) if gate else edit
     return applied(module, edit, sites or dictionary.config.site.name, tokens=tokens)
 
 
-def _check(module: Any, known: str | None, dictionary: StoredDictionary, any_model: bool) -> None:
-    """Raise EPError for a model of another width, and, unless any will do, for any other model."""
+def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:
+    """The model object itself; EPError for another width and, unless any will do, for any other model."""
+    module = model.model if isinstance(model, LoadedModel) else model
     record, width = dictionary.config.model, Architecture.of(module).d_model
     if width != dictionary.d_model:
         raise EPError(f"the model's d_model is {width}, the dictionary's ({record.id}) is {dictionary.d_model}")
     if any_model:
-        return
-    if known is None and module not in _fingerprints:
-        _fingerprints[module] = fingerprint(module)
-    found = known or _fingerprints[module]
+        return module
+    if isinstance(model, LoadedModel):
+        found = model.info.fingerprint
+    else:
+        if module not in _fingerprints:
+            _fingerprints[module] = fingerprint(module)
+        found = _fingerprints[module]
     if found != record.fingerprint:
         raise EPError(
             f"the model's weights ({found[:12]}) are not those of {record.id} that the dictionary was built from "
             f"({record.fingerprint[:12]}); to act on another model or dtype all the same, say any_model=True"
         )
+    return module

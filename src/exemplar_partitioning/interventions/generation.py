@@ -45,7 +45,7 @@ def generate(
     """
     if not prompts:
         raise EPError("there are no prompts; give at least one")
-    encoded = [_encoded(loaded, prompt, chat) for prompt in prompts]
+    encoded = [encode(loaded, prompt, chat) for prompt in prompts]
     limit = loaded.architecture.max_length
     longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
     if limit is not None and len(encoded[longest]) + max_new_tokens > limit:
@@ -66,7 +66,8 @@ def generate(
     ]
 
 
-def _encoded(loaded: LoadedModel, prompt: str, chat: bool | None) -> list[int]:
+def encode(loaded: LoadedModel, prompt: str, chat: bool | None = None) -> list[int]:
+    """Token ids of a prompt as the model is to see it: in its chat template, or after a BOS; see `generate`."""
     tokenizer = loaded.tokenizer
     template = getattr(tokenizer, "chat_template", None)
     if chat and not template:

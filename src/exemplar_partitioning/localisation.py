@@ -1,0 +1,139 @@
+"""Which regions carry a behaviour: prompts that show it against prompts that do not.
+
+Shapes: n prompts, k regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from .errors import EPError
+from .interventions.generation import encode
+from .models.capture import Extractor
+from .models.load import LoadedModel, special_token_ids
+from .models.sites import resolve_sites
+from .reading import check_model
+from .store import StoredDictionary
+from .text.windows import special_mask
+
+Position = Literal["final", "any"]
+
+
+@dataclass(frozen=True)
+class RegionRate:
+    """How often the prompts that meet a region show the behaviour.
+
+    prompts: that meet the region; showing: of them with the behaviour.  rate: showing / prompts, with its
+    Wilson interval (95 %).  lift: rate over that of all prompts.  p: probability of so high a rate by chance
+    (one-sided, hypergeometric), corrected for the number of regions met (Holm).
+    """
+
+    region: int
+    prompts: int
+    showing: int
+    rate: float
+    low: float
+    high: float
+    lift: float
+    p: float
+
+
+def localise(
+    dictionary: StoredDictionary,
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    shows: Sequence[bool],
+    *,
+    position: Position = "final",
+    chat: bool | None = None,
+) -> list[RegionRate]:
+    """Regions by how surely the prompts that meet them show a behaviour (protocol 2.1, generalised).
+
+    Args:
+        shows: whether each prompt shows the behaviour: a label, or what a scorer said of the model's answer.
+        position: a prompt meets the region of its last token ("final"), or of any of its own tokens ("any").
+        chat: see `interventions.generation.generate`.
+
+    Returns:
+        One entry for each region that was met, lowest corrected p first.
+
+    Raises:
+        EPError: no prompts, none or all of which show it, another model, or a prompt longer than the context.
+    """
+    check_model(dictionary, loaded)
+    shows_n = np.asarray(shows, bool)
+    if len(shows_n) != len(prompts) or not len(prompts):
+        raise EPError(f"there are {len(prompts)} prompts and {len(shows_n)} labels; expected as many, and some")
+    if shows_n.all() or not shows_n.any():
+        raise EPError(f"{shows_n.sum()} of {len(shows_n)} prompts show the behaviour; some must and some must not")
+    return rates(_meets(dictionary, loaded, prompts, position, chat), shows_n)
+
+
+def rates(meets_nk: Bool[np.ndarray, "n k"], shows_n: Bool[np.ndarray, " n"]) -> list[RegionRate]:
+    """The statistics of `localise` from which prompt meets which region."""
+    from scipy.stats import hypergeom
+
+    met = np.flatnonzero(meets_nk.any(axis=0))
+    prompts_m = meets_nk[:, met].sum(axis=0)
+    showing_m = meets_nk[shows_n][:, met].sum(axis=0)
+    base = shows_n.mean()
+    p_m = holm(hypergeom.sf(showing_m - 1, len(shows_n), shows_n.sum(), prompts_m))
+    low_m, high_m = wilson(showing_m, prompts_m)
+    rate_m = showing_m / prompts_m
+    order = np.lexsort((met, -prompts_m, -rate_m, p_m))
+    return [
+        RegionRate(
+            int(met[i]),
+            int(prompts_m[i]),
+            int(showing_m[i]),
+            float(rate_m[i]),
+            float(low_m[i]),
+            float(high_m[i]),
+            float(rate_m[i] / base),
+            float(p_m[i]),
+        )
+        for i in order
+    ]
+
+
+def wilson(
+    hits: Int64[np.ndarray, " m"], n: Int64[np.ndarray, " m"]
+) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
+    """95 % interval of a rate (Wilson 1927); behaves at 0, at 1 and for few trials."""
+    z = 1.959964
+    rate = hits / n
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
+def holm(p: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+    """p-values corrected for their number (Holm 1979): the chance that any of those rejected is wrong."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected
+
+
+def _meets(
+    dictionary: StoredDictionary, loaded: LoadedModel, prompts: Sequence[str], position: Position, chat: bool | None
+) -> Bool[np.ndarray, "n k"]:
+    (site,) = resolve_sites(dictionary.config.site.name, loaded.architecture)
+    windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
+    x_nd = Extractor(loaded.model, [site]).extract(windows)[site]
+    ids_n, _ = dictionary.assign(x_nd.numpy())
+    prompt_n = np.repeat(np.arange(len(prompts)), [len(window) for window in windows])
+    if position == "final":
+        chosen = np.cumsum([len(window) for window in windows]) - 1
+    else:
+        chosen = np.flatnonzero(~special_mask(np.concatenate(windows), special_token_ids(loaded.tokenizer)))
+    chosen = chosen[ids_n[chosen] >= 0]
+    meets_nk = np.zeros((len(prompts), dictionary.k), bool)
+    meets_nk[prompt_n[chosen], ids_n[chosen]] = True
+    return meets_nk
