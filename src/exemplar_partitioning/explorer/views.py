@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ..annotation.folder import BIN_WIDTH, Metrics
 from ..errors import EPError
-from .library import Entry, Library, View
+from .library import Entry, Library, View, nearest
 
 PAGE = 500  # regions listed at once, at most
 NEIGHBOURS = 12
@@ -238,8 +238,7 @@ def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
     for other in library.siblings(view):
         coarser = other.dictionary.threshold > view.dictionary.threshold
         if coarser:
-            ids, cosine = library.nearest(view, other)
-            regions, cosines = ids[index : index + 1], cosine[index : index + 1]
+            regions, cosines = nearest(view.exemplars_kd[index : index + 1], other.exemplars_kd)
         else:
             ids, cosine = library.nearest(other, view)
             regions = np.flatnonzero(ids == index)

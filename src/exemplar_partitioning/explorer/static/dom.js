@@ -17,15 +17,12 @@ export function put(element, ...children) {
   return element;
 }
 
-const NAMED = { "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u007f": "␡", "\ufffd": "\ufffd" };
+const NAMED = { "\n": "↵", "\t": "⇥", "\ufffd": "\ufffd" };
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\u00a0]/gu;
 
-// Control, direction and other invisible characters as symbols; nothing of the text can steer the page.
+// Control, direction and other invisible characters by number; nothing of the text can steer the page.
 export function visible(text) {
-  return text.replace(UNSEEN, (c) => {
-    const code = c.codePointAt(0);
-    return NAMED[c] ?? (code < 0x20 ? String.fromCodePoint(0x2400 + code) : `‹${code.toString(16).toUpperCase().padStart(4, "0")}›`);
-  });
+  return text.replace(UNSEEN, (c) => NAMED[c] ?? `‹${c.codePointAt(0).toString(16).toUpperCase().padStart(2, "0")}›`);
 }
 
 // A token on its own: its edges are seen, its direction stays inside, its length is cut by the style sheet.
@@ -40,7 +37,7 @@ export function token(text, extra = "") {
 
 export const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
 export const fixed = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
-export const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(digits)} %`);
+export const percent = (x) => (x === null || x === undefined ? "–" : `${x > 0 && x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1)} %`);
 export const lift = (x) => (x >= 100 ? count(Math.round(x)) : x.toFixed(1)) + " ×";
 
 // columns: [heading, cell of a row, class], rows: anything.

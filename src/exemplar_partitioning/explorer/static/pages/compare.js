@@ -38,7 +38,7 @@ const ROWS = [
   ["d_model", (d) => count(d.d_model)],
   ["text", (d) => d.text],
   ["activations", (d) => `${count(d.n_activations)}, until ${ENDS[d.stopped]}`],
-  ["unseen mass", (d) => `${percent(d.unseen.estimate, 2)} (${percent(d.unseen.low, 2)} to ${percent(d.unseen.high, 2)})`],
+  ["unseen mass", (d) => `${percent(d.unseen.estimate)} (${percent(d.unseen.low)} to ${percent(d.unseen.high)})`],
   ["largest region", (d) => `${count(d.largest)} ${d.size_is}`],
   ["empty regions", (d) => count(d.empty)],
   ["coverage", (d) => percent(d.coverage)],
@@ -69,7 +69,7 @@ function matches(c, question) {
   return [
     section("Nearest regions", notice(c.caveat), plot("Cosine to the nearest of B", words, () => ({
       data: [bars(counts, start, width, "%{y:,} regions at %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>")],
-      x: ["cosine", {}],
+      x: ["cosine", { range: [Math.min(0, start), 1] }],
       y: ["regions of A", {}],
     }))),
     h("p", { class: "bar" }, question.desc === "1" ? link("least similar first", { desc: "0", offset: "0" }) : link("most similar first", { desc: "1", offset: "0" })),

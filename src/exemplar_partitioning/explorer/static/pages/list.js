@@ -1,7 +1,7 @@
 // Regions: searched, sorted, a page at a time. The address holds the state.
 
 import { api, get, regionPage } from "../api.js";
-import { count, fixed, h, notice, put, status, token } from "../dom.js";
+import { count, fixed, h, notice, put, status, token, visible } from "../dom.js";
 import { onKey } from "../keys.js";
 
 const PAGE = 100;
@@ -107,7 +107,7 @@ function line(key, row) {
     {},
     h("td", { class: "num" }, h("a", { href: regionPage(key, row.region) }, row.region)),
     h("td", {}, token(row.token)),
-    h("td", { class: "grow" }, h("bdi", { class: `label ${row.source === "hand" ? "hand" : ""}` }, row.label)),
+    h("td", { class: "grow" }, h("bdi", { class: `label ${row.source === "hand" ? "hand" : ""}` }, visible(row.label))),
     h("td", { class: "num" }, count(row.size)),
     h("td", { class: "num wide" }, fixed(row.coherence, 2)),
     h("td", { class: "num wide" }, fixed(row.stability, 2)),

@@ -1,7 +1,7 @@
 // A dictionary as a whole.
 
 import { api, get, page, regionPage } from "../api.js";
-import { count, facts, fixed, h, notice, percent, put, section, table, token } from "../dom.js";
+import { count, facts, fixed, h, notice, percent, put, section, table, token, visible } from "../dom.js";
 import { line, plot } from "../plots.js";
 import { ENDS } from "./start.js";
 
@@ -25,7 +25,7 @@ function headline(d) {
   const tiles = [
     [count(d.k), "regions"],
     [fixed(d.threshold, 4), "threshold θ, cosine distance"],
-    [percent(unseen.estimate, 2), `unseen mass, 95 % ${percent(unseen.low, 2)} to ${percent(unseen.high, 2)}`],
+    [percent(unseen.estimate), `unseen mass, 95 % ${percent(unseen.low)} to ${percent(unseen.high)}`],
     [count(d.n_activations), `activations, until ${ENDS[d.stopped]}`],
   ];
   if (a) {
@@ -68,7 +68,7 @@ function largest(d) {
     [
       ["Region", (r) => h("a", { href: regionPage(d.key, r.region) }, r.region), "num"],
       ["Exemplar", (r) => token(r.token), ""],
-      ["Label", (r) => h("bdi", { class: "label" }, r.label), "grow"],
+      ["Label", (r) => h("bdi", { class: "label" }, visible(r.label)), "grow"],
       [d.size_is === "members" ? "Members" : "Arrivals", (r) => count(r.size), "num"],
     ],
     d.largest,

@@ -93,7 +93,7 @@ function numbers(r) {
   const pairs = [[r.size_is === "members" ? "Members" : "Arrivals", `${count(r.size)} (rank ${count(r.size_rank)} of ${count(r.k)})`]];
   if (m) {
     pairs.push(
-      ["Share", percent(r.member_share, 2)],
+      ["Share", percent(r.member_share)],
       ["Within θ", m.members ? percent(m.within / m.members) : "–", "share of the members within the threshold"],
       ["Coherence", fixed(m.coherence), "length of the mean of the members' directions"],
       ["Mean distance", m.mean_distance === null ? "–" : `${fixed(m.mean_distance)} ± ${fixed(m.std_distance)}`, "cosine distance of members to the exemplar"],

@@ -27,7 +27,7 @@ function dictionaries(build, rows) {
       ["Regions", (d) => count(d.k), "num"],
       ["Threshold θ", (d) => fixed(d.threshold, 4), "num"],
       ["Activations", (d) => count(d.n_activations), "num"],
-      ["Unseen mass", (d) => percent(d.unseen.estimate, 2), "num"],
+      ["Unseen mass", (d) => percent(d.unseen.estimate), "num"],
       ["Ended by", (d) => ENDS[d.stopped], "nowrap"],
       ["Annotated", (d) => (d.annotated ? "yes" : "no"), ""],
       ["", (d) => [h("a", { href: page(d.key, "/regions") }, "regions"), " · ", h("a", { href: page(d.key, "/map") }, "map")], "nowrap"],
