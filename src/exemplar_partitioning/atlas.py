@@ -18,7 +18,6 @@ from .packaged import cache_dir, disk_errors, locked, staging
 from .store import StoredDictionary
 
 _PLACED = 3000  # by t-SNE; the rest follow them
-_NEIGHBOURS = 5
 _PERPLEXITY = 30.0
 _VERSION = 1  # of the positions: a cache from another one is not read
 
@@ -26,8 +25,8 @@ _VERSION = 1  # of the positions: a cache from another one is not read
 def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     """Positions of all regions on a plane, within -1..1: exemplars of small cosine distance lie near each other.
 
-    t-SNE up to 3,000 regions. Beyond, of the 3,000 with most arrivals; every other region goes between its
-    nearest few of those. Computed once, then read from the user's cache (`EP_CACHE`): the dictionary's own
+    t-SNE up to 3,000 regions. Beyond, of the 3,000 with most arrivals; every other region goes beside the
+    nearest of those. Computed once, then read from the user's cache (`EP_CACHE`): the dictionary's own
     folder may be read-only. Raises ResourceError if the cache cannot be written.
     """
     name = f"{dictionary.content_id}-{_VERSION}.npz"
@@ -77,7 +76,7 @@ def _layout(e_kd: Float32[np.ndarray, "k d"], arrivals_k: Int64[np.ndarray, " k"
     with threadpool_limits(1):  # t-SNE amplifies the last bits that sums across threads differ in
         xy_k2[first_p] = _tsne(e_kd[first_p])
         if len(rest_r):
-            xy_k2[rest_r] = _between(e_kd[rest_r], e_kd[first_p], xy_k2[first_p])
+            xy_k2[rest_r] = _beside(e_kd[rest_r], e_kd[first_p], xy_k2[first_p])
         xy_k2 = _principal(xy_k2, 2)  # turned so that the map is wider than high, as screens are
     xy_k2 -= (xy_k2.max(axis=0) + xy_k2.min(axis=0)) / 2
     return xy_k2 / max(float(np.abs(xy_k2).max()), 1e-12)
@@ -107,20 +106,17 @@ def _principal(e_kd: Float32[np.ndarray, "k d"], axes: int) -> Float32[np.ndarra
     return found_ka
 
 
-def _between(
+def _beside(
     e_rd: Float32[np.ndarray, "r d"],
     placed_pd: Float32[np.ndarray, "p d"],
     xy_p2: Float32[np.ndarray, "p 2"],
 ) -> Float32[np.ndarray, "r 2"]:
-    """Each at the mean of its nearest placed ones, weighted by how much nearer they are than the next one.
+    """Each beside the nearest placed one, as far off as placed ones usually lie from each other.
 
-    A little spread, half the usual distance of placed neighbours, keeps points from lying on each other.
+    The mean of several would keep fewer neighbours: where they are apart, it lies among strangers.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    near = NearestNeighbors(n_neighbors=_NEIGHBOURS + 1, metric="cosine").fit(placed_pd)
-    distance_rm, near_rm = near.kneighbors(e_rd)
-    weight_rm = distance_rm[:, -1:] - distance_rm + 1e-6
-    mean_r2 = (weight_rm[:, :, None] * xy_p2[near_rm]).sum(axis=1) / weight_rm.sum(axis=1, keepdims=True)
+    nearest_r = NearestNeighbors(n_neighbors=1, metric="cosine").fit(placed_pd).kneighbors(e_rd)[1][:, 0]
     apart = np.median(NearestNeighbors(n_neighbors=1).fit(xy_p2).kneighbors()[0])
-    return mean_r2 + np.random.default_rng(0).normal(scale=apart / 2, size=mean_r2.shape)
+    return xy_p2[nearest_r] + np.random.default_rng(0).normal(scale=apart / 2, size=(len(e_rd), 2))
