@@ -5,11 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import pytest
-from matplotlib.image import imread
 
 import exemplar_partitioning as ep
 from annotated import EMPTY, HOSTILE, annotated
@@ -252,12 +250,9 @@ def test_dark_on_screen_and_light_on_paper(opened, page):
     assert dark[1] != colours()[1]
 
 
-def test_thousands_of_regions_are_drawn_by_webgl(opened, tmp_path, monkeypatch):
+def test_thousands_of_regions_are_all_drawn(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(atlas, "_PLACED", 100)  # where they lie does not matter here
     d = annotated(tmp_path / "d", k=4200, d=4, percentiles=(2,))[0]
     path = tmp_path / "report.html"
     path.write_text(report.render(d, top=2), encoding="utf-8")
-    tab = opened(path)
-    assert tab.locator("#map canvas").count() >= 1 and tab.locator("#map .points").count() == 0
-    picture = imread(BytesIO(tab.locator("#map").screenshot()))[..., :3]
-    assert (picture.max(axis=2) - picture.min(axis=2) > 0.1).mean() > 0.002  # circles: nothing else has colour
+    assert opened(path).locator("#map .points path").count() == 4200

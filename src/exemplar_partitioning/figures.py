@@ -148,7 +148,8 @@ def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
         axes.spines["geo"].set_edgecolor("#aaaaaa")
         axes.set(xticklabels=[], yticklabels=[])
         order = np.argsort(-count_k, kind="stable")  # small ones on top
-        area_k = 1.5 + (24 * width) * count_k / max(1, count_k.max())
+        crowded = max(1, dictionary.k / 1000) ** 0.5
+        area_k = (1.5 + 24 * width * count_k / max(1, count_k.max())) / crowded
         circles = {"linewidths": 0.3, "edgecolors": "white", "color": _BLUE, "alpha": 0.7}
         axes.scatter(*place_k2[order].T, s=area_k[order], zorder=2, **circles)
         marked = order[:_MARKED][count_k[order[:_MARKED]] > 0]

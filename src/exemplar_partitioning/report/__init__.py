@@ -92,7 +92,7 @@ def _region(dictionary: StoredDictionary, region: int, label: Label) -> dict[str
     for name in ("top_tokens", "before_tokens"):
         row[name] = [token | {"said": _percent(token["count"] / row["members"])} for token in row[name]]
     for name in ("lens_top", "mean_lens_top"):
-        row[name] = [token | {"said": f"{token['logit']:+.1f}"} for token in row[name]]
+        row[name] = [token | {"said": _percent(token["probability"])} for token in row[name]]
     return row | {"label": label, "exemplar": dictionary.region(region), "examples": examples}
 
 

@@ -32,7 +32,7 @@ function circles(regions, marker) {
   const room = document.getElementById("map").clientWidth / 1040;
   const widest = (30 * Math.sqrt(room)) / Math.max(1, Math.sqrt(data.x.length / 400));
   return {
-    type: data.x.length > 4000 ? "scattergl" : "scatter", // elements of a page up to some thousand, then WebGL
+    type: "scatter", // not WebGL: that takes eval, a graphics driver, and does not print
     mode: "markers",
     x: regions.map((i) => data.x[i]),
     y: regions.map((i) => data.y[i]),
