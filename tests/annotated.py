@@ -182,7 +182,6 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
     falling /= falling.sum(axis=1, keepdims=True)
     count = np.maximum(1, falling * members_k[:, None]).astype(np.int64)
     lift = 1 + rng.pareto(1.0, size=(k, 10)) * 20
-    logits = np.sort(rng.normal(8, 3, size=(k, 10)), axis=1)[:, ::-1]
     columns: dict[str, object] = {
         "region": pa.array(np.arange(k), pa.int32()),
         "members": members_k,
@@ -201,7 +200,11 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
             ids = rng.integers(0, len(VOCABULARY), size=(int(rows.sum()), 10))
             lengths = np.where(rows, 10, 0)
             columns[f"{name}_{end}"] = _structs(
-                f"{name}_{end}", lengths, ids.ravel(), logit=(sign * logits[rows]).ravel()
+                f"{name}_{end}",
+                lengths,
+                ids.ravel(),
+                probability=falling[rows].ravel(),
+                lift=(lift[rows] ** sign).ravel(),
             )
     each_k = np.minimum(_EXAMPLES, members_k)
     columns["examples"] = pa.array(3 * each_k, pa.int32())

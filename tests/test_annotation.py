@@ -165,18 +165,30 @@ class TestAgainstTheOracle:
         dictionary = by_hand[0]
         loaded = load_model(str(tiny_folder))
         model, c = loaded.model, dictionary.center
-        raw = dictionary.regions["raw_norm"].to_numpy()
         radii = [np.linalg.norm(by_hand[1][i] - c.numpy()) for i in dictionary.regions["arrival_index"].to_numpy()]
+
+        def prediction(x_d):
+            logits = model.lm_head(model.model.norm(x_d))
+            logits[[0, 1, 2]] = -torch.inf
+            return logits.softmax(0).double()
+
         with torch.inference_mode():
-            base = model.lm_head(model.model.norm(c))
+            base = prediction(c)
             for r in range(0, dictionary.k, 7):
-                point = c + float(np.median(radii)) * dictionary.exemplars[r]
-                change = model.lm_head(model.model.norm(point)) - base
-                change[[0, 1, 2]] = 0
-                top = dictionary.annotation.region(r)["lens_top"]
-                assert [entry["logit"] for entry in top] == pytest.approx(change.topk(10).values.tolist(), abs=2e-3)
-                assert top[0]["token"] == loaded.tokenizer.decode([top[0]["token_id"]])
-        assert len(raw) == dictionary.k
+                after = prediction(c + float(np.median(radii)) * dictionary.exemplars[r])
+                part = (after * (after / base).log()).nan_to_num()
+                shown = dictionary.annotation.region(r)["lens_top"]
+                expected = part.topk(len(shown))
+                assert [entry["token_id"] for entry in shown] == expected.indices.tolist()
+                for entry in shown:
+                    i = entry["token_id"]
+                    assert entry["probability"] == pytest.approx(float(after[i]), rel=1e-2)
+                    assert entry["lift"] == pytest.approx(float(after[i] / base[i]), rel=1e-2) and entry["lift"] > 1
+                    assert entry["token"] == loaded.tokenizer.decode([i])
+                lost = (base * (base / after).log()).nan_to_num()
+                shown = dictionary.annotation.region(r)["lens_bottom"]
+                assert [entry["token_id"] for entry in shown] == lost.topk(len(shown)).indices.tolist()
+                assert all(entry["lift"] < 1 for entry in shown)
 
 
 class TestExamplesDoNotDependOnOrder:

@@ -55,7 +55,9 @@ def counted(**counts):
 
 
 def promoted(*tokens):
-    return [{"token_id": i, "token": token, "logit": 9.0 - i} for i, token in enumerate(tokens)]
+    return [
+        {"token_id": i, "token": token, "probability": 0.1 / (i + 1), "lift": 3.0} for i, token in enumerate(tokens)
+    ]
 
 
 def evidence(members, tokens, before=(), lens=(), mean_lens=()):

@@ -42,7 +42,7 @@ def _list_of(**fields: pa.DataType) -> pa.DataType:
 
 
 _TOKENS = _list_of(token_id=pa.int32(), token=pa.string(), count=pa.int64(), lift=pa.float64())
-_LOGITS = _list_of(token_id=pa.int32(), token=pa.string(), logit=pa.float32())
+_PROMOTED = _list_of(token_id=pa.int32(), token=pa.string(), probability=pa.float32(), lift=pa.float32())
 
 REGIONS_SCHEMA = pa.schema(
     [
@@ -56,10 +56,10 @@ REGIONS_SCHEMA = pa.schema(
         pa.field("stability", pa.float64()),
         pa.field("top_tokens", _TOKENS, nullable=False),
         pa.field("before_tokens", _TOKENS, nullable=False),
-        pa.field("lens_top", _LOGITS, nullable=False),
-        pa.field("lens_bottom", _LOGITS, nullable=False),
-        pa.field("mean_lens_top", _LOGITS, nullable=False),
-        pa.field("mean_lens_bottom", _LOGITS, nullable=False),
+        pa.field("lens_top", _PROMOTED, nullable=False),
+        pa.field("lens_bottom", _PROMOTED, nullable=False),
+        pa.field("mean_lens_top", _PROMOTED, nullable=False),
+        pa.field("mean_lens_bottom", _PROMOTED, nullable=False),
         pa.field("examples", pa.int32(), nullable=False),  # rows of examples.parquet
     ]
 )

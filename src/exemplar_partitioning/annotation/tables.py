@@ -73,28 +73,40 @@ class Tables:
         return dict(zip(distinct, texts, strict=True))
 
     def _lens(self, mean_kd: Tensor) -> list[tuple[list[Any], list[Any]]]:
-        """Top and bottom tokens of exemplars and of means: what a step from the centre along each adds to the logits.
+        """Tokens that exemplars, and means, promote and suppress: against what the centre predicts.
 
-        The step is as long for all: the median distance of the exemplars' own activations from the centre.
+        A step from the centre along each direction, as long for all (`typical_radius`), changes the model's
+        prediction. Tokens rank by their part in the Kullback-Leibler divergence, p log(p / p0) and p0 log(p0 / p):
+        by the probability they gain or lose. (By the bare change of logits, rare tokens that are never
+        likely anywhere would fill every list.)
         """
         dictionary, center = self.dictionary, self.dictionary.center
-        radius = dictionary.typical_radius
-        points = torch.cat([dictionary.exemplars, mean_kd]) * radius + center
-        base_v = next(lens(self.loaded, center[None]))[0]
-        hidden = torch.tensor(
-            sorted(special_token_ids(self.loaded.tokenizer)) + list(range(len(self.loaded.tokenizer), len(base_v)))
-        )
-        best: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        points = torch.cat([dictionary.exemplars, mean_kd]) * dictionary.typical_radius + center
+        base_v = self._prediction(next(lens(self.loaded, center[None])))[0]
+        found: dict[str, list[Tensor]] = {"ids": [], "probability": [], "change": []}
         for logits_bv in lens(self.loaded, points):
-            change_bv = logits_bv - base_v
-            change_bv[:, hidden] = 0  # neither promoted nor suppressed: they are not text
-            top, bottom = change_bv.topk(TOP_TOKENS, dim=1), change_bv.topk(TOP_TOKENS, dim=1, largest=False)
-            best.append((top.indices, top.values, bottom.indices, bottom.values))
-        columns = [torch.cat(parts).numpy() for parts in zip(*best, strict=True)]
-        names = self._names_of(np.unique(np.concatenate([columns[0], columns[2]])).tolist())
-        lists = [_logits(columns[i], columns[i + 1], names) for i in (0, 2)]
+            log_bv = self._prediction(logits_bv)
+            change_bv = (log_bv - base_v).nan_to_num_(0.0)  # tokens left out have no probability in either
+            ids_b2t = torch.stack(
+                [(weight * change_bv).topk(TOP_TOKENS).indices for weight in (log_bv.exp(), -base_v.exp())], dim=1
+            )
+            at_b = torch.arange(len(log_bv))[:, None, None]
+            for name, values in (("ids", ids_b2t), ("probability", log_bv[at_b, ids_b2t].exp())):
+                found[name].append(values)
+            found["change"].append(change_bv[at_b, ids_b2t])
+        ids, probability, change = (torch.cat(parts).numpy() for parts in found.values())
+        names = self._names_of(np.unique(ids).tolist())
+        lists = [_promoted(ids[:, i], probability[:, i], change[:, i], sign, names) for i, sign in ((0, 1), (1, -1))]
         k = dictionary.k
         return [(lists[0][:k], lists[1][:k]), (lists[0][k:], lists[1][k:])]
+
+    def _prediction(self, logits_bv: Tensor) -> Tensor:
+        """Log probabilities of the tokens that are text, -inf for the others."""
+        tokenizer = self.loaded.tokenizer
+        beyond = range(len(tokenizer), logits_bv.shape[1])  # rows of the embedding without a token
+        logits_bv = logits_bv.clone()
+        logits_bv[:, [*special_token_ids(tokenizer), *beyond]] = -torch.inf
+        return logits_bv.log_softmax(dim=1)
 
     @cached_property
     def examples(self) -> pa.Table:
@@ -150,12 +162,24 @@ def _lists(values_et: np.ndarray, inside_et: np.ndarray, column: str) -> pa.Arra
     return pa.ListArray.from_arrays(offsets, values, type=kind)
 
 
-def _logits(ids_nt: np.ndarray, values_nt: np.ndarray, names: dict[int, str]) -> list[list[dict[str, Any]]]:
-    values_nt = values_nt.round(3)
+def _promoted(
+    ids_nt: np.ndarray, probability_nt: np.ndarray, change_nt: np.ndarray, sign: int, names: dict[int, str]
+) -> list[list[dict[str, Any]]]:
+    """Per row the tokens whose log probability changed in the direction of `sign`."""
     return [
-        [{"token_id": int(i), "token": names[int(i)], "logit": float(v)} for i, v in zip(ids, values, strict=True)]
-        for ids, values in zip(ids_nt, values_nt, strict=True)
+        [
+            {"token_id": int(i), "token": names[int(i)], "probability": float(p), "lift": float(np.exp(c))}
+            for i, p, c in zip(ids, probability, change, strict=True)
+            if sign * c > 0
+        ]
+        for ids, probability, change in zip(ids_nt, _four_digits(probability_nt), _four_digits(change_nt), strict=True)
     ]
+
+
+def _four_digits(values: np.ndarray) -> np.ndarray:
+    """Rounded to four significant digits, so that the last bits of a forward pass do not show."""
+    scale = 10.0 ** (3 - np.floor(np.log10(np.maximum(np.abs(values), 1e-30))))
+    return np.round(values * scale) / scale
 
 
 def _only(rows: list[list[Any]], members_k: np.ndarray) -> list[list[Any]]:

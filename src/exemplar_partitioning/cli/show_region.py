@@ -167,12 +167,12 @@ def _times(lift: float) -> str:
 
 
 def _lens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
-    """What the unembedding makes of the exemplar and, below it, of the mean direction."""
+    """What a step along the exemplar and, below it, along the mean direction makes likelier: probability and lift."""
     for name, end in (("promotes", "top"), ("suppresses", "bottom")):
         for source, column in ((name, f"lens_{end}"), ("  its mean", f"mean_lens_{end}")):
             if evidence[column]:
-                logits = [(row["token"], f"{row['logit']:.1f}") for row in evidence[column]]
-                yield named(source, _listed(logits, width - MARGIN))
+                tokens = [(row["token"], f"{row['probability']:.1%} {_times(row['lift'])}") for row in evidence[column]]
+                yield named(source, _listed(tokens, width - MARGIN))
 
 
 def _listed(values: list[tuple[str, str]], width: int) -> Text:

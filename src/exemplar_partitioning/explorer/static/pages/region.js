@@ -1,7 +1,7 @@
 // A region: what it is called, what belongs to it, where it comes from, what it promotes, what lies beside it.
 
 import { api, get, page, post, regionPage } from "../api.js";
-import { count, facts, fixed, h, lift, notice, percent, put, section, status, table, token, visible } from "../dom.js";
+import { count, facts, fixed, h, lift, notice, parted, percent, put, section, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 import { onKey } from "../keys.js";
 import { bars, mark, plot } from "../plots.js";
@@ -106,11 +106,12 @@ function numbers(r) {
 
 function provenance(r) {
   const e = r.exemplar;
+  const [space, word] = parted(e.token);
   const name = r.members && !r.members.members ? notice("No token of the annotated text belongs to this region.") : null;
   return section(
     "Exemplar",
-    h("p", { class: "text" }, h("bdi", {}, visible(e.context), h("mark", {}, visible(e.token) || "∅"))),
-    h("p", { class: "dim" }, `${visible(e.document)}, token ${count(e.position)} · id ${e.token_id} · norm ${fixed(e.raw_norm, 1)} · activation ${count(e.arrival_index)} of the stream · ${count(e.arrivals)} arrivals · `, h("code", {}, e.content_id)),
+    h("p", { class: "text" }, h("bdi", {}, visible(e.context), space, h("mark", {}, visible(word) || "∅"))),
+    h("p", { class: "dim", title: visible(e.document) }, `${visible(e.document.split("/").at(-1))}, token ${count(e.position)} · id ${e.token_id} · norm ${fixed(e.raw_norm, 1)} · activation ${count(e.arrival_index)} of the stream · ${count(e.arrivals)} arrivals · `, h("code", {}, e.content_id)),
     name,
   );
 }
@@ -138,7 +139,7 @@ function one(example, threshold) {
 
 function lenses(m) {
   const list = (name, what, rows) =>
-    table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["logit", (row) => fixed(row.logit, 2), "num"]], rows, { class: "small" });
+    table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["probability", (row) => percent(row.probability), "num"], ["lift", (row) => fixed(row.lift, 2), "num"]], rows, { class: "small" });
   const pair = (name, top, bottom) =>
     h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(name, "promotes", top), list(name, "suppresses", bottom)) : h("p", { class: "dim" }, "none"));
   return section("Logit lens", h("div", { class: "columns" }, pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom)));
