@@ -29,34 +29,28 @@ def figures(
     """
     wanted = options.percentile(percentile) if percentile is not None else None
 
-    from ..figures import saturation, sizes, to_bytes
+    from ..annotation.folder import FOLDER
+    from ..figures import distances, saturation, sizes, sphere, to_bytes
     from ..files import disk_errors, write_new
 
     chosen = _chosen(path, site, wanted)
+    names = [f"{dictionary.path.parent.name}-{dictionary.path.name}" for dictionary in chosen]
     drawn = {"sizes": sizes(chosen), "saturation": saturation(chosen)}
-    for dictionary in chosen:
-        drawn |= _of_one(dictionary)
+    bare = []
+    for name, dictionary in zip(names, chosen, strict=True):
+        drawn[f"sphere-{name}"] = sphere(dictionary)
+        if (dictionary.path / FOLDER).is_dir():
+            drawn[f"distances-{name}"] = distances(dictionary)
+        else:
+            bare.append(name)
+    if bare:
+        typer.echo(f"no distances of {', '.join(bare)}: not annotated; run `ep annotate {path}` first", err=True)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         file = out / f"{name}.{kind}"
         write_new(file, to_bytes(figure, kind))
         typer.echo(file)
-
-
-def _of_one(dictionary: StoredDictionary) -> dict:
-    from ..errors import DataError, EPError
-    from ..figures import distances, sphere
-
-    name = f"{dictionary.path.parent.name}-{dictionary.path.name}"
-    drawn = {f"sphere-{name}": sphere(dictionary)}
-    try:
-        drawn[f"distances-{name}"] = distances(dictionary)
-    except DataError:
-        raise
-    except EPError as error:
-        typer.echo(f"no figure of distances: {error}", err=True)
-    return drawn
 
 
 def _chosen(path: Path, site: str | None, percentile: float | None) -> list[StoredDictionary]:
