@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .load import LoadedModel
 
-_LOGITS_BYTES = 1 << 26  # of one batch
+_LOGITS_BYTES = 1 << 24  # of one batch; what compares them takes a few times as much
 
 
 def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tensor, "b v"]]:
