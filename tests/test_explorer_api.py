@@ -282,6 +282,7 @@ def test_no_path_leaves_the_folder(site, built):
         ("dictionaries/resid_post.1-p2/regions?offset=-1", 400),
         ("dictionaries/resid_post.1-p2/regions?limit=many", 400),
         ("compare", 404),
+        ("beauty", 404),
     ],
 )
 def test_wrong_questions_get_a_message(site, path, status):

@@ -267,6 +267,8 @@ def test_map_shows_what_is_pointed_at_and_opens_it(page, build):
         return [left + x._offset + x.d2p(data.x[i]), top + y._offset + y.d2p(data.y[i])];
     }"""
     region = int(store.load(build, percentile=2).annotation.regions["members"].to_numpy().argmax())
+    assert page.locator(".names bdi").count() > 5
+    assert page.locator(".frame").locator("script, img, a").count() == 0
     page.mouse.move(5, 5)
     page.mouse.move(*page.evaluate(where, region), steps=4)
     page.wait_for_selector(".tip:visible")
@@ -373,6 +375,8 @@ def test_a_damaged_dictionary_is_told_on_its_page(browser, tmp_path):
         assert "truncated or altered" in page.get_by_role("alert").inner_text()
         go(page, "/d/nothing/regions/3")
         assert "no dictionary" in page.get_by_role("alert").inner_text()
+        go(page, "/beauty")
+        assert "no such page" in page.get_by_role("alert").inner_text()
         go(page, "/d/resid_post.1-p8")
         assert page.get_by_role("alert").count() == 0
         context.close()

@@ -77,7 +77,7 @@ class View:
         with self._labels_lock:
             stored = Labels.read(self.dictionary)
             stored.set(region, text)
-            if self._labels is not None:
+            if self._labels is not None and self._labels[1] is None:
                 self._labels[0][region] = stored.best(region)
                 self._labels_stamp = _stamp(self.entry.folder / LABELS)
 

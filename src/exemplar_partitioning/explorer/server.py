@@ -71,7 +71,7 @@ def app(library: Library, live: Live | None = None) -> Starlette:
             Route("/static/plotly.min.js", _plotly),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={EPError: _said},
+        exception_handlers={EPError: _said, 404: _nowhere},
     )
     starlette.state.library, starlette.state.live = library, live
     starlette.add_middleware(Guard)
@@ -143,6 +143,14 @@ def _said(request: Request, error: Exception) -> Response:
     kinds = ((NotFound, 404), (DataError, 500), (ResourceError, 503), (EPError, 400))
     status = next(status for kind, status in kinds if isinstance(error, kind))
     return Json({"error": str(error)}, status_code=status)
+
+
+def _nowhere(request: Request, error: Exception) -> Response:
+    path = request.url.path
+    if path.startswith(("/api/", "/static/")):
+        return Json({"error": f"there is nothing at {path[:80]}; docs/explorer-api.md tells what there is"}, 404)
+    policy = {"content-security-policy": _POLICY.format(eval="")}
+    return FileResponse(STATIC / "index.html", status_code=404, headers=policy)
 
 
 def _number(request: Request, name: str, default: int) -> int:
@@ -263,5 +271,12 @@ def listen(port: int | None, preferred: int) -> socket.socket:
 def server(application: Starlette) -> uvicorn.Server:
     """For the application; `run(sockets=[...])` serves until interrupted."""
     return uvicorn.Server(
-        uvicorn.Config(application, log_level="warning", ws="none", lifespan="off", server_header=False)
+        uvicorn.Config(
+            application,
+            log_level="warning",
+            ws="none",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
     )

@@ -19,7 +19,7 @@ _POINTS = 400  # of a curve
 
 SORTS = ("region", "token", "label", "size", "coherence", "stability", "distance", "lens")
 SEARCHES = ("any", "token", "label", "members", "lens")
-_SHOWN_TOKENS = 5  # of a region in a list
+_SHOWN_TOKENS = 4  # of a region in a list
 
 
 def entry(entry: Entry) -> dict[str, Any]:

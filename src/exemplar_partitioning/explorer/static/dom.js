@@ -35,9 +35,18 @@ export function token(text, extra = "") {
   return element;
 }
 
+// The spaces before a word, and the word: colour belongs to the word alone, or lines end in coloured gaps.
+export function parted(text) {
+  const word = text.trimStart();
+  return word ? [text.slice(0, text.length - word.length).replace(UNSEEN, visible), word] : ["", text];
+}
+
 export const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
 export const fixed = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
-export const percent = (x) => (x === null || x === undefined ? "–" : `${x > 0 && x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1)} %`);
+export function percent(x) {
+  if (x === null || x === undefined) return "–";
+  return `${x === 0 ? 0 : x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1)} %`;
+}
 export const lift = (x) => (x >= 100 ? count(Math.round(x)) : x.toFixed(1)) + " ×";
 
 // columns: [heading, cell of a row, class], rows: anything.

@@ -1,6 +1,6 @@
 // Tokens coloured by how near they lie to an exemplar.
 
-import { fixed, h, visible } from "./dom.js";
+import { fixed, h, parted, visible } from "./dom.js";
 
 // 1 at distance 0, a third at the threshold, 0 where nothing is shared.
 export function warmth(distance, threshold) {
@@ -12,8 +12,10 @@ export function warmth(distance, threshold) {
 export function warm(text, distance, threshold, props = {}, tag = "span") {
   const near = distance !== null && distance <= threshold;
   const said = distance === null ? "no direction" : `distance ${fixed(distance)}${near ? ", within θ" : ""}`;
-  return h(tag, { title: said, ...props, class: `warm ${near ? "near" : ""} ${props.class ?? ""}`, style: { "--warmth": `${Math.round(100 * warmth(distance, threshold))}%` } }, visible(text) || "∅");
+  const [space, word] = parted(text);
+  const look = { class: `warm ${near ? "near" : ""} ${props.class ?? ""}`, style: { "--warmth": `${Math.round(100 * warmth(distance, threshold))}%` } };
+  return [space, h(tag, { title: said, ...props, ...look }, visible(word) || "∅")];
 }
 
 export const legend = (threshold) =>
-  h("p", { class: "dim legend" }, "colour: distance to the exemplar, ", [0, threshold / 2, threshold, 1].map((x) => [warm(` ${x.toFixed(2)} `, x, threshold), " "]), `underlined: within θ = ${fixed(threshold, 4)}`);
+  h("p", { class: "dim legend" }, "colour: distance to the exemplar, ", [0, threshold / 2, threshold, 1].map((x) => [warm(x.toFixed(2), x, threshold), " "]), `underlined: within θ = ${fixed(threshold, 4)}`);

@@ -28,7 +28,7 @@ function openHelp() {
   if (!help.open) help.showModal();
 }
 
-export const describe = (d) => (d.site ? `${d.site} p${d.percentile}` : d.key);
+const describe = (d) => (d.site ? `${d.site} p${d.percentile}` : d.key);
 
 // Links to the pages of this dictionary, and a choice of dictionaries for the same page.
 function navigation(name, key, all) {
@@ -63,12 +63,16 @@ async function show() {
   document.getElementById("help-button").addEventListener("click", openHelp);
   onKey("t", toggleTheme);
   onKey("?", openHelp);
-  const [match, name] = PAGES.map(([pattern, name]) => [pattern.exec(location.pathname), name]).find(([match]) => match);
-  const [key, region] = match.slice(1).map(decodeURIComponent);
   try {
+    const found = PAGES.map(([pattern, name]) => [pattern.exec(location.pathname), name]).find(([match]) => match);
+    if (!found) throw new Error("There is no such page here.");
+    const [match, name] = found;
+    const [key, region] = match.slice(1).map(decodeURIComponent);
     const [{ default: render }, all] = await Promise.all([import(`./pages/${name}.js`), get("dictionaries")]);
     navigation(name, key, all);
     await render(main, { key, region: Number(region), all });
+    const here = all.dictionaries.find((d) => d.key === key);
+    if (here && name !== "overview") document.title += ` · ${describe(here)}`;
   } catch (error) {
     main.append(h("h1", {}, "This cannot be shown"), notice(error.message, "error"));
   }

@@ -1,7 +1,7 @@
 // Any text, read by the model through the dictionary as one types.
 
 import { api, page, post, regionPage } from "../api.js";
-import { count, fixed, h, notice, put, status, table, token, visible } from "../dom.js";
+import { count, fixed, h, notice, parted, put, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 
 const FIRST = "The old king walks under the stone bridge and sees the river.";
@@ -26,7 +26,8 @@ export default async function render(main, { key, all }) {
   }
   function draw() {
     key_.replaceChildren(mode === "distance" ? legend(read.threshold) : h("p", { class: "dim" }, "one colour for each region; underlined: within θ"));
-    shown.replaceChildren(...read.tokens.map((each) => word(key, each, read, mode)));
+    const hue = hues(read.tokens);
+    shown.replaceChildren(...read.tokens.flatMap((each) => word(key, each, read, mode, hue)));
   }
   async function refresh() {
     const mine = ++asked;
@@ -57,15 +58,19 @@ export default async function render(main, { key, all }) {
   await refresh();
 }
 
-// Regions get hues far apart, always the same.
-const hue = (region) => `${(region * 137.508) % 360}deg`;
+// Hues far apart, by the order in which regions occur, so that they stay as one types on.
+function hues(tokens) {
+  const regions = [...new Set(tokens.map((each) => each.region))];
+  return new Map(regions.map((region, i) => [region, `${(i * 137.508 + 40) % 360}deg`]));
+}
 
-function word(key, each, read, mode) {
+function word(key, each, read, mode, hue) {
   if (each.region === null) return h("span", { class: "dim", title: "no region" }, visible(each.text));
   const title = `region ${each.region}: ${visible(read.regions[each.region].label)}; distance ${fixed(each.distance)}${each.within ? ", within θ" : ""}`;
   const props = { href: regionPage(key, each.region), title };
   if (mode === "distance") return warm(each.text, each.distance, read.threshold, props, "a");
-  return h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue(each.region) } }, visible(each.text) || "∅");
+  const [space, text] = parted(each.text);
+  return [space, h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue.get(each.region) } }, visible(text) || "∅")];
 }
 
 function listed(key, read) {

@@ -5,11 +5,14 @@ import { count, fixed, h, notice, put, status, visible } from "../dom.js";
 import { color, plotly } from "../plots.js";
 
 const SCALE = ["#5a58d6", "#b5408f", "#ee7b51", "#f5c83c"]; // seen on light and on dark ground
+const NAMES = 45; // regions named at once
+const ROOM = [85, 26]; // pixels of a name
 const SHADES = [["size", "size"], ["coherence", "coherence"], ["stability", "stability"], ["distance", "mean distance"]];
 
 export default async function render(main, { key }) {
   document.title = "Map";
   const place = h("div", { class: "map", "aria-hidden": "true" });
+  const names = h("div", { class: "names", "aria-hidden": "true" });
   const scale = h("div", { class: "scale" });
   const tip = h("div", { class: "tip", hidden: true });
   const shade = h("select", { "aria-label": "Colour by" }, SHADES.map(([value, text]) => h("option", { value }, `colour: ${text}`)));
@@ -20,7 +23,7 @@ export default async function render(main, { key }) {
     h("h1", {}, "Map"),
     h("div", { class: "bar" }, search, shade, found),
     h("p", { class: "hidden" }, "A scatter plot of all regions, for the eye and the pointer. ", h("a", { href: page(key, "/regions") }, "The list of regions"), " holds the same regions as text."),
-    h("div", { class: "frame" }, place, scale, tip),
+    h("div", { class: "frame" }, place, names, scale, tip),
   );
   let data, Plotly;
   try {
@@ -37,14 +40,17 @@ export default async function render(main, { key }) {
   shade.replaceChildren(...known.map(([value, text]) => h("option", { value }, `colour: ${value === "size" ? data.size_is : text}`)));
 
   let matches = [];
-  const draw = () => {
+  const draw = async () => {
     legend(scale, data, shade.value);
-    return Plotly.react(place, traces(data, shade.value, matches), layout(place), { responsive: true, scrollZoom: true, displayModeBar: false });
+    await Plotly.react(place, traces(data, shade.value, matches), layout(place, data), { responsive: true, scrollZoom: true, displayModeBar: false });
+    name(names, data, place);
   };
   await draw();
   place.on("plotly_hover", ({ points: [point], event }) => point.customdata !== undefined && showTip(tip, place, data, point.customdata, event));
   place.on("plotly_unhover", () => (tip.hidden = true));
   place.on("plotly_click", ({ points: [point] }) => point.customdata !== undefined && location.assign(regionPage(key, point.customdata)));
+  place.on("plotly_relayouting", () => names.replaceChildren()); // until it rests
+  place.on("plotly_relayout", () => name(names, data, place));
   shade.addEventListener("change", draw);
   addEventListener("theme", draw);
   search.addEventListener("input", () => {
@@ -72,7 +78,7 @@ function shading(data, shade) {
 function traces(data, shade, matches) {
   const largest = data.size.reduce((a, b) => Math.max(a, b), 1);
   const { values, ends: [least, most] } = shading(data, shade);
-  const scale = 26 / Math.sqrt(Math.max(1, data.x.length / 500));
+  const scale = 30 / Math.sqrt(Math.max(1, data.x.length / 1000));
   const sizes = data.size.map((size) => 3 + scale * Math.sqrt(size / largest));
   const shared = { type: "scattergl", mode: "markers", hoverinfo: "none" };
   const all = {
@@ -101,14 +107,15 @@ function traces(data, shade, matches) {
   return [all, chosen];
 }
 
-function layout(place) {
+function layout(place, data) {
   const bare = { visible: false, zeroline: false, showgrid: false };
+  const [x, y] = [reach(data.x), reach(data.y)];
   return {
     autosize: true,
     height: place.clientHeight,
     margin: { l: 0, r: 0, t: 0, b: 0 },
-    xaxis: { ...bare, range: [-1.04, 1.04] },
-    yaxis: { ...bare, range: [-1.04, 1.04], scaleanchor: "x" },
+    xaxis: { ...bare, range: x },
+    yaxis: { ...bare, range: y, scaleanchor: "x" },
     dragmode: "pan",
     hovermode: "closest",
     showlegend: false,
@@ -117,6 +124,31 @@ function layout(place) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "inherit", size: 12, color: color("dim") },
   };
+}
+
+// From the least to the greatest, and a little more.
+function reach(values) {
+  const [least, most] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+  const margin = 0.03 * (most - least) + 0.01;
+  return [least - margin, most + margin];
+}
+
+// Tokens of the largest regions in view that have room for one.
+function name(names, data, place) {
+  const { xaxis, yaxis } = place._fullLayout;
+  const taken = [];
+  for (const i of bySize(data)) {
+    const [x, y] = [xaxis.d2p(data.x[i]), yaxis.d2p(data.y[i])];
+    const seen = x > 0 && x < xaxis._length && y > 0 && y < yaxis._length;
+    if (seen && data.token[i].trim() && taken.every((other) => Math.abs(other.x - x) > ROOM[0] || Math.abs(other.y - y) > ROOM[1])) taken.push({ i, x, y });
+    if (taken.length === NAMES) break;
+  }
+  names.replaceChildren(...taken.map(({ i, x, y }) => h("bdi", { style: { left: `${x + xaxis._offset}px`, top: `${y + yaxis._offset}px` } }, visible(data.token[i].trim().slice(0, 14)))));
+}
+
+function bySize(data) {
+  data.bySize ??= data.size.map((_, i) => i).sort((a, b) => data.size[b] - data.size[a]);
+  return data.bySize;
 }
 
 function legend(scale, data, shade) {
