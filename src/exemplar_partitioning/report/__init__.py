@@ -92,7 +92,9 @@ def _region(dictionary: StoredDictionary, region: int, label: Label) -> dict[str
     for name in ("top_tokens", "before_tokens"):
         row[name] = [token | {"said": _percent(token["count"] / row["members"])} for token in row[name]]
     for name in ("lens_top", "mean_lens_top"):
-        row[name] = [token | {"said": _percent(token["probability"])} for token in row[name]]
+        row[name] = [
+            token | {"said": f"{_percent(token['probability'])} \u00d7{_lift(token['lift'])}"} for token in row[name]
+        ]
     return row | {"label": label, "exemplar": dictionary.region(region), "examples": examples}
 
 
@@ -119,6 +121,10 @@ def heat(distance: float | None, threshold: float) -> int:
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.005 else "<1%"
+
+
+def _lift(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
 
 
 def _token(text: str) -> str:

@@ -79,7 +79,8 @@ function element(tag, text) {
 function show(tip, place, i, event) {
   const coherence = data.coherence[i] === null ? "" : `, coherence ${data.coherence[i].toFixed(2)}`;
   const listed = shown.has(i) ? ["click to see its examples"] : [];
-  const lines = [`${number.format(data.members[i])} members${coherence}`, ...listed];
+  const members = data.members[i] === 1 ? "member" : "members";
+  const lines = [`${number.format(data.members[i])} ${members}${coherence}`, ...listed];
   tip.replaceChildren(element("b", `Region ${i}`), element("bdi", data.labels[i]), ...lines.map((text) => element("span", text)));
   tip.hidden = false;
   const frame = place.getBoundingClientRect();
