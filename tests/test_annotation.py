@@ -269,6 +269,8 @@ def test_lens_of_the_last_activation_is_what_the_model_says(family):
         expected = model(input_ids=torch.from_numpy(window)[None]).logits[0]
     found = torch.cat(list(lens(loaded, x_nd)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    many = torch.cat(list(lens(loaded, x_nd.repeat(60, 1))))  # several batches, all but the first without the blocks
+    torch.testing.assert_close(many, expected.repeat(60, 1), rtol=1e-4, atol=1e-4)
     with torch.inference_mode():  # and nothing is left behind
         torch.testing.assert_close(model(input_ids=torch.from_numpy(window)[None]).logits[0], expected)
 
