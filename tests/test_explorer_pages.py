@@ -295,7 +295,7 @@ def test_two_dictionaries_side_by_side(page, build):
     cells = page.locator("tr", has_text="regions").first.locator("td").all_inner_texts()
     assert cells == ["regions", "150", "38"]
     assert page.get_by_label("For each region of A the nearest of B").locator("tbody tr").count() == 100
-    assert "25.3 % the same exemplar" in page.locator("figcaption").inner_text()
+    assert "25.3\u00a0% the same exemplar" in page.locator("figcaption").inner_text()
     page.get_by_role("link", name="next ›").click()
     page.wait_for_url(re.compile("offset=100$"))
     ready(page)

@@ -45,9 +45,10 @@ export const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleS
 export const fixed = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
 export function percent(x) {
   if (x === null || x === undefined) return "–";
-  return `${x === 0 ? 0 : x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1)} %`;
+  const shown = x === 0 ? "0" : x < 1e-6 ? "< 0.0001" : x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1);
+  return `${shown}\u00a0%`;
 }
-export const lift = (x) => (x >= 100 ? count(Math.round(x)) : x.toFixed(1)) + " ×";
+export const lift = (x) => `${x >= 100 ? count(Math.round(x)) : x >= 1 ? x.toFixed(1) : x.toPrecision(2)} ×`;
 
 // columns: [heading, cell of a row, class], rows: anything.
 export function table(caption, columns, rows, props = {}) {

@@ -139,10 +139,11 @@ function one(example, threshold) {
 
 function lenses(m) {
   const list = (name, what, rows) =>
-    table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["probability", (row) => percent(row.probability), "num"], ["lift", (row) => fixed(row.lift, 2), "num"]], rows, { class: "small" });
+    table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["probability", (row) => percent(row.probability), "num"], ["lift", (row) => lift(row.lift), "num"]], rows, { class: "small" });
   const pair = (name, top, bottom) =>
     h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(name, "promotes", top), list(name, "suppresses", bottom)) : h("p", { class: "dim" }, "none"));
-  return section("Logit lens", h("div", { class: "columns" }, pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom)));
+  const words = "what a step from the centre along the direction makes likelier, and less likely, to come next: probability, and how it changes";
+  return section("Logit lens", h("p", { class: "dim" }, words), pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom));
 }
 
 function frequent(m) {
