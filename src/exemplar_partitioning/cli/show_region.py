@@ -162,8 +162,14 @@ def _tokens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
         yield named(name, _listed(counted, width - MARGIN))
 
 
+def _share(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.0005 else "<0.1%"
+
+
 def _times(lift: float) -> str:
-    return f"\u00d7{lift:.1f}" if lift < 10 else f"\u00d7{lift:,.0f}"
+    if lift > 999:
+        return "\u00d7>999"  # of what hardly occurs otherwise
+    return f"\u00d7{lift:.1f}" if 0.05 <= lift < 10 else f"\u00d7{lift:.2g}" if lift < 1 else f"\u00d7{lift:.0f}"
 
 
 def _lens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
@@ -171,7 +177,9 @@ def _lens(evidence: dict[str, Any], width: int) -> Iterator[RenderableType]:
     for name, end in (("promotes", "top"), ("suppresses", "bottom")):
         for source, column in ((name, f"lens_{end}"), ("  its mean", f"mean_lens_{end}")):
             if evidence[column]:
-                tokens = [(row["token"], f"{row['probability']:.1%} {_times(row['lift'])}") for row in evidence[column]]
+                tokens = [
+                    (row["token"], f"{_share(row['probability'])} {_times(row['lift'])}") for row in evidence[column]
+                ]
                 yield named(source, _listed(tokens, width - MARGIN))
 
 
