@@ -96,7 +96,8 @@ def parts(result: dict) -> dict[str, str]:
     first = result["dictionaries"][0]
     minutes = result["seconds"] / 60
     return {
-        "show": f"```console\n$ {result['show_command']}\n{result['show']}\n```",
+        "show": f"```console\n{result['listing']}\n```",
+        "region": f"```console\n{result['region']}\n```",
         "dictionaries": f"`{result['command']}`: {first['model']} ({first['dtype']}), {first['site']['name']}, "
         f"{result['tokens']:,} tokens of {first['text']['source']} in {minutes:.0f} minutes on "
         f"{result['threads']} cores.\n\n{dictionaries_table(result)}",

@@ -12,7 +12,9 @@ import exemplar_partitioning as ep
 from exemplar_partitioning.store import find, to_json
 
 RESULT = Path(__file__).parent / "results" / "smollm2.json"
-SHOWN = ["--percentile", "4", "--top", "8"]
+LISTED = ["--percentile", "4", "--top", "8"]
+REGION = ["--percentile", "2", "--top", "3", "--region", "REGION"]  # the one with so many members
+RANK = 60
 
 
 def record(root: Path) -> dict:
@@ -29,23 +31,31 @@ def record(root: Path) -> dict:
             | {"model": config["model"]["id"], "dtype": config["model"]["dtype"], "content_id": d.content_id}
             | {"arrivals_by_rank": [[int(rank), int(arrivals[rank - 1])] for rank in ranks]}
         )
-    shown = subprocess.run(
-        [sys.executable, "-m", "exemplar_partitioning", "show", root.name, *SHOWN],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=root.parent,
-        env=os.environ | {"COLUMNS": "100"},
-    )
+    known = ep.load(root, percentile=2).annotation.regions["members"].to_numpy()
+    region = [part.replace("REGION", str(np.argsort(-known, kind="stable")[RANK])) for part in REGION]
     return {
         "command": f"ep build --max-tokens {build['settings']['max_tokens']:_} --out {root.name}",
         "tokens": build["tokens"],
         "seconds": build["seconds_of_last_process"],
         "threads": build["settings"]["threads"],
         "dictionaries": dictionaries,
-        "show_command": " ".join(["ep show", root.name, *SHOWN]),
-        "show": "\n".join(line.rstrip() for line in shown.stdout.splitlines()).strip(),
+        "listing": shown(root, LISTED),
+        "region": shown(root, region),
     }
+
+
+def shown(root: Path, options: list[str]) -> str:
+    """What `ep show` prints, with its command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exemplar_partitioning", "show", root.name, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root.parent,
+        env=os.environ | {"COLUMNS": "110"},
+    )
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    return "\n".join([f"$ ep show {root.name} {' '.join(options)}", *lines]).strip()
 
 
 if __name__ == "__main__":

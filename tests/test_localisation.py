@@ -75,3 +75,28 @@ def test_a_behaviour_that_follows_the_last_word_is_found_at_the_last_position(bu
 def test_refused(built, prompts, shows, message):
     with pytest.raises(EPError, match=message):
         localise(built[1], built[0], prompts, shows)
+
+
+def test_command_line(built, tiny_folder, tmp_path):
+    import json
+
+    from typer.testing import CliRunner
+
+    from exemplar_partitioning.cli import app
+
+    (tmp_path / "a.txt").write_text("dog fox king\nriver king\n\nstone walks king\n" * 4)
+    (tmp_path / "b.jsonl").write_text('{"text": "king fox dog"}\n{"text": "the river"}\n' * 5)
+    command = [
+        "localise",
+        str(built[1].path),
+        "--showing",
+        str(tmp_path / "a.txt"),
+        "--others",
+        str(tmp_path / "b.jsonl"),
+    ]
+    command += ["--model", str(tiny_folder)]
+    result = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    rows = json.loads(result.stdout)
+    assert sum(row["prompts"] for row in rows) == 12 + 10 and rows[0]["rate"] == 1 and rows[0]["p"] < 0.05
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "rate (95 %)" in result.stdout and str(rows[0]["region"]) in result.stdout

@@ -15,6 +15,7 @@ from .build import build
 from .explore import explore
 from .figures import figures
 from .label import label
+from .localise import localise
 from .report import report
 from .show import show
 from .steer import steer
@@ -32,6 +33,7 @@ app.command(no_args_is_help=False)(build)
 app.command()(annotate)
 app.command()(show)
 app.command()(steer)
+app.command()(localise)
 app.command()(label)
 app.command()(explore)
 app.command()(figures)
