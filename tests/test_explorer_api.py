@@ -243,7 +243,7 @@ def test_posts_from_other_sites_are_refused(own):
         assert request(url, {"text": "mine"}, Origin=address)[0] == 200
 
 
-@pytest.mark.parametrize("body", [[], {}, {"text": 3}, "text", {"x": 1}])
+@pytest.mark.parametrize("body", [[], {}, {"text": 3}, "text", {"x": 1}, {"text": "half \ud83d"}])
 def test_posts_of_anything_else_are_told_what_to_send(site, body):
     status, _, text = request(f"{site}/dictionaries/resid_post.1-p2/regions/3/label", body)
     assert status == 400

@@ -116,7 +116,8 @@ def test_overview_draws_and_tells(page):
     assert re.match(r"150 regions after [\d,]+ activations; half of them after [\d,]+\.", captions[0])
     assert re.match(r"The largest region has [\d,]+ members; \d+ regions have none\.", captions[1])
     headings = page.locator("main h2").all_inner_texts()
-    assert headings[:3] == ["Largest regions", "Intrinsic metrics beside their nulls", "How it was made"]
+    assert headings[:2] == ["Growth", "Sizes of regions"]
+    assert headings[2:] == ["Largest regions", "Intrinsic metrics beside their nulls", "How it was made"]
     row = page.locator("tr", has_text="silhouette")
     assert row.locator("td").all_inner_texts() == ["silhouette", "0.300", "0.240", "0.150"]
     assert "synthetic-<b>model</b>" in page.locator("h1").inner_text()
@@ -202,7 +203,8 @@ def test_region_shows_its_evidence(page, build):
     assert page.locator(".examples li").first.locator("span.warm").count() == 15
     assert page.locator(".examples li").first.locator("mark.at").count() == 1
     assert [text.replace("\n", " ") for text in page.locator("main h2").all_inner_texts()] == [
-        *("Exemplar", "Members", "Logit lens", "Tokens", "Nearest regions", "At other percentiles"),
+        *("Exemplar", "Members", "Logit lens"),
+        *("Distances of members to the exemplar", "Tokens", "Nearest regions", "At other percentiles"),
     ]
     page.wait_for_selector("h3:has-text('parent at p8')")
     page.wait_for_selector(".plot .bars path", state="attached")

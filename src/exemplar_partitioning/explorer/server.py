@@ -167,6 +167,10 @@ async def _body(request: Request, field: str) -> str:
         raise EPError(f'send a JSON object such as {{"{field}": "..."}}') from error
     if not isinstance(value, str):
         raise EPError(f"{field} must be a text; got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise EPError(f"{field} holds half a character at {error.start}: half of a surrogate pair") from error
     return value
 
 
@@ -252,19 +256,13 @@ def listen(port: int | None, preferred: int) -> socket.socket:
     Raises ResourceError if the port that was asked for is taken.
     """
     for candidate in (preferred, 0) if port is None else (port,):
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, candidate))
+            return socket.create_server((HOST, candidate))
         except OSError as error:
-            listener.close()
             if candidate == port:
                 raise ResourceError(
                     f"port {port} cannot be used ({error.strerror}): choose another with --port, or leave it out"
                 ) from error
-            continue
-        listener.listen()
-        return listener
     raise ResourceError("no free port on 127.0.0.1")
 
 

@@ -8,7 +8,7 @@ export function onKey(key, action) {
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.closest("input, textarea, select, [contenteditable], .js-plotly-plot")) return;
+  if (event.target.closest("input, textarea, select")) return;
   const action = actions.get(event.key);
   if (action) {
     event.preventDefault();

@@ -37,7 +37,7 @@ function axis(title, more = {}) {
 // draw() gives { data, layout } with axes as [title, options]; it is asked again when the theme changes.
 export function plot(title, words, draw) {
   const place = h("div", { class: "plot", "aria-hidden": "true" });
-  const figure = h("figure", { "aria-label": title }, h("h3", {}, title), place, h("figcaption", {}, words));
+  const figure = h("figure", { "aria-label": title }, h("h2", {}, title), place, h("figcaption", {}, words));
   const render = async () => {
     const Plotly = await plotly();
     const { data, x, y, shapes = [], annotations = [] } = draw();
