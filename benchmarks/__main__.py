@@ -9,7 +9,7 @@ import sys
 
 from .measure import RESULTS, table
 
-BENCHMARKS = ("extraction", "calibration", "clustering", "large", "identical", "whole", "annotation")
+BENCHMARKS = ("extraction", "calibration", "clustering", "large", "identical", "interrupted", "whole", "annotation")
 
 
 def print_table(*, quick: bool) -> None:
