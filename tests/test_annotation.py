@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,7 +23,7 @@ from exemplar_partitioning.annotation.examples import NONE, BestRows, ascending,
 from exemplar_partitioning.annotation.folder import BIN_WIDTH, BINS
 from exemplar_partitioning.annotation.quality import inequality, metrics, nearest_other
 from exemplar_partitioning.annotation.tokens import PairCounts
-from exemplar_partitioning.errors import DataError, EPError, Interrupted
+from exemplar_partitioning.errors import DataError, EPError, Interrupted, ResourceError
 from exemplar_partitioning.models.lens import lens
 from exemplar_partitioning.models.load import LoadedModel, load_model
 from test_build import activations
@@ -399,6 +401,24 @@ class TestRefused:
         with pytest.raises(EPError, match=r"other is not the model.*weights .* here, .* there"):
             ep.annotate(built, [text_file], model=str(tmp_path / "other"))
         assert not (built / ".annotate").exists()
+
+    @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs another user, or permissions")
+    def test_a_folder_that_is_read_only(self, built, tiny_folder):
+        """Root may write anywhere, so as root this is tried as nobody, in a folder that nobody may enter."""
+        loaded, mine = ep.load_model(str(tiny_folder)), os.geteuid()
+        with tempfile.TemporaryDirectory() as place:
+            out = Path(place) / "out"
+            shutil.copytree(built, out)
+            for path in [Path(place), *Path(place).rglob("*")]:
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            try:
+                os.seteuid(65534 if mine == 0 else mine)
+                with pytest.raises(ResourceError, match=r"cannot write .*choose a folder that you may write to"):
+                    ep.annotate(out, iter(["the old dog"]), model=loaded)
+            finally:
+                os.seteuid(mine)
+                for path in [Path(place), *Path(place).rglob("*")]:
+                    path.chmod(0o755)
 
     def test_text_without_tokens(self, built, tiny_folder, tmp_path):
         shutil.copytree(built, tmp_path / "out")

@@ -27,10 +27,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"no space left while writing {path}: free some, then run the same command with --resume"
+                f"no space left while writing {path}: free some and run the same command again, a build with --resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise ResourceError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
+            raise ResourceError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to") from error
         raise
 
 
