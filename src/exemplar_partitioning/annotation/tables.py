@@ -21,6 +21,7 @@ from .examples import NONE
 from .tokens import PairCounts
 
 TOP_TOKENS = 10  # kept of each list
+LIKELIEST = 256  # tokens that the lens chooses from
 
 
 class Tables:
@@ -76,37 +77,37 @@ class Tables:
         """Tokens that exemplars, and means, promote and suppress: against what the centre predicts.
 
         A step from the centre along each direction, as long for all (`typical_radius`), changes the model's
-        prediction. Tokens rank by their part in the Kullback-Leibler divergence, p log(p / p0) and p0 log(p0 / p):
-        by the probability they gain or lose. (By the bare change of logits, rare tokens that are never
-        likely anywhere would fill every list.)
+        prediction from p0 to p. Tokens rank by their part in the Kullback-Leibler divergence: p log(p / p0) for
+        those promoted, p0 log(p0 / p) for those suppressed, among the LIKELIEST under p and p0. (By the bare
+        change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
-        dictionary, center = self.dictionary, self.dictionary.center
+        dictionary, center, left_out = self.dictionary, self.dictionary.center, self._left_out()
         points = torch.cat([dictionary.exemplars, mean_kd]) * dictionary.typical_radius + center
-        base_v = self._prediction(next(lens(self.loaded, center[None])))[0]
-        found: dict[str, list[Tensor]] = {"ids": [], "probability": [], "change": []}
+        (base_v,) = _predictions(next(lens(self.loaded, center[None])), left_out)
+        count = min(LIKELIEST, int(base_v.isfinite().sum()))
+        likely_at_center = base_v.topk(count).indices
+        # filled in place: small results kept between large temporaries would fragment the heap without end
+        best_3snt = np.empty((3, 2, len(points), min(TOP_TOKENS, count)))
+        done = 0
         for logits_bv in lens(self.loaded, points):
-            log_bv = self._prediction(logits_bv)
-            change_bv = (log_bv - base_v).nan_to_num_(0.0)  # tokens left out have no probability in either
-            ids_b2t = torch.stack(
-                [(weight * change_bv).topk(TOP_TOKENS).indices for weight in (log_bv.exp(), -base_v.exp())], dim=1
-            )
-            at_b = torch.arange(len(log_bv))[:, None, None]
-            for name, values in (("ids", ids_b2t), ("probability", log_bv[at_b, ids_b2t].exp())):
-                found[name].append(values)
-            found["change"].append(change_bv[at_b, ids_b2t])
-        ids, probability, change = (torch.cat(parts).numpy() for parts in found.values())
-        names = self._names_of(np.unique(ids).tolist())
-        lists = [_promoted(ids[:, i], probability[:, i], change[:, i], sign, names) for i, sign in ((0, 1), (1, -1))]
+            log_bv = _predictions(logits_bv, left_out)
+            rows = slice(done, done + len(log_bv))
+            for side, ids_bt in enumerate((log_bv.topk(count).indices, likely_at_center.expand(len(log_bv), -1))):
+                log_bt, base_bt = log_bv.gather(1, ids_bt), base_v[ids_bt]
+                part_bt = (log_bt.exp() if side == 0 else -base_bt.exp()) * (log_bt - base_bt)
+                best = part_bt.topk(best_3snt.shape[-1]).indices
+                for which, values in enumerate((ids_bt, log_bt.exp(), log_bt - base_bt)):
+                    best_3snt[which, side, rows] = values.gather(1, best).numpy()
+            done = rows.stop
+        names = self._names_of(np.unique(best_3snt[0]).astype(int).tolist())
+        lists = [_promoted(*best_3snt[:, side], sign, names) for side, sign in enumerate((1, -1))]
         k = dictionary.k
         return [(lists[0][:k], lists[1][:k]), (lists[0][k:], lists[1][k:])]
 
-    def _prediction(self, logits_bv: Tensor) -> Tensor:
-        """Log probabilities of the tokens that are text, -inf for the others."""
+    def _left_out(self) -> list[int]:
+        """Token ids that are not text: special ones, and rows of the embedding without a token."""
         tokenizer = self.loaded.tokenizer
-        beyond = range(len(tokenizer), logits_bv.shape[1])  # rows of the embedding without a token
-        logits_bv = logits_bv.clone()
-        logits_bv[:, [*special_token_ids(tokenizer), *beyond]] = -torch.inf
-        return logits_bv.log_softmax(dim=1)
+        return [*special_token_ids(tokenizer), *range(len(tokenizer), self.loaded.architecture.vocab_size)]
 
     @cached_property
     def examples(self) -> pa.Table:
@@ -160,6 +161,13 @@ def _lists(values_et: np.ndarray, inside_et: np.ndarray, column: str) -> pa.Arra
     kind = folder.EXAMPLES_SCHEMA.field(column).type
     values = pa.array(values_et[inside_et], kind.value_type, from_pandas=True)
     return pa.ListArray.from_arrays(offsets, values, type=kind)
+
+
+def _predictions(logits_bv: Tensor, left_out: list[int]) -> Tensor:
+    """Log probabilities, in place; -inf for the tokens left out."""
+    logits_bv = logits_bv.clone() if logits_bv.is_inference() else logits_bv
+    logits_bv[:, left_out] = -torch.inf
+    return logits_bv.sub_(logits_bv.logsumexp(dim=1, keepdim=True))
 
 
 def _promoted(
