@@ -100,7 +100,8 @@ class Tables:
                     best_3snt[which, side, rows] = values.gather(1, best).numpy()
             done = rows.stop
         names = self._names_of(np.unique(best_3snt[0]).astype(int).tolist())
-        lists = [_promoted(*best_3snt[:, side], sign, names) for side, sign in enumerate((1, -1))]
+        ids, probability, change = best_3snt
+        lists = [_promoted(ids[i], probability[i], change[i], sign, names) for i, sign in ((0, 1), (1, -1))]
         k = dictionary.k
         return [(lists[0][:k], lists[1][:k]), (lists[0][k:], lists[1][k:])]
 
