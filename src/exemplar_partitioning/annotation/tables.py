@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +37,8 @@ class Tables:
         """The rows of regions.parquet."""
         evidence, k = self.evidence, self.dictionary.k
         totals = evidence.totals
-        exemplar_lens, mean_lens = self._lens(torch.from_numpy(totals.mean_directions))
+        with_mean_k = totals.members > 0
+        (top, bottom), (mean_top, mean_bottom) = self._lens(torch.from_numpy(totals.mean_directions), with_mean_k)
         half_k = evidence.halves.members.reshape(k, 2)[:, 0]
         columns = {
             "region": np.arange(k),
@@ -51,29 +51,35 @@ class Tables:
             "stability": _or_null(evidence.stability),
             "top_tokens": self._tokens(evidence.at, k),
             "before_tokens": self._tokens(evidence.before, k),
-            "lens_top": exemplar_lens[0],
-            "lens_bottom": exemplar_lens[1],
-            "mean_lens_top": _only(mean_lens[0], totals.members),
-            "mean_lens_bottom": _only(mean_lens[1], totals.members),
+            "lens_top": top,
+            "lens_bottom": bottom,
+            "mean_lens_top": mean_top,
+            "mean_lens_bottom": mean_bottom,
             "examples": np.bincount(self.examples["region"].to_numpy(), minlength=k),
         }
         schema = folder.REGIONS_SCHEMA
         return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
-    def _tokens(self, counts: PairCounts, k: int) -> list[list[dict[str, Any]]]:
+    def _tokens(self, counts: PairCounts, k: int) -> pa.Array:
         found = counts.characteristic(k, TOP_TOKENS)
-        names = self._names_of([token.token_id for row in found for token in row])
-        return [
-            [{"token_id": t.token_id, "token": names[t.token_id], "count": t.count, "lift": t.lift} for t in row]
-            for row in found
-        ]
+        flat = [token for row in found for token in row]
+        ids = np.array([token.token_id for token in flat], np.int64)
+        return _list_array(
+            np.array([len(row) for row in found]),
+            folder.REGIONS_SCHEMA.field("top_tokens").type,
+            token_id=ids,
+            token=self._texts_of(ids),
+            count=[token.count for token in flat],
+            lift=[token.lift for token in flat],
+        )
 
-    def _names_of(self, ids: Iterable[int]) -> dict[int, str]:
-        distinct = sorted(set(ids))
-        texts = self.loaded.tokenizer.batch_decode([[i] for i in distinct], clean_up_tokenization_spaces=False)
-        return dict(zip(distinct, texts, strict=True))
+    def _texts_of(self, ids: np.ndarray) -> np.ndarray:
+        """The text of each token, decoded by itself."""
+        distinct, inverse = np.unique(ids, return_inverse=True)
+        texts = self.loaded.tokenizer.batch_decode([[int(i)] for i in distinct], clean_up_tokenization_spaces=False)
+        return np.array(texts, dtype=object)[inverse]
 
-    def _lens(self, mean_kd: Tensor) -> list[tuple[list[Any], list[Any]]]:
+    def _lens(self, mean_kd: Tensor, with_mean_k: np.ndarray) -> tuple[tuple[pa.Array, pa.Array], ...]:
         """Tokens that exemplars, and means, promote and suppress: against what the centre predicts.
 
         A step from the centre along each direction, as long for all (`typical_radius`), changes the model's
@@ -99,11 +105,25 @@ class Tables:
                 for which, values in enumerate((ids_bt, log_bt.exp(), log_bt - base_bt)):
                     best_3snt[which, side, rows] = values.gather(1, best).numpy()
             done = rows.stop
-        names = self._names_of(np.unique(best_3snt[0]).astype(int).tolist())
-        ids, probability, change = best_3snt
-        lists = [_promoted(ids[i], probability[i], change[i], sign, names) for i, sign in ((0, 1), (1, -1))]
-        k = dictionary.k
-        return [(lists[0][:k], lists[1][:k]), (lists[0][k:], lists[1][k:])]
+        k, exists = dictionary.k, np.concatenate([np.full(dictionary.k, True), with_mean_k])
+        columns = []
+        for part in (slice(None, k), slice(k, None)):
+            sides = ((best_3snt[:, side, part], sign) for side, sign in ((0, 1), (1, -1)))
+            columns.append(tuple(self._promoted(best_3nt, sign, exists[part]) for best_3nt, sign in sides))
+        return tuple(columns)
+
+    def _promoted(self, best_3nt: np.ndarray, sign: int, exists_n: np.ndarray) -> pa.Array:
+        """Per row the tokens whose log probability changed in the direction of `sign`; none where no row exists."""
+        ids, probability, change = best_3nt
+        inside = (sign * change > 0) & exists_n[:, None]
+        return _list_array(
+            inside.sum(axis=1),
+            folder.REGIONS_SCHEMA.field("lens_top").type,
+            token_id=ids[inside],
+            token=self._texts_of(ids[inside]),
+            probability=_four_digits(probability[inside]),
+            lift=np.exp(_four_digits(change[inside])),
+        )
 
     def _left_out(self) -> list[int]:
         """Token ids that are not text: special ones, and rows of the embedding without a token."""
@@ -129,7 +149,7 @@ class Tables:
         position = np.concatenate([best.position[r, place] for r, _, place, best in parts])[order]
         tokens_et, heat_et = column("tokens"), column("heat")
         inside_et = tokens_et >= 0
-        ids = [row[inside] for row, inside in zip(tokens_et, inside_et, strict=True)]
+        length_e = inside_et.sum(axis=1)
         columns = {
             "region": region[order],
             "kind": np.array(folder.KINDS)[kind[order]],
@@ -138,30 +158,39 @@ class Tables:
             "document": [self.names[int(key)] for key in document],
             "position": position,
             "at": inside_et[:, :BEFORE].sum(axis=1),
-            "token_ids": _lists(tokens_et, inside_et, "token_ids"),
-            "tokens": self._texts(ids),
-            "distances": _lists(heat_et, inside_et, "distances"),
+            "token_ids": _example_lists("token_ids", tokens_et[inside_et], length_e),
+            "tokens": _example_lists("tokens", self._running_texts(tokens_et[inside_et], length_e), length_e),
+            "distances": _example_lists("distances", heat_et[inside_et], length_e),
         }
         schema = folder.EXAMPLES_SCHEMA
         return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
-    def _texts(self, ids: list[np.ndarray]) -> list[list[str]]:
-        """The texts of runs of tokens; only runs with broken characters are decoded as runs."""
-        names = self._names_of(np.unique(np.concatenate(ids)).tolist()) if ids else {}
-        texts = []
-        for run in ids:
-            pieces = [names[int(i)] for i in run]
-            broken = any("\ufffd" in piece for piece in pieces)
-            texts.append(token_texts(self.loaded.tokenizer, run) if broken else pieces)
+    def _running_texts(self, ids: np.ndarray, length_e: np.ndarray) -> np.ndarray:
+        """The texts of runs of tokens, one after another; a run with a broken character is decoded as a run."""
+        texts = self._texts_of(ids)
+        broken = np.array(["\ufffd" in text for text in texts], bool)
+        ends = np.cumsum(length_e)
+        for run in np.unique(np.searchsorted(ends, np.flatnonzero(broken), side="right")):
+            part = slice(ends[run] - length_e[run], ends[run])
+            texts[part] = token_texts(self.loaded.tokenizer, ids[part])
         return texts
 
 
-def _lists(values_et: np.ndarray, inside_et: np.ndarray, column: str) -> pa.Array:
-    """The values inside, a list a row, as that column of examples.parquet has them; NaN becomes null."""
-    offsets = np.concatenate([[0], np.cumsum(inside_et.sum(axis=1))]).astype(np.int32)
+def _example_lists(column: str, values: np.ndarray, length_e: np.ndarray) -> pa.Array:
+    """Values as lists of these lengths, as that column of examples.parquet has them; NaN becomes null."""
     kind = folder.EXAMPLES_SCHEMA.field(column).type
-    values = pa.array(values_et[inside_et], kind.value_type, from_pandas=True)
-    return pa.ListArray.from_arrays(offsets, values, type=kind)
+    return pa.ListArray.from_arrays(_offsets(length_e), pa.array(values, kind.value_type, from_pandas=True), type=kind)
+
+
+def _list_array(length_n: np.ndarray, kind: pa.DataType, **fields: Any) -> pa.Array:
+    """Lists of structs of these lengths, from the fields of all of them one after another."""
+    arrays = [pa.array(fields[field.name], field.type) for field in kind.value_type]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
+    return pa.ListArray.from_arrays(_offsets(length_n), structs, type=kind)
+
+
+def _offsets(length_n: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(length_n)]).astype(np.int32)
 
 
 def _predictions(logits_bv: Tensor, left_out: list[int]) -> Tensor:
@@ -171,29 +200,10 @@ def _predictions(logits_bv: Tensor, left_out: list[int]) -> Tensor:
     return logits_bv.sub_(logits_bv.logsumexp(dim=1, keepdim=True))
 
 
-def _promoted(
-    ids_nt: np.ndarray, probability_nt: np.ndarray, change_nt: np.ndarray, sign: int, names: dict[int, str]
-) -> list[list[dict[str, Any]]]:
-    """Per row the tokens whose log probability changed in the direction of `sign`."""
-    return [
-        [
-            {"token_id": int(i), "token": names[int(i)], "probability": float(p), "lift": float(np.exp(c))}
-            for i, p, c in zip(ids, probability, change, strict=True)
-            if sign * c > 0
-        ]
-        for ids, probability, change in zip(ids_nt, _four_digits(probability_nt), _four_digits(change_nt), strict=True)
-    ]
-
-
 def _four_digits(values: np.ndarray) -> np.ndarray:
     """Rounded to four significant digits, so that the last bits of a forward pass do not show."""
     scale = 10.0 ** (3 - np.floor(np.log10(np.maximum(np.abs(values), 1e-30))))
     return np.round(values * scale) / scale
-
-
-def _only(rows: list[list[Any]], members_k: np.ndarray) -> list[list[Any]]:
-    """Nothing where there are no members, so no mean."""
-    return [row if members else [] for row, members in zip(rows, members_k, strict=True)]
 
 
 def _or_null(values_k: np.ndarray) -> pa.Array:
