@@ -9,7 +9,17 @@ import sys
 
 from .measure import RESULTS, table
 
-BENCHMARKS = ("extraction", "calibration", "clustering", "large", "identical", "interrupted", "whole", "annotation")
+BENCHMARKS = (
+    "extraction",
+    "calibration",
+    "clustering",
+    "large",
+    "identical",
+    "interrupted",
+    "whole",
+    "annotation",
+    "explorer",
+)
 
 
 def print_table(*, quick: bool) -> None:

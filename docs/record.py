@@ -14,7 +14,7 @@ from exemplar_partitioning.store import find, to_json
 RESULT = Path(__file__).parent / "results" / "smollm2.json"
 LISTED = ["--percentile", "4", "--top", "8"]
 REGION = ["--percentile", "2", "--top", "3", "--region", "REGION"]  # the one with so many members
-RANK = 60
+RANK = 220
 
 
 def record(root: Path) -> dict:
