@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from .errors import DataError
 from .files import new_folder, sha256, verify
@@ -37,8 +36,8 @@ class Checkpoints:
         older = self._folders()
         serial = int(older[-1].name.split("-")[1]) + 1 if older else 1
         with new_folder(self.work / f"checkpoint-{serial:08d}") as folder:
-            file = folder / "arrays.safetensors"
-            file.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+            file = folder / "arrays.npz"
+            np.savez(file, allow_pickle=False, **dict(arrays))
             stamped = {**record, "arrays": {"digest": sha256(file), "size": file.stat().st_size}}
             (folder / "state.json").write_text(json.dumps(stamped), encoding="utf-8")
         for folder in older:
@@ -52,9 +51,10 @@ class Checkpoints:
         folder = folders[-1]
         try:
             record = json.loads((folder / "state.json").read_bytes())
-            verify(folder / "arrays.safetensors", **record.pop("arrays"))
-            return load((folder / "arrays.safetensors").read_bytes()), record
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            verify(folder / "arrays.npz", **record.pop("arrays"))
+            with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+                return dict(arrays), record
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise self.damaged(error) from error
 
     def damaged(self, error: Exception) -> DataError:

@@ -30,7 +30,9 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"no space left while writing {path}: free some and run the same command again, a build with --resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise ResourceError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to") from error
+            raise ResourceError(
+                f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
+            ) from error
         raise
 
 

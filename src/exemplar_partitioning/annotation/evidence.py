@@ -8,8 +8,8 @@ Shapes: n rows (activations of a chunk), k regions, t tokens of context, d = d_m
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,25 +71,35 @@ def document_hash(document: str) -> int:
     return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little")
 
 
-@dataclass
 class SiteRows:
-    """A chunk's rows at one site: activations, and their directions prepared once for all dictionaries."""
+    """A chunk's rows at one site: activations, and their directions in fast arithmetic (NaN where there is none)."""
 
-    rows: ChunkRows
-    x_nd: Float[Tensor, "n d"]
-    blocks: list[tuple[slice, Block]]
+    def __init__(self, rows: ChunkRows, x_nd: Float[Tensor, "n d"]):
+        self.rows, self.x_nd = rows, x_nd
+        self.u_nd: Float[np.ndarray, "n d"] = np.full(x_nd.shape, np.nan, np.float32)
+
+    def assign(self, evidence: Sequence[Evidence]) -> list[Assignment]:
+        """Each dictionary's regions and distances of the rows; what blocks prepare is shared, then forgotten."""
+        found = [Assignment.empty(len(self.x_nd)) for _ in evidence]
+        for part, block in evidence[0].dictionary.blocks(self.x_nd):
+            at = part.start + block.rows_n.cpu()
+            self.u_nd[at] = block.u_nd.numpy(force=True)
+            for each, assignment in zip(evidence, found, strict=True):
+                each.assign(block, at, self.rows, assignment)
+                each.halves.skipped += part.stop - part.start - len(block)
+        return found
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Region of each row, -1 without a direction, and distance to its exemplar (float64)."""
+
+    region_n: Int64[np.ndarray, " n"]
+    distance_n: Float64[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, rows: ChunkRows, x_nd: Float[Tensor, "n d"], dictionary: Dictionary) -> SiteRows:
-        return cls(rows, x_nd, list(dictionary.blocks(x_nd)))
-
-    @cached_property
-    def u_nd(self) -> Float[np.ndarray, "n d"]:
-        """Directions in fast arithmetic; NaN where there is none."""
-        u_nd = np.full(self.x_nd.shape, np.nan, np.float32)
-        for part, block in self.blocks:
-            u_nd[part.start + block.rows_n.numpy(force=True)] = block.u_nd.numpy(force=True)
-        return u_nd
+    def empty(cls, n: int) -> Assignment:
+        return cls(np.full(n, -1, np.int64), np.full(n, np.inf))
 
 
 class Evidence:
@@ -114,21 +124,18 @@ class Evidence:
         }
         self.examples = {kind: BestRows(k, m, columns) for kind, m in KEPT.items()}
 
-    def add(self, site: SiteRows) -> None:
-        """Take the rows of a chunk."""
-        rows = site.rows
-        region_n = np.full(len(rows.token_n), -1, np.int64)
-        distance_n = np.full(len(rows.token_n), np.inf)
+    def assign(self, block: Block, at: Tensor, rows: ChunkRows, assignment: Assignment) -> None:
+        """Find the regions of a block's rows, which are at these rows of the chunk, and count them as members."""
+        ids_n, distance_n = (found.cpu() for found in self.dictionary.assign_block(block))
         half_n = torch.from_numpy((rows.document_n & np.uint64(1)).astype(np.int64))
-        for part, block in site.blocks:
-            ids_n, dist_n = self.dictionary.assign_block(block)
-            ids_n, dist_n = ids_n.cpu(), dist_n.cpu()
-            at = part.start + block.rows_n.cpu()
-            self.halves.add(block, 2 * ids_n + half_n[at], dist_n)
-            self.halves.skipped += part.stop - part.start - len(block)
-            region_n[at], distance_n[at] = ids_n, dist_n
-        there = np.flatnonzero(region_n >= 0)
-        region_m, distance_m = region_n[there], distance_n[there]
+        self.halves.add(block, 2 * ids_n + half_n[at], distance_n)
+        assignment.region_n[at], assignment.distance_n[at] = ids_n, distance_n
+
+    def add(self, site: SiteRows, assignment: Assignment) -> None:
+        """Take what else there is to know of the rows of a chunk that were assigned."""
+        rows = site.rows
+        there = np.flatnonzero(assignment.region_n >= 0)
+        region_m, distance_m = assignment.region_n[there], assignment.distance_n[there]
         k = self.dictionary.k
         self.within_k += np.bincount(region_m[distance_m <= self.dictionary.threshold], minlength=k)
         bin_m = np.minimum(distance_m / BIN_WIDTH, BINS - 1).astype(np.int64)
@@ -226,7 +233,7 @@ class Sample:
 
     def add(self, site: SiteRows) -> None:
         """Take the rows of a chunk; those without a direction stay out."""
-        rows = np.concatenate([part.start + block.rows_n.numpy(force=True) for part, block in site.blocks])
+        rows = np.flatnonzero(~np.isnan(site.u_nd[:, 0]))
         key = shuffled(site.rows.document_n[rows], site.rows.position_n[rows])
         if len(self.key) == self.size:
             better = key < self.key[-1]

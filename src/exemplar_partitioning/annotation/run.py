@@ -236,8 +236,8 @@ class _Run:
             raise EPError(f"{self.source.name} gave no text to read within --max-tokens {self.max_tokens:,}")
         self._save()
         self._tell("lens")
-        for dictionary, evidence in zip(self.dictionaries, self.evidence, strict=True):
-            self._write(dictionary, evidence)
+        for dictionary in self.dictionaries:
+            self._write(dictionary, self.evidence.pop(0))
         shutil.rmtree(self.work, ignore_errors=True)
         self._tell("done")
 
@@ -268,14 +268,11 @@ class _Run:
         self.names |= rows.names
         self.documents |= rows.names.keys()
         for name, site in self.sites.items():
-            prepared: SiteRows | None = None
-            for evidence, dictionary in zip(self.evidence, self.dictionaries, strict=True):
-                if dictionary.config.site.name != name:
-                    continue
-                prepared = prepared or SiteRows.of(rows, activations[site], dictionary)
-                evidence.add(prepared)
-            assert prepared is not None
-            self.samples[name].add(prepared)
+            here = [e for e, d in zip(self.evidence, self.dictionaries, strict=True) if d.config.site.name == name]
+            at_site = SiteRows(rows, activations.pop(site))
+            for evidence, assignment in zip(here, at_site.assign(here), strict=True):
+                evidence.add(at_site, assignment)
+            self.samples[name].add(at_site)
 
     def _interrupted(self) -> None:
         self._save()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .architecture import Architecture
 from .load import LoadedModel
 
-_LOGITS_BYTES = 1 << 25  # of one batch; what compares them takes a few times as much
+_LOGITS_BYTES = 1 << 24  # of one batch; what compares them takes a few times as much
 
 
 def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tensor, "b v"]]:
