@@ -383,7 +383,7 @@ class TestRefusals:
             ep.build(str(tiny_folder), [text_file], out=tmp_path, stop=lambda: next(countdown, True), **OPTIONS)
         (arrays,) = (tmp_path / ".build").glob("checkpoint-*/arrays.npz")
         arrays.write_bytes(arrays.read_bytes()[:-1] + b"?")
-        with pytest.raises(EPError, match=r"checkpoint .* is damaged .*build again"):
+        with pytest.raises(EPError, match=r"checkpoint .* is damaged .*start again"):
             ep.build(str(tiny_folder), [text_file], out=tmp_path, resume=True, **OPTIONS)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of long work: arrays and a record, in a folder that appears whole or not at all.
 
-<work>/checkpoint-<serial>/arrays.safetensors
-                           state.json          the record, and the hash of the arrays
+<work>/checkpoint-<serial>/arrays.npz      written array by array, so that nothing is held twice
+                           state.json      the record, and the hash of the arrays
 """
 
 from __future__ import annotations
