@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 import exemplar_partitioning as ep
 import oracle
 from conftest import sentences, tree
+from exemplar_partitioning.annotation.evidence import Sample
 from exemplar_partitioning.annotation.examples import NONE, BestRows, ascending, descending, shuffled
 from exemplar_partitioning.annotation.folder import BIN_WIDTH, BINS
-from exemplar_partitioning.annotation.quality import inequality, metrics, nearest_other
+from exemplar_partitioning.annotation.quality import _Noise, inequality, metrics, nearest_other
 from exemplar_partitioning.annotation.tokens import PairCounts
 from exemplar_partitioning.errors import DataError, EPError, Interrupted, ResourceError
 from exemplar_partitioning.models.lens import lens
@@ -232,6 +233,32 @@ class TestExamplesDoNotDependOnOrder:
         drawn = shuffled(np.repeat(np.arange(100, dtype=np.uint64), 50), np.tile(np.arange(50), 100))
         assert len(np.unique(drawn)) == 5000 and drawn.min() >= 0 and drawn.max() < NONE
         assert abs(np.corrcoef(drawn, np.arange(5000))[0, 1]) < 0.05
+
+
+def test_a_sample_does_not_depend_on_order():
+    from types import SimpleNamespace
+
+    rng = np.random.default_rng(0)
+    x_nd, document = rng.standard_normal((500, 3)).astype(np.float32), rng.integers(0, 9, 500).astype(np.uint64)
+    position = np.arange(500)
+
+    def drawn(order, pieces):
+        sample = Sample(40, 3)
+        for part in np.array_split(order, pieces):
+            rows = SimpleNamespace(document_n=document[part], position_n=position[part])
+            sample.add(SimpleNamespace(rows=rows, x_nd=torch.from_numpy(x_nd[part]), u_nd=x_nd[part]))
+        return sample.ordered
+
+    expected = x_nd[np.argsort(shuffled(document, position))[:40]]
+    np.testing.assert_array_equal(drawn(np.arange(500), 1), expected)
+    np.testing.assert_array_equal(drawn(rng.permutation(500), 13), expected)
+
+
+def test_noise_has_the_mean_and_covariance_of_the_activations():
+    x_nd = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) @ torch.randn(4, 4) + 3
+    drawn = _Noise([x_nd[:1000], x_nd[1000:]], seed=0).draw(200_000)
+    torch.testing.assert_close(drawn.mean(dim=0), x_nd.mean(dim=0), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x_nd.T), atol=0.1, rtol=0.05)
 
 
 def test_pair_counts_are_the_same_however_they_come():

@@ -8,6 +8,7 @@ Shapes: n activations, k regions, d = d_model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from .errors import EPError
 from .geometry import Block
 
 _BITS = 36  # fixed point: a component or a distance to 1.5e-11
+_REGIONS = 1024  # taken at once where sums become floats; even, for pairs of halves
 _MAX_MEMBERS = 2**24  # squares of distances, at most 4, then sum to 2**62
 
 
@@ -82,23 +84,43 @@ class MemberStatistics:
     def members(self) -> Int64[np.ndarray, " k"]:
         return self.count_k.numpy()
 
+    def _sums(self) -> Iterator[tuple[slice, Float[np.ndarray, "c d"]]]:
+        """Sums of unit directions in float64, a few regions at a time: all at once they would be held several times."""
+        for start in range(0, len(self.count_k), _REGIONS):
+            part = slice(start, start + _REGIONS)
+            yield part, self.direction_kd[part].numpy() / 2.0**_BITS
+
     @property
     def mean_directions(self) -> Float[np.ndarray, "k d"]:
         """Unit mean member direction per region, float32; zeros where a region has none."""
-        sum_kd = self.direction_kd.numpy().astype(np.float64)
-        norm_k = np.linalg.norm(sum_kd, axis=1, keepdims=True)
-        return np.divide(sum_kd, norm_k, out=np.zeros_like(sum_kd), where=norm_k > 0).astype(np.float32)
+        mean_kd = np.zeros(self.direction_kd.shape, np.float32)
+        for part, sum_cd in self._sums():
+            norm_c = np.linalg.norm(sum_cd, axis=1, keepdims=True)
+            np.divide(sum_cd, norm_c, out=sum_cd, where=norm_c > 0)
+            mean_kd[part] = sum_cd
+        return mean_kd
 
     @property
     def coherence(self) -> Float[np.ndarray, " k"]:
         """Mean resultant length of the members' directions, 0..1 (protocols 1.4); NaN without members."""
-        length_k = np.linalg.norm(self.direction_kd.numpy() / 2.0**_BITS, axis=1)
+        length_k = np.concatenate([np.zeros(0), *(np.linalg.norm(sum_cd, axis=1) for _, sum_cd in self._sums())])
         return _per_member(length_k, self.members)
 
     @property
     def mean_distance(self) -> Float[np.ndarray, " k"]:
         """Mean cosine distance of the members to their exemplar; NaN without members."""
         return _per_member(self.distance_k.numpy() / 2.0**_BITS, self.members)
+
+    @property
+    def cosine_of_pairs(self) -> Float[np.ndarray, " k/2"]:
+        """Cosine between the mean directions of regions 0 and 1, 2 and 3, ...; NaN where one has no members."""
+        found = [np.zeros(0)]
+        for _, sum_cd in self._sums():
+            norm_c = np.linalg.norm(sum_cd, axis=1, keepdims=True)
+            unit_cd = np.divide(sum_cd, norm_c, out=np.zeros_like(sum_cd), where=norm_c > 0)
+            found.append(np.einsum("cd,cd->c", unit_cd[::2], unit_cd[1::2]))
+        both = (self.members.reshape(-1, 2) > 0).all(axis=1)
+        return np.where(both, np.concatenate(found), np.nan)
 
     @property
     def distance_variance(self) -> Float[np.ndarray, " k"]:

@@ -189,10 +189,7 @@ class Evidence:
     @property
     def stability(self) -> Float64[np.ndarray, " k"]:
         """Cosine between the mean directions of the two halves' members; NaN where a half has none."""
-        k = self.dictionary.k
-        mean_k2d = self.halves.mean_directions.reshape(k, 2, -1).astype(np.float64)
-        both_k = (self.halves.members.reshape(k, 2) > 0).all(axis=1)
-        return np.where(both_k, np.einsum("kd,kd->k", mean_k2d[:, 0], mean_k2d[:, 1]), np.nan)
+        return self.halves.cosine_of_pairs
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, for a checkpoint."""
@@ -235,13 +232,19 @@ class Sample:
         """Take the rows of a chunk; those without a direction stay out."""
         rows = np.flatnonzero(~np.isnan(site.u_nd[:, 0]))
         key = shuffled(site.rows.document_n[rows], site.rows.position_n[rows])
-        if len(self.key) == self.size:
-            better = key < self.key[-1]
-            rows, key = rows[better], key[better]
-        merged = np.concatenate([self.key, key])
-        chosen = np.argsort(merged, kind="stable")[: self.size]
-        self.x = np.concatenate([self.x, site.x_nd[rows].numpy(force=True)])[chosen]
-        self.key = merged[chosen]
+        x = site.x_nd.numpy(force=True)
+        free = min(self.size - len(self.key), len(rows))
+        self.key, self.x = np.concatenate([self.key, key[:free]]), np.concatenate([self.x, x[rows[:free]]])
+        rows, key = rows[free:], key[free:]
+        smallest = np.argsort(np.concatenate([self.key, key]), kind="stable")[: self.size]
+        new = smallest[smallest >= len(self.key)] - len(self.key)
+        places = np.setdiff1d(np.arange(len(self.key)), smallest)  # of rows that others have driven out
+        self.key[places], self.x[places] = key[new], x[rows[new]]
+
+    @property
+    def ordered(self) -> Float[np.ndarray, "n d"]:
+        """The activations in the order of their keys."""
+        return self.x[np.argsort(self.key, kind="stable")]
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"key": self.key, "x": self.x}

@@ -9,6 +9,8 @@ Shapes: n activations, k regions, d = d_model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -21,6 +23,7 @@ from ..nearest import ROWS, full_precision
 from .folder import Metrics, Quality
 
 EVALUATED = 8192  # activations the metrics are taken on
+_NEAREST_ROWS = 512  # exemplars compared with all others at once
 _NOISE_LIMIT = 8  # times as many rows of noise as regions, at most, to grow as many regions from
 
 
@@ -34,7 +37,7 @@ def quality(
     """
     center, theta = dictionary.center, dictionary.threshold
     random = Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta)
-    noise = _Noise(torch.cat([evaluated_nd, drawn_nd]), seed)
+    noise = _Noise([evaluated_nd, drawn_nd], seed)
     grown = LeaderClustering(center, theta)
     for _ in range(0, _NOISE_LIMIT * dictionary.k + ROWS, ROWS):
         grown.add(noise.draw(ROWS))
@@ -52,17 +55,25 @@ def quality(
 class _Noise:
     """Gaussian rows with the mean and covariance of some activations."""
 
-    def __init__(self, x_nd: Float[Tensor, "n d"], seed: int):
-        x = x_nd.double()
-        self.mean_d = x.mean(dim=0)
-        values_d, vectors_dd = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))
+    def __init__(self, parts: Sequence[Float[Tensor, "n d"]], seed: int):
+        rows = [block for part in parts for block in part.split(ROWS)]
+        n = sum(map(len, rows))
+        self.mean_d = torch.stack([block.double().sum(dim=0) for block in rows]).sum(dim=0) / n
+        covariance_dd = torch.zeros(len(self.mean_d), len(self.mean_d), dtype=torch.float64)
+        for block in rows:
+            away_nd = block.double() - self.mean_d
+            covariance_dd += away_nd.T @ away_nd / max(n - 1, 1)
+        values_d, vectors_dd = torch.linalg.eigh(covariance_dd)
         self.root_dd = vectors_dd * values_d.clamp(min=0).sqrt()
         # NumPy promises that this generator's stream stays as it is; of the newer ones it does not
         self.random = np.random.RandomState(seed)
 
     def draw(self, n: int) -> Float[Tensor, "n d"]:
-        z_nd = torch.from_numpy(self.random.standard_normal((n, len(self.mean_d))))
-        return (self.mean_d + z_nd @ self.root_dd.T).float()
+        drawn_nd = torch.empty(n, len(self.mean_d))
+        for block in drawn_nd.split(ROWS):
+            z_nd = torch.from_numpy(self.random.standard_normal(block.shape))
+            block.copy_(self.mean_d + z_nd @ self.root_dd.T)
+        return drawn_nd
 
 
 def metrics(dictionary: Dictionary, x_nd: Float[Tensor, "n d"]) -> Metrics:
@@ -97,11 +108,11 @@ def nearest_other(e_kd: Float[Tensor, "k d"]) -> tuple[Float64[np.ndarray, " k"]
     """
     best_k = torch.full((len(e_kd),), -1.0)
     with full_precision():
-        for start in range(0, len(e_kd), ROWS):
-            sim_nk = e_kd[start : start + ROWS] @ e_kd.T
+        for start in range(0, len(e_kd), _NEAREST_ROWS):
+            sim_nk = e_kd[start : start + _NEAREST_ROWS] @ e_kd.T
             rows = torch.arange(len(sim_nk))
             sim_nk[rows, start + rows] = -1.0
-            best_k[start : start + ROWS] = sim_nk.amax(dim=1)
+            best_k[start : start + _NEAREST_ROWS] = sim_nk.amax(dim=1)
     return np.maximum(1.0 - best_k.double().numpy(), 0.0), float(best_k.max())
 
 

@@ -321,14 +321,14 @@ class _Run:
             if written.text.digest == self.digest and written.max_tokens == self.max_tokens:
                 return  # by an earlier try of this annotation
             shutil.rmtree(dictionary.path / folder.FOLDER)
-        totals = evidence.totals
-        size_k = totals.members
+        tables = Tables(self.loaded, dictionary, evidence, self.names)
+        size_k = tables.totals.members
         if not size_k.sum():
             raise EPError(
                 f"none of the {self.tokens:,} tokens of {self.source.name} has an activation with a direction"
             )
         gini, effective = inequality(size_k)
-        sample = torch.from_numpy(self.samples[dictionary.config.site.name].x)
+        sample = torch.from_numpy(self.samples[dictionary.config.site.name].ordered)
         evaluated, drawn = _split(sample, dictionary.k)
         record = folder.AnnotationRecord(
             dictionary=dictionary.content_id,
@@ -340,7 +340,7 @@ class _Run:
             n_tokens=self.tokens,
             n_documents=len(self.documents),
             n_activations=int(size_k.sum()),
-            skipped=totals.skipped,
+            skipped=tables.totals.skipped,
             coverage=float(evidence.within_k.sum() / size_k.sum()),
             empty=int((size_k == 0).sum()),
             gini=gini,
@@ -348,9 +348,8 @@ class _Run:
             quality=quality(dictionary, evaluated, drawn),
             versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
         )
-        tables = Tables(self.loaded, dictionary, evidence, self.names)
         histogram = np.minimum(evidence.histogram_kb, np.iinfo(np.int32).max).astype(np.int32)
-        folder.write(dictionary, record, tables.regions, tables.examples, totals.mean_directions, histogram)
+        folder.write(dictionary, record, tables.regions, tables.examples, tables.mean_directions, histogram)
 
 
 def _split(sample_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -26,19 +26,20 @@ LIKELIEST = 256  # tokens that the lens chooses from
 class Tables:
     """What goes into regions.parquet and examples.parquet.
 
-    names: documents that examples come from, by hash.
+    names: documents that examples come from, by hash.  totals, mean_directions: of the members.
     """
 
     def __init__(self, loaded: LoadedModel, dictionary: StoredDictionary, evidence: Evidence, names: dict[int, str]):
         self.loaded, self.dictionary, self.evidence, self.names = loaded, dictionary, evidence, names
+        self.totals = evidence.totals
+        self.mean_directions = self.totals.mean_directions
 
     @cached_property
     def regions(self) -> pa.Table:
         """The rows of regions.parquet."""
-        evidence, k = self.evidence, self.dictionary.k
-        totals = evidence.totals
+        evidence, k, totals = self.evidence, self.dictionary.k, self.totals
         with_mean_k = totals.members > 0
-        (top, bottom), (mean_top, mean_bottom) = self._lens(torch.from_numpy(totals.mean_directions), with_mean_k)
+        (top, bottom), (mean_top, mean_bottom) = self._lens(torch.from_numpy(self.mean_directions), with_mean_k)
         half_k = evidence.halves.members.reshape(k, 2)[:, 0]
         columns = {
             "region": np.arange(k),
@@ -168,7 +169,8 @@ class Tables:
     def _running_texts(self, ids: np.ndarray, length_e: np.ndarray) -> np.ndarray:
         """The texts of runs of tokens, one after another; a run with a broken character is decoded as a run."""
         texts = self._texts_of(ids)
-        broken = np.array(["\ufffd" in text for text in texts], bool)
+        distinct = np.unique(ids)
+        broken = np.isin(ids, distinct[["\ufffd" in text for text in self._texts_of(distinct)]])
         ends = np.cumsum(length_e)
         for run in np.unique(np.searchsorted(ends, np.flatnonzero(broken), side="right")):
             part = slice(ends[run] - length_e[run], ends[run])
