@@ -36,20 +36,16 @@ def quality(
     first k serve as random exemplars.  Deterministic for a seed.
     """
     center, theta = dictionary.center, dictionary.threshold
-    random = Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta)
+    own = metrics(dictionary, evaluated_nd)
+    random = metrics(Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta), evaluated_nd)
     noise = _Noise([evaluated_nd, drawn_nd], seed)
     grown = LeaderClustering(center, theta)
     for _ in range(0, _NOISE_LIMIT * dictionary.k + ROWS, ROWS):
         grown.add(noise.draw(ROWS))
         if grown.k >= dictionary.k:
             break
-    gaussian = Dictionary(center, grown.exemplars[: dictionary.k], theta)
-    return Quality(
-        n_activations=len(evaluated_nd),
-        dictionary=metrics(dictionary, evaluated_nd),
-        random_exemplars=metrics(random, evaluated_nd),
-        gaussian=metrics(gaussian, noise.draw(len(evaluated_nd))),
-    )
+    gaussian = metrics(Dictionary(center, grown.exemplars[: dictionary.k], theta), noise.draw(len(evaluated_nd)))
+    return Quality(n_activations=len(evaluated_nd), dictionary=own, random_exemplars=random, gaussian=gaussian)
 
 
 class _Noise:
