@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -195,18 +196,22 @@ class _Run:
             "replace": self.replace,
         }
 
-    def locked(self) -> FileLock:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
         """Hold the folder, and see whether what was begun in it is this very annotation; else it is begun anew."""
         with disk_errors(self.path):
             self.work.mkdir(exist_ok=True)
-        lock = FileLock(self.work / "lock")
         try:
-            lock.acquire(timeout=0)
+            held = FileLock(self.work / "lock").acquire(timeout=0)
         except Timeout:
             raise EPError(f"another process is annotating {self.path}; wait for it") from None
+        with held:
+            self._agree()
+            yield
+
+    def _agree(self) -> None:
         settings, file = to_json(self._settings()), self.work / "settings.json"
-        self.resumed = file.is_file() and file.read_bytes() == settings
-        if not self.resumed:
+        if not (file.is_file() and file.read_bytes() == settings):
             there = [d.path for d in self.dictionaries if (d.path / folder.FOLDER).exists()]
             if there and not self.replace:
                 shutil.rmtree(self.work, ignore_errors=True)
@@ -214,7 +219,6 @@ class _Run:
             for name in self.work.glob("checkpoint-*"):
                 shutil.rmtree(name)
             write_new(file, settings)
-        return lock
 
     def run(self, checkpoint_seconds: float) -> None:
         self._restore()

@@ -55,6 +55,19 @@ def _unseen(summary: DictionarySummary) -> str:
     return f"{100 * u.estimate:.2f} ({100 * u.low:.2f}-{100 * u.high:.2f})"
 
 
+def tokens_progress(console: Console, *, transient: bool = False) -> Progress:
+    """A bar of tokens read, with their rate in the field `rate`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+    )
+
+
 class JsonLines:
     """Events as JSON lines on standard output."""
 
@@ -75,14 +88,7 @@ class LiveDisplay:
     def __init__(self, model: str, folder: Path):
         self.console = Console(stderr=True)
         self.model, self.folder = model, folder
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
+        self.progress = tokens_progress(self.console)
         self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.said = 0.0

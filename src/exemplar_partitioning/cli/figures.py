@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from . import options
-
-if TYPE_CHECKING:
-    from ..store import StoredDictionary
 
 
 def figures(
@@ -33,7 +30,7 @@ def figures(
     from ..figures import distances, saturation, sizes, sphere, to_bytes
     from ..files import disk_errors, write_new
 
-    chosen = _chosen(path, site, wanted)
+    chosen = options.dictionaries(path, site, wanted)
     names = [f"{dictionary.path.parent.name}-{dictionary.path.name}" for dictionary in chosen]
     drawn = {"sizes": sizes(chosen), "saturation": saturation(chosen)}
     bare = []
@@ -51,18 +48,3 @@ def figures(
         file = out / f"{name}.{kind}"
         write_new(file, to_bytes(figure, kind))
         typer.echo(file)
-
-
-def _chosen(path: Path, site: str | None, percentile: float | None) -> list[StoredDictionary]:
-    """All dictionaries that fit; EPError, saying which there are, if none does."""
-    from ..store import find, load
-
-    folders = find(path) if path.is_dir() else []
-    every = [load(folder) for folder in folders]
-    fitting = [
-        d
-        for d in every
-        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
-        and (percentile is None or d.config.calibration.percentile == percentile)
-    ]
-    return fitting or [load(path, site=site, percentile=percentile)]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+if TYPE_CHECKING:
+    from ..store import StoredDictionary
 
 
 def count(text: str) -> int:
@@ -38,3 +44,18 @@ def region(text: str) -> int:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not the number of a region") from None
+
+
+def dictionaries(path: Path, site: str | None, percentile: float | None) -> list[StoredDictionary]:
+    """All dictionaries that fit; EPError, saying which there are, if none does."""
+    from ..store import find, load
+
+    folders = find(path) if path.is_dir() else []
+    every = [load(folder) for folder in folders]
+    fitting = [
+        d
+        for d in every
+        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
+        and (percentile is None or d.config.calibration.percentile == percentile)
+    ]
+    return fitting or [load(path, site=site, percentile=percentile)]

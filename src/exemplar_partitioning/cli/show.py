@@ -73,19 +73,7 @@ def _print_json(value: Any) -> None:
 
 
 def _show_all(path: Path, site: str | None, percentile: float | None, top: int | None, as_json: bool) -> None:
-    from ..errors import EPError
-    from ..store import find, load
-
-    chosen = [load(folder) for folder in (find(path) if path.is_dir() else [])]
-    chosen = [
-        d
-        for d in chosen
-        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
-        and (percentile is None or d.config.calibration.percentile == percentile)
-    ]
-    if not chosen:
-        load(path, site=site, percentile=percentile)  # says what is wrong
-        raise EPError(f"no dictionary in {path}")
+    chosen = options.dictionaries(path, site, percentile)
     top = top or (20 if len(chosen) == 1 else 5)
     if as_json:
         _print_json([_as_json(d, top) for d in chosen])
