@@ -23,6 +23,7 @@ from ..errors import DataError, EPError, ResourceError
 from . import views
 from .library import Library, NotFound, View
 from .live import Live
+from .steering import Steering
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
@@ -48,7 +49,7 @@ class Json(Response):
 
 
 def app(library: Library, live: Live | None = None) -> Starlette:
-    """The application over some dictionaries; with a model, it also reads text of the moment."""
+    """The application over some dictionaries; with a model, it also reads and writes text of the moment."""
     index, charts = _page(""), _page(" 'unsafe-eval'")
     starlette = Starlette(
         routes=[
@@ -60,6 +61,7 @@ def app(library: Library, live: Live | None = None) -> Starlette:
             Route("/api/dictionaries/{key}/regions/{region:int}/label", _label, methods=["POST"]),
             Route("/api/dictionaries/{key}/map", _map),
             Route("/api/dictionaries/{key}/read", _read, methods=["POST"]),
+            Route("/api/dictionaries/{key}/steer", _steer, methods=["POST"]),
             Route("/api/compare", _compare),
             Route("/", index),
             Route("/d/{key}", index),
@@ -67,6 +69,7 @@ def app(library: Library, live: Live | None = None) -> Starlette:
             Route("/d/{key}/regions/{region:int}", index),
             Route("/d/{key}/map", charts),
             Route("/d/{key}/live", index),
+            Route("/d/{key}/steer", index),
             Route("/compare", index),
             Route("/static/plotly.min.js", _plotly),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -178,6 +181,12 @@ def _view(request: Request) -> View:
     return request.app.state.library.open(request.path_params["key"])
 
 
+def _live(request: Request) -> Live:
+    if request.app.state.live is None:
+        raise EPError("no model is loaded: start `ep explore` with --live")
+    return request.app.state.live
+
+
 def _dictionaries(request: Request) -> Response:
     state = request.app.state
     return Json(
@@ -230,10 +239,18 @@ def _map(request: Request) -> Response:
 
 
 async def _read(request: Request) -> Response:
-    text, live = await _body(request, "text"), request.app.state.live
-    if live is None:
-        raise EPError("no model is loaded: start `ep explore` with --live")
+    text, live = await _body(request, "text"), _live(request)
     return Json(await run_in_threadpool(lambda: live.read(_view(request), text)))
+
+
+async def _steer(request: Request) -> Response:
+    live = _live(request)
+    try:
+        body = await request.json()
+    except ValueError:
+        body = None
+    asked = Steering.of(body)
+    return Json(await run_in_threadpool(lambda: live.steer(_view(request), asked)))
 
 
 def _compare(request: Request) -> Response:

@@ -11,6 +11,7 @@ const PAGES = [
   [/^\/d\/([^/]+)\/regions\/(\d+)$/, "region"],
   [/^\/d\/([^/]+)\/map$/, "map"],
   [/^\/d\/([^/]+)\/live$/, "live"],
+  [/^\/d\/([^/]+)\/steer$/, "steer"],
   [/^\/compare$/, "compare"],
 ];
 
@@ -41,7 +42,7 @@ function navigation(name, key, all) {
       all.dictionaries.map((d) => h("option", { value: d.key, selected: d.key === key }, several(all) ? `${d.build}: ${describe(d)}` : describe(d))),
     );
     const links = [["overview", "Overview", ""], ["list", "Regions", "/regions"], ["map", "Map", "/map"]];
-    if (all.live) links.push(["live", "Live", "/live"]);
+    if (all.live) links.push(["live", "Live", "/live"], ["steer", "Steer", "/steer"]);
     const current = name === "region" ? "list" : name;
     nav.append(choose, ...links.map(([target, text, rest]) => h("a", { href: page(key, rest), "aria-current": target === current ? "page" : null }, text)));
     onKey("o", () => location.assign(page(key)));
@@ -55,7 +56,7 @@ function navigation(name, key, all) {
   }
 }
 
-const KEPT = { list: "/regions", region: "/regions", map: "/map", live: "/live" };
+const KEPT = { list: "/regions", region: "/regions", map: "/map", live: "/live", steer: "/steer" };
 const several = (all) => new Set(all.dictionaries.map((d) => d.build)).size > 1;
 
 async function show() {

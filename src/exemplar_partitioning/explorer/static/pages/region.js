@@ -43,7 +43,7 @@ function heading(r) {
     "div",
     { class: "heading" },
     h("h1", {}, `Region ${r.region} `, token(r.exemplar.token)),
-    h("span", { class: "turn" }, link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
+    h("span", { class: "turn" }, h("a", { href: page(r.key, `/steer?region=${r.region}`), title: "act on this region while the model writes" }, "Steer"), " · ", link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
   );
 }
 

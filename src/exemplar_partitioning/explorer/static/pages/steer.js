@@ -1,0 +1,182 @@
+// What the model writes before and after acting on regions. The address holds the state.
+
+import { api, page, post, regionPage } from "../api.js";
+import { count, fixed, h, notice, put, visible } from "../dom.js";
+
+const REACH = 2; // of the slider to either side; the number beside it takes any
+const DEFAULTS = { region: "", alpha: "0.5", mode: "add", basis: "exemplar", tokens: "all", new: "40", prompt: "Tell me about your day." };
+const CHOICES = {
+  mode: [["add", "add"], ["ablate", "ablate"]],
+  basis: [["exemplar", "exemplar"], ["mean", "mean of members"]],
+  tokens: [["all", "all tokens"], ["prompt", "prompt"], ["generated", "new tokens"]],
+};
+
+export default async function render(main, { key, all }) {
+  document.title = "Steer";
+  if (!all.live) {
+    put(main, h("h1", {}, "Steer"), notice("No model is loaded: start `ep explore` with --live."));
+    return;
+  }
+  const given = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.search)) };
+  const box = {
+    region: h("input", { type: "text", size: "10", inputmode: "numeric", autocomplete: "off", placeholder: "42, 7" }),
+    alpha: h("input", { type: "number", step: "any", "aria-label": "alpha, as a number" }),
+    new: h("input", { type: "number", min: "1", max: "200" }),
+    prompt: h("textarea", { rows: "2", spellcheck: "false" }),
+    ...Object.fromEntries(Object.entries(CHOICES).map(([name, options]) => [name, h("select", {}, options.map(([value, text]) => h("option", { value }, text)))])),
+  };
+  const ticks = [-2, -1, 0, 1, 2];
+  const slider = h("input", { type: "range", min: -REACH, max: REACH, step: "0.05", list: "ticks", "aria-label": "alpha, in typical residual norms" });
+  const field = (text, name) => h("label", {}, h("span", { class: "dim" }, text), box[name]);
+  const alpha = h(
+    "div",
+    { class: "alpha" },
+    h("span", { class: "dim", title: "in typical residual norms of the site" }, "alpha"),
+    h("div", {}, slider, h("div", { class: "ticks dim", "aria-hidden": "true" }, ticks.map((x) => h("span", {}, String(x).replace("-", "−"))))),
+    box.alpha,
+    h("datalist", { id: "ticks" }, ticks.map((x) => h("option", { value: x }))),
+  );
+  const [chosen, problem, legend] = [h("p", { class: "chosen" }), h("div"), h("div")];
+  const progress = h("p", { class: "dim progress", "aria-live": "polite" });
+  const [before, after] = [side("Before"), side("After")];
+  put(
+    main,
+    h("h1", {}, "Steer"),
+    h(
+      "form",
+      { class: "steering", onsubmit: (event) => event.preventDefault() },
+      h("div", { class: "bar" }, field("region", "region"), field("do", "mode"), field("direction", "basis"), field("at", "tokens"), field("new tokens", "new")),
+      chosen,
+      alpha,
+      h("label", { class: "prompt" }, h("span", { class: "dim" }, "prompt"), box.prompt),
+    ),
+    progress,
+    problem,
+    h("div", { class: "columns written" }, before.section, after.section),
+    legend,
+  );
+
+  function remember() {
+    const now = Object.entries(box).map(([name, input]) => [name, input.value.slice(0, 2000)]);
+    history.replaceState(null, "", `${page(key, "/steer")}?${new URLSearchParams(now.filter(([name, value]) => value !== DEFAULTS[name]))}`);
+  }
+  function request() {
+    return {
+      prompt: box.prompt.value,
+      regions: box.region.value.split(",").map((text) => text.trim()).filter(Boolean).map(numbered),
+      alpha: numbered(box.alpha.value),
+      mode: box.mode.value,
+      basis: box.basis.value,
+      tokens: box.tokens.value,
+      max_new_tokens: numbered(box.new.value),
+    };
+  }
+  function draw(answer, what, seconds) {
+    problem.replaceChildren();
+    chosen.replaceChildren(...what.regions.flatMap((region) => [region_(key, region, answer), " "]));
+    before.show(key, "Before", answer.before, answer);
+    after.show(key, did(what), answer.after, answer);
+    legend.replaceChildren(explained(answer));
+    progress.textContent = `${off(answer.after)} after, ${off(answer.before)} before; ${seconds.toFixed(1)} s`;
+  }
+  function refuse(message) {
+    problem.replaceChildren(notice(message, "error"));
+    progress.textContent = "";
+  }
+
+  let [asked, busy] = [0, false];
+  async function refresh() {
+    asked += 1;
+    if (!box.region.value.trim()) progress.replaceChildren("Which region? Take its number from the ", h("a", { href: page(key, "/regions") }, "list of regions"), ".");
+    else if (!busy) await askUntilNewest();
+  }
+  // One request at a time: what was changed meanwhile is asked next, and the answer to what it was before is dropped.
+  async function askUntilNewest() {
+    busy = true;
+    document.querySelector(".written").setAttribute("aria-busy", "true");
+    for (let mine = null; mine !== asked; ) {
+      mine = asked;
+      progress.textContent = "writing …";
+      const [what, started] = [request(), performance.now()];
+      try {
+        const answer = await post(api(key, "/steer"), what);
+        if (mine === asked) draw(answer, what, (performance.now() - started) / 1000);
+      } catch (error) {
+        if (mine === asked) refuse(error.message);
+      }
+    }
+    busy = false;
+    document.querySelector(".written").setAttribute("aria-busy", "false");
+  }
+
+  let waiting;
+  function changed(delay) {
+    clearTimeout(waiting);
+    slider.disabled = box.alpha.disabled = box.mode.value === "ablate";
+    waiting = setTimeout(() => {
+      remember();
+      refresh();
+    }, delay);
+  }
+  slider.addEventListener("input", () => {
+    box.alpha.value = slider.value;
+    changed(250);
+  });
+  box.alpha.addEventListener("input", () => {
+    slider.value = box.alpha.value || "0";
+    changed(500);
+  });
+  for (const name of Object.keys(CHOICES)) box[name].addEventListener("change", () => changed(0));
+  for (const name of ["region", "new", "prompt"]) box[name].addEventListener("input", () => changed(700));
+
+  for (const [name, input] of Object.entries(box)) input.value = given[name];
+  for (const name of Object.keys(CHOICES)) box[name].value ||= DEFAULTS[name];
+  slider.value = box.alpha.value || "0";
+  slider.disabled = box.alpha.disabled = box.mode.value === "ablate";
+  refresh();
+}
+
+// A number if it is one; else the text itself, for the server to say what is wrong with it.
+const numbered = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
+
+const off = (tokens) => `${count(tokens.filter((each) => each.off).length)} of ${count(tokens.length)} tokens off the manifold`;
+
+function did({ mode, regions, alpha }) {
+  return `After: ${regions.join(", ")} ${mode === "ablate" ? "ablated" : `added ${String(alpha).replace("-", "−")} times`}`;
+}
+
+function side(name) {
+  const [heading, sum] = [h("h2", {}, name), h("p", { class: "dim" })];
+  const text = h("bdi", { class: "text live", "aria-label": name });
+  return {
+    section: h("section", {}, heading, text, sum),
+    show(key, title, tokens, answer) {
+      heading.textContent = title;
+      sum.textContent = off(tokens);
+      text.replaceChildren(...(tokens.length ? tokens.flatMap((each) => word(key, each, answer)) : [h("i", { class: "dim" }, "nothing: the text ends at once")]));
+    },
+  };
+}
+
+// The spaces before a word stay outside its mark.
+function word(key, each, answer) {
+  const [, space, text] = /^( *)(.*)$/su.exec(each.text);
+  const shown = (text || space).split("\n").map(visible).join("↵\n") || (each.off ? "∅" : "");
+  const props = { title: told(each, answer), class: each.off ? "off" : null };
+  const element = each.region === null ? h("span", props, shown) : h("a", { ...props, href: regionPage(key, each.region) }, shown);
+  return shown ? [text ? space : "", element] : [];
+}
+
+function told(each, answer) {
+  const where = each.region === null ? "no region" : `region ${each.region}: ${visible(answer.regions[each.region].label)}; distance ${fixed(each.distance)}`;
+  return each.off ? `off the manifold; nearest ${where} > θ` : where;
+}
+
+const region_ = (key, region, answer) =>
+  h("a", { href: regionPage(key, region) }, `region ${region} `, h("bdi", { class: "label" }, visible(answer.regions[region].label)));
+
+function explained(answer) {
+  const length = `alpha 1 is the site's typical norm, ${fixed(answer.typical_norm, 1)}`;
+  const chat = answer.chat ? "; the prompt goes into the model's chat template" : "";
+  return h("p", { class: "dim legend" }, h("span", { class: "off" }, "off the manifold"), `: farther than θ = ${fixed(answer.threshold, 4)} from every exemplar, unlike anything the dictionary has seen; ${length}${chat}`);
+}
