@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DIR ?= dictionaries/demo
 
-.PHONY: setup demo test format schema pages browser clean
+# One environment for each folder of tests/peers: the requirements of the peers exclude one another.
+PEERS := $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/requirements.txt))
+
+.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages browser clean
 
 setup: .venv/.ready
 
@@ -25,6 +28,20 @@ test: setup
 	$(BIN)/pyright
 	$(BIN)/pytest
 
+# Against the real packages of other tools; `make test` skips these tests. One of them: make test-peers-sae_lens
+test-peers: $(PEERS:%=test-peers-%)
+
+$(PEERS:%=test-peers-%): test-peers-%: .venvs/%/.ready
+	.venvs/$*/bin/python -m pytest tests/peers/$* --override-ini filterwarnings=default --disable-warnings
+
+.venvs/%/.ready: tests/peers/%/requirements.txt
+	$(PYTHON) -m venv .venvs/$*
+	.venvs/$*/bin/python -m pip install --quiet --requirement $<
+	.venvs/$*/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.PRECIOUS: .venvs/%/.ready
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -41,4 +58,4 @@ browser:
 	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv .venvs dist

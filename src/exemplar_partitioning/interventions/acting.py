@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import EPError
-from ..models.architecture import Architecture
+from ..models.architecture import Architecture, transformers_model
 from ..models.load import LoadedModel, fingerprint
 from ..store import StoredDictionary
 from .edits import Add, Clamp, Edit, Gate, Gated, Off, Onto, Swap, orthonormal
@@ -47,7 +47,8 @@ def steer(
     """Add `alpha` typical residual norms of the (normalised sum of the) regions' directions to the activations.
 
     Args:
-        model: a causal language model of transformers, or what `ep.load_model` gives.
+        model: a causal language model of transformers, what `ep.load_model` gives, a `TransformerBridge`, or an
+            interp-engine model.
         dictionary, region: which direction; several regions: the direction of their sum.
         alpha: in units of `dictionary.typical_norm`; negative steers away.
         basis: "exemplar", "mean", or a direction [d] of your own.
@@ -171,14 +172,15 @@ def _act(
     gate: Gate | None,
     any_model: bool,
 ) -> AbstractContextManager[None]:
-    module = check_model_of(model, dictionary, any_model)
+    check_model_of(model, dictionary, any_model)
     edit = Gated(gate, edit) if gate else edit
-    return applied(module, edit, sites or dictionary.config.site.name, tokens=tokens)
+    outer = model.model if isinstance(model, LoadedModel) else model
+    return applied(outer, edit, sites or dictionary.config.site.name, tokens=tokens)
 
 
 def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:
     """The model object itself; EPError for another width and, unless any will do, for any other model."""
-    module = model.model if isinstance(model, LoadedModel) else model
+    module = model.model if isinstance(model, LoadedModel) else transformers_model(model)
     record, width = dictionary.config.model, Architecture.of(module).d_model
     if width != dictionary.d_model:
         raise EPError(f"the model's d_model is {width}, the dictionary's ({record.id}) is {dictionary.d_model}")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import EPError
-from ..models.architecture import Architecture
+from ..models.architecture import Architecture, transformers_model
 from ..models.load import LoadedModel
 from ..store import StoredDictionary
 from .acting import Direction, Regions, check_model_of, directions_of
@@ -41,6 +41,8 @@ def bake(
             embeddings, where no change of the weights does the same.
     """
     module = model.model if isinstance(model, LoadedModel) else model
+    if transformers_model(module) is not module:
+        raise EPError(f"weights are baked into a transformers model; give that, not a {type(module).__name__}")
     check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis)).double()
     baked = copy.deepcopy(module)

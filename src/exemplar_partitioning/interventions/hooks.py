@@ -17,28 +17,38 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import EPError
-from ..models.architecture import Architecture
+from ..models.architecture import Architecture, transformers_model
 from ..models.sites import Site, resolve_sites
 from .edits import Edit
 
 Tokens = Literal["all", "prompt", "generated"]
+_PROMPT = ("inputs", "input_ids", "inputs_embeds", "input")  # names of `generate`'s first argument
 
 
 @contextmanager
 def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Tokens = "all") -> Iterator[None]:
     """Edit the activations of a causal language model of transformers at some sites while the context is open.
 
+    The model may be inside a `TransformerBridge` or an interp-engine model: what these run and write is edited too.
     tokens: "prompt" leaves alone what `model.generate` has appended, "generated" everything else. Outside of
     `generate` all tokens count as prompt. Positions that the attention mask hides (padding) are left alone.
     """
     if tokens not in ("all", "prompt", "generated"):
         raise EPError(f"tokens is {tokens!r}; expected all, prompt or generated")
+    outer, model = model, transformers_model(model)
+    if tokens != "all" and not hasattr(outer, "generate"):
+        raise EPError(
+            f"{type(outer).__name__} writes in a loop of its own, where prompt and generated tokens cannot be told "
+            "apart: say tokens='all', or give the transformers model that it holds and generate with that"
+        )
     architecture = Architecture.of(model)
     chosen = resolve_sites(sites, architecture)
     progress = _Progress(tokens)
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(progress.on_forward, with_kwargs=True).remove)
         stack.enter_context(progress.watching_generate(model))
+        if outer is not model and hasattr(outer, "generate"):
+            stack.enter_context(progress.watching_generate(outer))
         for site in chosen:
             stack.callback(_attach(architecture, site, _changing(edit, progress)).remove)
         yield
@@ -50,12 +60,16 @@ class _Progress:
     def __init__(self, tokens: Tokens):
         self.tokens = tokens
         self.prompt_length: int | None = None  # within `generate`
+        self.reading_text = False  # at the start of a `generate` whose prompt is text
         self.offset = 0  # positions in the cache before this forward pass
         self.mask_bs: Tensor | None = None
 
     def on_forward(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
         self.offset = int(cache.get_seq_length()) if cache is not None else 0
+        if self.reading_text:
+            ids_bs = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            self.prompt_length, self.reading_text = self.offset + ids_bs.shape[1], False
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         self.mask_bs = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
@@ -66,12 +80,15 @@ class _Progress:
         generate = model.generate
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            given = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids", kwargs.get("inputs_embeds")))
-            self.prompt_length = given.shape[1] if given is not None else 1  # without any, a BOS is the prompt
+            given = args[0] if args else next((kwargs[name] for name in _PROMPT if name in kwargs), None)
+            # A bridge takes text as well; the first forward pass, which reads all of it, tells its length.
+            self.reading_text = isinstance(given, str | list)
+            if not self.reading_text:
+                self.prompt_length = given.shape[1] if given is not None else 1  # without any, a BOS is the prompt
             try:
                 return generate(*args, **kwargs)
             finally:
-                self.prompt_length = None
+                self.prompt_length, self.reading_text = None, False
 
         model.generate = watched
         try:

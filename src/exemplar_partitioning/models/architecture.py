@@ -34,6 +34,35 @@ _POST_NORMS = (
 )
 
 
+# Under these names the model objects of TransformerLens 4 and of interp-engine hold the transformers model they run.
+_HELD_AS = ("original_model", "hf_model")
+
+
+def transformers_model(model: Any) -> Any:
+    """The transformers model that a `TransformerBridge` or an interp-engine model runs; other objects as they are.
+
+    Both call that very module, so what is hooked on it takes part in their forward passes and generations.
+
+    Raises:
+        EPError: an object of these libraries that runs weights of its own, or elsewhere.
+    """
+    for name in _HELD_AS:
+        if isinstance(held := getattr(model, name, None), nn.Module):
+            return held
+    if hasattr(model, "run_with_hooks"):
+        raise EPError(
+            f"this {type(model).__name__} of TransformerLens does not run a transformers model, where activations are "
+            "captured and changed. Use TransformerBridge.boot_transformers(name) of TransformerLens 4, or give the "
+            "transformers model or its name."
+        )
+    if hasattr(model, "hf_model_id"):
+        raise EPError(
+            f"this {type(model).__name__} of interp-engine runs its model in another process, out of reach. Use its "
+            "eager backend, or give the transformers model or its name."
+        )
+    return model
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """The blocks of one model object, and where each reads and writes the residual stream."""
@@ -58,11 +87,12 @@ class Architecture:
 
     @classmethod
     def of(cls, model: Any) -> Architecture:
-        """Read it off a causal language model object of transformers.
+        """Read it off a causal language model object of transformers, or one that `transformers_model` knows.
 
         Raises:
             EPError: it has no configuration, no token embedding, or no recognisable list of blocks.
         """
+        model = transformers_model(model)
         if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
             raise EPError(
                 f"expected a causal language model of transformers (a PreTrainedModel object), "

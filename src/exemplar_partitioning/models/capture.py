@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import EPError
-from .architecture import Architecture
+from .architecture import Architecture, transformers_model
 from .sites import POINTS, Site, resolve_sites
 
 _PAD_ID = 0  # any valid id: nothing before the padding can see it
@@ -36,7 +36,7 @@ class Extractor:
     def __init__(self, model: Any, sites: Sequence[Site], *, batch_size: int = 16) -> None:
         """
         Args:
-            model: a causal language model object of transformers.
+            model: a causal language model object of transformers, or one that holds such a model (architecture.py).
             sites: what to capture; at least one.
             batch_size: windows in one forward pass.
 
@@ -46,7 +46,7 @@ class Extractor:
         """
         if batch_size < 1:
             raise EPError(f"batch_size is {batch_size}; expected at least 1.")
-        self.model = model
+        self.model = model = transformers_model(model)
         self.architecture = Architecture.of(model)
         self.sites = resolve_sites([str(site) for site in sites], self.architecture)
         self.batch_size = batch_size

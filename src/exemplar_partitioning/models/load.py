@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from ..errors import DataError, EPError, ResourceError
-from .architecture import Architecture
+from .architecture import Architecture, transformers_model
 from .gguf import read_gguf
 from .packaged import PACKAGED_MODELS, packaged_model
 from .quiet import first_line, quiet
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HASH_CHUNK = 1 << 24
+_WRAPPED = "_original_component"  # where a wrapper of TransformerLens keeps what it wraps
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def load_model(
 
     Args:
         model: a packaged name (see `PACKAGED_MODELS`), a transformers folder, a .gguf file, a hub id, or a
-            model object, which is used as it is.
+            model object, which is used as it is: of transformers, a `TransformerBridge`, or of interp-engine.
         tokenizer: a tokenizer object; default: the model's own.
         revision: branch, tag or commit, for a hub id only.
         dtype: "auto" (float32 on a CPU, the model's own elsewhere), "float32", "bfloat16" or "float16".
@@ -179,7 +180,7 @@ def bos_id(loaded: LoadedModel) -> int:
 def fingerprint(model: nn.Module) -> str:
     """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(_parameters(model)):
         digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
         flat = parameter.detach().contiguous().view(-1)
         step = _HASH_CHUNK // flat.element_size()
@@ -187,6 +188,23 @@ def fingerprint(model: nn.Module) -> str:
             # bf16 has no numpy type; as bytes, on the CPU, nothing is copied.
             digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _parameters(
+    module: nn.Module, prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """As `named_parameters`, without the wrappers that a TransformerBridge puts around the model's own modules."""
+    seen = set() if seen is None else seen
+    children = dict(module.named_children())
+    if _WRAPPED in children:
+        yield from _parameters(children[_WRAPPED], prefix, seen)
+        return
+    for name, parameter in module.named_parameters(recurse=False):
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            yield prefix + name, parameter
+    for name, child in children.items():
+        yield from _parameters(child, f"{prefix}{name}.", seen)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -217,20 +235,27 @@ def _from_object(model: Any, tokenizer: Any, revision: str | None, dtype: str, d
             "revision, dtype and device cannot be set for a model object, which is used as it is; convert it first, "
             "e.g. model.to('cuda', torch.bfloat16)."
         )
+    outer, model = model, transformers_model(model)
     Architecture.of(model)  # refuses what is no model before anything else is tried
     name = getattr(model, "name_or_path", "")
     if tokenizer is None:
-        refusal = EPError(
-            f"no tokenizer was given with the model object, and none is found under its name {name!r}. Pass tokenizer=."
-        )
-        if not name:
-            raise refusal
-        try:
-            tokenizer = _tokenizer(name)
-        except (OSError, ValueError) as error:
-            raise refusal from error
+        tokenizer = _tokenizer_of(outer, name)
     name = name or type(model).__name__
     return _describe(model, tokenizer, name, getattr(model.config, "_commit_hash", None), None)
+
+
+def _tokenizer_of(model: Any, name: str) -> Any:
+    """The one under the model's name; else the one that a bridge or an engine has, with settings of its own."""
+    try:
+        if name:
+            return _tokenizer(name)
+    except (OSError, ValueError):
+        pass
+    if (own := getattr(model, "tokenizer", None)) is not None:
+        return own
+    raise EPError(
+        f"no tokenizer was given with the model object, and none is found under its name {name!r}. Pass tokenizer=."
+    )
 
 
 def _tokenizer(source: str | Path, **options: Any) -> Any:
