@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .annotation import Annotation, annotate
     from .builder import BuildResult, build
     from .calibration import Calibration, calibrate
+    from .compare import Matching, match
     from .dictionary import Dictionary
     from .errors import DataError, EPError, Interrupted, ResourceError
     from .estimator import ExemplarPartition
@@ -39,6 +40,7 @@ __all__ = [
     "Gate",
     "Interrupted",
     "LeaderClustering",
+    "Matching",
     "MemberStatistics",
     "ResourceError",
     "StoredDictionary",
@@ -52,6 +54,7 @@ __all__ = [
     "load",
     "load_model",
     "localise",
+    "match",
     "project",
     "save",
     "steer",
@@ -70,6 +73,7 @@ _HOME = {
     "Gate": "interventions",
     "Interrupted": "errors",
     "LeaderClustering": "leader",
+    "Matching": "compare",
     "MemberStatistics": "statistics",
     "ResourceError": "errors",
     "StoredDictionary": "store",
@@ -83,6 +87,7 @@ _HOME = {
     "load": "store",
     "load_model": "models.load",
     "localise": "localisation",
+    "match": "compare",
     "project": "interventions",
     "save": "store",
     "steer": "interventions",

@@ -16,6 +16,7 @@ from .explore import explore
 from .figures import figures
 from .label import label
 from .localise import localise
+from .match import match
 from .report import report
 from .show import show
 from .steer import steer
@@ -35,6 +36,7 @@ app.command()(show)
 app.command()(steer)
 app.command()(localise)
 app.command()(label)
+app.command()(match)
 app.command()(explore)
 app.command()(figures)
 app.command()(report)

@@ -59,3 +59,15 @@ def dictionaries(path: Path, site: str | None, percentile: float | None) -> list
         and (percentile is None or d.config.calibration.percentile == percentile)
     ]
     return fitting or [load(path, site=site, percentile=percentile)]
+
+
+def one_dictionary(path: Path, site: str | None, wanted: str | None) -> StoredDictionary:
+    """The one dictionary that fits; EPError, saying which there are, if none or several do."""
+    from ..store import load
+
+    return load(path, site=site, percentile=percentile(wanted) if wanted is not None else None)
+
+
+def sources(names: list[str] | None) -> list[Path] | None:
+    """Files, folders, globs and hub datasets named on the command line."""
+    return [Path(name) for name in names] if names else None

@@ -1,0 +1,342 @@
+"""Regions of one dictionary in another of the same width: pairs, what persists, what is dropped and introduced.
+
+Shapes: k and l regions of the dictionaries a and b, n tokens, d = d_model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from ..dictionary import Dictionary
+from ..errors import EPError
+from ..geometry import directions
+from ..store import StoredDictionary
+from .common import MAX_TOKENS, CommonTokens, common_tokens, places
+from .nulls import Null, random_exemplars, reflections
+from .overlap import Overlap, overlap
+from .pairing import Pairs, nearest, one_to_one
+
+Basis = Literal["exemplar", "mean"]
+NullName = Literal["reflections", "random exemplars"]
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Regions of two dictionaries by the cosine of their directions, each in its own centre's frame.
+
+    basis: directions compared: exemplars, or mean directions of the members.
+    regions_a, regions_b: regions that take part; all, but for regions without members where means are compared.
+    nearest_k, cosine_k: for each region of a that takes part, its nearest of b; nearest_l, cosine_l the other way.
+    pairs: one to one.  Indices are of regions.
+    nulls: what best matches are like without correspondence (compare/nulls.py).  null: the one that decides.
+    false_alarms: share of matches without correspondence that would be called persisted.
+    raw_k: cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not known.
+    rebuild_k: cosine of each region of a with its nearest in a rebuild of a, if one was given.
+    tokens, overlap, coverage: on a common text, if one was given; coverage is the share of tokens within theta.
+    """
+
+    a: StoredDictionary
+    b: StoredDictionary
+    basis: Basis
+    regions_a: Int64[np.ndarray, " k"]
+    regions_b: Int64[np.ndarray, " l"]
+    nearest_k: Int64[np.ndarray, " k"]
+    cosine_k: Float32[np.ndarray, " k"]
+    nearest_l: Int64[np.ndarray, " l"]
+    cosine_l: Float32[np.ndarray, " l"]
+    pairs: Pairs
+    nulls: list[Null]
+    null: Null
+    false_alarms: float
+    raw_k: Float64[np.ndarray, " k"] | None = None
+    rebuild_k: Float32[np.ndarray, " k"] | None = None
+    tokens: CommonTokens | None = None
+    overlap: Overlap | None = None
+    coverage: tuple[float, float] | None = None
+
+    @cached_property
+    def persisted(self) -> Bool[np.ndarray, " k"]:
+        """Regions of a whose nearest of b is nearer than the cutoff; the others are dropped."""
+        return self.cosine_k > self.null.cutoffs(self.false_alarms)[0]
+
+    @cached_property
+    def introduced(self) -> Bool[np.ndarray, " l"]:
+        """Regions of b whose nearest of a is not."""
+        return ~(self.cosine_l > self.null.cutoffs(self.false_alarms)[1])
+
+    def summary(self) -> dict[str, Any]:
+        """What holds for the dictionaries as a whole, as plain values."""
+        cut = {null.name: null.cutoffs(self.false_alarms) for null in self.nulls}
+        found: dict[str, Any] = {
+            "a": describe(self.a),
+            "b": describe(self.b),
+            "basis": self.basis,
+            "regions": [len(self.regions_a), len(self.regions_b)],
+            "centre_distance": float((self.a.center.double() - self.b.center.double()).norm()),
+            "cosine_to_b": _quantiles(self.cosine_k),
+            "cosine_to_a": _quantiles(self.cosine_l),
+            "one_to_one": {
+                "pairs": len(self.pairs.row_p),
+                "mean_cosine": self.pairs.total / len(self.pairs.row_p),
+                "gap": self.pairs.gap,
+            },
+            "false_alarms": self.false_alarms,
+            "nulls": [
+                {
+                    "name": null.name,
+                    "cosine_to_b": _quantiles(null.to_b),
+                    "cosine_to_a": _quantiles(null.to_a),
+                    "cutoff_to_b": cut[null.name][0],
+                    "cutoff_to_a": cut[null.name][1],
+                    "above_to_b": float((self.cosine_k > cut[null.name][0]).mean()),
+                    "above_to_a": float((self.cosine_l > cut[null.name][1]).mean()),
+                }
+                for null in self.nulls
+            ],
+            "decided_by": self.null.name,
+            "persisted": int(self.persisted.sum()),
+            "dropped": int((~self.persisted).sum()),
+            "introduced": int(self.introduced.sum()),
+        }
+        if self.rebuild_k is not None:
+            there = self.rebuild_k > cut[self.null.name][0]
+            found["rebuild"] = {
+                "cosine": _quantiles(self.rebuild_k),
+                "persisted": int(there.sum()),
+                "persisted_in_both": int((there & self.persisted).sum()),
+                "lost_though_rebuilt": int((there & ~self.persisted).sum()),
+                "share_below_lowest": float((self.cosine_k < np.quantile(self.rebuild_k, self.false_alarms)).mean()),
+            }
+        if self.overlap is not None and self.tokens is not None:
+            with_members = self.overlap.members_a_k[self.regions_a] > 0
+            f1_k = self.overlap.f1_k[self.regions_a]
+            found["text"] = {
+                "source": self.tokens.source,
+                "tokens": self.tokens.read,
+                "aligned": len(self.tokens),
+                "coverage": self.coverage,
+                "mean_best_f1": float(f1_k[with_members].mean()) if with_members.any() else None,
+                "mean_best_f1_null": self.overlap.f1_null,
+                "share_best_f1_above_half": float((f1_k[with_members] > 0.5).mean()) if with_members.any() else None,
+                "regions_with_members": int(with_members.sum()),
+                "adjusted_rand": self.overlap.rand,
+            }
+        return found
+
+    def table(self) -> pa.Table:
+        """A row per region of a that takes part, most similar first; see docs/comparing.md for the columns."""
+        distance_k = 1 - self.cosine_k.astype(np.float64)
+        pair_a = np.full(self.a.k, -1)
+        pair_a[self.pairs.row_p] = np.arange(len(self.pairs.row_p))
+        pair_k = pair_a[self.regions_a]
+        alone = pair_k < 0
+        columns: dict[str, Any] = {
+            "region_a": self.regions_a,
+            "region_b": self.nearest_k,
+            "cosine": self.cosine_k,
+            "distance_in_theta_a": distance_k / self.a.threshold,
+            "distance_in_theta_b": distance_k / self.b.threshold,
+            "verdict": np.where(self.persisted, "persisted", "dropped"),
+            "one_to_one_b": pa.array(self.pairs.column_p[pair_k], mask=alone),
+            "one_to_one_cosine": pa.array(self.pairs.cosine_p[pair_k], mask=alone),
+            "raw_cosine": self.raw_k,
+            "rebuild_cosine": self.rebuild_k,
+        }
+        if self.overlap is not None:
+            columns |= {
+                "members_a": self.overlap.members_a_k[self.regions_a],
+                "members_b": self.overlap.members_b_l[self.nearest_k],
+                "jaccard": self.overlap.jaccard(self.regions_a, self.nearest_k),
+                "f1": self.overlap.f1(self.regions_a, self.nearest_k),
+                "best_f1_b": self.overlap.best_k[self.regions_a],
+                "best_f1": self.overlap.f1_k[self.regions_a],
+            }
+        columns |= _tokens("a", self.a, self.regions_a) | _tokens("b", self.b, self.nearest_k)
+        table = pa.table({name: column for name, column in columns.items() if column is not None})
+        return table.take(np.argsort(-self.cosine_k, kind="stable"))
+
+    def introduced_table(self) -> pa.Table:
+        """A row per introduced region of b, the farthest from anything in a first."""
+        rows = np.flatnonzero(self.introduced)
+        columns = {
+            "region_b": self.regions_b[rows],
+            "region_a": self.nearest_l[rows],
+            "cosine": self.cosine_l[rows],
+            **_tokens("b", self.b, self.regions_b[rows]),
+            **_tokens("a", self.a, self.nearest_l[rows]),
+        }
+        return pa.table(columns).take(np.argsort(self.cosine_l[rows], kind="stable"))
+
+
+def match(
+    a: StoredDictionary,
+    b: StoredDictionary,
+    *,
+    basis: Basis = "exemplar",
+    text: Any = None,
+    tokens: CommonTokens | None = None,
+    model_a: Any = None,
+    model_b: Any = None,
+    field: str = "text",
+    max_tokens: int = MAX_TOKENS,
+    rebuild: StoredDictionary | None = None,
+    null: NullName | None = None,
+    false_alarms: float = FALSE_ALARMS,
+    device: str = "auto",
+) -> Matching:
+    """Match the regions of two dictionaries of the same width.
+
+    Args:
+        a, b: the dictionaries.
+        basis: compare `exemplar` directions, or the `mean` directions of the members (both must be annotated).
+        text: read by both models, for shared members and for the null of random exemplars; a text or files.
+        tokens: or such a text read already (`compare.common.common_tokens`).
+        model_a, model_b: where the models are, or the models.
+        rebuild: of a, with another order of the text: how similar regions are that did come back.
+        null: which null sets the cutoff; by default `random exemplars` where there is a text, else `reflections`.
+        false_alarms: share of matches without correspondence that may be called persisted.
+
+    Raises:
+        EPError: another width, an empty dictionary, another model than a dictionary's, or no text in common.
+    """
+    _check(a, b, basis, false_alarms)
+    if null not in (None, *get_args(NullName)):
+        raise EPError(f"the null is {null!r}; expected {' or '.join(get_args(NullName))}")
+    regions_a, a_kd = _directions(a, basis)
+    regions_b, b_ld = _directions(b, basis)
+    nearest_k, cosine_k = nearest(a_kd, b_ld)
+    nearest_l, cosine_l = nearest(b_ld, a_kd)
+    pairs = one_to_one(a_kd, b_ld)
+    pairs = replace(pairs, row_p=regions_a[pairs.row_p], column_p=regions_b[pairs.column_p])
+    reflected = reflections(a_kd, b_ld)
+    matching = Matching(
+        a,
+        b,
+        basis,
+        regions_a,
+        regions_b,
+        regions_b[nearest_k],
+        cosine_k,
+        regions_a[nearest_l],
+        cosine_l,
+        pairs,
+        [reflected],
+        reflected,
+        false_alarms,
+        raw_k=_raw_cosines(a, b, regions_a, regions_b[nearest_k]) if basis == "exemplar" else None,
+    )
+    if rebuild is not None:
+        _check(a, rebuild, basis, false_alarms)
+        matching = replace(matching, rebuild_k=nearest(a_kd, _directions(rebuild, basis)[1])[1])
+    if tokens is None and text is not None:
+        first, second = places(a, b, model_a, model_b, device=device)
+        tokens = common_tokens(first, second, text, field=field, max_tokens=max_tokens)
+    if tokens is None:
+        if null == "random exemplars":
+            raise EPError("the null of random exemplars draws them from a text; give one with --text")
+        return matching
+    ids_a, distance_a = a.assign(tokens.a_nd)
+    ids_b, distance_b = b.assign(tokens.b_ne)
+    draw_a, draw_b = _drawn(a, tokens.a_nd, len(a_kd), basis), _drawn(b, tokens.b_ne, len(b_ld), basis)
+    drawn = random_exemplars(a_kd, b_ld, draw_a, draw_b)
+    return replace(
+        matching,
+        nulls=[reflected, drawn],
+        null=reflected if null == "reflections" else drawn,
+        tokens=tokens,
+        overlap=overlap(ids_a, ids_b, a.k, b.k),
+        coverage=(float((distance_a <= a.threshold).mean()), float((distance_b <= b.threshold).mean())),
+    )
+
+
+def describe(dictionary: StoredDictionary) -> dict[str, Any]:
+    """Which dictionary it is, in a few plain values."""
+    config = dictionary.config
+    return {
+        "content_id": dictionary.content_id,
+        "model": config.model.id,
+        "site": config.site.name,
+        "percentile": config.calibration.percentile,
+        "threshold": dictionary.threshold,
+        "k": dictionary.k,
+    }
+
+
+def raw_exemplars(dictionary: StoredDictionary) -> Float64[np.ndarray, "k d"]:
+    """The activations that became exemplars, from their directions and lengths; rows of NaN where those leave two.
+
+    `|c + r e| = raw_norm` has one positive solution where the activation is longer than the centre.
+    """
+    e_kd, c_d = dictionary.exemplars.double().numpy(), dictionary.center.double().numpy()
+    raw_k = dictionary.regions["raw_norm"].to_numpy().astype(np.float64)
+    along_k = e_kd @ c_d
+    inside_k = np.maximum(along_k**2 + raw_k**2 - c_d @ c_d, 0)
+    x_kd = c_d + (np.sqrt(inside_k) - along_k)[:, None] * e_kd
+    x_kd[raw_k <= np.linalg.norm(c_d)] = np.nan
+    return x_kd
+
+
+def _check(a: StoredDictionary, b: StoredDictionary, basis: str, false_alarms: float) -> None:
+    if a.d_model != b.d_model:
+        raise EPError(
+            f"{a.path} has d_model = {a.d_model} ({a.config.model.id}), {b.path} {b.d_model} ({b.config.model.id}): "
+            "their directions cannot be compared. `ep transport` carries regions into the other model; "
+            "`ep roundtrip` compares across models"
+        )
+    for dictionary in (a, b):
+        if not dictionary.k:
+            raise EPError(f"{dictionary.path} has no regions to match")
+    if basis not in ("exemplar", "mean"):
+        raise EPError(f"the basis is {basis!r}; expected exemplar or mean")
+    if not 0 < false_alarms < 1:
+        raise EPError(f"the share of false alarms is {false_alarms:g}; expected a number between 0 and 1, such as 0.01")
+
+
+def _directions(dictionary: StoredDictionary, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
+    """Regions that have a direction, and their directions."""
+    if basis == "exemplar":
+        return np.arange(dictionary.k), dictionary.exemplars.numpy()
+    mean_kd = dictionary.annotation.mean_directions
+    there = np.flatnonzero(mean_kd.any(axis=1))
+    return there, mean_kd[there]
+
+
+def _drawn(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Any:
+    """A draw of random exemplars from activations, or of their members' means."""
+
+    def draw(seed: int) -> Float32[np.ndarray, "size d"]:
+        chosen = np.random.default_rng(seed).choice(len(x_nd), size=size, replace=len(x_nd) < size)
+        e_kd = directions(torch.from_numpy(x_nd[chosen]), dictionary.center).u_nd
+        if basis == "exemplar":
+            return e_kd.numpy()
+        mean_kd = Dictionary(dictionary.center, e_kd, dictionary.threshold).members(x_nd).mean_directions
+        return mean_kd[mean_kd.any(axis=1)]
+
+    return draw
+
+
+def _raw_cosines(
+    a: StoredDictionary, b: StoredDictionary, rows: np.ndarray, columns: np.ndarray
+) -> Float64[np.ndarray, " p"]:
+    """Cosines of raw exemplars of pairs of regions around a's centre."""
+    center = a.center.double().numpy()
+    x, y = raw_exemplars(a)[rows] - center, raw_exemplars(b)[columns] - center
+    return np.einsum("pd,pd->p", x, y) / np.maximum(np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1), 1e-30)
+
+
+def _tokens(name: str, dictionary: StoredDictionary, regions: np.ndarray) -> dict[str, pa.Array]:
+    table = dictionary.regions.select(["token", "context"]).take(pa.array(regions))
+    return {f"{column}_{name}": cast(pa.Array, table[column].combine_chunks()) for column in ("token", "context")}
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    names = {"p1": 0.01, "p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
+    return {"mean": float(values.mean())} | {name: float(np.quantile(values, q)) for name, q in names.items()}

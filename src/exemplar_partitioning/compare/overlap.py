@@ -1,0 +1,101 @@
+"""Members that regions of two dictionaries share, on the same tokens; chance beside it.
+
+Shapes: n tokens, k and l regions, p pairs of regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.sparse import csr_array
+
+SHUFFLES = 20
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How the members of two dictionaries' regions fall together.
+
+    members_a_k, members_b_l: tokens in each region.  shared: sparse [k, l], tokens in both.
+    best_k, best_l: partner that shares most by F1, -1 for a region without members.  f1_k, f1_l: with it (0 without).
+    f1_null: mean best F1 of the first's regions with members when tokens are paired at random.
+    rand: adjusted Rand index of the two partitions; 0 is chance, 1 the same partition.
+    """
+
+    members_a_k: Int64[np.ndarray, " k"]
+    members_b_l: Int64[np.ndarray, " l"]
+    shared: csr_array
+    best_k: Int64[np.ndarray, " k"]
+    f1_k: Float64[np.ndarray, " k"]
+    best_l: Int64[np.ndarray, " l"]
+    f1_l: Float64[np.ndarray, " l"]
+    f1_null: float
+    rand: float
+
+    def jaccard(self, row_p: Int64[np.ndarray, " p"], column_p: Int64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
+        """Shared members over members of either; NaN where neither region has any."""
+        both = self._both(row_p, column_p)
+        either = self.members_a_k[row_p] + self.members_b_l[column_p] - both
+        return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+
+    def f1(self, row_p: Int64[np.ndarray, " p"], column_p: Int64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
+        """Harmonic mean of the shares of either region's members that lie in the other; NaN where neither has any."""
+        jaccard_p = self.jaccard(row_p, column_p)
+        return 2 * jaccard_p / (1 + jaccard_p)
+
+    def _both(self, row_p: np.ndarray, column_p: np.ndarray) -> np.ndarray:
+        return np.asarray(self.shared[row_p, column_p]).ravel().astype(np.float64)
+
+
+def overlap(
+    ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n"], k_a: int, k_b: int, seed: int = 0
+) -> Overlap:
+    """Overlap of two partitions of the same tokens; -1 is no region."""
+    there = (ids_a_n >= 0) & (ids_b_n >= 0)
+    ids_a_n, ids_b_n = ids_a_n[there], ids_b_n[there]
+    shared = contingency(ids_a_n, ids_b_n, k_a, k_b)
+    best_k, f1_k = best_f1(shared)
+    best_l, f1_l = best_f1(csr_array(shared.T))
+    rng = np.random.default_rng(seed)
+    nulls = [best_f1(contingency(rng.permutation(ids_a_n), ids_b_n, k_a, k_b))[1] for _ in range(SHUFFLES)]
+    members_a_k, members_b_l = np.bincount(ids_a_n, minlength=k_a), np.bincount(ids_b_n, minlength=k_b)
+    f1_null = float(np.mean([null[members_a_k > 0].mean() for null in nulls])) if len(ids_a_n) else 0.0
+    return Overlap(members_a_k, members_b_l, shared, best_k, f1_k, best_l, f1_l, f1_null, adjusted_rand(shared))
+
+
+def contingency(ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n"], k_a: int, k_b: int) -> csr_array:
+    """Tokens in region i of the first and j of the second, int64 [k_a, k_b]; regions are not negative."""
+    ones = np.ones(len(ids_a_n), np.int64)
+    return csr_array((ones, (ids_a_n, ids_b_n)), shape=(k_a, k_b))
+
+
+def best_f1(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+    """For every row, the column of the largest F1 (lowest on a tie), and that F1; -1 and 0 for an empty row."""
+    row_total, column_total = _totals(shared)
+    found = shared.tocoo()
+    f1 = 2 * found.data / (row_total[found.row] + column_total[found.col])
+    order = np.lexsort((found.col, -f1, found.row))
+    rows, first = np.unique(found.row[order], return_index=True)
+    best, value = np.full(len(row_total), -1, np.int64), np.zeros(len(row_total))
+    best[rows], value[rows] = found.col[order][first], f1[order][first]
+    return best, value
+
+
+def adjusted_rand(shared: csr_array) -> float:
+    """Adjusted Rand index of a contingency table: pairs of tokens that both partitions join or both part."""
+
+    def pairs(count: np.ndarray) -> float:
+        count = count.astype(np.float64)
+        return float((count * (count - 1) / 2).sum())
+
+    both, all_pairs = pairs(shared.data), pairs(np.array([shared.data.sum()]))
+    rows, columns = map(pairs, _totals(shared))
+    expected = rows * columns / all_pairs if all_pairs else 0.0
+    most = (rows + columns) / 2
+    return (both - expected) / (most - expected) if most > expected else 1.0
+
+
+def _totals(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " l"]]:
+    return np.asarray(shared.sum(axis=1)).ravel(), np.asarray(shared.sum(axis=0)).ravel()
