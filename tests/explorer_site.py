@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import exemplar_partitioning as ep
 from exemplar_partitioning.explorer.library import Library
 from exemplar_partitioning.explorer.server import app, listen, server
 
@@ -41,3 +42,20 @@ def get(url, body=None):
     status, _, text = request(url, body)
     assert status == 200, text
     return json.loads(text)
+
+
+def build_tiny(folder, text_file, out):
+    """A real build over the tiny model at percentiles 5 and 20: its folder."""
+    ep.build(
+        str(folder),
+        [text_file],
+        out=out,
+        sites="resid_post.1",
+        percentiles=[5, 20],
+        calibration_batch=500,
+        calibration_sample=2000,
+        saturation_window=4000,
+        context_size=32,
+        shuffle_buffer=50,
+    )
+    return out

@@ -9,17 +9,23 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning import store
+from exemplar_partitioning.annotation.run import annotate
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.explorer.library import Library
+from exemplar_partitioning.explorer.live import Live
+from exemplar_partitioning.interventions.generation import encode
 from exemplar_partitioning.labels import Labels
-from explorer_site import get, request, served
+from exemplar_partitioning.reading import model_of
+from explorer_site import build_tiny, get, request, served
 
 K = 150
 
@@ -294,6 +300,167 @@ def test_wrong_questions_get_a_message(site, path, status):
 
 def test_text_is_read_only_with_a_model(site):
     status, _, text = request(f"{site}/dictionaries/resid_post.1-p2/read", {"text": "the dog"})
+    assert status == 400
+    assert "--live" in json.loads(text)["error"]
+
+
+@pytest.fixture(scope="module")
+def writing(tiny_folder, text_file, tmp_path_factory):
+    """Address of a dictionary of the tiny model, whose mean members are known; the dictionary; the model."""
+    out = build_tiny(tiny_folder, text_file, tmp_path_factory.mktemp("writing") / "out")
+    live = Live(model_of(store.load(out, percentile=5), str(tiny_folder)))
+    annotate(out, ["the old dog sings under a stone"], model=live.loaded)
+    with served(out, live=live) as address:
+        yield f"{address}/api/dictionaries/resid_post.1-p5", store.load(out, percentile=5), live.loaded
+
+
+def by_hand(loaded, d, prompt, n, change, touched):
+    """What greedy writing gives, without any cache: ids, regions, distances, from plain hooks of torch.
+
+    change: of activations at the dictionary's site; touched: of positions that are in the prompt, which it is for.
+    """
+    prompt_ids = encode(loaded, prompt)
+    ids, seen = list(prompt_ids), []
+
+    def hook(_module, _args, output):
+        x_sd = output[0]
+        rows_s = torch.tensor([touched(position < len(prompt_ids)) for position in range(len(x_sd))])
+        x_sd = torch.where(rows_s[:, None], change(x_sd), x_sd)
+        seen.append(x_sd)
+        return x_sd[None]
+
+    handle = loaded.model.model.layers[1].register_forward_hook(hook)
+    with torch.inference_mode():
+        for _ in range(n + 1):
+            ids.append(int(loaded.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    handle.remove()
+    regions, distances = d.assign(seen[-1][len(prompt_ids) :].numpy())
+    return ids[len(prompt_ids) : -1], regions.tolist(), distances.tolist()
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("mode", ["add", "ablate"])
+def test_steering_writes_as_by_hand_and_tells_where_its_tokens_lie(writing, mode, tokens):
+    url, d, loaded = writing
+    prompt, n, alpha = "a king sees the", 10, -2.0
+    asked = {"prompt": prompt, "regions": [2, 7], "alpha": alpha, "mode": mode, "tokens": tokens, "max_new_tokens": n}
+    answer = get(f"{url}/steer", asked)
+    e_rd = d.exemplars[[2, 7]]
+    q_rd = torch.linalg.qr(e_rd.T)[0].T
+    step_d = alpha * d.typical_norm * e_rd.sum(0) / e_rd.sum(0).norm()
+    changes = {"add": lambda x: x + step_d, "ablate": lambda x: x - (x - d.center) @ q_rd.T @ q_rd}
+    touched = {"all": lambda _: True, "prompt": lambda early: early, "generated": lambda early: not early}
+    for side, which in (("before", lambda _: False), ("after", touched[tokens])):
+        ids, regions, distances = by_hand(loaded, d, prompt, n, changes[mode], which)
+        assert [token["token_id"] for token in answer[side]] == ids
+        assert [token["region"] for token in answer[side]] == regions
+        np.testing.assert_allclose([token["distance"] for token in answer[side]], distances, atol=1e-5)
+        assert [token["off"] for token in answer[side]] == [x > d.threshold for x in distances]
+    assert answer["before"] != answer["after"]
+    shown = {token["region"] for side in ("before", "after") for token in answer[side]} | {2, 7}
+    assert set(answer["regions"]) == {str(region) for region in shown}
+    assert answer["threshold"] == d.threshold
+    assert answer["typical_norm"] == d.typical_norm
+
+
+def test_along_mean_members(writing):
+    url, d, loaded = writing
+    region = int(np.flatnonzero(d.annotation.regions["members"].to_numpy())[0])
+    asked = {"prompt": "a king sees the", "regions": [region], "alpha": 1, "max_new_tokens": 8}
+    step_d = d.typical_norm * torch.from_numpy(d.annotation.mean_directions[region])
+    ids, _, _ = by_hand(loaded, d, asked["prompt"], 8, lambda x: x + step_d, lambda _: True)
+    after = get(f"{url}/steer", asked | {"basis": "mean"})["after"]
+    assert [token["token_id"] for token in after] == ids
+
+
+def test_another_alpha_costs_one_generation(writing):
+    url, _, loaded = writing
+    passes = []
+    handle = loaded.model.register_forward_hook(lambda *_: passes.append(1))
+    asked = {"prompt": "stone under a grey river", "regions": [1], "max_new_tokens": 8}
+    counts, texts = [], []
+    for alpha in (0, 1, 0):
+        passes.clear()
+        texts.append(get(f"{url}/steer", asked | {"alpha": alpha}))
+        counts.append(len(passes))
+    handle.remove()
+    assert counts == [18, 9, 9]  # a pass for each token, and one to see where the last one lies
+    assert texts[0] == texts[2]
+    assert texts[0]["before"] == texts[1]["before"] == texts[0]["after"]
+
+
+def test_texts_are_written_and_read_one_at_a_time(writing):
+    """Many at once get what each gets alone: an intervention is never open while another text is under way."""
+    url = writing[0]
+    asked = {"prompt": "the old fox", "regions": [4], "max_new_tokens": 8}
+    posts = [(f"{url}/steer", asked | {"alpha": alpha}) for alpha in (-2, -1, 1, 2)]
+    posts += [(f"{url}/read", {"text": "the old fox walks under a stone"})] * 4
+    alone = [get(*post) for post in posts]
+    with ThreadPoolExecutor(len(posts)) as pool:
+        assert list(pool.map(lambda post: get(*post), posts)) == alone
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "words"),
+    [
+        ({"prompt": ""}, 400, "the prompt is empty"),
+        ({"prompt": " \n"}, 400, "the prompt is empty"),
+        ({"prompt": "dog " * 200}, 400, "context of 128"),
+        ({"prompt": "half \ud83d"}, 400, "prompt holds half a character"),
+        ({"prompt": None}, 400, "prompt: "),
+        ({"regions": []}, 400, "no region was named"),
+        ({"regions": [10**20]}, 404, "does not exist: regions are numbered 0 to"),
+        ({"regions": [-1]}, 404, "region -1 does not exist"),
+        ({"regions": ["dog"]}, 400, "regions.0: Input should be a valid integer; got 'dog'"),
+        ({"alpha": float("nan")}, 400, "alpha: Input should be a finite number; got nan"),
+        ({"alpha": float("inf")}, 400, "alpha: Input should be a finite number; got inf"),
+        ({"alpha": "1"}, 400, "alpha: "),
+        ({"mode": "swap"}, 400, "mode: Input should be 'add' or 'ablate'"),
+        ({"basis": "lens"}, 400, "basis: "),
+        ({"tokens": "none"}, 400, "tokens: "),
+        ({"max_new_tokens": 0}, 400, "max_new_tokens: "),
+        ({"max_new_tokens": 201}, 400, "max_new_tokens: "),
+        ({"alfa": 1}, 400, "alfa: "),
+    ],
+)
+def test_steering_that_does_not_fit_is_refused_and_leaves_nothing_behind(writing, changed, status, words):
+    url = writing[0]
+    asked = {"prompt": "the old dog", "regions": [1], "alpha": 1, "max_new_tokens": 4}
+    before = get(f"{url}/read", {"text": "the old dog"})
+    answered, _, text = request(f"{url}/steer", asked | changed)
+    assert answered == status
+    assert words in json.loads(text)["error"]
+    assert get(f"{url}/read", {"text": "the old dog"}) == before
+
+
+def test_a_region_without_members_has_no_mean_to_steer_along(writing):
+    url, d, _ = writing
+    empty = int(np.flatnonzero(d.annotation.regions["members"].to_numpy() == 0)[0])
+    for mode in ("add", "ablate"):
+        body = {"prompt": "the old dog", "regions": [empty], "mode": mode, "basis": "mean"}
+        status, _, text = request(f"{url}/steer", body)
+        assert status == 400
+        assert f"region {empty} has no members" in json.loads(text)["error"]
+    assert get(f"{url}/steer", body | {"basis": "exemplar", "max_new_tokens": 2})["after"]
+
+
+@pytest.mark.parametrize("body", [[], "text", 3])
+def test_steering_is_asked_for_by_an_object(writing, body):
+    status, _, text = request(f"{writing[0]}/steer", body)
+    assert status == 400
+    assert "send a JSON object" in json.loads(text)["error"]
+
+
+def test_dictionaries_of_another_model_are_not_steered(built, writing):
+    with served(built[0], live=Live(writing[2])) as address:
+        body = {"prompt": "the old dog", "regions": [1]}
+        status, _, text = request(f"{address}/api/dictionaries/resid_post.1-p2/steer", body)
+    assert status == 400
+    assert "is not the model" in json.loads(text)["error"]
+
+
+def test_steering_needs_a_model(site):
+    status, _, text = request(f"{site}/dictionaries/resid_post.1-p2/steer", {"prompt": "the dog", "regions": [1]})
     assert status == 400
     assert "--live" in json.loads(text)["error"]
 

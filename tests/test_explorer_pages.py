@@ -4,14 +4,14 @@ import contextlib
 import re
 import shutil
 import time
+import unicodedata
 
 import pytest
 
-import exemplar_partitioning as ep
 from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning import store
 from exemplar_partitioning.labels import Labels
-from explorer_site import served
+from explorer_site import build_tiny, get, served
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the pages with")
@@ -389,19 +389,7 @@ def live_site(tiny_folder, text_file, tmp_path_factory):
     from exemplar_partitioning.explorer.live import Live
     from exemplar_partitioning.reading import model_of
 
-    out = tmp_path_factory.mktemp("live") / "out"
-    ep.build(
-        str(tiny_folder),
-        [text_file],
-        out=out,
-        sites="resid_post.1",
-        percentiles=[5, 20],
-        calibration_batch=500,
-        calibration_sample=2000,
-        saturation_window=4000,
-        context_size=32,
-        shuffle_buffer=50,
-    )
+    out = build_tiny(tiny_folder, text_file, tmp_path_factory.mktemp("live") / "out")
     with served(out, live=Live(model_of(store.load(out, percentile=5), str(tiny_folder)))) as address:
         yield address, out
 
@@ -445,3 +433,189 @@ def test_a_real_dictionary_is_shown_from_end_to_end(browser, live_site):
         for rest in ("", "/regions", "/regions/0", "/map"):
             go(page, f"/d/resid_post.1-p5{rest}")
             assert page.get_by_role("alert").count() == 0
+
+
+STEER = "/d/resid_post.1-p5/steer"
+
+
+@pytest.fixture
+def steering(browser, live_site):
+    with window(browser, live_site[0]) as opened:
+        yield opened
+
+
+def settled(page, done):
+    """Both texts as the page shows them, once the heading says what was done and nothing is being written."""
+    ready(page)
+    until(page, f"document.querySelector('.written').textContent.includes({done!r})")
+    until(page, "document.querySelector('.written').getAttribute('aria-busy') === 'false'")
+    return [side(page, name).locator(".text").text_content() for name in ("Before", "After")]
+
+
+def side(page, name):
+    return page.get_by_role("region", name=name, exact=True)
+
+
+def answered(site, **asked):
+    """The server's answer, and both texts as a page has to show them."""
+    answer = get(f"{site}/api/dictionaries/resid_post.1-p5/steer", asked)
+    return answer, ["".join(map(shown, "".join(t["text"] for t in answer[name]))) for name in ("before", "after")]
+
+
+def shown(character):
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or character == "\xa0":
+        return {"\n": "↵\n", "\t": "⇥"}.get(character, f"‹{ord(character):02X}›")
+    return character
+
+
+def test_the_slider_steers_by_keyboard_and_both_texts_are_shown(steering, live_site):
+    asked = {"prompt": "the old dog", "regions": [3], "max_new_tokens": 12}
+    go(steering, f"{STEER}?region=3&alpha=0&new=12&prompt=the+old+dog")
+    before, after = settled(steering, "alpha 0")
+    assert [before, after] == answered(live_site[0], alpha=0, **asked)[1]
+    assert before == after
+    slider = steering.get_by_label("alpha, in typical residual norms")
+    slider.focus()
+    for _ in range(39):
+        steering.keyboard.press("ArrowLeft")
+    assert steering.get_by_label("alpha, as a number").input_value() == "-1.95"
+    settled(steering, "alpha −1.95")
+    steering.keyboard.press("Home")
+    before, after = settled(steering, "alpha −2")
+    assert "alpha=-2" in steering.url
+    answer, expected = answered(live_site[0], alpha=-2, **asked)
+    assert [before, after] == expected
+    assert before != after
+    marks, off = side(steering, "After").locator(".off"), sum(token["off"] for token in answer["after"])
+    assert marks.count() == off > 0
+    assert marks.first.get_attribute("title").startswith("off the manifold; nearest region ")
+    assert marks.first.evaluate("(e) => getComputedStyle(e).textDecorationLine") == "underline"
+    assert f"{off} of 12 tokens off the manifold" in side(steering, "After").inner_text()
+    assert f"{off} of 12 tokens off the manifold" in steering.locator(".progress").inner_text()
+    assert steering.locator(".progress").get_attribute("aria-live") == "polite"
+    assert steering.locator(".legend .off").inner_text() == "off the manifold"
+    links = side(steering, "After").locator("a").evaluate_all("all => all.map((e) => e.pathname.split('/').at(-1))")
+    assert links == [str(token["region"]) for token in answer["after"] if token["region"] is not None and token["text"]]
+
+
+def test_a_number_beyond_the_slider_is_taken(steering, live_site):
+    go(steering, f"{STEER}?region=3&alpha=0&new=6&prompt=the+old+dog")
+    steering.get_by_label("alpha, as a number").fill("7.5")
+    texts = settled(steering, "alpha 7.5")
+    assert texts == answered(live_site[0], prompt="the old dog", regions=[3], alpha=7.5, max_new_tokens=6)[1]
+    assert steering.get_by_label("alpha, in typical residual norms").input_value() == "2"
+
+
+def test_every_choice_is_in_the_address_and_comes_back(steering, live_site):
+    go(steering, f"{STEER}?region=3")
+    steering.get_by_label("region").fill("3, 5")
+    steering.get_by_label("do", exact=True).select_option("ablate")
+    steering.get_by_label("at", exact=True).select_option("generated")
+    steering.get_by_label("new tokens").fill("7")
+    steering.get_by_label("prompt", exact=True).fill("a king & <b>a fox</b>")
+    until(
+        steering,
+        "location.search.includes('fox') && document.querySelector('.progress').textContent.includes('Written')",
+    )
+    texts = settled(steering, "regions 3, 5 ablated")
+    assert steering.get_by_label("alpha, as a number").is_disabled()
+    asked = {"prompt": "a king & <b>a fox</b>", "regions": [3, 5], "mode": "ablate", "tokens": "generated"}
+    assert texts == answered(live_site[0], max_new_tokens=7, **asked)[1]
+    deep = steering.url
+    steering.locator(".chosen a").last.click()
+    steering.wait_for_url("**/regions/5")
+    steering.go_back()
+    steering.wait_for_url(deep)
+    assert settled(steering, "regions 3, 5 ablated") == texts
+    go(steering, deep)
+    assert settled(steering, "regions 3, 5 ablated") == texts
+    assert steering.get_by_label("prompt", exact=True).input_value() == "a king & <b>a fox</b>"
+
+
+def test_a_region_leads_to_steering_along_it(steering, live_site):
+    url = f"{live_site[0]}/api/dictionaries/resid_post.1-p5/regions/4/label"
+    get(url, {"text": '<img src=x onerror="window.hacked = 1">'})
+    go(steering, "/d/resid_post.1-p5/regions/4")
+    steering.get_by_role("link", name="Steer").last.click()
+    steering.wait_for_url("**/steer?region=4")
+    settled(steering, "region 4 added, alpha 0.5")
+    assert steering.locator(".chosen").inner_text() == 'region 4 <img src=x onerror="window.hacked = 1">'
+    assert steering.locator("main img").count() == 0
+    get(url, {"text": ""})
+
+
+def test_an_answer_that_was_overtaken_is_dropped(steering):
+    """One request at a time; what was changed last is asked next, and nothing between."""
+    held = []
+    steering.route("**/steer", lambda route: held.append(route))
+    go(steering, f"{STEER}?region=3&alpha=1&new=6")
+    until_held(steering, held, 1)
+    assert steering.locator(".progress").inner_text() == "writing …"
+    assert steering.locator(".written").get_attribute("aria-busy") == "true"
+    for alpha in ("0.1", "0.2", "0.3"):
+        steering.get_by_label("alpha, as a number").fill(alpha)
+        until(steering, f"location.search.includes('alpha={alpha}')")
+    assert len(held) == 1
+    held[0].continue_()
+    until_held(steering, held, 2)
+    assert side(steering, "After").locator("h2").inner_text() == "After"
+    assert [route.request.post_data_json["alpha"] for route in held] == [1, 0.3]
+    held[1].continue_()
+    settled(steering, "alpha 0.3")
+    assert len(held) == 2
+
+
+def until_held(page, held, count):
+    while len(held) < count:
+        page.wait_for_timeout(20)
+
+
+def test_what_does_not_fit_is_told_where_the_texts_were(browser, live_site):
+    context = browser.new_context(base_url=live_site[0])  # a refusal is an error on the browser's console
+    page = context.new_page()
+    for query, words in (
+        ("region=99999", "region 99999 does not exist"),
+        ("region=3,dog", "regions.1: Input should be a valid integer; got 'dog'"),
+        ("region=3&alpha=much", "alpha: Input should be a valid number"),
+        ("region=3&new=201", "less than or equal to 200"),
+        ("region=3&prompt=+", "the prompt is empty"),
+        (f"region=3&prompt={'dog+' * 200}", "context of 128"),
+        ("region=3&basis=mean", "ep annotate"),
+    ):
+        go(page, f"{STEER}?{query}")
+        assert words in page.get_by_role("alert").inner_text()
+        assert not page.locator(".written").is_visible()
+    page.get_by_label("direction").select_option("exemplar")
+    settled(page, "region 3 added")
+    assert page.get_by_role("alert").count() == 0
+    context.close()
+
+
+def test_steering_without_a_region_points_to_the_list(steering):
+    go(steering, "/d/resid_post.1-p5")
+    steering.get_by_role("link", name="Steer").click()
+    ready(steering)
+    steering.locator(".progress a").click()
+    steering.wait_for_url("**/d/resid_post.1-p5/regions")
+
+
+def test_without_a_model_live_pages_say_how_to_load_one(page):
+    for path in ("live", "steer?region=3"):
+        go(page, f"{FINE}/{path}")
+        assert "ep explore` with --live" in page.locator(".notice").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_texts_stand_side_by_side_or_one_above_the_other(browser, live_site, scheme):
+    for width in (1280, 400):
+        with window(browser, live_site[0], width=width, scheme=scheme) as page:
+            go(page, f"{STEER}?region=3&alpha=-2&new=12")
+            settled(page, "alpha −2")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            before, after = (side(page, name).bounding_box() for name in ("Before", "After"))
+            assert (before["y"] == after["y"]) == (width == 1280)
+            assert page.evaluate(NAMELESS) == []
+            assert page.locator("h1").count() == 1
+            look = "(e) => [getComputedStyle(e).textDecorationColor, getComputedStyle(document.body).backgroundColor]"
+            line, ground = side(page, "After").locator(".off").first.evaluate(look)
+            assert line != ground

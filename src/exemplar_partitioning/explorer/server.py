@@ -170,11 +170,15 @@ async def _body(request: Request, field: str) -> str:
         raise EPError(f'send a JSON object such as {{"{field}": "..."}}') from error
     if not isinstance(value, str):
         raise EPError(f"{field} must be a text; got {type(value).__name__}")
+    return _whole(field, value)
+
+
+def _whole(field: str, text: str) -> str:
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise EPError(f"{field} holds half a character at {error.start}: half of a surrogate pair") from error
-    return value
+    return text
 
 
 def _view(request: Request) -> View:
@@ -250,6 +254,7 @@ async def _steer(request: Request) -> Response:
     except ValueError:
         body = None
     asked = Steering.of(body)
+    _whole("prompt", asked.prompt)
     return Json(await run_in_threadpool(lambda: live.steer(_view(request), asked)))
 
 

@@ -20,14 +20,15 @@ export default async function render(main, { key, all }) {
   const given = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.search)) };
   const box = {
     region: h("input", { type: "text", size: "10", inputmode: "numeric", autocomplete: "off", placeholder: "42, 7" }),
-    alpha: h("input", { type: "number", step: "any", "aria-label": "alpha, as a number" }),
+    alpha: h("input", { type: "number", step: "0.05", "aria-label": "alpha, as a number" }),
     new: h("input", { type: "number", min: "1", max: "200" }),
     prompt: h("textarea", { rows: "2", spellcheck: "false" }),
     ...Object.fromEntries(Object.entries(CHOICES).map(([name, options]) => [name, h("select", {}, options.map(([value, text]) => h("option", { value }, text)))])),
   };
   const ticks = [-2, -1, 0, 1, 2];
   const slider = h("input", { type: "range", min: -REACH, max: REACH, step: "0.05", list: "ticks", "aria-label": "alpha, in typical residual norms" });
-  const field = (text, name) => h("label", {}, h("span", { class: "dim" }, text), box[name]);
+  for (const [name, input] of Object.entries(box)) input.id = `steer-${name}`;
+  const field = (text, name) => h("div", { class: "field" }, h("label", { class: "dim", for: box[name].id }, text), box[name]);
   const alpha = h(
     "div",
     { class: "alpha" },
@@ -39,20 +40,22 @@ export default async function render(main, { key, all }) {
   const [chosen, problem, legend] = [h("p", { class: "chosen" }), h("div"), h("div")];
   const progress = h("p", { class: "dim progress", "aria-live": "polite" });
   const [before, after] = [side("Before"), side("After")];
+  const sides = h("div", { class: "columns written" }, before.section, after.section);
   put(
     main,
     h("h1", {}, "Steer"),
     h(
       "form",
-      { class: "steering", onsubmit: (event) => event.preventDefault() },
+      { class: "steering", onsubmit: submitted },
       h("div", { class: "bar" }, field("region", "region"), field("do", "mode"), field("direction", "basis"), field("at", "tokens"), field("new tokens", "new")),
       chosen,
       alpha,
-      h("label", { class: "prompt" }, h("span", { class: "dim" }, "prompt"), box.prompt),
+      h("label", { class: "dim", for: box.prompt.id }, "prompt"),
+      box.prompt,
     ),
     progress,
     problem,
-    h("div", { class: "columns written" }, before.section, after.section),
+    sides,
     legend,
   );
 
@@ -72,41 +75,45 @@ export default async function render(main, { key, all }) {
     };
   }
   function draw(answer, what, seconds) {
-    problem.replaceChildren();
-    chosen.replaceChildren(...what.regions.flatMap((region) => [region_(key, region, answer), " "]));
+    chosen.replaceChildren(...what.regions.flatMap((region) => [named(key, region, answer), " "]));
     before.show(key, "Before", answer.before, answer);
     after.show(key, did(what), answer.after, answer);
     legend.replaceChildren(explained(answer));
-    progress.textContent = `${off(answer.after)} after, ${off(answer.before)} before; ${seconds.toFixed(1)} s`;
-  }
-  function refuse(message) {
-    problem.replaceChildren(notice(message, "error"));
-    progress.textContent = "";
+    progress.textContent = `Written in ${seconds.toFixed(1)} s: ${off(answer.after)}, ${count(beyond(answer.before))} before`;
   }
 
   let [asked, busy] = [0, false];
+  // One request at a time: what was changed meanwhile is asked next, and the answer to what it was before is dropped.
   async function refresh() {
     asked += 1;
-    if (!box.region.value.trim()) progress.replaceChildren("Which region? Take its number from the ", h("a", { href: page(key, "/regions") }, "list of regions"), ".");
-    else if (!busy) await askUntilNewest();
-  }
-  // One request at a time: what was changed meanwhile is asked next, and the answer to what it was before is dropped.
-  async function askUntilNewest() {
+    if (busy) return;
     busy = true;
-    document.querySelector(".written").setAttribute("aria-busy", "true");
+    sides.setAttribute("aria-busy", "true");
     for (let mine = null; mine !== asked; ) {
       mine = asked;
-      progress.textContent = "writing …";
-      const [what, started] = [request(), performance.now()];
-      try {
-        const answer = await post(api(key, "/steer"), what);
-        if (mine === asked) draw(answer, what, (performance.now() - started) / 1000);
-      } catch (error) {
-        if (mine === asked) refuse(error.message);
-      }
+      await ask(() => mine === asked);
     }
+    sides.setAttribute("aria-busy", "false");
     busy = false;
-    document.querySelector(".written").setAttribute("aria-busy", "false");
+  }
+  async function ask(isNewest) {
+    if (!box.region.value.trim()) {
+      progress.replaceChildren("Which region? Take its number from the ", h("a", { href: page(key, "/regions") }, "list of regions"), ".");
+      return;
+    }
+    progress.textContent = "writing …";
+    const [what, started] = [request(), performance.now()];
+    let [answer, error] = [null, null];
+    try {
+      answer = await post(api(key, "/steer"), what);
+    } catch (refusal) {
+      error = refusal;
+    }
+    if (!isNewest()) return;
+    sides.hidden = legend.hidden = Boolean(error);
+    problem.replaceChildren(...(error ? [notice(error.message, "error")] : []));
+    if (error) progress.textContent = "";
+    else draw(answer, what, (performance.now() - started) / 1000);
   }
 
   let waiting;
@@ -117,6 +124,10 @@ export default async function render(main, { key, all }) {
       remember();
       refresh();
     }, delay);
+  }
+  function submitted(event) {
+    event.preventDefault();
+    changed(0);
   }
   slider.addEventListener("input", () => {
     box.alpha.value = slider.value;
@@ -139,17 +150,18 @@ export default async function render(main, { key, all }) {
 // A number if it is one; else the text itself, for the server to say what is wrong with it.
 const numbered = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
 
-const off = (tokens) => `${count(tokens.filter((each) => each.off).length)} of ${count(tokens.length)} tokens off the manifold`;
+const beyond = (tokens) => tokens.filter((each) => each.off).length;
+const off = (tokens) => `${count(beyond(tokens))} of ${count(tokens.length)} tokens off the manifold`;
 
 function did({ mode, regions, alpha }) {
-  return `After: ${regions.join(", ")} ${mode === "ablate" ? "ablated" : `added ${String(alpha).replace("-", "−")} times`}`;
+  const which = `${regions.length === 1 ? "region" : "regions"} ${regions.join(", ")}`;
+  return `After: ${which} ${mode === "ablate" ? "ablated" : `added, alpha ${String(alpha).replace("-", "−")}`}`;
 }
 
 function side(name) {
-  const [heading, sum] = [h("h2", {}, name), h("p", { class: "dim" })];
-  const text = h("bdi", { class: "text live", "aria-label": name });
+  const [heading, sum, text] = [h("h2", {}, name), h("p", { class: "dim" }), h("bdi", { class: "text live" })];
   return {
-    section: h("section", {}, heading, text, sum),
+    section: h("section", { "aria-label": name }, heading, text, sum),
     show(key, title, tokens, answer) {
       heading.textContent = title;
       sum.textContent = off(tokens);
@@ -172,7 +184,7 @@ function told(each, answer) {
   return each.off ? `off the manifold; nearest ${where} > θ` : where;
 }
 
-const region_ = (key, region, answer) =>
+const named = (key, region, answer) =>
   h("a", { href: regionPage(key, region) }, `region ${region} `, h("bdi", { class: "label" }, visible(answer.regions[region].label)));
 
 function explained(answer) {
