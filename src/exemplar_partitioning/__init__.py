@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .annotation import Annotation, annotate
     from .builder import BuildResult, build
     from .calibration import Calibration, calibrate
-    from .compare import Matching, match
+    from .compare import Drift, Matching, Structure, drift, match, structure, transport
     from .dictionary import Dictionary
     from .errors import DataError, EPError, Interrupted, ResourceError
     from .estimator import ExemplarPartition
@@ -35,6 +35,7 @@ __all__ = [
     "Calibration",
     "DataError",
     "Dictionary",
+    "Drift",
     "EPError",
     "ExemplarPartition",
     "Gate",
@@ -44,6 +45,7 @@ __all__ = [
     "MemberStatistics",
     "ResourceError",
     "StoredDictionary",
+    "Structure",
     "ablate",
     "ablate_everywhere",
     "annotate",
@@ -51,6 +53,7 @@ __all__ = [
     "build",
     "calibrate",
     "clamp",
+    "drift",
     "load",
     "load_model",
     "localise",
@@ -58,7 +61,9 @@ __all__ = [
     "project",
     "save",
     "steer",
+    "structure",
     "swap",
+    "transport",
     "unseen_mass",
 ]
 
@@ -68,6 +73,7 @@ _HOME = {
     "Calibration": "calibration",
     "DataError": "errors",
     "Dictionary": "dictionary",
+    "Drift": "compare",
     "EPError": "errors",
     "ExemplarPartition": "estimator",
     "Gate": "interventions",
@@ -77,6 +83,7 @@ _HOME = {
     "MemberStatistics": "statistics",
     "ResourceError": "errors",
     "StoredDictionary": "store",
+    "Structure": "compare",
     "ablate": "interventions",
     "ablate_everywhere": "interventions",
     "annotate": "annotation",
@@ -84,6 +91,7 @@ _HOME = {
     "build": "builder",
     "calibrate": "calibration",
     "clamp": "interventions",
+    "drift": "compare",
     "load": "store",
     "load_model": "models.load",
     "localise": "localisation",
@@ -91,7 +99,9 @@ _HOME = {
     "project": "interventions",
     "save": "store",
     "steer": "interventions",
+    "structure": "compare",
     "swap": "interventions",
+    "transport": "compare",
     "unseen_mass": "statistics",
 }
 

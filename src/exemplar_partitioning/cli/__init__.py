@@ -13,6 +13,7 @@ from ..errors import EPError
 from .annotate import annotate
 from .build import build
 from .explore import explore
+from .export import export
 from .figures import figures
 from .label import label
 from .localise import localise
@@ -20,6 +21,7 @@ from .match import match
 from .report import report
 from .show import show
 from .steer import steer
+from .transport import transport
 
 app = typer.Typer(
     name="ep",
@@ -37,9 +39,11 @@ app.command()(steer)
 app.command()(localise)
 app.command()(label)
 app.command()(match)
+app.command()(transport)
 app.command()(explore)
 app.command()(figures)
 app.command()(report)
+app.command()(export)
 
 
 def _version(wanted: bool) -> None:
