@@ -414,6 +414,7 @@ def test_texts_are_written_and_read_one_at_a_time(writing):
         ({"regions": ["dog"]}, 400, "regions.0: Input should be a valid integer; got 'dog'"),
         ({"alpha": float("nan")}, 400, "alpha: Input should be a finite number; got nan"),
         ({"alpha": float("inf")}, 400, "alpha: Input should be a finite number; got inf"),
+        ({"alpha": 1e300}, 400, "alpha: Input should be less than or equal to 1000"),
         ({"alpha": "1"}, 400, "alpha: "),
         ({"mode": "swap"}, 400, "mode: Input should be 'add' or 'ablate'"),
         ({"basis": "lens"}, 400, "basis: "),

@@ -20,6 +20,7 @@ from ..reading import token_texts
 from ..store import StoredDictionary
 
 MOST = 200  # new tokens
+FARTHEST = 1000  # alpha: nothing but the direction is left long before, and float32 overflows long after
 
 
 class Steering(BaseModel):
@@ -29,7 +30,7 @@ class Steering(BaseModel):
 
     prompt: str
     regions: list[int]
-    alpha: float = Field(default=1.0, allow_inf_nan=False)
+    alpha: float = Field(default=1.0, ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)
     mode: Literal["add", "ablate"] = "add"
     basis: Basis = "exemplar"
     tokens: Tokens = "all"

@@ -3,7 +3,7 @@
 import { api, page, post, regionPage } from "../api.js";
 import { count, fixed, h, notice, put, visible } from "../dom.js";
 
-const REACH = 2; // of the slider to either side; the number beside it takes any
+const TICKS = [-2, -1, 0, 1, 2]; // of the slider, from end to end; the number beside it takes any
 const DEFAULTS = { region: "", alpha: "0.5", mode: "add", basis: "exemplar", tokens: "all", new: "40", prompt: "Tell me about your day." };
 const CHOICES = {
   mode: [["add", "add"], ["ablate", "ablate"]],
@@ -25,17 +25,16 @@ export default async function render(main, { key, all }) {
     prompt: h("textarea", { rows: "2", spellcheck: "false" }),
     ...Object.fromEntries(Object.entries(CHOICES).map(([name, options]) => [name, h("select", {}, options.map(([value, text]) => h("option", { value }, text)))])),
   };
-  const ticks = [-2, -1, 0, 1, 2];
-  const slider = h("input", { type: "range", min: -REACH, max: REACH, step: "0.05", list: "ticks", "aria-label": "alpha, in typical residual norms" });
+  const slider = h("input", { type: "range", min: TICKS[0], max: TICKS.at(-1), step: "0.05", list: "ticks", "aria-label": "alpha, in typical residual norms" });
   for (const [name, input] of Object.entries(box)) input.id = `steer-${name}`;
   const field = (text, name) => h("div", { class: "field" }, h("label", { class: "dim", for: box[name].id }, text), box[name]);
   const alpha = h(
     "div",
     { class: "alpha" },
     h("span", { class: "dim", title: "in typical residual norms of the site" }, "alpha"),
-    h("div", {}, slider, h("div", { class: "ticks dim", "aria-hidden": "true" }, ticks.map((x) => h("span", {}, String(x).replace("-", "−"))))),
+    h("div", {}, slider, h("div", { class: "ticks dim", "aria-hidden": "true" }, TICKS.map((x) => h("span", {}, String(x).replace("-", "−"))))),
     box.alpha,
-    h("datalist", { id: "ticks" }, ticks.map((x) => h("option", { value: x }))),
+    h("datalist", { id: "ticks" }, TICKS.map((x) => h("option", { value: x }))),
   );
   const [chosen, problem, legend] = [h("p", { class: "chosen" }), h("div"), h("div")];
   const progress = h("p", { class: "dim progress", "aria-live": "polite" });
@@ -98,6 +97,7 @@ export default async function render(main, { key, all }) {
   }
   async function ask(isNewest) {
     if (!box.region.value.trim()) {
+      problem.replaceChildren();
       progress.replaceChildren("Which region? Take its number from the ", h("a", { href: page(key, "/regions") }, "list of regions"), ".");
       return;
     }
@@ -116,10 +116,13 @@ export default async function render(main, { key, all }) {
     else draw(answer, what, (performance.now() - started) / 1000);
   }
 
+  function suit() {
+    slider.disabled = box.alpha.disabled = box.mode.value === "ablate"; // which knows no alpha
+  }
   let waiting;
   function changed(delay) {
     clearTimeout(waiting);
-    slider.disabled = box.alpha.disabled = box.mode.value === "ablate";
+    suit();
     waiting = setTimeout(() => {
       remember();
       refresh();
@@ -143,7 +146,7 @@ export default async function render(main, { key, all }) {
   for (const [name, input] of Object.entries(box)) input.value = given[name];
   for (const name of Object.keys(CHOICES)) box[name].value ||= DEFAULTS[name];
   slider.value = box.alpha.value || "0";
-  slider.disabled = box.alpha.disabled = box.mode.value === "ablate";
+  suit();
   refresh();
 }
 
@@ -161,7 +164,7 @@ function did({ mode, regions, alpha }) {
 function side(name) {
   const [heading, sum, text] = [h("h2", {}, name), h("p", { class: "dim" }), h("bdi", { class: "text live" })];
   return {
-    section: h("section", { "aria-label": name }, heading, text, sum),
+    section: h("section", { "aria-label": name }, heading, sum, text),
     show(key, title, tokens, answer) {
       heading.textContent = title;
       sum.textContent = off(tokens);
