@@ -212,7 +212,7 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
         dictionary,
         _record(dictionary, members_k, within_k),
         pa.table(columns, schema=annotation.REGIONS_SCHEMA),
-        _examples(rng, theta, token_k, each_k),
+        [_examples(rng, theta, token_k, each_k)],
         means_kd.astype(np.float32),
         histogram,
     )

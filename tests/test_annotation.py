@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import exemplar_partitioning as ep
 import oracle
 from conftest import sentences, tree
-from exemplar_partitioning.annotation.evidence import Sample
+from exemplar_partitioning.annotation.evidence import Sample, thousandths
 from exemplar_partitioning.annotation.examples import NONE, BestRows, ascending, descending, shuffled
 from exemplar_partitioning.annotation.folder import BIN_WIDTH, BINS
 from exemplar_partitioning.annotation.quality import _Noise, inequality, metrics, nearest_other
@@ -241,17 +241,20 @@ def test_a_sample_does_not_depend_on_order():
     rng = np.random.default_rng(0)
     x_nd, document = rng.standard_normal((500, 3)).astype(np.float32), rng.integers(0, 9, 500).astype(np.uint64)
     position = np.arange(500)
+    x_nd[::7] = 1.0  # at the centre: without a direction
 
-    def drawn(order, pieces):
-        sample = Sample(40, 3)
+    def drawn(order, pieces, size):
+        sample = Sample(size, torch.ones(3))
         for part in np.array_split(order, pieces):
             rows = SimpleNamespace(document_n=document[part], position_n=position[part])
-            sample.add(SimpleNamespace(rows=rows, x_nd=torch.from_numpy(x_nd[part]), u_nd=x_nd[part]))
+            sample.add(rows, torch.from_numpy(x_nd[part]))
         return sample.ordered
 
-    expected = x_nd[np.argsort(shuffled(document, position))[:40]]
-    np.testing.assert_array_equal(drawn(np.arange(500), 1), expected)
-    np.testing.assert_array_equal(drawn(rng.permutation(500), 13), expected)
+    there = x_nd[(x_nd != 1).any(axis=1)]
+    ranked = there[np.argsort(shuffled(document, position)[(x_nd != 1).any(axis=1)])]
+    for size in (40, 600):
+        np.testing.assert_array_equal(drawn(np.arange(500), 1, size), ranked[:size])
+        np.testing.assert_array_equal(drawn(rng.permutation(500), 13, size), ranked[:size])
 
 
 def test_noise_has_the_mean_and_covariance_of_the_activations():
@@ -264,22 +267,36 @@ def test_noise_has_the_mean_and_covariance_of_the_activations():
 def test_pair_counts_are_the_same_however_they_come():
     rng = np.random.default_rng(0)
     region, token = rng.integers(0, 5, 3000), rng.integers(-1, 9, 3000)
-    one, many = PairCounts(9), PairCounts(9)
+    one, many = PairCounts(5, 9), PairCounts(5, 9)
     one.add(region, token)
     for part in np.array_split(rng.permutation(3000), 7):
         many.add(region[part], token[part])
         many.arrays()  # which counts together
-    assert one.characteristic(5, 4) == many.characteristic(5, 4)
+    for field, values in vars(one.characteristic(4)).items():
+        np.testing.assert_array_equal(values, getattr(many.characteristic(4), field))
     counted = dict(zip(one.arrays()["pairs"].tolist(), one.arrays()["counts"].tolist(), strict=True))
     assert counted == Counter((region * 9 + token)[token >= 0].tolist())
 
 
+def test_pairs_beyond_32_bits_are_counted():
+    counts = PairCounts(2**20, 2**18)
+    counts.add(np.array([2**20 - 1, 0]), np.array([2**18 - 1, 7]))
+    found = counts.characteristic(1)
+    assert found.token_p.tolist() == [7, 2**18 - 1] and found.length_k[[0, -1]].tolist() == [1, 1]
+
+
+def test_distances_in_thousandths():
+    distance = np.array([-1e-7, 0.0, 0.1234, 1.9996, 2.1, np.nan], np.float32)
+    assert thousandths(distance).tolist() == [0, 0, 123, 2000, 2000, -1]
+
+
 def test_what_is_only_frequent_is_not_characteristic():
-    counts = PairCounts(4)
+    counts = PairCounts(2, 4)
     counts.add(np.zeros(1000, np.int64), np.repeat([0, 1, 2], [900, 95, 5]))
     counts.add(np.ones(1000, np.int64), np.repeat([0, 1, 2], [990, 5, 5]))
-    assert [t.token_id for t in counts.characteristic(2, 3)[0]] == [1]
-    assert [t.token_id for t in counts.characteristic(2, 3)[1]] == [0]
+    found = counts.characteristic(3)
+    assert found.length_k.tolist() == [1, 1] and found.token_p.tolist() == [1, 0]
+    assert found.count_p.tolist() == [95, 990] and found.lift_p == pytest.approx([1.9, 0.99 / 0.945])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -324,6 +341,13 @@ class TestQuality:
 
     def test_nearest_other_of_a_single_exemplar(self):
         assert nearest_other(torch.eye(3)[:1])[1] == -1
+
+    def test_nearest_other_of_many(self):
+        e_kd = torch.nn.functional.normalize(torch.randn(700, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+        cosine = (e_kd.double() @ e_kd.double().T).fill_diagonal_(-1)
+        distance_k, largest = nearest_other(e_kd)
+        np.testing.assert_allclose(distance_k, 1 - cosine.amax(dim=1), atol=1e-6)
+        assert largest == pytest.approx(float(cosine.max()), abs=1e-6)
 
     def test_structure_shows_against_both_nulls(self, annotated):
         q = ep.load(annotated, site="resid_post.1", percentile=5).annotation.record.quality

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int32, Int64, UInt64
+from jaxtyping import Float, Float64, Int16, Int32, Int64, UInt64
 from torch import Tensor
 
 from ..dictionary import Dictionary
-from ..geometry import Block
+from ..geometry import Block, has_direction
 from ..statistics import MemberStatistics
 from ..stream import Chunk
-from .examples import BestRows, ascending, descending, shuffled
+from .examples import NONE, BestRows, ascending, descending, shuffled
 from .folder import BIN_WIDTH, BINS
 from .tokens import PairCounts
 
@@ -28,7 +28,7 @@ KEPT = {"nearest": 8, "farthest": 4, "random": 8}  # examples of each kind
 BEFORE, AFTER = 20, 10  # tokens of context
 CONTEXT = BEFORE + 1 + AFTER
 
-_HEAT_ROWS = 256  # contexts whose distances are computed at once
+_HEAT_ROWS = 32  # contexts whose distances are computed at once: few enough to stay in the cache
 
 
 class ChunkRows:
@@ -72,22 +72,28 @@ def document_hash(document: str) -> int:
 
 
 class SiteRows:
-    """A chunk's rows at one site: activations, and their directions in fast arithmetic (NaN where there is none)."""
+    """A chunk's rows at one site that are assigned: their directions in fast arithmetic, NaN where there is none."""
 
-    def __init__(self, rows: ChunkRows, x_nd: Float[Tensor, "n d"]):
-        self.rows, self.x_nd = rows, x_nd
-        self.u_nd: Float[np.ndarray, "n d"] = np.full(x_nd.shape, np.nan, np.float32)
+    def __init__(self, rows: ChunkRows, u_nd: Float[np.ndarray, "n d"]):
+        self.rows, self.u_nd = rows, u_nd
 
-    def assign(self, evidence: Sequence[Evidence]) -> list[Assignment]:
-        """Each dictionary's regions and distances of the rows; what blocks prepare is shared, then forgotten."""
-        found = [Assignment.empty(len(self.x_nd)) for _ in evidence]
-        for part, block in evidence[0].dictionary.blocks(self.x_nd):
+    @classmethod
+    def assign(
+        cls, rows: ChunkRows, x_nd: Float[Tensor, "n d"], evidence: Sequence[Evidence]
+    ) -> tuple[SiteRows, list[Assignment]]:
+        """The rows, and each dictionary's regions and distances of them.
+
+        What blocks prepare is shared, then forgotten. Overwrites the activations: directions take their place.
+        """
+        found = [Assignment.empty(len(x_nd)) for _ in evidence]
+        for part, block in evidence[0].dictionary.blocks(x_nd):
             at = part.start + block.rows_n.cpu()
-            self.u_nd[at] = block.u_nd.numpy(force=True)
             for each, assignment in zip(evidence, found, strict=True):
-                each.assign(block, at, self.rows, assignment)
+                each.assign(block, at, rows, assignment)
                 each.halves.skipped += part.stop - part.start - len(block)
-        return found
+            x_nd[part] = torch.nan
+            x_nd[at] = block.u_nd.cpu()
+        return cls(rows, x_nd.numpy()), found
 
 
 @dataclass(frozen=True)
@@ -115,11 +121,11 @@ class Evidence:
         k = dictionary.k
         self.halves = MemberStatistics.empty(2 * k, dictionary.d_model)
         self.within_k = np.zeros(k, np.int64)
-        self.histogram_kb = np.zeros((k, BINS), np.int64)
-        self.at, self.before = PairCounts(vocab_size), PairCounts(vocab_size)
+        self.histogram_kb = np.zeros((k, BINS), np.int32)
+        self.at, self.before = PairCounts(k, vocab_size), PairCounts(k, vocab_size)
         columns = {
             "tokens": ((CONTEXT,), np.dtype(np.int32)),
-            "heat": ((CONTEXT,), np.dtype(np.float32)),
+            "heat": ((CONTEXT,), np.dtype(np.int16)),
             "distance": ((), np.dtype(np.float64)),
         }
         self.examples = {kind: BestRows(k, m, columns) for kind, m in KEPT.items()}
@@ -164,14 +170,14 @@ class Evidence:
         self, site: SiteRows, row_r: np.ndarray, region_r: np.ndarray, distance_r: Float64[np.ndarray, " r"]
     ) -> dict[str, np.ndarray]:
         tokens_rt, around_rt = site.rows.context(row_r)
-        heat_rt = np.full(tokens_rt.shape, np.nan, np.float32)
+        heat_rt = np.empty(tokens_rt.shape, np.int16)
         e_kd = self.dictionary.exemplars.numpy(force=True)
         for start in range(0, len(row_r), _HEAT_ROWS):
             part = slice(start, start + _HEAT_ROWS)
-            sim_rt = np.einsum("rtd,rd->rt", site.u_nd[around_rt[part]], e_kd[region_r[part]])
-            heat_rt[part] = np.where(around_rt[part] >= 0, np.clip(1 - sim_rt, 0, 2), np.nan)
-        # three digits are what an eye can see; the rounding also hides the last bits of fast sums
-        return {"tokens": tokens_rt, "heat": heat_rt.round(3), "distance": distance_r}
+            u_rtd = site.u_nd.take(around_rt[part], axis=0, mode="clip")
+            heat_rt[part] = thousandths(1 - np.einsum("rtd,rd->rt", u_rtd, e_kd[region_r[part]]))
+        heat_rt[around_rt < 0] = -1
+        return {"tokens": tokens_rt, "heat": heat_rt, "distance": distance_r}
 
     @property
     def totals(self) -> MemberStatistics:
@@ -221,30 +227,34 @@ class Evidence:
         return {"at": self.at, "before": self.before, **self.examples}
 
 
+def thousandths(distance: Float[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
+    """Cosine distances in thousandths, -1 for NaN.
+
+    Three digits are what an eye can see; the rounding also hides the last bits of fast sums.
+    """
+    return np.nan_to_num(np.rint(np.clip(distance, 0, 2) * 1000), nan=-1).astype(np.int16)
+
+
 class Sample:
     """Activations of a site drawn at random: those whose keys are the smallest, whatever the order they come in."""
 
-    def __init__(self, size: int, d: int):
-        self.size = size
-        self.key, self.x = np.zeros(0, np.int64), np.zeros((0, d), np.float32)
+    def __init__(self, size: int, center: Float[Tensor, " d"]):
+        self.center = center
+        self.key, self.x = np.full(size, NONE, np.int64), np.zeros((size, len(center)), np.float32)
 
-    def add(self, site: SiteRows) -> None:
+    def add(self, rows: ChunkRows, x_nd: Float[Tensor, "n d"]) -> None:
         """Take the rows of a chunk; those without a direction stay out."""
-        rows = np.flatnonzero(~np.isnan(site.u_nd[:, 0]))
-        key = shuffled(site.rows.document_n[rows], site.rows.position_n[rows])
-        x = site.x_nd.numpy(force=True)
-        free = min(self.size - len(self.key), len(rows))
-        self.key, self.x = np.concatenate([self.key, key[:free]]), np.concatenate([self.x, x[rows[:free]]])
-        rows, key = rows[free:], key[free:]
-        smallest = np.argsort(np.concatenate([self.key, key]), kind="stable")[: self.size]
+        there = has_direction(x_nd, self.center).numpy().nonzero()[0]
+        key = shuffled(rows.document_n[there], rows.position_n[there])
+        smallest = np.argsort(np.concatenate([self.key, key]), kind="stable")[: len(self.key)]
         new = smallest[smallest >= len(self.key)] - len(self.key)
-        places = np.setdiff1d(np.arange(len(self.key)), smallest)  # of rows that others have driven out
-        self.key[places], self.x[places] = key[new], x[rows[new]]
+        places = np.setdiff1d(np.arange(len(self.key)), smallest)  # empty, or of rows that others have driven out
+        self.key[places], self.x[places] = key[new], x_nd.numpy()[there[new]]
 
     @property
     def ordered(self) -> Float[np.ndarray, "n d"]:
         """The activations in the order of their keys."""
-        return self.x[np.argsort(self.key, kind="stable")]
+        return self.x[np.argsort(self.key, kind="stable")[: np.count_nonzero(self.key != NONE)]]
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"key": self.key, "x": self.x}

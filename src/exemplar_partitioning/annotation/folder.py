@@ -12,6 +12,7 @@ the partition keeps its bytes and its name.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ BINS = 64  # of the distance histogram
 BIN_WIDTH = 1 / 40  # cosine distance; the last bin holds what lies beyond
 KINDS = ("nearest", "farthest", "random")
 
-_ROW_GROUP = 1024
+ROW_GROUP = 1024  # rows
 
 
 def _list_of(**fields: pa.DataType) -> pa.DataType:
@@ -196,8 +197,8 @@ class Annotation:
         first, end = (int(starts[i]) for i in (self.dictionary.check_region(index), index + 1))
         if first == end:
             return []
-        groups = range(first // _ROW_GROUP, (end - 1) // _ROW_GROUP + 1)
-        table = file.read_row_groups(groups).slice(first - groups[0] * _ROW_GROUP, end - first)
+        groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
+        table = file.read_row_groups(groups).slice(first - groups[0] * ROW_GROUP, end - first)
         return [row for row in table.to_pylist() if kind in (None, row["kind"])]
 
     @cached_property
@@ -239,15 +240,20 @@ def write(
     dictionary: StoredDictionary,
     record: AnnotationRecord,
     regions: pa.Table,
-    examples: pa.Table,
+    examples: Iterable[pa.Table],
     mean_directions: Float[np.ndarray, "k d"],
     histogram: Int32[np.ndarray, "k bins"],
 ) -> None:
-    """Write the annotation of a dictionary that has none, whole or not at all."""
-    assert regions.schema.equals(REGIONS_SCHEMA) and examples.schema.equals(EXAMPLES_SCHEMA)
+    """Write the annotation of a dictionary that has none, whole or not at all.
+
+    examples: sorted by region, in tables of whole row groups but for the last.
+    """
+    assert regions.schema.equals(REGIONS_SCHEMA)
     with new_folder(dictionary.path / FOLDER) as folder:
-        pq.write_table(regions, folder / "regions.parquet", row_group_size=_ROW_GROUP, compression="zstd")
-        pq.write_table(examples, folder / "examples.parquet", row_group_size=_ROW_GROUP, compression="zstd")
+        pq.write_table(regions, folder / "regions.parquet", row_group_size=ROW_GROUP, compression="zstd")
+        with pq.ParquetWriter(folder / "examples.parquet", EXAMPLES_SCHEMA, compression="zstd") as file:
+            for part in examples:
+                file.write_table(part, row_group_size=ROW_GROUP)
         tensors = {"mean_directions": mean_directions, "histogram": histogram}
         (folder / "means.safetensors").write_bytes(serialise(tensors))
         files = {file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}

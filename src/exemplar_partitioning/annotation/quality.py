@@ -23,7 +23,7 @@ from ..nearest import ROWS, full_precision
 from .folder import Metrics, Quality
 
 EVALUATED = 8192  # activations the metrics are taken on
-_NEAREST_ROWS = 512  # exemplars compared with all others at once
+_NEAREST_ROWS = 256  # exemplars compared with all others at once
 _NOISE_LIMIT = 8  # times as many rows of noise as regions, at most, to grow as many regions from
 
 
@@ -39,13 +39,18 @@ def quality(
     own = metrics(dictionary, evaluated_nd)
     random = metrics(Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta), evaluated_nd)
     noise = _Noise([evaluated_nd, drawn_nd], seed)
-    grown = LeaderClustering(center, theta)
-    for _ in range(0, _NOISE_LIMIT * dictionary.k + ROWS, ROWS):
-        grown.add(noise.draw(ROWS))
-        if grown.k >= dictionary.k:
-            break
-    gaussian = metrics(Dictionary(center, grown.exemplars[: dictionary.k], theta), noise.draw(len(evaluated_nd)))
+    gaussian = metrics(_grown(noise, center, theta, dictionary.k), noise.draw(len(evaluated_nd)))
     return Quality(n_activations=len(evaluated_nd), dictionary=own, random_exemplars=random, gaussian=gaussian)
+
+
+def _grown(noise: _Noise, center: Float[Tensor, " d"], theta: float, k: int) -> Dictionary:
+    """A leader clustering of noise, of k regions if they come soon enough."""
+    grown = LeaderClustering(center, theta)
+    for _ in range(0, _NOISE_LIMIT * k + ROWS, ROWS):
+        grown.add(noise.draw(ROWS))
+        if grown.k >= k:
+            break
+    return Dictionary(center, grown.exemplars[:k].clone(), theta)  # what else the clustering holds may go
 
 
 class _Noise:
@@ -105,10 +110,11 @@ def nearest_other(e_kd: Float[Tensor, "k d"]) -> tuple[Float64[np.ndarray, " k"]
     best_k = torch.full((len(e_kd),), -1.0)
     with full_precision():
         for start in range(0, len(e_kd), _NEAREST_ROWS):
-            sim_nk = e_kd[start : start + _NEAREST_ROWS] @ e_kd.T
-            rows = torch.arange(len(sim_nk))
-            sim_nk[rows, start + rows] = -1.0
-            best_k[start : start + _NEAREST_ROWS] = sim_nk.amax(dim=1)
+            sim_nk = e_kd[start : start + _NEAREST_ROWS] @ e_kd[start:].T  # with those before, it is done
+            sim_nk.fill_diagonal_(-1.0)
+            here_n = best_k[start : start + _NEAREST_ROWS]
+            torch.maximum(here_n, sim_nk.amax(dim=1), out=here_n)
+            torch.maximum(best_k[start:], sim_nk.amax(dim=0), out=best_k[start:])
     return np.maximum(1.0 - best_k.double().numpy(), 0.0), float(best_k.max())
 
 

@@ -20,18 +20,17 @@ from ..checkpoints import Checkpoints
 from ..errors import EPError, Interrupted
 from ..files import disk_errors, write_new
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, load_model, special_token_ids
+from ..models.load import LoadedModel, load_model
 from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
 from ..store import StoredDictionary, TextRecord, find, load, to_json
-from ..stream import Chunk, chunks, extract
+from ..stream import Chunk, extract, text_chunks
 from ..text.corpus import CORPUS_NAME
 from ..text.documents import HUB_PREFIX, DocumentSource, read_documents
-from ..text.windows import WindowConfig, windows
 from . import folder
 from .evidence import ChunkRows, Evidence, Sample, SiteRows
 from .quality import EVALUATED, inequality, quality
-from .tables import Tables
+from .tables import Tables, TokenTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,22 +99,20 @@ def annotate(
     Raises:
         EPError: another model, a folder that is annotated already, or text that gives no activations.
     """
-    dictionaries = _open(Path(path), device)
-    first = dictionaries[0]
-    loaded = _loaded(first, model, device)
-    for dictionary in dictionaries:
-        check_model(dictionary, loaded)
-    source = read_documents(_source(first, text), field=field)
-    run = _Run(Path(path), dictionaries, loaded, source, max_tokens, replace, on_event or (lambda _: None), stop)
+    root, core_device = Path(path), device if device.startswith("cuda") else "cpu"
+    folders = (find(root) if root.is_dir() else []) or [root]  # loading it says what is wrong
+    dictionaries = _open(root, folders, core_device)
+    loaded = _loaded(dictionaries, model, device)
+    source = read_documents(_source(dictionaries[0], text), field=field)
+    run = _Run(root, dictionaries, loaded, source, max_tokens, replace, on_event or (lambda _: None), stop)
+    del dictionaries  # the run lets go of each once it is written
     with run.locked():
         run.run(checkpoint_seconds)
-    return [load(dictionary.path, device=dictionary.device) for dictionary in dictionaries]
+    return [load(found, device=core_device) for found in folders]
 
 
-def _open(path: Path, device: str) -> list[StoredDictionary]:
-    folders = find(path) if path.is_dir() else []
-    core_device = device if device.startswith("cuda") else "cpu"
-    dictionaries = [load(found, device=core_device) for found in folders] or [load(path)]  # which says what is wrong
+def _open(path: Path, folders: list[Path], device: str) -> list[StoredDictionary]:
+    dictionaries = [load(found, device=device) for found in folders]
     first = dictionaries[0].config
     for other in (dictionary.config for dictionary in dictionaries[1:]):
         if other.model != first.model or _windowing(other.text) != _windowing(first.text):
@@ -127,13 +124,18 @@ def _open(path: Path, device: str) -> list[StoredDictionary]:
 
 
 def _windowing(text: TextRecord) -> str:
-    return f"{text.context_size} tokens, {'with' if text.prepend_bos else 'no'} BOS, seed {text.seed}"
+    bos = "in the chat template" if text.chat else f"{'with' if text.prepend_bos else 'no'} BOS"
+    return f"{text.context_size} tokens, {bos}, {text.positions} positions, seed {text.seed}"
 
 
-def _loaded(dictionary: StoredDictionary, model: Any, device: str) -> LoadedModel:
+def _loaded(dictionaries: list[StoredDictionary], model: Any, device: str) -> LoadedModel:
     if model is None or isinstance(model, str):
-        return model_of(dictionary, model, device=device)
-    return model if isinstance(model, LoadedModel) else load_model(model)
+        loaded = model_of(dictionaries[0], model, device=device)
+    else:
+        loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    for dictionary in dictionaries:
+        check_model(dictionary, loaded)
+    return loaded
 
 
 def _source(dictionary: StoredDictionary, text: Any) -> Any:
@@ -166,18 +168,13 @@ class _Run:
         self.max_tokens, self.replace, self.on_event, self.stop = max_tokens, replace, on_event, stop
         self.work = path / ".annotate"
         self.checkpoints = Checkpoints(self.work)
-        text = dictionaries[0].config.text
-        self.windowing = WindowConfig(
-            text.context_size, text.prepend_bos, shuffle_buffer=text.shuffle_buffer, seed=text.seed
-        )
-        self.special = special_token_ids(loaded.tokenizer)
-        self.bos = bos_id(loaded) if text.prepend_bos else None
         sites = [dictionary.config.site.name for dictionary in dictionaries]
         self.sites = {name: resolve_sites(name, loaded.architecture)[0] for name in dict.fromkeys(sites)}
         self.extractor = Extractor(loaded.model, list(self.sites.values()))
         vocab = loaded.architecture.vocab_size
         self.evidence = [Evidence(dictionary, vocab) for dictionary in dictionaries]
-        self.samples = {name: Sample(EVALUATED + self._widest(name), loaded.info.d_model) for name in self.sites}
+        self.texts = TokenTexts(loaded.tokenizer, vocab)
+        self.samples = {name: self._sample(name) for name in self.sites}
         self.names: dict[int, str] = {}  # documents that examples come from, by hash
         self.documents: set[int] = set()
         self.done = self.tokens = 0  # chunks, tokens of text
@@ -185,8 +182,9 @@ class _Run:
         self.extracted, self.extracting = 0, 0.0  # by this process: tokens, seconds
         self.saved = time.monotonic()
 
-    def _widest(self, site: str) -> int:
-        return max(d.k for d in self.dictionaries if d.config.site.name == site)
+    def _sample(self, site: str) -> Sample:
+        here = [dictionary for dictionary in self.dictionaries if dictionary.config.site.name == site]
+        return Sample(EVALUATED + max(dictionary.k for dictionary in here), here[0].center)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -240,20 +238,12 @@ class _Run:
             raise EPError(f"{self.source.name} gave no text to read within --max-tokens {self.max_tokens:,}")
         self._save()
         self._tell("lens")
-        for dictionary in self.dictionaries:
-            self._write(dictionary, self.evidence.pop(0))
+        self._write_all()
         shutil.rmtree(self.work, ignore_errors=True)
         self._tell("done")
 
     def _chunks(self) -> Iterator[Chunk]:
-        cut = windows(
-            self.source,
-            self.loaded.tokenizer,
-            self.windowing,
-            bos_id=-1 if self.bos is None else self.bos,
-            special_ids=self.special,
-        )
-        return chunks(cut, self.special, self.max_tokens)
+        return text_chunks(self.source, self.loaded, self.dictionaries[0].config.text, self.max_tokens)
 
     def _add(self, chunk: Chunk) -> None:
         begun, done, total = time.monotonic(), 0, sum(len(window.ids) for window in chunk.windows)
@@ -273,10 +263,11 @@ class _Run:
         self.documents |= rows.names.keys()
         for name, site in self.sites.items():
             here = [e for e, d in zip(self.evidence, self.dictionaries, strict=True) if d.config.site.name == name]
-            at_site = SiteRows(rows, activations.pop(site))
-            for evidence, assignment in zip(here, at_site.assign(here), strict=True):
+            x_nd = activations.pop(site)
+            self.samples[name].add(rows, x_nd)
+            at_site, assignments = SiteRows.assign(rows, x_nd, here)
+            for evidence, assignment in zip(here, assignments, strict=True):
                 evidence.add(at_site, assignment)
-            self.samples[name].add(at_site)
 
     def _interrupted(self) -> None:
         self._save()
@@ -319,32 +310,42 @@ class _Run:
         rate = (self.extracted + tokens) / elapsed if elapsed else 0.0
         self.on_event(AnnotateEvent(kind, self.tokens + tokens, self.max_tokens, rate))
 
-    def _write(self, dictionary: StoredDictionary, evidence: Evidence) -> None:
+    def _write_all(self) -> None:
+        """Write what was found, and hold ever less of it: the sums go first, then the smaller dictionaries."""
+        order = np.argsort([-dictionary.k for dictionary in self.dictionaries])
+        found = [(self.dictionaries[i], self.evidence[i]) for i in order]
+        self.dictionaries.clear()
+        self.evidence.clear()
+        tables = [Tables(self.loaded, self.texts, *each, self.names) for each in found]
+        del found
+        samples = {name: torch.from_numpy(sample.ordered) for name, sample in self.samples.items()}
+        self.samples.clear()
+        while tables:
+            self._write(tables.pop(), samples)
+
+    def _write(self, tables: Tables, samples: dict[str, Tensor]) -> None:
+        dictionary, evidence = tables.dictionary, tables.evidence
         if (dictionary.path / folder.FOLDER).exists():
             written = folder.Annotation(dictionary).record
             if written.text.digest == self.digest and written.max_tokens == self.max_tokens:
                 return  # by an earlier try of this annotation
             shutil.rmtree(dictionary.path / folder.FOLDER)
-        tables = Tables(self.loaded, dictionary, evidence, self.names)
-        size_k = tables.totals.members
+        size_k = tables.members
         if not size_k.sum():
             raise EPError(
                 f"none of the {self.tokens:,} tokens of {self.source.name} has an activation with a direction"
             )
         gini, effective = inequality(size_k)
-        sample = torch.from_numpy(self.samples[dictionary.config.site.name].ordered)
-        evaluated, drawn = _split(sample, dictionary.k)
+        evaluated, drawn = _split(samples[dictionary.config.site.name], dictionary.k)
         record = folder.AnnotationRecord(
             dictionary=dictionary.content_id,
             model=self.loaded.info.fingerprint,
-            text=dictionary.config.text.model_copy(
-                update={"source": self.source.name, "digest": self.digest, "bos_id": self.bos}
-            ),
+            text=dictionary.config.text.model_copy(update={"source": self.source.name, "digest": self.digest}),
             max_tokens=self.max_tokens,
             n_tokens=self.tokens,
             n_documents=len(self.documents),
             n_activations=int(size_k.sum()),
-            skipped=tables.totals.skipped,
+            skipped=tables.skipped,
             coverage=float(evidence.within_k.sum() / size_k.sum()),
             empty=int((size_k == 0).sum()),
             gini=gini,
@@ -352,8 +353,9 @@ class _Run:
             quality=quality(dictionary, evaluated, drawn),
             versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
         )
-        histogram = np.minimum(evidence.histogram_kb, np.iinfo(np.int32).max).astype(np.int32)
-        folder.write(dictionary, record, tables.regions, tables.examples, tables.mean_directions, histogram)
+        folder.write(
+            dictionary, record, tables.regions, tables.examples(), tables.mean_directions, evidence.histogram_kb
+        )
 
 
 def _split(sample_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:

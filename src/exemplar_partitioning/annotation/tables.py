@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from ..models.lens import lens
@@ -16,71 +17,75 @@ from ..reading import token_texts
 from ..store import StoredDictionary
 from . import folder
 from .evidence import BEFORE, Evidence
-from .examples import NONE
+from .examples import NONE, BestRows
 from .tokens import PairCounts
 
 TOP_TOKENS = 10  # kept of each list
 LIKELIEST = 256  # tokens that the lens chooses from
 
+_LOGIT_ROWS = 8  # rows of logits whose exponentials are held at once
+_EXAMPLE_ROWS = 8 * folder.ROW_GROUP  # rows of examples made into a table at once
+
 
 class Tables:
     """What goes into regions.parquet and examples.parquet.
 
-    names: documents that examples come from, by hash.  totals, mean_directions: of the members.
+    Takes the sums over members out of the evidence, which are large, and keeps what follows from them.
+    texts: of the model's tokens.  names: documents that examples come from, by hash.
+    members, skipped, mean_directions: as in MemberStatistics, both halves together.
     """
 
-    def __init__(self, loaded: LoadedModel, dictionary: StoredDictionary, evidence: Evidence, names: dict[int, str]):
-        self.loaded, self.dictionary, self.evidence, self.names = loaded, dictionary, evidence, names
-        self.totals = evidence.totals
-        self.mean_directions = self.totals.mean_directions
-
-    @cached_property
-    def regions(self) -> pa.Table:
-        """The rows of regions.parquet."""
-        evidence, k, totals = self.evidence, self.dictionary.k, self.totals
-        with_mean_k = totals.members > 0
-        (top, bottom), (mean_top, mean_bottom) = self._lens(torch.from_numpy(self.mean_directions), with_mean_k)
-        half_k = evidence.halves.members.reshape(k, 2)[:, 0]
-        columns = {
-            "region": np.arange(k),
-            "members": totals.members,
-            "within": evidence.within_k,
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        texts: TokenTexts,
+        dictionary: StoredDictionary,
+        evidence: Evidence,
+        names: dict[int, str],
+    ):
+        self.loaded, self.texts, self.dictionary, self.evidence, self.names = loaded, texts, dictionary, evidence, names
+        totals = evidence.totals
+        self.members, self.skipped, self.mean_directions = totals.members, totals.skipped, totals.mean_directions
+        self._statistics = {
             "coherence": _or_null(totals.coherence),
             "mean_distance": _or_null(totals.mean_distance),
             "std_distance": _or_null(np.sqrt(totals.distance_variance)),
-            "half": half_k,
+            "half": evidence.halves.members.reshape(-1, 2)[:, 0].copy(),
             "stability": _or_null(evidence.stability),
-            "top_tokens": self._tokens(evidence.at, k),
-            "before_tokens": self._tokens(evidence.before, k),
+        }
+        del evidence.halves
+
+    @property
+    def regions(self) -> pa.Table:
+        """The rows of regions.parquet."""
+        evidence = self.evidence
+        (top, bottom), (mean_top, mean_bottom) = self._lens()
+        columns = self._statistics | {
+            "region": np.arange(self.dictionary.k),
+            "members": self.members,
+            "within": evidence.within_k,
+            "top_tokens": self._tokens(evidence.at),
+            "before_tokens": self._tokens(evidence.before),
             "lens_top": top,
             "lens_bottom": bottom,
             "mean_lens_top": mean_top,
             "mean_lens_bottom": mean_bottom,
-            "examples": np.bincount(self.examples["region"].to_numpy(), minlength=k),
+            "examples": sum((best.key != NONE).sum(axis=1) for best in evidence.examples.values()),
         }
-        schema = folder.REGIONS_SCHEMA
-        return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+        return _table(folder.REGIONS_SCHEMA, columns)
 
-    def _tokens(self, counts: PairCounts, k: int) -> pa.Array:
-        found = counts.characteristic(k, TOP_TOKENS)
-        flat = [token for row in found for token in row]
-        ids = np.array([token.token_id for token in flat], np.int64)
+    def _tokens(self, counts: PairCounts) -> pa.Array:
+        found = counts.characteristic(TOP_TOKENS)
         return _list_array(
-            np.array([len(row) for row in found]),
+            found.length_k,
             folder.REGIONS_SCHEMA.field("top_tokens").type,
-            token_id=ids,
-            token=self._texts_of(ids),
-            count=[token.count for token in flat],
-            lift=[token.lift for token in flat],
+            token_id=found.token_p,
+            token=self.texts[found.token_p],
+            count=found.count_p,
+            lift=found.lift_p,
         )
 
-    def _texts_of(self, ids: np.ndarray) -> np.ndarray:
-        """The text of each token, decoded by itself."""
-        distinct, inverse = np.unique(ids, return_inverse=True)
-        texts = self.loaded.tokenizer.batch_decode([[int(i)] for i in distinct], clean_up_tokenization_spaces=False)
-        return np.array(texts, dtype=object)[inverse]
-
-    def _lens(self, mean_kd: Tensor, with_mean_k: np.ndarray) -> tuple[tuple[pa.Array, pa.Array], ...]:
+    def _lens(self) -> tuple[tuple[pa.Array, pa.Array], ...]:
         """Tokens that exemplars, and means, promote and suppress: against what the centre predicts.
 
         A step from the centre along each direction, as long for all (`typical_radius`), changes the model's
@@ -89,7 +94,8 @@ class Tables:
         change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
         dictionary, center, left_out = self.dictionary, self.dictionary.center, self._left_out()
-        points = torch.cat([dictionary.exemplars, mean_kd]) * dictionary.typical_radius + center
+        points = torch.cat([dictionary.exemplars, torch.from_numpy(self.mean_directions)])
+        points.mul_(dictionary.typical_radius).add_(center)
         (base_v,) = _predictions(next(lens(self.loaded, center[None])), left_out)
         count = min(LIKELIEST, int(base_v.isfinite().sum()))
         likely_at_center = base_v.topk(count).indices
@@ -106,7 +112,7 @@ class Tables:
                 for which, values in enumerate((ids_bt, log_bt.exp(), log_bt - base_bt)):
                     best_3snt[which, side, rows] = values.gather(1, best).numpy()
             done = rows.stop
-        k, exists = dictionary.k, np.concatenate([np.full(dictionary.k, True), with_mean_k])
+        k, exists = dictionary.k, np.concatenate([np.full(dictionary.k, True), self.members > 0])
         columns = []
         for part in (slice(None, k), slice(k, None)):
             sides = ((best_3snt[:, side, part], sign) for side, sign in ((0, 1), (1, -1)))
@@ -121,7 +127,7 @@ class Tables:
             inside.sum(axis=1),
             folder.REGIONS_SCHEMA.field("lens_top").type,
             token_id=ids[inside],
-            token=self._texts_of(ids[inside]),
+            token=self.texts[ids[inside].astype(np.int64)],
             probability=_four_digits(probability[inside]),
             lift=np.exp(_four_digits(change[inside])),
         )
@@ -131,54 +137,80 @@ class Tables:
         tokenizer = self.loaded.tokenizer
         return [*special_token_ids(tokenizer), *range(len(tokenizer), self.loaded.architecture.vocab_size)]
 
-    @cached_property
-    def examples(self) -> pa.Table:
-        """The rows of examples.parquet, sorted by region, kind and rank."""
-        parts = []
-        for kind, best in self.evidence.examples.items():
-            region, rank = np.nonzero(best.key != NONE)
-            parts.append((region, np.full(len(region), folder.KINDS.index(kind)), rank, best))
-        region = np.concatenate([part[0] for part in parts])
-        kind = np.concatenate([part[1] for part in parts])
-        rank = np.concatenate([part[2] for part in parts])
+    def examples(self) -> Iterator[pa.Table]:
+        """The rows of examples.parquet, sorted by region, kind and rank; some row groups at a time."""
+        there = [np.nonzero(self.evidence.examples[kind].key != NONE) for kind in folder.KINDS]
+        kind = np.repeat(np.arange(len(there)), [len(region) for region, _ in there])
+        region, rank = (np.concatenate(parts) for parts in zip(*there, strict=True))
         order = np.lexsort((rank, kind, region))
+        for start in range(0, len(order), _EXAMPLE_ROWS):
+            part = order[start : start + _EXAMPLE_ROWS]
+            yield self._example_rows(region[part], kind[part], rank[part])
 
-        def column(name: str) -> np.ndarray:
-            return np.concatenate([best.payload[name][r, place] for r, _, place, best in parts])[order]
+    def _example_rows(self, region_e: np.ndarray, kind_e: np.ndarray, rank_e: np.ndarray) -> pa.Table:
+        def column(of: Callable[[BestRows], np.ndarray]) -> np.ndarray:
+            kept = [of(self.evidence.examples[kind]) for kind in folder.KINDS]
+            values = np.empty((len(region_e), *kept[0].shape[2:]), kept[0].dtype)
+            for kind, kept_km in enumerate(kept):
+                mine = kind_e == kind
+                values[mine] = kept_km[region_e[mine], rank_e[mine]]
+            return values
 
-        document = np.concatenate([best.document[r, place] for r, _, place, best in parts])[order]
-        position = np.concatenate([best.position[r, place] for r, _, place, best in parts])[order]
-        tokens_et, heat_et = column("tokens"), column("heat")
+        tokens_et, heat_et = column(lambda best: best.payload["tokens"]), column(lambda best: best.payload["heat"])
         inside_et = tokens_et >= 0
         length_e = inside_et.sum(axis=1)
+        heat = heat_et[inside_et]
         columns = {
-            "region": region[order],
-            "kind": np.array(folder.KINDS)[kind[order]],
-            "rank": rank[order],
-            "distance": column("distance"),
-            "document": [self.names[int(key)] for key in document],
-            "position": position,
+            "region": region_e,
+            "kind": np.array(folder.KINDS)[kind_e],
+            "rank": rank_e,
+            "distance": column(lambda best: best.payload["distance"]),
+            "document": [self.names[int(key)] for key in column(lambda best: best.document)],
+            "position": column(lambda best: best.position),
             "at": inside_et[:, :BEFORE].sum(axis=1),
-            "token_ids": _example_lists("token_ids", tokens_et[inside_et], length_e),
-            "tokens": _example_lists("tokens", self._running_texts(tokens_et[inside_et], length_e), length_e),
-            "distances": _example_lists("distances", heat_et[inside_et], length_e),
+            "token_ids": _lists("token_ids", tokens_et[inside_et], length_e),
+            "tokens": _lists("tokens", self.texts.running(tokens_et[inside_et], length_e), length_e),
+            "distances": _lists("distances", np.where(heat < 0, np.nan, heat / np.float32(1000)), length_e),
         }
-        schema = folder.EXAMPLES_SCHEMA
-        return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+        return _table(folder.EXAMPLES_SCHEMA, columns)
 
-    def _running_texts(self, ids: np.ndarray, length_e: np.ndarray) -> np.ndarray:
+
+class TokenTexts:
+    """The texts of a tokenizer's tokens, each decoded when it is first asked for."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int):
+        self.tokenizer = tokenizer
+        self._known = np.zeros(vocab_size, bool)
+        self._texts = np.full(vocab_size, "", object)
+        self._broken = np.zeros(vocab_size, bool)
+
+    def _know(self, ids: Int64[np.ndarray, " n"]) -> None:
+        new = np.unique(ids[~self._known[ids]])
+        texts = self.tokenizer.batch_decode([[int(i)] for i in new], clean_up_tokenization_spaces=False)
+        self._texts[new] = texts
+        self._broken[new] = ["\ufffd" in text for text in texts]
+        self._known[new] = True
+
+    def __getitem__(self, ids: Int64[np.ndarray, " n"]) -> np.ndarray:
+        """Texts of single tokens."""
+        self._know(ids)
+        return self._texts[ids]
+
+    def running(self, ids: Int64[np.ndarray, " n"], length_e: Int64[np.ndarray, " e"]) -> np.ndarray:
         """The texts of runs of tokens, one after another; a run with a broken character is decoded as a run."""
-        texts = self._texts_of(ids)
-        distinct = np.unique(ids)
-        broken = np.isin(ids, distinct[["\ufffd" in text for text in self._texts_of(distinct)]])
+        texts = self[ids]
         ends = np.cumsum(length_e)
-        for run in np.unique(np.searchsorted(ends, np.flatnonzero(broken), side="right")):
+        for run in np.unique(np.searchsorted(ends, np.flatnonzero(self._broken[ids]), side="right")):
             part = slice(ends[run] - length_e[run], ends[run])
-            texts[part] = token_texts(self.loaded.tokenizer, ids[part])
+            texts[part] = token_texts(self.tokenizer, ids[part])
         return texts
 
 
-def _example_lists(column: str, values: np.ndarray, length_e: np.ndarray) -> pa.Array:
+def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _lists(column: str, values: np.ndarray, length_e: np.ndarray) -> pa.Array:
     """Values as lists of these lengths, as that column of examples.parquet has them; NaN becomes null."""
     kind = folder.EXAMPLES_SCHEMA.field(column).type
     return pa.ListArray.from_arrays(_offsets(length_e), pa.array(values, kind.value_type, from_pandas=True), type=kind)
@@ -197,9 +229,10 @@ def _offsets(length_n: np.ndarray) -> np.ndarray:
 
 def _predictions(logits_bv: Tensor, left_out: list[int]) -> Tensor:
     """Log probabilities, in place; -inf for the tokens left out."""
-    logits_bv = logits_bv.clone() if logits_bv.is_inference() else logits_bv
     logits_bv[:, left_out] = -torch.inf
-    return logits_bv.sub_(logits_bv.logsumexp(dim=1, keepdim=True))
+    for rows_bv in logits_bv.split(_LOGIT_ROWS):
+        rows_bv.sub_(rows_bv.logsumexp(dim=1, keepdim=True))
+    return logits_bv
 
 
 def _four_digits(values: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ _LOGITS_BYTES = 1 << 24  # of one batch; what compares them takes a few times as
 
 
 def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tensor, "b v"]]:
-    """Logits of points taken as the output of the last block, in batches, float32 on the CPU.
+    """Logits of points taken as the output of the last block, in batches, float32 on the CPU; the caller's to change.
 
     The model itself applies what follows the last block (final norm, unembedding, scaling, soft cap):
     the block's output is replaced in a forward pass over filler tokens. Batches are a function of n alone.
@@ -28,14 +28,14 @@ def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tens
     architecture = loaded.architecture
     batch = max(1, min(256, architecture.max_length or 256, _LOGITS_BYTES // (4 * architecture.vocab_size)))
     first, *others = x_nd.split(batch)
-    with torch.inference_mode(), _last_block_gives(architecture, first) as outputs:
+    with torch.no_grad(), _last_block_gives(architecture, first) as outputs:
         logits = _forward(loaded.model, len(first))
-    with torch.inference_mode(), _blocks_pass(architecture, outputs, first):
+    with torch.no_grad(), _blocks_pass(architecture, outputs, first):
         idle = torch.equal(_forward(loaded.model, len(first)), logits)  # the blocks may be left out
     yield logits
     for part_bd in others:
         replaced = _blocks_pass(architecture, outputs, part_bd) if idle else _last_block_gives(architecture, part_bd)
-        with torch.inference_mode(), replaced:
+        with torch.no_grad(), replaced:
             logits = _forward(loaded.model, len(part_bd))
         yield logits
 
