@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
-from ..annotation.folder import BIN_WIDTH, BINS
+from ..annotation.folder import BIN_WIDTH, BINS, KINDS
 from ..store import StoredDictionary
 
 HOW = "# {path} holds <model>/<source>, as Neuronpedia's import takes it; set creatorId and creatorName to your own"
@@ -157,11 +157,14 @@ def _feature(
 
 
 def _activations(dictionary: StoredDictionary, region: int, names: _Names) -> Iterator[dict[str, Any]]:
-    """Examples: the nearest as top activations, farthest and random members each as an interval."""
+    """Examples, those of each kind as the interval of activations they span, with its share of the members.
+
+    SAEDashboard marks top activations by a share of -1 instead, which Neuronpedia's own client refuses.
+    """
     histogram = dictionary.annotation.histogram[region]
     examples = dictionary.annotation.examples(region)
-    intervals = {"nearest": {"binMin": -1.0, "binMax": 99.0, "binContains": -1.0}}  # the mark of top activations
-    for kind in ("farthest", "random"):
+    intervals = {}
+    for kind in KINDS:
         cosines = [max(0.0, 1 - example["distance"]) for example in examples if example["kind"] == kind]
         low, high = min(cosines, default=0.0), max(cosines, default=0.0)
         inside = histogram[(low <= _COSINES) & (high >= _COSINES)].sum()

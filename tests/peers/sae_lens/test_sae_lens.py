@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-sae_lens = pytest.importorskip("sae_lens", reason="only `make test-peers` has SAELens")
+pytest.importorskip("sae_lens", reason="only `make test-peers` has SAELens")
 
+from sae_lens import SAE
 from safetensors.torch import load_file
 
 from exemplar_partitioning.errors import EPError
@@ -58,7 +59,7 @@ def test_norms_cannot_be_folded_and_need_not_be(sae):
 
 def test_it_saves_what_it_loaded(sae, tmp_path):
     sae.save_model(tmp_path)
-    again = sae_lens.SAE.load_from_disk(str(tmp_path))
+    again = SAE.load_from_disk(str(tmp_path))
     for name, tensor in sae.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
 

@@ -34,9 +34,11 @@ def test_the_projections_of_its_own_forward_pass_are_our_signed_readout(tiny_fol
     directions = directions_of(real, tmp_path / "out")
     prompt_ids = [0, 306, 274, 297, 277, 304, 112]
     (projected_nk,) = asyncio.run(EagerModel(str(tiny_folder), device="cpu").project(prompt_ids, [directions]))
-    (x_nd,) = Extractor(EagerModel(str(tiny_folder), device="cpu"), ["resid_post.1"]).extract(
-        [torch.tensor(prompt_ids).numpy()]
-    ).values()
+    (x_nd,) = (
+        Extractor(EagerModel(str(tiny_folder), device="cpu"), ["resid_post.1"])
+        .extract([torch.tensor(prompt_ids).numpy()])
+        .values()
+    )
     signed_nk = real.encode(x_nd, "signed")
     torch.testing.assert_close(projected_nk, signed_nk, atol=1e-5, rtol=1e-5)
     assert torch.equal(projected_nk.argmax(dim=1), real.assign(x_nd)[0])
