@@ -391,3 +391,54 @@ def test_regions_file_is_readable_by_anyone(built):
     """Plain parquet: no package of ours needed."""
     table = pq.read_table(built[0] / "resid_post.1" / "p10" / "regions.parquet")
     assert table.column("region").to_pylist() == list(range(len(table)))
+
+
+CHAT = "{% for message in messages %}<s>{{ message['content'] }}{% endfor %} answer"
+
+
+@pytest.fixture(scope="module")
+def chatty(tiny_folder):
+    loaded = ep.load_model(str(tiny_folder))
+    loaded.tokenizer.chat_template = CHAT
+    return loaded
+
+
+def test_chat_prompts_at_their_last_position(chatty, tmp_path):
+    """One activation a prompt: that of the last token of the template around it, as the model itself gives it."""
+    prompts = [f"say {word} and {word} again" for word in "one two three four five six seven eight nine ten".split()]
+    result = ep.build(
+        chatty,
+        prompts,
+        out=tmp_path / "out",
+        sites="resid_post.1",
+        percentiles=[10],
+        chat=True,
+        positions="last",
+        shuffle_buffer=0,
+        calibration_batch=10,
+    )
+    (summary,) = result.dictionaries
+    assert summary.n_activations == len(prompts)
+    dictionary = ep.load(tmp_path / "out")
+    ids_n = []
+    for prompt in prompts:
+        ids = chatty.tokenizer(f"<s>{prompt} answer", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            x_d = chatty.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0, -1]
+        region_1, distance_1 = dictionary.assign(x_d[None])
+        assert distance_1[0] <= dictionary.threshold
+        ids_n.append(int(region_1[0]))
+    assert dictionary.regions.column("window_tokens")[0].as_py() == chatty.tokenizer(
+        f"<s>{prompts[0]} answer", add_special_tokens=False
+    )["input_ids"]
+    (annotated,) = ep.annotate(tmp_path / "out", prompts, model=chatty)
+    assert annotated.annotation.regions.column("members").to_pylist() == [
+        ids_n.count(region) for region in range(dictionary.k)
+    ]
+
+
+def test_chat_wants_a_template_and_positions_a_name(tiny_folder, tmp_path):
+    with pytest.raises(EPError, match="no chat template"):
+        ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "a", chat=True, calibration_batch=2)
+    with pytest.raises(EPError, match="positions: Input should be 'all' or 'last'; got first"):
+        ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "b", positions="first", calibration_batch=2)

@@ -83,7 +83,8 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
         check_model(dictionary, loaded)
         assert dictionary.config.text.context_size == first.context_size
         assert dictionary.config.text.prepend_bos == first.prepend_bos
-    config = WindowConfig(first.context_size, first.prepend_bos, shuffle_buffer=0)
+        assert dictionary.config.text.chat == first.chat
+    config = WindowConfig(first.context_size, first.prepend_bos, shuffle_buffer=0, chat=first.chat)
     special = special_token_ids(loaded.tokenizer)
     bos = bos_id(loaded) if first.prepend_bos else -1
     cut = list(windows([Document("text", text)], loaded.tokenizer, config, bos_id=bos, special_ids=special))

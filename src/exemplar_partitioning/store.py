@@ -89,6 +89,15 @@ class TextRecord(_Part):
     shuffle_buffer: int = Field(description="windows")
     seed: int
     digest: str = Field(description="sha256 over the token ids of all windows streamed, in order")
+    # Written only where they say something, so that other dictionaries keep the bytes of schema 1.0.
+    chat: bool = Field(
+        False, exclude_if=lambda chat: not chat, description="documents are users' messages in the chat template"
+    )
+    positions: Literal["all", "last"] = Field(
+        "all",
+        exclude_if=lambda positions: positions == "all",
+        description="tokens of a window whose activations count",
+    )
 
 
 class CalibrationRecord(_Part):

@@ -6,14 +6,17 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .models.capture import Extractor
+from .models.load import LoadedModel, bos_id, special_token_ids
 from .models.sites import Site
-from .text.windows import Window, special_mask
+from .text.readers import Document
+from .text.windows import Window, WindowConfig, special_mask, windows
 
 WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
 
@@ -22,6 +25,7 @@ WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; par
 class Chunk:
     """A run of consecutive windows. Its activations are those of all tokens that are not special.
 
+    last_only: only of the last such token of each window.
     tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
     digest: sha256 over the token ids of the stream up to the end of this chunk.
     last: why no chunk follows, if none does: budget spent or text ended.
@@ -33,12 +37,17 @@ class Chunk:
     tokens_read: int
     digest: str
     last: str | None
+    last_only: bool = False
 
     @cached_property
     def kept(self) -> np.ndarray:
         """Indices of the tokens that give activations, into all ids of the windows one after another."""
         ids = np.concatenate([window.ids for window in self.windows])
-        return np.flatnonzero(~special_mask(ids, self.special_ids))
+        ordinary = np.flatnonzero(~special_mask(ids, self.special_ids))
+        if not self.last_only:
+            return ordinary
+        before = np.searchsorted(ordinary, self._starts)  # every window has an ordinary token
+        return ordinary[before[1:] - 1]
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -52,7 +61,39 @@ class Chunk:
         return window.document, int(window.positions[offset]), window.ids[: offset + 1]
 
 
-def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int) -> Iterator[Chunk]:
+class Windowing(Protocol):
+    """How text becomes activations: what a build's settings say of it, and a dictionary's configuration."""
+
+    @property
+    def context_size(self) -> int: ...
+    @property
+    def prepend_bos(self) -> bool: ...
+    @property
+    def shuffle_buffer(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def chat(self) -> bool: ...
+    @property
+    def positions(self) -> Literal["all", "last"]: ...
+
+
+def text_chunks(
+    documents: Iterable[Document], loaded: LoadedModel, windowing: Windowing, max_tokens: int
+) -> Iterator[Chunk]:
+    """Chunks of the windows of some documents, as a build reads them."""
+    w, special = windowing, special_token_ids(loaded.tokenizer)
+    bos = bos_id(loaded) if w.prepend_bos else None
+    if bos is not None:
+        special |= {bos}
+    config = WindowConfig(w.context_size, w.prepend_bos, shuffle_buffer=w.shuffle_buffer, seed=w.seed, chat=w.chat)
+    cut = windows(documents, loaded.tokenizer, config, bos_id=-1 if bos is None else bos, special_ids=special)
+    return chunks(cut, special, max_tokens, last_only=w.positions == "last")
+
+
+def chunks(
+    windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int, *, last_only: bool = False
+) -> Iterator[Chunk]:
     """Chunks of windows within a budget of text tokens; the last one may be smaller."""
     digest, tokens, pending = hashlib.sha256(), 0, []
     held: Chunk | None = None
@@ -60,7 +101,7 @@ def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: i
 
     def chunk() -> Chunk:
         before = held.tokens_read if held is not None else 0
-        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None)
+        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None, last_only)
 
     for window in windows:
         length = len(window.ids) - window.prefix

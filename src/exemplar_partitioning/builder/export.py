@@ -71,6 +71,8 @@ def write_dictionary(
             shuffle_buffer=settings.shuffle_buffer,
             seed=settings.seed,
             digest=growing.digest,
+            chat=settings.chat,
+            positions=settings.positions,
         ),
         calibration=CalibrationRecord(
             percentile=growing.percentile,

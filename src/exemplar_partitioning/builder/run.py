@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import ValidationError
@@ -26,13 +26,12 @@ from ..files import write_new
 from ..geometry import directions
 from ..leader import LeaderClustering
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, load_model, special_token_ids
+from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import Site, resolve_sites
 from ..nearest import ROWS
 from ..store import ModelRecord, find, read_config, to_json
-from ..stream import Chunk, chunks, extract
+from ..stream import Chunk, extract, text_chunks
 from ..text.documents import DocumentSource, read_documents
-from ..text.windows import WindowConfig, windows
 from .checkpoint import Spill, Workspace
 from .export import write_dictionary
 from .growing import Growing, Stopped
@@ -63,6 +62,8 @@ def build(
     calibration_sample: int = SAMPLE,
     context_size: int = 128,
     prepend_bos: bool = True,
+    chat: bool = False,
+    positions: Literal["all", "last"] = "all",
     shuffle_buffer: int = 10_000,
     seed: int = 0,
     batch_size: int = 16,
@@ -88,6 +89,9 @@ def build(
         saturation_window: activations without a new exemplar that end a dictionary.
         calibration_batch, calibration_sample: activations (law L6); both are part of what theta means.
         context_size, prepend_bos, shuffle_buffer, seed: how text becomes windows.
+        chat: each document is a user's message, in the model's chat template (which has its own BOS).
+        positions: tokens whose activations are clustered: "all", or the "last" of every window, which after a
+            chat template is where the answer begins.
         batch_size: windows in one forward pass.
         dtype, device: of the forward pass; "auto" is float32 on a CPU, the model's own on a GPU.
         field: column or key that holds the text.
@@ -117,7 +121,9 @@ def build(
             calibration_batch=calibration_batch,
             calibration_sample=max(calibration_sample, calibration_batch),
             context_size=context_size,
-            prepend_bos=prepend_bos,
+            prepend_bos=prepend_bos and not chat,
+            chat=chat,
+            positions=positions,
             shuffle_buffer=shuffle_buffer,
             seed=seed,
             batch_size=batch_size,
@@ -187,25 +193,8 @@ class _Run:
             ) from None
         return self._finish()
 
-    def _chunks(self) -> Iterable[Chunk]:
-        s = self.settings
-        config = WindowConfig(
-            context_size=s.context_size,
-            prepend_bos=s.prepend_bos,
-            shuffle_buffer=s.shuffle_buffer,
-            seed=s.seed,
-        )
-        special = special_token_ids(self.loaded.tokenizer)
-        if self.bos is not None:
-            special |= {self.bos}
-        stream = windows(
-            self.source,
-            self.loaded.tokenizer,
-            config,
-            bos_id=self.bos if self.bos is not None else -1,
-            special_ids=special,
-        )
-        return iter(chunks(stream, special, s.max_tokens))
+    def _chunks(self) -> Iterator[Chunk]:
+        return text_chunks(self.source, self.loaded, self.settings, self.settings.max_tokens)
 
     def _collect(self, stream: Iterable[Chunk]) -> list[Chunk]:
         """Extract and keep chunks until there are enough activations to calibrate on."""

@@ -29,6 +29,8 @@ class BuildSettings(BaseModel):
     calibration_sample: int = Field(SAMPLE, ge=2, description="activations, used in whole batches")
     context_size: int = Field(128, ge=1, description="text tokens of a window")
     prepend_bos: bool = True
+    chat: bool = Field(False, description="documents are users' messages in the model's chat template")
+    positions: Literal["all", "last"] = Field("all", description="tokens of a window whose activations count")
     shuffle_buffer: int = Field(10_000, ge=0, description="windows")
     seed: int = Field(0, ge=0)
     batch_size: int = Field(16, ge=1, description="windows in one forward pass")

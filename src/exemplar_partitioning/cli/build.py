@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -74,6 +74,19 @@ def build(
         bool,
         typer.Option("--bos/--no-bos", help="Begin every window with the BOS token.", rich_help_panel=_STREAM),
     ] = True,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Each document is a user's message, in the model's chat template.", rich_help_panel=_STREAM
+        ),
+    ] = False,
+    positions: Annotated[
+        str,
+        typer.Option(
+            help="Tokens that count: all, or the last of every window: with --chat, where the answer begins.",
+            rich_help_panel=_STREAM,
+        ),
+    ] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of windows.", rich_help_panel=_STREAM)] = 0,
     saturation_window: Annotated[
         str,
@@ -150,6 +163,8 @@ def build(
             calibration_sample=sample,
             context_size=context_size,
             prepend_bos=bos,
+            chat=chat,
+            positions=cast(Literal["all", "last"], positions),
             seed=seed,
             batch_size=batch_size,
             field=field,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,6 +28,23 @@ from .hooks import Tokens, applied
 Regions = int | Sequence[int]
 Basis = Literal["exemplar", "mean"]
 Direction = Basis | Tensor
+Around = Literal["centre", "origin"]
+
+
+class Where(TypedDict, total=False):
+    """Where and when an intervention acts.
+
+    sites: e.g. "resid_post.*"; the dictionary's own site by default.
+    tokens: "all", "prompt" or "generated" ones.
+    gate: only activations that this lets through.
+    any_model: act on a model other than the dictionary's, of the same width.
+    """
+
+    sites: str | Sequence[str] | None
+    tokens: Tokens
+    gate: Gate | None
+    any_model: bool
+
 
 _fingerprints: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
@@ -39,10 +56,7 @@ def steer(
     *,
     alpha: float,
     basis: Direction = "exemplar",
-    sites: str | Sequence[str] | None = None,
-    tokens: Tokens = "all",
-    gate: Gate | None = None,
-    any_model: bool = False,
+    **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
     """Add `alpha` typical residual norms of the (normalised sum of the) regions' directions to the activations.
 
@@ -52,10 +66,7 @@ def steer(
         dictionary, region: which direction; several regions: the direction of their sum.
         alpha: in units of `dictionary.typical_norm`; negative steers away.
         basis: "exemplar", "mean", or a direction [d] of your own.
-        sites: where, e.g. "resid_post.*"; the dictionary's own site by default.
-        tokens: "all", "prompt" or "generated" ones.
-        gate: only activations that this lets through.
-        any_model: act on a model other than the dictionary's, of the same width.
+        where: see `Where`.
 
     Raises:
         EPError: a region that does not exist, alpha that is not finite, or another model.
@@ -66,7 +77,7 @@ def steer(
     if not bool(total_d.norm() > 0):
         raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
     edit = Add(alpha * dictionary.typical_norm * total_d / total_d.norm())
-    return _act(model, dictionary, edit, sites, tokens, gate, any_model)
+    return _act(model, dictionary, edit, where)
 
 
 def ablate(
@@ -75,14 +86,16 @@ def ablate(
     region: Regions,
     *,
     basis: Direction = "exemplar",
-    sites: str | Sequence[str] | None = None,
-    tokens: Tokens = "all",
-    gate: Gate | None = None,
-    any_model: bool = False,
+    around: Around = "centre",
+    **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
-    """Project the span of the regions' directions out of the activations, around the centre: see `steer`."""
-    edit = Off(orthonormal(directions_of(dictionary, region, basis)), dictionary.center)
-    return _act(model, dictionary, edit, sites, tokens, gate, any_model)
+    """Project the span of the regions' directions out of the activations: see `steer`.
+
+    around: what is projected is the part from the dictionary's "centre", which suits its own site; or from the
+        "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
+    """
+    edit = Off(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
+    return _act(model, dictionary, edit, where)
 
 
 def project(
@@ -91,14 +104,12 @@ def project(
     region: Regions,
     *,
     basis: Direction = "exemplar",
-    sites: str | Sequence[str] | None = None,
-    tokens: Tokens = "all",
-    gate: Gate | None = None,
-    any_model: bool = False,
+    around: Around = "centre",
+    **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
-    """Keep nothing but the span of the regions' directions, around the centre: see `steer`."""
-    edit = Onto(orthonormal(directions_of(dictionary, region, basis)), dictionary.center)
-    return _act(model, dictionary, edit, sites, tokens, gate, any_model)
+    """Keep nothing but the span of the regions' directions: see `steer`, and for `around` see `ablate`."""
+    edit = Onto(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
+    return _act(model, dictionary, edit, where)
 
 
 def swap(
@@ -108,10 +119,7 @@ def swap(
     towards: Regions,
     *,
     basis: Basis = "exemplar",
-    sites: str | Sequence[str] | None = None,
-    tokens: Tokens = "all",
-    gate: Gate | None = None,
-    any_model: bool = False,
+    **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
     """Off the span of some regions, towards the mean of others within that span (protocol 2.2): see `steer`.
 
@@ -119,7 +127,7 @@ def swap(
     """
     q_rd = orthonormal(directions_of(dictionary, region, basis))
     target_d = dictionary.center + dictionary.typical_radius * directions_of(dictionary, towards, basis).mean(dim=0)
-    return _act(model, dictionary, Swap(q_rd, dictionary.center, target_d), sites, tokens, gate, any_model)
+    return _act(model, dictionary, Swap(q_rd, dictionary.center, target_d), where)
 
 
 def clamp(
@@ -129,17 +137,14 @@ def clamp(
     value: float,
     *,
     basis: Direction = "exemplar",
-    sites: str | Sequence[str] | None = None,
-    tokens: Tokens = "all",
-    gate: Gate | None = None,
-    any_model: bool = False,
+    **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
     """Set the component along a region's direction, from the centre, to `value` typical residual norms: see `steer`."""
     if not math.isfinite(value):
         raise EPError(f"value is {value}; expected a finite number of typical residual norms")
     v_d = directions_of(dictionary, region, basis)[0]
     edit = Clamp(v_d / v_d.norm(), dictionary.center, value * dictionary.typical_norm)
-    return _act(model, dictionary, edit, sites, tokens, gate, any_model)
+    return _act(model, dictionary, edit, where)
 
 
 def directions_of(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:
@@ -163,19 +168,17 @@ def directions_of(dictionary: StoredDictionary, region: Regions, basis: Directio
     return means
 
 
-def _act(
-    model: Any,
-    dictionary: StoredDictionary,
-    edit: Edit,
-    sites: str | Sequence[str] | None,
-    tokens: Tokens,
-    gate: Gate | None,
-    any_model: bool,
-) -> AbstractContextManager[None]:
-    check_model_of(model, dictionary, any_model)
+def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
+    if around not in ("centre", "origin"):
+        raise EPError(f"around is {around!r}; expected 'centre' or 'origin'")
+    return dictionary.center if around == "centre" else torch.zeros_like(dictionary.center)
+
+
+def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> AbstractContextManager[None]:
+    module = check_model_of(model, dictionary, where.get("any_model", False))
+    gate = where.get("gate")
     edit = Gated(gate, edit) if gate else edit
-    outer = model.model if isinstance(model, LoadedModel) else model
-    return applied(outer, edit, sites or dictionary.config.site.name, tokens=tokens)
+    return applied(module, edit, where.get("sites") or dictionary.config.site.name, tokens=where.get("tokens", "all"))
 
 
 def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:

@@ -31,10 +31,10 @@ def bake(
     basis: Direction = "exemplar",
     any_model: bool = False,
 ) -> Any:
-    """A copy of the model whose residual stream never leaves the centre's place along some regions' span.
+    """A copy of the model whose residual stream has nothing along some regions' span, anywhere.
 
-    It says what the model says under `ablate_everywhere`, without a hook: the embedding starts every token at the
-    centre's place along the span, and no block adds anything to it. Save it with `save_pretrained`.
+    It says what the model says under `ablate_everywhere`, without a hook: neither the embedding nor any block
+    writes along the span. Save it with `save_pretrained`.
 
     Raises:
         EPError: see `ablate`; and an architecture that normalises what its blocks add (Gemma), or adds position
@@ -53,7 +53,7 @@ def bake(
             "ablation; use the hook: with ep.ablate(...)"
         )
     with torch.no_grad():
-        _start_at_the_centre(baked, architecture, q_rd, dictionary.center.double())
+        _start_without(baked, architecture, q_rd)
         for layer, block in enumerate(architecture.blocks):
             for part in ("attn", "mlp"):
                 _write_nothing_along(_last_linear(block, architecture.raw_output(layer, part)), q_rd)
@@ -69,22 +69,20 @@ def ablate_everywhere(
     basis: Direction = "exemplar",
     any_model: bool = False,
 ) -> Iterator[None]:
-    """Keep the residual stream at the centre's place along some regions' span, from its start to its end.
+    """Keep the residual stream free of some regions' span, from its start to its end.
 
-    The start of the stream is ablated around the centre, and what attention and MLPs add loses its part along the
-    span. `bake` writes the same into the weights. Arguments and errors: see `ablate`.
+    Around the origin: a dictionary's centre belongs to its own site, and a stream held at that place from the
+    first block on leaves the model speechless. `bake` writes the same into the weights. Arguments and errors: see
+    `ablate`.
     """
     module = check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis))
     writes = [f"{point}.{layer}" for layer in range(Architecture.of(module).n_layers) for point in _WRITES]
-    start, added = Off(q_rd, dictionary.center), Off(q_rd, torch.zeros_like(dictionary.center))
-    with applied(module, start, "resid_pre.0"), applied(module, added, writes):
+    with applied(module, Off(q_rd, torch.zeros_like(dictionary.center)), ["resid_pre.0", *writes]):
         yield
 
 
-def _start_at_the_centre(
-    model: Any, architecture: Architecture, q_rd: Float[Tensor, "r d"], c_d: Float[Tensor, " d"]
-) -> None:
+def _start_without(model: Any, architecture: Architecture, q_rd: Float[Tensor, "r d"]) -> None:
     embedding = model.get_input_embeddings()
     extra = [name for name, part in model.named_modules() if isinstance(part, nn.Embedding) and part is not embedding]
     if extra or type(embedding) is not nn.Embedding:
@@ -97,8 +95,7 @@ def _start_at_the_centre(
         head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False
     weight_vd = embedding.weight.double()
-    changed_vd = weight_vd - (weight_vd - c_d.to(weight_vd)) @ q_rd.T.to(weight_vd) @ q_rd.to(weight_vd)
-    embedding.weight.copy_(changed_vd)
+    embedding.weight.copy_(weight_vd - weight_vd @ q_rd.T.to(weight_vd) @ q_rd.to(weight_vd))
 
 
 def _last_linear(block: nn.Module, part: str) -> nn.Module:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from ..models.load import LoadedModel, bos_id, special_token_ids
 from ..models.sites import resolve_sites
 from ..reading import token_texts
 from ..store import StoredDictionary
+from ..text.chat import in_template
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,15 @@ def generate(
     *,
     max_new_tokens: int = 64,
     chat: bool | None = None,
-    batch_size: int = 16,
+    batch_size: int = 64,
 ) -> list[Generation]:
     """Continue prompts greedily; interventions that are open take part.
 
+    What all prompts begin with, such as the system message of a chat template, is read once.
+
     Args:
         chat: put each prompt into the model's chat template as a user's message; None: if it has one.
-        batch_size: prompts at once, of like length, padded on the left.
+        batch_size: prompts at once, of like length, padded on the left of what they do not share.
 
     Raises:
         EPError: no prompts, a chat template that is missing, or a prompt that leaves no room to write.
@@ -55,9 +61,10 @@ def generate(
         )
     written: dict[int, list[int]] = {}
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    shared = _Shared.of(loaded, encoded, max_new_tokens)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for i, ids in zip(batch, _continued(loaded, [encoded[i] for i in batch], max_new_tokens), strict=True):
+        for i, ids in zip(batch, _continued(loaded, [encoded[i] for i in batch], shared, max_new_tokens), strict=True):
             written[i] = ids
     texts = loaded.tokenizer.batch_decode([written[i] for i in range(len(prompts))], skip_special_tokens=True)
     return [
@@ -69,34 +76,66 @@ def generate(
 def encode(loaded: LoadedModel, prompt: str, chat: bool | None = None) -> list[int]:
     """Token ids of a prompt as the model is to see it: in its chat template, or after a BOS; see `generate`."""
     tokenizer = loaded.tokenizer
-    template = getattr(tokenizer, "chat_template", None)
-    if chat and not template:
-        raise EPError(f"{loaded.info.id} has no chat template; leave out chat to continue the prompt as plain text")
-    if template and chat is not False:
-        messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has its own special tokens
+    if chat or (chat is None and getattr(tokenizer, "chat_template", None)):
+        return tokenizer(in_template(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return [bos_id(loaded), *ids]
 
 
-def _continued(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Shared:
+    """What all prompts begin with, already read. length: its tokens; cache: their keys and values, if any."""
+
+    length: int
+    cache: Any
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> _Shared:
+        length = min(_common(prompts), min(map(len, prompts)) - 1)  # each has a token of its own
+        window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
+        # A sliding window counts the padding behind the shared part, too: there must be room for all of it.
+        if len(prompts) == 1 or length < 1 or (window and max(map(len, prompts)) + max_new_tokens > window):
+            return cls(0, None)
+        with torch.inference_mode():
+            ids_1s = torch.tensor([prompts[0][:length]], device=loaded.model.device)
+            return cls(length, loaded.model(ids_1s, use_cache=True, logits_to_keep=1).past_key_values)
+
+    def repeated(self, n: int) -> dict[str, Any]:
+        """As arguments of `model.generate`, for n sequences."""
+        if self.cache is None:
+            return {}
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(n)
+        return {"past_key_values": cache}
+
+
+def _common(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with."""
+    columns = zip(*prompts, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _continued(loaded: LoadedModel, prompts: list[list[int]], shared: _Shared, max_new_tokens: int) -> list[list[int]]:
     """New tokens for each prompt, up to the end of text and without it."""
     tokenizer, model = loaded.tokenizer, loaded.model
-    width = max(map(len, prompts))
+    width, read = max(map(len, prompts)), shared.length
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids_bs = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)
-    mask_bs = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
+    ids_bs = torch.full((len(prompts), width), pad)
+    mask_bs = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, ids in enumerate(prompts):
+        for part, at in ((ids[:read], slice(read)), (ids[read:], slice(width - len(ids) + read, width))):
+            ids_bs[row, at], mask_bs[row, at] = torch.tensor(part, dtype=torch.long), 1
     with torch.inference_mode():
         out_bs = model.generate(
-            ids_bs,
-            attention_mask=mask_bs,
+            ids_bs.to(model.device),
+            attention_mask=mask_bs.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
             pad_token_id=pad,
+            **shared.repeated(len(prompts)),
         )
     ends = _ends(loaded)
     written = []

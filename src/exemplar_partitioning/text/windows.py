@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EPError
+from .chat import in_template
 from .readers import Document
 
 # A text longer than this (characters) is tokenised in pieces, and texts are tokenised in batches of about as
@@ -26,12 +27,15 @@ class WindowConfig:
     min_tokens: int = 1  # tokens; windows with fewer that are not special are left out
     shuffle_buffer: int = 10_000  # windows held back to be given in random order; 0 or 1 keeps the order
     seed: int = 0  # of the shuffle
+    chat: bool = False  # each document is a user's message in the chat template, which has its own BOS
 
     def __post_init__(self) -> None:
         for name, least in (("context_size", 1), ("min_tokens", 1), ("shuffle_buffer", 0), ("seed", 0)):
             value = getattr(self, name)
             if value < least:
                 raise EPError(f"{name} is {value}, expected at least {least}.")
+        if self.chat and self.prepend_bos:
+            raise EPError("chat templates have their own BOS; with chat, prepend_bos must be False (--no-bos)")
         if self.min_tokens > self.context_size:
             raise EPError(
                 f"min_tokens is {self.min_tokens} and context_size {self.context_size}: no window can be so "
@@ -93,7 +97,7 @@ def _in_order(
 ) -> Iterator[Window]:
     current: Document | None = None
     start, rest = 0, np.empty(0, np.int32)
-    for document, first, ids in _tokenised(documents, tokenizer):
+    for document, first, ids in _tokenised(documents, tokenizer, config.chat):
         if first:
             if current is not None:
                 yield from _cut(current, start, rest, config, bos_id, special_ids)
@@ -131,12 +135,15 @@ def _cut(
         yield Window(document.id, start + offset, np.concatenate([bos, own]) if prefix else own.copy(), prefix)
 
 
-def _tokenised(documents: Iterable[Document], tokenizer: Any) -> Iterator[tuple[Document, bool, np.ndarray]]:
+def _tokenised(
+    documents: Iterable[Document], tokenizer: Any, chat: bool
+) -> Iterator[tuple[Document, bool, np.ndarray]]:
     """(document, whether this is its first piece, ids of the piece), tokenised in batches."""
     batch: list[tuple[Document, bool, str]] = []
     characters = 0
     for document in documents:
-        for number, piece in enumerate(pieces(document.text, PIECE_CHARACTERS)):
+        text = in_template(tokenizer, document.text) if chat else document.text
+        for number, piece in enumerate(pieces(text, PIECE_CHARACTERS)):
             batch.append((document, number == 0, piece))
             characters += len(piece)
             if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_TEXTS:
