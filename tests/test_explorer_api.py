@@ -22,6 +22,7 @@ from exemplar_partitioning.annotation.run import annotate
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.explorer.library import Library
 from exemplar_partitioning.explorer.live import Live
+from exemplar_partitioning.explorer.server import app, server
 from exemplar_partitioning.interventions.generation import encode
 from exemplar_partitioning.labels import Labels
 from exemplar_partitioning.reading import model_of
@@ -458,6 +459,28 @@ def test_dictionaries_of_another_model_are_not_steered(built, writing):
         status, _, text = request(f"{address}/api/dictionaries/resid_post.1-p2/steer", body)
     assert status == 400
     assert "is not the model" in json.loads(text)["error"]
+
+
+def test_an_interrupt_ends_what_is_being_written(writing):
+    """The server answers at the next token, so that Ctrl-C does not wait for the text."""
+    _, d, loaded = writing
+    live = Live(loaded)
+    with served(d.path, live=live) as address:
+        key = get(f"{address}/api/dictionaries")["dictionaries"][0]["key"]
+        body = {"prompt": "the old dog", "regions": [1], "max_new_tokens": 100}
+        passes = []
+
+        def interrupt(*_):
+            passes.append(1)
+            if len(passes) == 5:
+                server(app(Library([d.path]), live)).handle_exit(signal.SIGINT, None)
+
+        handle = loaded.model.register_forward_hook(interrupt)
+        status, _, text = request(f"{address}/api/dictionaries/{key}/steer", body)
+        handle.remove()
+    assert status == 503
+    assert "stopping" in json.loads(text)["error"]
+    assert len(passes) == 5
 
 
 def test_steering_needs_a_model(site):

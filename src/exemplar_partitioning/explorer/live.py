@@ -24,7 +24,13 @@ class Live:
     def __init__(self, loaded: LoadedModel):
         self.loaded = loaded
         self._lock = threading.Lock()
-        self._before = lru_cache(maxsize=_KEPT)(partial(written, loaded))
+        self._stopping = threading.Event()
+        self._after = partial(written, loaded, stopping=self._stopping.is_set)
+        self._before = lru_cache(maxsize=_KEPT)(self._after)
+
+    def stop(self) -> None:
+        """Write no further token; from now on, `steer` raises ResourceError."""
+        self._stopping.set()
 
     def read(self, view: View, text: str) -> dict[str, Any]:
         """Every token with its region and distance, and a few words about each region that occurs.
@@ -57,7 +63,7 @@ class Live:
         with self._lock:
             before = self._before(d, asked.prompt, asked.max_new_tokens)
             with acting:
-                after = written(self.loaded, d, asked.prompt, asked.max_new_tokens)
+                after = self._after(d, asked.prompt, asked.max_new_tokens)
         return {
             "threshold": d.threshold,
             "typical_norm": d.typical_norm,

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -288,9 +289,17 @@ def listen(port: int | None, preferred: int) -> socket.socket:
     raise ResourceError("no free port on 127.0.0.1")
 
 
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        live: Live | None = cast(Starlette, self.config.app).state.live
+        if live is not None:
+            live.stop()  # or the end would wait for the text that is being written
+        super().handle_exit(sig, frame)
+
+
 def server(application: Starlette) -> uvicorn.Server:
     """For the application; `run(sockets=[...])` serves until interrupted."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             application,
             log_level="warning",

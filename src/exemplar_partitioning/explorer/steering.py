@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from ..errors import EPError
+from ..errors import EPError, ResourceError
 from ..interventions.acting import Basis, ablate, steer
 from ..interventions.generation import generate
 from ..interventions.hooks import Tokens, applied
@@ -59,15 +59,19 @@ class Steering(BaseModel):
 
 
 def written(
-    loaded: LoadedModel, dictionary: StoredDictionary, prompt: str, max_new_tokens: int
+    loaded: LoadedModel, dictionary: StoredDictionary, prompt: str, max_new_tokens: int, *, stopping: Callable[[], bool]
 ) -> list[dict[str, Any]]:
     """The tokens that the model writes after a prompt, with their regions as they were while it wrote.
 
     Interventions that are open take part. `off` tells activations beyond theta of every exemplar.
+
+    Raises ResourceError once `stopping`, asked at every token, says so; EPError: see `generate`.
     """
     rows: list[Float[Tensor, "n d"]] = []
 
     def keep(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        if stopping():
+            raise ResourceError("the explorer is stopping; start it again")
         rows.append(x_nd.to("cpu", copy=True))
         return x_nd
 
