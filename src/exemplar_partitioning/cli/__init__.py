@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import EPError
 from .annotate import annotate
 from .build import build
+from .combine import combine
 from .explore import explore
 from .export import export
 from .figures import figures
@@ -19,9 +20,11 @@ from .label import label
 from .localise import localise
 from .match import match
 from .report import report
+from .roundtrip import roundtrip
 from .show import show
 from .steer import steer
 from .transport import transport
+from .tree import tree
 
 app = typer.Typer(
     name="ep",
@@ -40,6 +43,9 @@ app.command()(localise)
 app.command()(label)
 app.command()(match)
 app.command()(transport)
+app.command()(roundtrip)
+app.command()(combine)
+app.command()(tree)
 app.command()(explore)
 app.command()(figures)
 app.command()(report)

@@ -1,0 +1,194 @@
+"""Set algebra on dictionaries as nets: which regions of one does the other have, and one dictionary for both.
+
+Two dictionaries with one centre and threshold are nets on one sphere: exemplars of each lie farther than theta from
+one another. A region of a is *in* b if b has an exemplar within theta of its own. So
+
+    a = intersection(a, b) + difference(a, b),    union(a, b) = a + difference(b, a)
+
+are nets again (law L3). What b was built from lies within theta of an exemplar of b, and that within theta of
+one of the union: so every activation of either stream lies within the angle 2 arccos(1 - theta) of the union.
+
+`merge` is the union for builds that were calibrated apart. Exemplars of b are put around a's centre, as the
+activations that they are; of those, the leader rule keeps what a does not cover. With delta the distance of the
+centres, an activation that lies at least rho > delta from b's centre appears from a's turned by no more than
+arcsin(delta / rho), so it lies within the angle
+
+    arccos(1 - theta_a) + arccos(1 - theta_b) + 2 arcsin(delta / rho)
+
+of the merged dictionary, where rho is at most the distance of b's nearest exemplar from b's centre.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..errors import EPError
+from ..leader import LeaderClustering
+from ..store import BuildRecord, StoredDictionary, content_ids, load, percentile_name, save
+from .matching import raw_exemplars
+from .origin import write_origin
+
+Operation = Literal["union", "difference", "intersection", "merge"]
+
+
+def union(a: Dictionary, b: Dictionary) -> Dictionary:
+    """Regions of a, then those of b that a lacks. Raises EPError for another centre or threshold."""
+    _check_frame(a, b)
+    return _with(a, torch.cat([a.exemplars, b.exemplars[_lacking(b, a)]]))
+
+
+def difference(a: Dictionary, b: Dictionary) -> Dictionary:
+    """Regions of a that b lacks; perhaps none. Raises EPError for another centre or threshold."""
+    _check_frame(a, b)
+    return _with(a, a.exemplars[_lacking(a, b)])
+
+
+def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
+    """Regions of a that b has, with a's exemplars; perhaps none. Raises EPError for another centre or threshold."""
+    _check_frame(a, b)
+    return _with(a, a.exemplars[~_lacking(a, b)])
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """Two dictionaries as one, around a's centre and with its threshold.
+
+    rows_b: regions of b that a lacks, in order; they follow those of a.
+    angle: radians within which every activation of either stream lies from an exemplar, if it is at least
+    `radius` (rho) from b's centre; at least pi where nothing can be promised.
+    """
+
+    dictionary: Dictionary
+    rows_b: Int64[np.ndarray, " m"]
+    angle: float
+    radius: float
+
+
+def merge(a: StoredDictionary, b: StoredDictionary) -> Merged:
+    """The union of two builds of one model and site that were calibrated apart; see the module for its bound.
+
+    Raises EPError for another model or site, or where lengths leave the activations of b's exemplars open.
+    """
+    _check_space(a, b)
+    alpha = math.acos(1 - min(a.threshold, 2)) + math.acos(1 - min(b.threshold, 2))
+    if torch.equal(a.center, b.center) and a.threshold == b.threshold:
+        rows = np.flatnonzero(_lacking(b, a).numpy())
+        return Merged(union(a, b), rows, alpha, 0.0)
+    x_kd = raw_exemplars(b)
+    if unknown := int(np.isnan(x_kd[:, 0]).sum()):
+        raise EPError(
+            f"{unknown} exemplars of {b.path} are shorter than its centre, which leaves their activations open; "
+            "only builds with one centre can be merged here"
+        )
+    radius_k = np.linalg.norm(x_kd - b.center.double().numpy(), axis=1)
+    delta, rho = float((a.center.double() - b.center.double()).norm()), float(radius_k.min())
+    x_kd = torch.from_numpy(x_kd.astype(np.float32))
+    free = np.flatnonzero(a.assign(x_kd)[1].numpy() > a.threshold)
+    kept = LeaderClustering(a.center, a.threshold)
+    kept.add(x_kd[free], strict=True)
+    shift = 2 * math.asin(delta / rho) if delta < rho else math.pi
+    return Merged(_with(a, torch.cat([a.exemplars, kept.exemplars])), free[kept.births], alpha + shift, rho)
+
+
+def coverage(dictionary: Dictionary, x_nd: Float[Tensor, "n d"] | np.ndarray) -> float:
+    """Share of the activations within the threshold of an exemplar; those without a direction count as not."""
+    if not len(x_nd):
+        raise EPError("no activations to cover")
+    return float((np.asarray(dictionary.assign(torch.as_tensor(x_nd))[1]) <= dictionary.threshold).mean())
+
+
+def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out: str | Path) -> StoredDictionary:
+    """Write the result of an operation as a dictionary, to `<out>/<site>/p<percentile>` of a's.
+
+    Every region keeps where its exemplar was observed. Raises EPError where the operation is not defined, the
+    result holds no region, or the folder exists.
+    """
+    if operation not in get_args(Operation):
+        raise EPError(f"the operation is {operation!r}; expected one of {', '.join(get_args(Operation))}")
+    _check_space(a, b)
+    folder = Path(out) / a.config.site.name / percentile_name(a.config.calibration.percentile)
+    if folder.exists():
+        raise EPError(f"{folder} exists already; choose another folder with --out")
+    details = {}
+    if operation == "merge":
+        merged = merge(a, b)
+        dictionary, rows_a, rows_b = merged.dictionary, np.arange(a.k), merged.rows_b
+        details = {"angle": merged.angle, "radius": merged.radius}
+    elif operation == "union":
+        dictionary, rows_a, rows_b = union(a, b), np.arange(a.k), np.flatnonzero(_lacking(b, a).numpy())
+        details = {"angle": 2 * math.acos(1 - a.threshold), "radius": 0.0}
+    else:
+        _check_frame(a, b)
+        lacking = _lacking(a, b).numpy()
+        rows_a, rows_b = np.flatnonzero(lacking if operation == "difference" else ~lacking), np.zeros(0, np.int64)
+        dictionary = _with(a, a.exemplars[torch.from_numpy(rows_a)])
+    if not dictionary.k:
+        raise EPError(f"the {operation} of {a.path} and {b.path} holds no region; there is nothing to write")
+    regions = pa.concat_tables([a.regions.take(pa.array(rows_a)), b.regions.take(pa.array(rows_b))])
+    regions = _column(regions, "region", pa.array(np.arange(dictionary.k, dtype=np.int32)))
+    regions = _column(regions, "content_id", pa.array(content_ids(dictionary.exemplars.numpy())))
+    build = _both(a.config.build, b.config.build, dictionary.k)
+    save(folder, a.config.model_copy(update={"build": build}), dictionary, regions.combine_chunks())
+    write_origin(folder, operation, [a, b], regions_of_a=len(rows_a), regions_of_b=len(rows_b), **details)
+    return load(folder)
+
+
+def _lacking(a: Dictionary, b: Dictionary) -> Bool[Tensor, " k"]:
+    """Regions of a farther than the threshold from every exemplar of b, decided in reference arithmetic."""
+    around_zero = Dictionary(torch.zeros(b.d_model), b.exemplars, b.threshold)
+    return around_zero.assign(a.exemplars)[1] > b.threshold
+
+
+def _check_frame(a: Dictionary, b: Dictionary) -> None:
+    if a.d_model == b.d_model and torch.equal(a.center, b.center) and a.threshold == b.threshold:
+        return
+    pairs = {
+        "d_model": (a.d_model, b.d_model),
+        "theta": (a.threshold, b.threshold),
+        "|centre|": (float(a.center.norm()), float(b.center.norm())),
+    }
+    differing = [f"{name} {x:g} and {y:g}" for name, (x, y) in pairs.items() if x != y]
+    raise EPError(
+        f"set algebra needs one centre and threshold; got {', '.join(differing) or 'centres that differ'}. "
+        "`merge` joins builds that were calibrated apart"
+    )
+
+
+def _with(a: Dictionary, exemplars: Tensor) -> Dictionary:
+    return Dictionary(a.center, exemplars, a.threshold)
+
+
+def _check_space(a: StoredDictionary, b: StoredDictionary) -> None:
+    mine, theirs = a.config, b.config
+    pairs = {
+        "weights": (mine.model.fingerprint[:12], theirs.model.fingerprint[:12]),
+        "dtype": (mine.model.dtype, theirs.model.dtype),
+        "site": (mine.site.name, theirs.site.name),
+    }
+    differing = [f"{name} {x} and {y}" for name, (x, y) in pairs.items() if x != y]
+    if differing:
+        raise EPError(
+            f"{a.path} and {b.path} are of different spaces: {'; '.join(differing)}. `ep transport` carries the "
+            "regions of one into the other"
+        )
+
+
+def _both(a: BuildRecord, b: BuildRecord, k: int) -> BuildRecord:
+    n = a.n_activations + b.n_activations
+    changed = {"k": k, "n_activations": n, "skipped": a.skipped + b.skipped, "growth": [(n, k)]}
+    return a.model_copy(update=changed)
+
+
+def _column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(name), cast(pa.Array, values))

@@ -1,0 +1,218 @@
+"""Round trips across models (protocols 2.4): does a region lead to another model's region and back to itself?
+
+Units are tokens of texts that both models read. A region's representative is the unit nearest to its exemplar
+among its members. From a region of a: its representative, the region of b that this unit lies in, that region's
+representative, the region of a that this one lies in. The trip returns if that is where it began.
+
+Units are the exemplars' own tokens of both dictionaries, embedded by both models: then a region is represented by
+its exemplar itself. Or the aligned tokens of a text, as in the paper.
+
+Two controls. *Re-pairing*: units of one model are paired at random with those of the other. *Text*: in the place of
+the other model stand clusters of the units' texts (the eight words that end with the token; TF-IDF of words and
+pairs of words, reduced to 100 components; k-means with as many clusters as b has regions). What returns through the
+text as well tells nothing of the other model.
+
+Shapes: n units, k and l regions of the dictionaries a and b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from ..errors import EPError
+from ..store import StoredDictionary
+from .common import MAX_TOKENS, Place, common_tokens, places
+from .matching import describe
+from .transport import embed
+
+REPAIRINGS = 2000
+_WORDS = 8
+_COMPONENTS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned:
+    """Region of each unit, -1 for none, and its distance to the exemplar; k regions there are."""
+
+    ids_n: Int64[np.ndarray, " n"]
+    distance_n: Float[np.ndarray, " n"]
+    k: int
+
+    def representatives(self) -> Int64[np.ndarray, " k"]:
+        """The nearest unit of each region, the first on a tie; -1 for a region without any."""
+        there = np.flatnonzero(self.ids_n >= 0)
+        order = there[np.lexsort((there, self.distance_n[there], self.ids_n[there]))]
+        regions, first = np.unique(self.ids_n[order], return_index=True)
+        found = np.full(self.k, -1, np.int64)
+        found[regions] = order[first]
+        return found
+
+
+@dataclass(frozen=True)
+class Trips:
+    """Trips that returned, of those begun; the same for units paired at random: mean, largest, and p."""
+
+    began: int
+    returned: int
+    null_mean: float
+    null_high: int
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with the share that returned and chance."""
+        began = max(self.began, 1)
+        return vars(self) | {"share": self.returned / began, "null_share": self.null_mean / began}
+
+
+@dataclass(frozen=True, eq=False)
+class RoundTrip:
+    """Round trips between two dictionaries.
+
+    from_a, from_b: trips that begin in a region of either.  text_a, text_b: the same trips through clusters of text.
+    returned_k: for each region of a, whether its trip returned.
+    units: how many there were, and of which kind.
+    """
+
+    a: StoredDictionary
+    b: StoredDictionary
+    from_a: Trips
+    from_b: Trips
+    text_a: Trips
+    text_b: Trips
+    returned_k: Bool[np.ndarray, " k"]
+    units: int
+    kind: str
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values."""
+        found: dict[str, Any] = {"a": describe(self.a), "b": describe(self.b), "units": self.units, "kind": self.kind}
+        trips = {"from_a": self.from_a, "from_b": self.from_b, "text_a": self.text_a, "text_b": self.text_b}
+        return found | {name: trip.as_json() for name, trip in trips.items()}
+
+
+def roundtrip(
+    a: StoredDictionary,
+    b: StoredDictionary,
+    *,
+    text: Any = None,
+    model_a: Any = None,
+    model_b: Any = None,
+    field: str = "text",
+    max_tokens: int = MAX_TOKENS,
+    final: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+) -> RoundTrip:
+    """Round trips between dictionaries of any two models or sites.
+
+    Args:
+        a, b: the dictionaries.
+        text: its aligned tokens are the units; without one, the exemplars of both dictionaries are.
+        model_a, model_b: where the models are, or the models.
+        final: of a text, only the last token of each window is a unit (prompts).
+
+    Raises:
+        EPError: another model than a dictionary's, or a text without aligned tokens.
+    """
+    first, second = places(a, b, model_a, model_b, device=device)
+    if text is None:
+        x_nd, y_ne, contexts = _exemplar_units(a, b, first, second)
+        kind = "exemplars of both dictionaries"
+    else:
+        tokens = common_tokens(first, second, text, field=field, max_tokens=max_tokens)
+        tokens = tokens[np.flatnonzero(tokens.last_n)] if final else tokens
+        x_nd, y_ne, contexts = tokens.a_nd, tokens.b_ne, tokens.context_n
+        kind = f"{'last ' if final else ''}tokens of {tokens.source}"
+    in_a, in_b = Assigned(*a.assign(x_nd), a.k), Assigned(*b.assign(y_ne), b.k)
+    texts = text_clusters(contexts, [len(np.unique(side.ids_n)) for side in (in_b, in_a)], seed)
+    from_a, returned_k = trips(in_a, in_b, seed)
+    return RoundTrip(
+        a,
+        b,
+        from_a,
+        trips(in_b, in_a, seed)[0],
+        trips(in_a, texts[0], seed)[0],
+        trips(in_b, texts[1], seed)[0],
+        returned_k,
+        len(x_nd),
+        kind,
+    )
+
+
+def trips(here: Assigned, there: Assigned, seed: int = 0) -> tuple[Trips, Bool[np.ndarray, " k"]]:
+    """Trips from every region here that has units, through the regions there, beside random pairings of units."""
+    usable = (here.ids_n >= 0) & (there.ids_n >= 0)
+    if not usable.any():
+        raise EPError("no unit has a region in both dictionaries")
+    here, there = (Assigned(side.ids_n[usable], side.distance_n[usable], side.k) for side in (here, there))
+    rep_here, rep_there = here.representatives(), there.representatives()
+    began = np.flatnonzero(rep_here >= 0)
+    n, rng = len(here.ids_n), np.random.default_rng(seed)
+
+    def back(to: np.ndarray, fro: np.ndarray) -> np.ndarray:
+        """Whether each trip returns, unit i here being paired with unit to[i] there, and j there with fro[j] here."""
+        passing = there.ids_n[to[rep_here[began]]]
+        return here.ids_n[fro[rep_there[passing]]] == began
+
+    identity = np.arange(n)
+    returned = back(identity, identity)
+    null = np.empty(REPAIRINGS, np.int64)
+    for i in range(REPAIRINGS):
+        to = rng.permutation(n)
+        fro = np.empty(n, np.int64)
+        fro[to] = identity
+        null[i] = back(to, fro).sum()
+    returned_k = np.zeros(here.k, np.bool_)
+    returned_k[began] = returned
+    p = (1 + int((null >= returned.sum()).sum())) / (1 + REPAIRINGS)
+    return Trips(len(began), int(returned.sum()), float(null.mean()), int(null.max()), p), returned_k
+
+
+def text_clusters(contexts: list[str], sizes: list[int], seed: int = 0) -> list[Assigned]:
+    """Clusters of texts by their last words, for each number of clusters wanted."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+    from threadpoolctl import threadpool_limits
+
+    ends = [" ".join(context.split()[-_WORDS:]) for context in contexts]
+    vectorizer = TfidfVectorizer(
+        token_pattern=r"\S+", ngram_range=(1, 2), min_df=min(2, len(ends)), max_features=20_000, sublinear_tf=True
+    )
+    try:
+        tfidf = vectorizer.fit_transform(ends)
+    except ValueError:  # no word occurs twice
+        return [Assigned(np.zeros(len(ends), np.int64), np.zeros(len(ends)), 1) for _ in sizes]
+    found = []
+    with threadpool_limits(1):  # the same clusters whatever the machine
+        components = min(_COMPONENTS, tfidf.shape[1] - 1, len(ends) - 1)
+        if components >= 1:
+            tfidf = TruncatedSVD(components, random_state=seed).fit_transform(tfidf)
+        points = normalize(np.asarray(tfidf if isinstance(tfidf, np.ndarray) else tfidf.toarray()))
+        for size in sizes:
+            model = MiniBatchKMeans(min(size, len(points)), random_state=seed, batch_size=4096)
+            ids_n = model.fit_predict(points).astype(np.int64)
+            centers = np.asarray(model.cluster_centers_)
+            found.append(Assigned(ids_n, np.linalg.norm(points - centers[ids_n], axis=1), len(centers)))
+    return found
+
+
+def _exemplar_units(
+    a: StoredDictionary, b: StoredDictionary, first: Place, second: Place
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Activations of all exemplars' tokens in both models, a's first, and their texts."""
+    tokenizers = first.loaded.tokenizer, second.loaded.tokenizer
+    same = a.config.model.tokenizer_hash == b.config.model.tokenizer_hash
+    x = [embed(a, first).x_kd, embed(b, first, None if same else tokenizers[1]).x_kd]
+    y = [embed(a, second, None if same else tokenizers[0]).x_kd, embed(b, second).x_kd]
+    contexts = [
+        text
+        for dictionary, tokenizer in zip((a, b), tokenizers, strict=True)
+        for text in tokenizer.batch_decode(dictionary.regions["window_tokens"].to_pylist(), skip_special_tokens=True)
+    ]
+    return np.concatenate(x), np.concatenate(y), contexts

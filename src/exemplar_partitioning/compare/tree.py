@@ -1,0 +1,164 @@
+"""Dictionaries of one stream at several percentiles as a tree: parents, children, splits, and paths across regions.
+
+A region's parent is the coarser dictionary's region that its exemplar lies in; its children are the finer ones whose
+parent it is. Nothing forces the levels to nest: how far they do is told beside chance.
+
+Shapes: levels run from coarse to fine; k_i regions on level i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from ..dictionary import Dictionary
+from ..errors import EPError
+from ..store import StoredDictionary
+from .pairing import nearest
+
+NEIGHBOURS = 3  # of the graph that paths run on
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Levels from coarse to fine.
+
+    parent: for each level but the first, the parent of each region on the level before.
+    identity: for each level but the last, the region of the next level with the same exemplar, -1 if there is none.
+    """
+
+    levels: list[StoredDictionary]
+    parent: list[Int64[np.ndarray, " k"]]
+    identity: list[Int64[np.ndarray, " k"]]
+
+    def children(self, level: int, region: int) -> list[int]:
+        """Regions of the next level whose parent this is; none on the last level."""
+        self.levels[level].check_region(region)
+        return np.flatnonzero(self.parent[level] == region).tolist() if level < len(self.parent) else []
+
+    def ancestors(self, level: int, region: int) -> list[int]:
+        """Parent, its parent and so on, up to the coarsest level."""
+        self.levels[level].check_region(region)
+        found = []
+        for parents in reversed(self.parent[:level]):
+            region = int(parents[region])
+            found.append(region)
+        return found
+
+    def level(self, percentile: float) -> int:
+        """The level of a percentile; EPError, naming those there are, if there is none."""
+        percentiles = [d.config.calibration.percentile for d in self.levels]
+        if percentile not in percentiles:
+            raise EPError(
+                f"no level at percentile {percentile:g}; there are {', '.join(f'{p:g}' for p in percentiles)}"
+            )
+        return percentiles.index(percentile)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """A row per level: how its regions divide on the next, and whether two steps up agree with one.
+
+        split: share of regions with two or more children.  childless: with none.  same_exemplar: share whose exemplar
+        the next level has too.  nested: share of regions whose parent's parent is the region, two levels up, that
+        their own exemplar lies in; nested_chance: the same with parents' parents drawn at their frequency.
+        """
+        rows = []
+        for i, d in enumerate(self.levels):
+            row: dict[str, Any] = {
+                "percentile": d.config.calibration.percentile,
+                "threshold": d.threshold,
+                "k": d.k,
+                "split": None,
+                "childless": None,
+                "same_exemplar": None,
+                "nested": None,
+                "nested_chance": None,
+            }
+            if i < len(self.parent):
+                count = np.bincount(self.parent[i], minlength=d.k)
+                row["split"], row["childless"] = float((count > 1).mean()), float((count == 0).mean())
+                row["same_exemplar"] = float((self.identity[i] >= 0).mean())
+            if i >= 2:
+                above, two_up = self.parent[i - 2], self.levels[i - 2]
+                direct = region_of(two_up, d.exemplars.numpy())
+                steps = above[self.parent[i - 1]]
+                shares = [np.bincount(ids, minlength=two_up.k) / d.k for ids in (direct, steps)]
+                row["nested"], row["nested_chance"] = float((direct == steps).mean()), float(shares[0] @ shares[1])
+            rows.append(row)
+        return rows
+
+
+def tree(dictionaries: list[StoredDictionary]) -> Tree:
+    """The tree of dictionaries of one site and stream, in any order.
+
+    Raises EPError for fewer than two, or another model, site or centre.
+    """
+    if len(dictionaries) < 2:
+        raise EPError(f"a tree takes dictionaries of at least two percentiles; got {len(dictionaries)}")
+    levels = sorted(dictionaries, key=lambda d: -d.threshold)
+    first = levels[0]
+    for other in levels[1:]:
+        here, there = first.config, other.config
+        if (here.model.fingerprint, here.site.name) != (there.model.fingerprint, there.site.name):
+            raise EPError(f"{first.path} and {other.path} are of different models or sites; a tree is of one stream")
+        if not torch.equal(first.center, other.center):
+            raise EPError(f"{first.path} and {other.path} have different centres; a tree is of one stream")
+    steps = list(pairwise(levels))
+    return Tree(
+        levels,
+        [region_of(coarse, fine.exemplars.numpy()) for coarse, fine in steps],
+        [_same_exemplar(coarse, fine) for coarse, fine in steps],
+    )
+
+
+def region_of(dictionary: Dictionary, directions_kd: Float32[np.ndarray, "k d"]) -> Int64[np.ndarray, " k"]:
+    """Region of each of some directions around a dictionary's centre, in reference arithmetic."""
+    around_zero = Dictionary(torch.zeros(dictionary.d_model), dictionary.exemplars, dictionary.threshold)
+    return around_zero.assign(directions_kd)[0]
+
+
+def path(exemplars_kd: Float32[np.ndarray, "k d"], start: int, end: int) -> list[int]:
+    """Regions on a shortest path from one to another in the graph of the three nearest neighbours; [] if there is none.
+
+    Edges join a region with its three nearest, either way; all count as one step (protocols 2.10).
+    """
+    k = len(exemplars_kd)
+    if start == end:
+        return [start]
+    size = min(NEIGHBOURS, k - 1)
+    cosine_kk = exemplars_kd @ exemplars_kd.T
+    np.fill_diagonal(cosine_kk, -np.inf)
+    near = np.argsort(-cosine_kk, axis=1, kind="stable")[:, :size]
+    rows = np.repeat(np.arange(k), size)
+    graph = csr_array((np.ones(len(rows)), (rows, near.ravel())), shape=(k, k))
+    _, before = breadth_first_order(graph, start, directed=False)
+    found = [end]
+    while found[-1] != start:
+        if before[found[-1]] < 0:
+            return []
+        found.append(int(before[found[-1]]))
+    return found[::-1]
+
+
+def paths(tree: Tree, level: int, start: int, end: int) -> list[list[int]]:
+    """The path between two regions of a level on every level, ends being the same exemplars or the nearest."""
+    here = tree.levels[level]
+    here.check_region(start)
+    here.check_region(end)
+    ends_2d = here.exemplars.numpy()[[start, end]]
+    found = []
+    for other in tree.levels:
+        a, b = nearest(ends_2d, other.exemplars.numpy())[0].tolist()
+        found.append(path(other.exemplars.numpy(), a, b))
+    return found
+
+
+def _same_exemplar(coarse: StoredDictionary, fine: StoredDictionary) -> Int64[np.ndarray, " k"]:
+    by_id = {content: region for region, content in enumerate(fine.regions["content_id"].to_pylist())}
+    return np.array([by_id.get(content, -1) for content in coarse.regions["content_id"].to_pylist()], np.int64)
