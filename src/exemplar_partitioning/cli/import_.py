@@ -1,0 +1,38 @@
+"""`ep import`: a dictionary published as a pickle, as a folder of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Pickle as published with the paper.", metavar="FILE.pkl")],
+    out: Annotated[Path, typer.Option(help="Folder to write, as that of a build.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model it was built from: name, folder or hub id. Without, some things stay unknown."),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Where in the model, e.g. resid_post.12.", show_default="from metadata.json")
+    ] = None,
+    percentile: Annotated[
+        str | None, typer.Option(help="Percentile it was built with.", show_default="from metadata.json")
+    ] = None,
+) -> None:
+    """Convert one of the paper's published dictionaries.
+
+    Nothing in the pickle is run: it is read as data, and refused if it holds anything else.
+    """
+    wanted = options.percentile(percentile) if percentile is not None else None
+
+    from ..importing import import_published
+    from ..models.load import load_model
+
+    loaded = load_model(model) if model is not None else None
+    folder = import_published(file, out, model=loaded, site=site, percentile=wanted)
+    typer.echo(f"{folder}\n\nwhat regions hold: ep annotate {folder} --model NAME; then ep show {folder}")

@@ -1,0 +1,203 @@
+"""Sparse autoencoders of other libraries, to compare with: read from their files, run by a few lines of ours.
+
+| made by       | files                                                             |
+|---------------|-------------------------------------------------------------------|
+| SAELens       | cfg.json, sae_weights.safetensors                                 |
+| sparsify      | cfg.json, sae.safetensors                                         |
+| Gemma Scope   | params.npz (for Gemma 2); params.safetensors, config.json (for 3) |
+
+Shapes: n activations, f features, d = d_model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import DataError, EPError
+
+
+@dataclass(frozen=True, eq=False)
+class SparseAutoencoder:
+    """Encoder, decoder and what happens between them; float32."""
+
+    W_enc: Float[Tensor, "d f"]
+    b_enc: Float[Tensor, " f"]
+    W_dec: Float[Tensor, "f d"]
+    b_dec: Float[Tensor, " d"]
+    kind: Literal["relu", "topk", "jumprelu"]
+    """What is kept of the pre-activations above 0: all, the k largest of a row, or those above the threshold.
+
+    A BatchTopK autoencoder is a jumprelu one here, with the threshold its training arrived at, as everywhere after it.
+    """
+    threshold: Float[Tensor, " f"] | None = None
+    k: int | None = None
+    centred: bool = True
+    """b_dec is subtracted before encoding."""
+    model: str | None = None
+    """Name of the model, and of the place in it, as the files give them."""
+    site: str | None = None
+
+    def __post_init__(self) -> None:
+        d, f = self.W_enc.shape
+        shapes = {"b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)} | (
+            {} if self.threshold is None else {"threshold": (f,)}
+        )
+        for name, shape in shapes.items():
+            if tuple(found := getattr(self, name).shape) != shape:
+                raise DataError(f"W_enc is {d} x {f}, so {name} must have shape {list(shape)}; it has {list(found)}")
+        if (self.kind == "jumprelu") != (self.threshold is not None) or (self.kind == "topk") != (self.k is not None):
+            raise DataError(f"a {self.kind} autoencoder has a threshold (jumprelu) or k (topk), and not the other")
+        if self.k is not None and not 1 <= self.k <= f:
+            raise DataError(f"k must lie between 1 and the number of features, {f}; got {self.k}")
+
+    def encode(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+        """Features of activations."""
+        pre_nf = (x_nd.float() - self.b_dec if self.centred else x_nd.float()) @ self.W_enc + self.b_enc
+        features_nf = pre_nf.relu()
+        if self.k is not None:
+            top = features_nf.topk(self.k, dim=1)
+            return torch.zeros_like(features_nf).scatter_(1, top.indices, top.values)
+        return features_nf if self.threshold is None else features_nf * (pre_nf > self.threshold)
+
+    def decode(self, features_nf: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
+        """Activations rebuilt from features."""
+        return features_nf @ self.W_dec + self.b_dec
+
+
+def load_sae(path: str | Path) -> SparseAutoencoder:
+    """Read an autoencoder from its folder, or from a params file of Gemma Scope.
+
+    Raises:
+        EPError: no such files, or an architecture that is none of relu, topk, jumprelu and batchtopk.
+        DataError: files that are damaged or do not fit together.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if (folder / "sae_weights.safetensors").is_file():
+        return _saelens(folder)
+    if (folder / "sae.safetensors").is_file():
+        return _sparsify(folder)
+    for name in ("params.npz", "params.safetensors"):
+        if (folder / name).is_file():
+            return _gemma_scope(folder / name)
+    raise EPError(
+        f"{path} holds no autoencoder; expected sae_weights.safetensors (SAELens), sae.safetensors (sparsify), "
+        "params.npz or params.safetensors (Gemma Scope)"
+    )
+
+
+def _saelens(folder: Path) -> SparseAutoencoder:
+    config, tensors = _json(folder / "cfg.json"), _tensors(folder / "sae_weights.safetensors")
+    facts = {**config, **(config.get("metadata") or {})}  # before version 6 they stood beside each other
+    architecture = config.get("architecture", "standard")
+    if config.get("activation_fn_str", config.get("activation_fn")) == "topk":  # before version 6
+        architecture, config = "topk", {**config, **config.get("activation_fn_kwargs", {})}
+    unsupported = {
+        "normalize_activations": ("none", "expected_average_only_in", None),  # the second is folded into the weights
+        "reshape_activations": ("none", None),
+        "finetuning_scaling_factor": (False, None),
+        "architecture": ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"),
+    }
+    for name, known in unsupported.items():
+        if (found := {**config, "architecture": architecture}.get(name)) not in known:
+            raise EPError(f"{folder}: {name} {found!r} cannot be read; expected {' or '.join(map(str, known))}")
+    w_enc, b_enc, w_dec = (_named(folder, tensors, name) for name in ("W_enc", "b_enc", "W_dec"))
+    threshold = tensors.get("threshold", tensors.get("topk_threshold"))
+    if architecture.endswith("topk") and config.get("rescale_acts_by_decoder_norm"):
+        norm_f = w_dec.norm(dim=1)
+        w_enc, b_enc, w_dec = w_enc * norm_f, b_enc * norm_f, w_dec / norm_f[:, None]
+    kind = {"standard": "relu", "topk": "topk"}.get(architecture, "jumprelu")
+    return SparseAutoencoder(
+        w_enc,
+        b_enc,
+        w_dec,
+        _named(folder, tensors, "b_dec"),
+        kind,
+        threshold=threshold.expand(len(b_enc)) if kind == "jumprelu" and threshold is not None else None,
+        k=int(config["k"]) if kind == "topk" and "k" in config else None,
+        centred=bool(config.get("apply_b_dec_to_input", True)),
+        model=facts.get("model_name"),
+        site=facts.get("hook_name"),
+    )
+
+
+def _sparsify(folder: Path) -> SparseAutoencoder:
+    config, tensors = _json(folder / "cfg.json"), _tensors(folder / "sae.safetensors")
+    if config.get("activation", "topk") != "topk" or config.get("transcode") or config.get("skip_connection"):
+        raise EPError(f"{folder}: only TopK autoencoders of sparsify can be read, no transcoders or other activations")
+    return SparseAutoencoder(
+        _named(folder, tensors, "encoder.weight").T,
+        _named(folder, tensors, "encoder.bias"),
+        _named(folder, tensors, "W_dec"),
+        _named(folder, tensors, "b_dec"),
+        "topk",
+        k=int(config["k"]),
+        site=folder.name,
+    )
+
+
+def _gemma_scope(path: Path) -> SparseAutoencoder:
+    tensors = {
+        name.lower(): tensor for name, tensor in (_npz(path) if path.suffix == ".npz" else _tensors(path)).items()
+    }
+    config = _json(path.with_name("config.json")) if path.with_name("config.json").is_file() else {}
+    if "affine_skip_connection" in tensors or config.get("architecture", "jump_relu") != "jump_relu":
+        raise EPError(f"{path}: only JumpReLU autoencoders of Gemma Scope can be read, no transcoders")
+    w_enc, b_enc, w_dec, b_dec, threshold = (
+        _named(path, tensors, name) for name in ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+    )
+    return SparseAutoencoder(
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        "jumprelu",
+        threshold=threshold,
+        centred=False,
+        model=config.get("model_name"),
+        site=config.get("hf_hook_point_in"),
+    )
+
+
+def _named(path: Path, tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise DataError(
+            f"{path} holds no {name}, only {', '.join(sorted(tensors))}; the file is incomplete or another's"
+        )
+    return tensors[name]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as arrays: {error}") from error
