@@ -16,6 +16,7 @@ from .combine import combine
 from .explore import explore
 from .export import export
 from .figures import figures
+from .import_ import import_
 from .label import label
 from .localise import localise
 from .match import match
@@ -50,6 +51,7 @@ app.command()(explore)
 app.command()(figures)
 app.command()(report)
 app.command()(export)
+app.command("import")(import_)
 
 
 def _version(wanted: bool) -> None:

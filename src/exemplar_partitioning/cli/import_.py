@@ -33,6 +33,6 @@ def import_(
     from ..importing import import_published
     from ..models.load import load_model
 
-    loaded = load_model(model) if model is not None else None
+    loaded = load_model(model, dtype="bfloat16") if model is not None else None  # that of all published ones
     folder = import_published(file, out, model=loaded, site=site, percentile=wanted)
-    typer.echo(f"{folder}\n\nwhat regions hold: ep annotate {folder} --model NAME; then ep show {folder}")
+    typer.echo(folder)

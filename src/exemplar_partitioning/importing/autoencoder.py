@@ -26,6 +26,8 @@ from torch import Tensor
 
 from ..errors import DataError, EPError
 
+Kind = Literal["relu", "topk", "jumprelu"]
+
 
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
@@ -35,7 +37,7 @@ class SparseAutoencoder:
     b_enc: Float[Tensor, " f"]
     W_dec: Float[Tensor, "f d"]
     b_dec: Float[Tensor, " d"]
-    kind: Literal["relu", "topk", "jumprelu"]
+    kind: Kind
     """What is kept of the pre-activations above 0: all, the k largest of a row, or those above the threshold.
 
     A BatchTopK autoencoder is a jumprelu one here, with the threshold its training arrived at, as everywhere after it.
@@ -117,7 +119,7 @@ def _saelens(folder: Path) -> SparseAutoencoder:
     if architecture.endswith("topk") and config.get("rescale_acts_by_decoder_norm"):
         norm_f = w_dec.norm(dim=1)
         w_enc, b_enc, w_dec = w_enc * norm_f, b_enc * norm_f, w_dec / norm_f[:, None]
-    kind = {"standard": "relu", "topk": "topk"}.get(architecture, "jumprelu")
+    kind: Kind = "relu" if architecture == "standard" else "topk" if architecture == "topk" else "jumprelu"
     return SparseAutoencoder(
         w_enc,
         b_enc,

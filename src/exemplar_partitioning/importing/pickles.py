@@ -79,7 +79,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.budget = size  # bytes that may be built beside those of the file
 
-    def run(self, data: mmap.mmap) -> Any:
+    def run(self, data: Any) -> Any:
         for opcode, argument, position in pickletools.genops(data):
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -248,7 +248,7 @@ def _put(machine: _Machine, index: int) -> None:
     machine.memo[index] = machine.stack[-1]
 
 
-_Step = Callable[[_Machine, Any], None]
+_Step = Callable[[_Machine, Any], object]
 _STEPS: dict[str, _Step] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
@@ -264,8 +264,6 @@ _STEPS: dict[str, _Step] = {
     "TUPLE1": lambda m, a: m.push(tuple(m.popped(1))),
     "TUPLE2": lambda m, a: m.push(tuple(m.popped(2))),
     "TUPLE3": lambda m, a: m.push(tuple(m.popped(3))),
-    "LIST": lambda m, a: m.push(m.popped_to_mark()),
-    "DICT": lambda m, a: (m.push({}), _set_items(m, pairs)) if (pairs := m.popped_to_mark()) else m.push({}),
     "APPEND": lambda m, a: _append(m, m.popped(1)),
     "APPENDS": lambda m, a: _append(m, m.popped_to_mark()),
     "SETITEM": lambda m, a: _set_items(m, m.popped(2)),

@@ -159,7 +159,7 @@ def _prompts(kept: list[Any]) -> Iterator[tuple[float, str, int]]:
 
 
 def _place(prompt: str, position: int, model: LoadedModel | None) -> tuple[int, str, str, list[int]]:
-    """Token id, token, context and window of an exemplar; without a model, or with a text that does not fit, text only."""
+    """Token id, token, context and window of an exemplar; the text alone without a model, or if it does not fit."""
     if model is None or not prompt:
         return -1, "", prompt, []
     ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"][:position]
@@ -191,6 +191,8 @@ def _config(
             shuffle_buffer=0,
             seed=int(described.get("seed", 0)),
             digest=UNKNOWN,
+            chat=False,
+            positions="all",
         ),
         calibration=store.CalibrationRecord(
             percentile=percentile,
