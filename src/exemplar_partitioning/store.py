@@ -199,8 +199,9 @@ class StoredDictionary(Dictionary):
         Each exemplar counts as often as activations arrived at it, so that outliers which founded regions of
         their own do not set the scale.
         """
-        norm_k = self.regions["raw_norm"].to_numpy().astype(np.float64)
-        arrivals_k = self.regions["arrivals"].to_numpy()
+        known = self._lengths_known()
+        norm_k = known["raw_norm"].to_numpy().astype(np.float64)
+        arrivals_k = known["arrivals"].to_numpy()
         order = np.argsort(norm_k, kind="stable")
         half = np.searchsorted(np.cumsum(arrivals_k[order]), arrivals_k.sum() / 2)
         return float(norm_k[order][half])
@@ -211,11 +212,22 @@ class StoredDictionary(Dictionary):
 
         Follows from their stored lengths: |c + r e| = raw_norm, of two solutions the larger.
         """
-        raw_k = self.regions["raw_norm"].to_numpy().astype(np.float64)
+        known = self._lengths_known()
+        raw_k = known["raw_norm"].to_numpy().astype(np.float64)
         c = self.center.double()
-        along_k = (self.exemplars.double() @ c).numpy()
+        along_k = (self.exemplars[known["region"].to_numpy()].double() @ c).numpy()
         inside_k = along_k**2 + raw_k**2 - float(c @ c)
         return float(np.median(-along_k + np.sqrt(np.maximum(inside_k, 0))))
+
+    def _lengths_known(self) -> pa.Table:
+        """The regions whose exemplar's length is known: all, but in dictionaries that were imported."""
+        known = self.regions.filter(np.isfinite(self.regions["raw_norm"].to_numpy()))
+        if not len(known):
+            raise EPError(
+                f"{self.path} was imported without the lengths of its activations, so there is no unit for steps along "
+                "a direction; import it again with --model, which finds them"
+            )
+        return known
 
     @cached_property
     def annotation(self) -> Annotation:

@@ -184,7 +184,8 @@ def _encoded(machine: _Machine, text: str, codec: str = "latin1") -> bytes:
 
 
 def _record(machine: _Machine, cls: Any, base: Any, state: Any) -> Record:
-    if base != _Global("builtins.object") or state is not None or not isinstance(cls, _Global) or cls.name in _TYPES:
+    plain = isinstance(base, _Global) and base.name in _TYPES[:2] and state is None
+    if not plain or not isinstance(cls, _Global) or cls.name in _TYPES:
         raise machine.refusal(f"an instance of {_said(cls)}")
     return Record(cls.name)
 
@@ -212,6 +213,8 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "copyreg._reconstructor": _record,
     "copy_reg._reconstructor": _record,
     "builtins.set": _set,
+    "__builtin__.set": _set,  # so called up to protocol 2
+    "__builtin__.bytes": lambda machine: b"",
     "numpy.dtype": _dtype,
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -220,7 +223,7 @@ for _core in ("numpy.core", "numpy._core"):
     _BUILDERS[f"{_core}.numeric._frombuffer"] = lambda _, content, dtype, shape, order: _array(
         content, dtype, shape, order
     )
-_TYPES = ("builtins.object", "numpy.ndarray")
+_TYPES = ("builtins.object", "__builtin__.object", "numpy.ndarray")
 
 
 def _append(machine: _Machine, values: list[Any]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 
 from .. import __version__, store
 from ..dictionary import Dictionary
@@ -44,7 +45,8 @@ def import_published(
 
     Args:
         file: the pickle; nothing in it is run, whatever it holds.
-        model: the model it was built from: then the folder says which weights it belongs to, and tokens get names.
+        model: the model it was built from: then the folder says which weights it belongs to, tokens get names, and
+            the lengths of activations, which the pickle lacks, are found again (steering needs them).
         site: canonical name, e.g. "resid_post.12"; default: from metadata.json beside the pickle.
         percentile: default: from metadata.json.
 
@@ -67,7 +69,7 @@ def import_published(
     dictionary = Dictionary(torch.from_numpy(center), torch.from_numpy(exemplars), threshold)
     if model is not None and model.info.d_model != dictionary.d_model:
         raise EPError(f"the dictionary has width {dictionary.d_model}, the model {model.info.d_model}: it is another's")
-    table = _regions(regions, exemplars, model)
+    table = _regions(regions, exemplars, site, model)
     config = _config(file, described, dictionary, table, site, percentile, model)
     store.save(folder, config, dictionary, table)
     return folder
@@ -116,7 +118,9 @@ def _vector(file: Path, record: Record, name: str) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def _regions(regions: list[Record], exemplars_kd: np.ndarray, model: LoadedModel | None) -> pa.Table:
+def _regions(
+    regions: list[Record], exemplars_kd: Float[np.ndarray, "k d"], site: str, model: LoadedModel | None
+) -> pa.Table:
     own = [_own_prompt(region) for region in regions]
     places = [_place(prompt, position, model) for prompt, position in own]
     indices = [region.fields.get("constituent_sample_indices") or [] for region in regions]
@@ -131,7 +135,7 @@ def _regions(regions: list[Record], exemplars_kd: np.ndarray, model: LoadedModel
             "token_id": pa.array([token_id for token_id, *_ in places], pa.int32()),
             "token": [token for _, token, *_ in places],
             "context": [context for _, _, context, _ in places],
-            "raw_norm": pa.array(np.full(len(regions), np.nan), pa.float32()),
+            "raw_norm": pa.array(_lengths([window for *_, window in places], site, model), pa.float32()),
             "arrival_index": pa.array(firsts, pa.int64()),
             "arrivals": pa.array(arrivals, pa.int64()),
             "window_tokens": [window for *_, window in places],
@@ -162,11 +166,28 @@ def _place(prompt: str, position: int, model: LoadedModel | None) -> tuple[int, 
     """Token id, token, context and window of an exemplar; the text alone without a model, or if it does not fit."""
     if model is None or not prompt:
         return -1, "", prompt, []
+    from ..models import bos_id
+
     ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"][:position]
     if len(ids) < position or not ids:
         return -1, "", prompt, []
     context, token = model.tokenizer.decode(ids[:-1][-32:]), model.tokenizer.decode(ids[-1:])
-    return ids[-1], token, context, ids
+    return ids[-1], token, context, [bos_id(model), *ids]
+
+
+def _lengths(windows: list[list[int]], site: str, model: LoadedModel | None) -> Float[np.ndarray, " k"]:
+    """Of the exemplars' activations, by running the model again; NaN where their text is not known."""
+    length_k = np.full(len(windows), np.nan)
+    known = [i for i, window in enumerate(windows) if window]
+    if model is None or not known:
+        return length_k
+    from ..models import Extractor, Site
+
+    point, _, layer = site.rpartition(".")
+    given = [np.array(windows[i]) for i in known]
+    (x_nd,) = Extractor(model.model, [Site(int(layer), point)]).extract(given).values()  # pyright: ignore[reportArgumentType]
+    length_k[known] = x_nd[np.cumsum([len(window) for window in given]) - 1].norm(dim=1)
+    return length_k
 
 
 def _config(
