@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def test_a_sample_does_not_depend_on_order():
     def drawn(order, pieces, size):
         sample = Sample(size, torch.ones(3))
         for part in np.array_split(order, pieces):
-            rows = SimpleNamespace(document_n=document[part], position_n=position[part])
+            rows: Any = SimpleNamespace(document_n=document[part], position_n=position[part])
             sample.add(rows, torch.from_numpy(x_nd[part]))
         return sample.ordered
 

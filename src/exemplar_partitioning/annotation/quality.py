@@ -21,6 +21,7 @@ from ..geometry import directions
 from ..leader import LeaderClustering
 from ..nearest import ROWS, full_precision
 from .folder import Metrics, Quality
+from .memory import return_freed
 
 EVALUATED = 8192  # activations the metrics are taken on
 _NEAREST_ROWS = 256  # exemplars compared with all others at once
@@ -36,10 +37,15 @@ def quality(
     first k serve as random exemplars.  Deterministic for a seed.
     """
     center, theta = dictionary.center, dictionary.threshold
+    return_freed()
     own = metrics(dictionary, evaluated_nd)
+    return_freed()
     random = metrics(Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta), evaluated_nd)
+    return_freed()
     noise = _Noise([evaluated_nd, drawn_nd], seed)
-    gaussian = metrics(_grown(noise, center, theta, dictionary.k), noise.draw(len(evaluated_nd)))
+    grown = _grown(noise, center, theta, dictionary.k)
+    return_freed()
+    gaussian = metrics(grown, noise.draw(len(evaluated_nd)))
     return Quality(n_activations=len(evaluated_nd), dictionary=own, random_exemplars=random, gaussian=gaussian)
 
 

@@ -29,6 +29,7 @@ from ..text.corpus import CORPUS_NAME
 from ..text.documents import HUB_PREFIX, DocumentSource, read_documents
 from . import folder
 from .evidence import ChunkRows, Evidence, Sample, SiteRows
+from .memory import return_freed
 from .quality import EVALUATED, inequality, quality
 from .tables import Tables, TokenTexts
 
@@ -255,6 +256,7 @@ class _Run:
             if self.stop():
                 self._interrupted()
 
+        return_freed()
         activations = extract(self.extractor, chunk, on_batch)
         self.extracted += chunk.tokens
         self.extracting += time.monotonic() - begun
@@ -353,6 +355,7 @@ class _Run:
             quality=quality(dictionary, evaluated, drawn),
             versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
         )
+        return_freed()
         folder.write(
             dictionary, record, tables.regions, tables.examples(), tables.mean_directions, evidence.histogram_kb
         )

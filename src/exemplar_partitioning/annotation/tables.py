@@ -94,15 +94,15 @@ class Tables:
         change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
         dictionary, center, left_out = self.dictionary, self.dictionary.center, self._left_out()
-        points = torch.cat([dictionary.exemplars, torch.from_numpy(self.mean_directions)])
-        points.mul_(dictionary.typical_radius).add_(center)
-        (base_v,) = _predictions(next(lens(self.loaded, center[None])), left_out)
+        steps = [torch.zeros(1, dictionary.d_model), dictionary.exemplars, torch.from_numpy(self.mean_directions)]
+        batches = lens(self.loaded, torch.cat(steps).mul_(dictionary.typical_radius).add_(center))
+        (base_v,) = _predictions(next(batches), left_out)  # the first point, the centre, comes alone
         count = min(LIKELIEST, int(base_v.isfinite().sum()))
         likely_at_center = base_v.topk(count).indices
         # filled in place: small results kept between large temporaries would fragment the heap without end
-        best_3snt = np.empty((3, 2, len(points), min(TOP_TOKENS, count)))
+        best_3snt = np.empty((3, 2, 2 * dictionary.k, min(TOP_TOKENS, count)))
         done = 0
-        for logits_bv in lens(self.loaded, points):
+        for logits_bv in batches:
             log_bv = _predictions(logits_bv, left_out)
             rows = slice(done, done + len(log_bv))
             for side, ids_bt in enumerate((log_bv.topk(count).indices, likely_at_center.expand(len(log_bv), -1))):

@@ -23,11 +23,12 @@ def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tens
     """Logits of points taken as the output of the last block, in batches, float32 on the CPU; the caller's to change.
 
     The model itself applies what follows the last block (final norm, unembedding, scaling, soft cap):
-    the block's output is replaced in a forward pass over filler tokens. Batches are a function of n alone.
+    the block's output is replaced in a forward pass over filler tokens. The first point comes in a batch of its own;
+    batches are a function of n alone.
     """
     architecture = loaded.architecture
     batch = max(1, min(256, architecture.max_length or 256, _LOGITS_BYTES // (4 * architecture.vocab_size)))
-    first, *others = x_nd.split(batch)
+    first, others = x_nd[:1], x_nd[1:].split(batch) if len(x_nd) > 1 else ()
     with torch.no_grad(), _last_block_gives(architecture, first) as outputs:
         logits = _forward(loaded.model, len(first))
     with torch.no_grad(), _blocks_pass(architecture, outputs, first):
