@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.compare.roundtrip import Assigned, text_clusters, trips
+from exemplar_partitioning.compare.roundtrip import Assigned, text_clusters, text_neighbours, text_points, trips
 from exemplar_partitioning.errors import EPError
 from test_cli import run
 
@@ -36,7 +36,7 @@ def test_trips_against_the_definition(n, k, other, seed):
     rng = np.random.default_rng(seed)
     here = Assigned(rng.integers(0, k, n), rng.integers(0, 4, n) / 4, k)
     there = Assigned(rng.integers(0, other, n), rng.integers(0, 4, n) / 4, other)
-    found, returned_k = trips(here, there)
+    found, returned_k = trips(here, there, np.zeros(n, int))
     assert (found.began, found.returned) == slow(here, there) and returned_k.sum() == found.returned
     assert found.null_high <= found.began and 0 < found.p <= 1
 
@@ -49,26 +49,40 @@ def test_the_null_is_that_of_random_pairings():
     for _ in range(400):
         order = rng.permutation(200)
         counts.append(slow(here, Assigned(there.ids_n[order], there.distance_n[order], 10))[1])
-    assert trips(here, there)[0].null_mean == pytest.approx(np.mean(counts), abs=0.2)
+    assert trips(here, there, np.zeros(200, int))[0].null_mean == pytest.approx(np.mean(counts), abs=0.2)
 
 
 def test_a_partition_returns_to_itself_and_units_without_regions_take_no_part():
     rng = np.random.default_rng(0)
     same = Assigned(rng.integers(-1, 20, 500), rng.random(500), 20)
-    found, returned_k = trips(same, same)
+    found, returned_k = trips(same, same, np.zeros(500, int))
     assert found.returned == found.began == 20 and returned_k.all() and found.p < 0.001
     nowhere = Assigned(np.full(500, -1), np.zeros(500), 20)
     with pytest.raises(EPError, match="no unit"):
-        trips(same, nowhere)
+        trips(same, nowhere, np.zeros(500, int))
 
 
 def test_text_clusters_follow_the_text():
     topics = ("a dog barks in the yard", "snow falls on grey stones")
-    (found,) = text_clusters([f"{i} {topic}" for i in range(60) for topic in topics], [2])
-    topic_n = np.array([i % 2 for i in range(120)])
+    points = text_points([f"{i} {topic}" for i in range(60) for topic in topics])
+    found = text_clusters(points, 2)
+    topic_n = np.arange(120) % 2
     assert abs(np.corrcoef(found.ids_n, topic_n)[0, 1]) > 0.99
-    (lone,) = text_clusters(["one", "two"], [5])
-    assert set(lone.ids_n) == {0}
+    near = text_neighbours(points, np.array([4, 7]))
+    assert (near.ids_n == topic_n).all() and near.representatives().tolist() == [4, 7]
+    assert set(text_clusters(text_points(["one", "two"]), 5).ids_n) <= {0, 1}
+    assert len(text_points(["", " "])) == 2
+
+
+def test_exemplars_are_paired_with_their_like():
+    """Were any unit paired with any, an exemplar that meets an exemplar would return whatever the models."""
+    rng = np.random.default_rng(0)
+    k = 100
+    here = Assigned(np.r_[np.arange(k), rng.integers(0, k, k)], np.r_[np.zeros(k), np.ones(k)], k)
+    there = Assigned(np.r_[rng.integers(0, k, k), np.arange(k)], np.r_[np.ones(k), np.zeros(k)], k)
+    assert trips(here, there, np.zeros(2 * k, int))[0].null_mean > 30
+    found = trips(here, there, np.repeat([0, 1], k))[0]
+    assert found.null_mean == pytest.approx(1, abs=0.3) and found.p > 0.001
 
 
 def test_two_models(tiny_folder, text_file, tmp_path):
@@ -95,4 +109,4 @@ def test_two_models(tiny_folder, text_file, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["units"] == 800 and summary["from_a"]["returned"] <= summary["from_a"]["began"] <= a.k
     shown = run("roundtrip", a.path, b.path, *places, "--text", text_file, "--max-tokens", "800", "--final")
-    assert shown.returncode == 0 and "last tokens of" in shown.stdout and "text clusters" in shown.stdout
+    assert shown.returncode == 0 and "last tokens of" in shown.stdout and "through text alone" in shown.stdout

@@ -54,8 +54,8 @@ def roundtrip(
     table.add_column("trips")
     for name in ("begun", "returned", "share", "re-paired", "highest", "p"):
         table.add_column(name, justify="right", no_wrap=True)
-    names = {"from_a": "A to B and back", "text_a": "  A to text clusters", "from_b": "B to A and back"}
-    for key, name in (names | {"text_b": "  B to text clusters"}).items():
+    names = {"from_a": "A to B and back", "text_a": "  A through text alone", "from_b": "B to A and back"}
+    for key, name in (names | {"text_b": "  B through text alone"}).items():
         t = found[key]
         table.add_row(
             name,

@@ -7,10 +7,12 @@ representative, the region of a that this one lies in. The trip returns if that 
 Units are the exemplars' own tokens of both dictionaries, embedded by both models: then a region is represented by
 its exemplar itself. Or the aligned tokens of a text, as in the paper.
 
-Two controls. *Re-pairing*: units of one model are paired at random with those of the other. *Text*: in the place of
-the other model stand clusters of the units' texts (the eight words that end with the token; TF-IDF of words and
-pairs of words, reduced to 100 components; k-means with as many clusters as b has regions). What returns through the
-text as well tells nothing of the other model.
+Two controls. *Re-pairing*: units of one model are paired at random with those of the other; exemplars of a only with
+exemplars of a, and so for b, or else every exemplar that meets an exemplar would return. *Text*: in the place of the
+other model stand the units' texts (the eight words that end with the token; TF-IDF of words and pairs of words,
+reduced to 100 components): k-means clusters, as many as the other dictionary has regions with units; or, where units
+are exemplars, the other dictionary's exemplar of the nearest text. What returns through the text as well tells
+nothing of the other model.
 
 Shapes: n units, k and l regions of the dictionaries a and b.
 """
@@ -72,7 +74,7 @@ class Trips:
 class RoundTrip:
     """Round trips between two dictionaries.
 
-    from_a, from_b: trips that begin in a region of either.  text_a, text_b: the same trips through clusters of text.
+    from_a, from_b: trips that begin in a region of either.  text_a, text_b: the same trips through texts.
     returned_k: for each region of a, whether its trip returned.
     units: how many there were, and of which kind.
     """
@@ -121,49 +123,63 @@ def roundtrip(
     first, second = places(a, b, model_a, model_b, device=device)
     if text is None:
         x_nd, y_ne, contexts = _exemplar_units(a, b, first, second)
+        group_n = np.repeat([0, 1], [a.k, b.k])
         kind = "exemplars of both dictionaries"
     else:
         tokens = common_tokens(first, second, text, field=field, max_tokens=max_tokens)
         tokens = tokens[np.flatnonzero(tokens.last_n)] if final else tokens
         x_nd, y_ne, contexts = tokens.a_nd, tokens.b_ne, tokens.context_n
+        group_n = np.zeros(len(tokens), np.int64)
         kind = f"{'last ' if final else ''}tokens of {tokens.source}"
     in_a, in_b = Assigned(*a.assign(x_nd), a.k), Assigned(*b.assign(y_ne), b.k)
-    texts = text_clusters(contexts, [len(np.unique(side.ids_n)) for side in (in_b, in_a)], seed)
-    from_a, returned_k = trips(in_a, in_b, seed)
+    points_nc = text_points(contexts, seed)
+    if text is None:
+        text_a, text_b = (text_neighbours(points_nc, np.flatnonzero(group_n == other)) for other in (1, 0))
+    else:
+        sizes = (len(np.unique(side.ids_n)) for side in (in_b, in_a))
+        text_a, text_b = (text_clusters(points_nc, size, seed) for size in sizes)
+    from_a, returned_k = trips(in_a, in_b, group_n, seed)
     return RoundTrip(
         a,
         b,
         from_a,
-        trips(in_b, in_a, seed)[0],
-        trips(in_a, texts[0], seed)[0],
-        trips(in_b, texts[1], seed)[0],
+        trips(in_b, in_a, group_n, seed)[0],
+        trips(in_a, text_a, group_n, seed)[0],
+        trips(in_b, text_b, group_n, seed)[0],
         returned_k,
         len(x_nd),
         kind,
     )
 
 
-def trips(here: Assigned, there: Assigned, seed: int = 0) -> tuple[Trips, Bool[np.ndarray, " k"]]:
-    """Trips from every region here that has units, through the regions there, beside random pairings of units."""
+def trips(
+    here: Assigned, there: Assigned, group_n: Int64[np.ndarray, " n"], seed: int = 0
+) -> tuple[Trips, Bool[np.ndarray, " k"]]:
+    """Trips from every region here that has units, through the regions there, beside random pairings of units.
+
+    group_n: units are paired at random within their group.
+    """
     usable = (here.ids_n >= 0) & (there.ids_n >= 0)
     if not usable.any():
         raise EPError("no unit has a region in both dictionaries")
     here, there = (Assigned(side.ids_n[usable], side.distance_n[usable], side.k) for side in (here, there))
     rep_here, rep_there = here.representatives(), there.representatives()
     began = np.flatnonzero(rep_here >= 0)
-    n, rng = len(here.ids_n), np.random.default_rng(seed)
+    groups = [np.flatnonzero(group_n[usable] == group) for group in np.unique(group_n[usable])]
+    rng = np.random.default_rng(seed)
 
     def back(to: np.ndarray, fro: np.ndarray) -> np.ndarray:
         """Whether each trip returns, unit i here being paired with unit to[i] there, and j there with fro[j] here."""
         passing = there.ids_n[to[rep_here[began]]]
         return here.ids_n[fro[rep_there[passing]]] == began
 
-    identity = np.arange(n)
+    identity = np.arange(len(here.ids_n))
     returned = back(identity, identity)
     null = np.empty(REPAIRINGS, np.int64)
     for i in range(REPAIRINGS):
-        to = rng.permutation(n)
-        fro = np.empty(n, np.int64)
+        to, fro = identity.copy(), identity.copy()
+        for units in groups:
+            to[units] = rng.permutation(units)
         fro[to] = identity
         null[i] = back(to, fro).sum()
     returned_k = np.zeros(here.k, np.bool_)
@@ -172,34 +188,47 @@ def trips(here: Assigned, there: Assigned, seed: int = 0) -> tuple[Trips, Bool[n
     return Trips(len(began), int(returned.sum()), float(null.mean()), int(null.max()), p), returned_k
 
 
-def text_clusters(contexts: list[str], sizes: list[int], seed: int = 0) -> list[Assigned]:
-    """Clusters of texts by their last words, for each number of clusters wanted."""
-    from sklearn.cluster import MiniBatchKMeans
+def text_points(contexts: list[str], seed: int = 0) -> Float[np.ndarray, "n c"]:
+    """Texts by their last words, as unit vectors of TF-IDF reduced to 100 components; zeros without a known word."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
+
+    ends = [" ".join(context.split()[-_WORDS:]) or "-" for context in contexts]
+    vectorizer = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), max_features=20_000, sublinear_tf=True)
+    tfidf = vectorizer.fit_transform(ends)
+    components = min(_COMPONENTS, tfidf.shape[1] - 1, len(ends) - 1)
+    if components < 1:
+        return np.asarray(normalize(tfidf.toarray()))
+    with _one_thread():
+        return np.asarray(normalize(TruncatedSVD(components, random_state=seed).fit_transform(tfidf)))
+
+
+def text_clusters(points_nc: Float[np.ndarray, "n c"], size: int, seed: int = 0) -> Assigned:
+    """k-means clusters of texts."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(min(size, len(points_nc)), random_state=seed, batch_size=4096)
+    with _one_thread():
+        ids_n = model.fit_predict(points_nc).astype(np.int64)
+    centers = np.asarray(model.cluster_centers_)
+    return Assigned(ids_n, np.linalg.norm(points_nc - centers[ids_n], axis=1), len(centers))
+
+
+def text_neighbours(points_nc: Float[np.ndarray, "n c"], exemplars: Int64[np.ndarray, " k"]) -> Assigned:
+    """Each text goes with the nearest of some; those go with themselves, and come first in their region."""
+    cosine_nk = points_nc @ points_nc[exemplars].T
+    ids_n = cosine_nk.argmax(axis=1)
+    distance_n = 1 - cosine_nk[np.arange(len(ids_n)), ids_n]
+    ids_n[exemplars], distance_n[exemplars] = np.arange(len(exemplars)), -1
+    return Assigned(ids_n, distance_n, len(exemplars))
+
+
+def _one_thread() -> Any:
+    """So that the same texts give the same clusters on any machine."""
     from threadpoolctl import threadpool_limits
 
-    ends = [" ".join(context.split()[-_WORDS:]) for context in contexts]
-    vectorizer = TfidfVectorizer(
-        token_pattern=r"\S+", ngram_range=(1, 2), min_df=min(2, len(ends)), max_features=20_000, sublinear_tf=True
-    )
-    try:
-        tfidf = vectorizer.fit_transform(ends)
-    except ValueError:  # no word occurs twice
-        return [Assigned(np.zeros(len(ends), np.int64), np.zeros(len(ends)), 1) for _ in sizes]
-    found = []
-    with threadpool_limits(1):  # the same clusters whatever the machine
-        components = min(_COMPONENTS, tfidf.shape[1] - 1, len(ends) - 1)
-        if components >= 1:
-            tfidf = TruncatedSVD(components, random_state=seed).fit_transform(tfidf)
-        points = normalize(np.asarray(tfidf if isinstance(tfidf, np.ndarray) else tfidf.toarray()))
-        for size in sizes:
-            model = MiniBatchKMeans(min(size, len(points)), random_state=seed, batch_size=4096)
-            ids_n = model.fit_predict(points).astype(np.int64)
-            centers = np.asarray(model.cluster_centers_)
-            found.append(Assigned(ids_n, np.linalg.norm(points - centers[ids_n], axis=1), len(centers)))
-    return found
+    return threadpool_limits(1)
 
 
 def _exemplar_units(
