@@ -428,9 +428,10 @@ def test_chat_prompts_at_their_last_position(chatty, tmp_path):
         region_1, distance_1 = dictionary.assign(x_d[None])
         assert distance_1[0] <= dictionary.threshold
         ids_n.append(int(region_1[0]))
-    assert dictionary.regions.column("window_tokens")[0].as_py() == chatty.tokenizer(
-        f"<s>{prompts[0]} answer", add_special_tokens=False
-    )["input_ids"]
+    assert (
+        dictionary.regions.column("window_tokens")[0].as_py()
+        == chatty.tokenizer(f"<s>{prompts[0]} answer", add_special_tokens=False)["input_ids"]
+    )
     (annotated,) = ep.annotate(tmp_path / "out", prompts, model=chatty)
     assert annotated.annotation.regions.column("members").to_pylist() == [
         ids_n.count(region) for region in range(dictionary.k)

@@ -69,7 +69,7 @@ def sizes(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) -> Fi
     """
     counted = "members" if all(map(_annotated, dictionaries)) else "arrivals"
     with _drawing(dictionaries):
-        figure, (axes,) = _figure(width)
+        figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             count_k = np.sort(_count(d, counted))[::-1]
             count_k = count_k[count_k > 0]
@@ -86,7 +86,7 @@ def saturation(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) 
     Raises EPError without dictionaries or matplotlib.
     """
     with _drawing(dictionaries):
-        figure, (axes,) = _figure(width)
+        figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             n, k = np.array(d.config.build.growth).T
             axes.plot(n, k, label=_name(d, dictionaries), **style)
@@ -110,7 +110,7 @@ def distances(dictionary: StoredDictionary, width: float = SINGLE) -> Figure:
     from_theta = np.concatenate([np.arange(theta, 0, -BIN_WIDTH)[::-1], np.arange(theta, 2, BIN_WIDTH)[1:]])
     between, _ = np.histogram(_to_nearest_other(dictionary), from_theta)
     with _drawing([dictionary]):
-        figure, panels = _figure(width, nrows=2, sharex=True, height_ratios=(3, 2))
+        figure, panels = blank(width, nrows=2, sharex=True, height_ratios=(3, 2))
         shown = [
             ("members to their exemplar", members, edges, _BLUE),
             ("exemplars to the nearest other", between, from_theta, _ORANGE),
@@ -141,7 +141,7 @@ def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
     count_k = _count(dictionary, counted)
     place_k2 = atlas.sphere(dictionary)
     with _drawing([dictionary]):
-        figure, (axes,) = _figure(width, 0.53 * width, subplot_kw={"projection": "mollweide"})
+        figure, (axes,) = blank(width, 0.53 * width, subplot_kw={"projection": "mollweide"})
         figure.set_layout_engine("none")  # labels are placed where the axes are now
         axes.set_position((0.01, 0.06, 0.98, 0.93))
         axes.grid(True, lw=0.3, color="#dddddd")
@@ -165,13 +165,13 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
         raise EPError(f"a figure can be written as {', '.join(FORMATS)}; got {kind!r}")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     buffer = BytesIO()
-    with _settings():
+    with style():
         figure.savefig(buffer, format=kind, metadata=undated)
     return buffer.getvalue()
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Our settings of matplotlib, whatever it is set to elsewhere; then again what it was set to."""
     import matplotlib
 
@@ -190,11 +190,11 @@ def _drawing(dictionaries: Sequence[StoredDictionary]) -> Iterator[None]:
         raise EPError(
             "figures need matplotlib, which is not installed: python -m pip install 'exemplar-partitioning[figures]'"
         )
-    with _settings():
+    with style():
         yield
 
 
-def _figure(width: float, height: float | None = None, **subplots: Any) -> tuple[Figure, Sequence[Axes]]:
+def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[Figure, Sequence[Axes]]:
     """A figure, and its axes from top to bottom."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
 
 from .errors import EPError
 from .interventions.generation import encode
 from .models.capture import Extractor
 from .models.load import LoadedModel, special_token_ids
-from .models.sites import resolve_sites
+from .models.sites import Site, resolve_sites
 from .reading import check_model
 from .store import StoredDictionary
 from .text.windows import special_mask
@@ -121,19 +123,34 @@ def holm(p: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
     return corrected
 
 
+def last_activations(
+    loaded: LoadedModel, sites: Sequence[Site], prompts: Sequence[str], *, chat: bool | None = None
+) -> dict[Site, Float[Tensor, "n d"]]:
+    """Activations at the last token of each prompt, where the answer begins: one pass for all sites."""
+    windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
+    last_n = torch.from_numpy(np.cumsum([len(window) for window in windows]) - 1)
+    return {site: x_nd[last_n] for site, x_nd in Extractor(loaded.model, sites).extract(windows).items()}
+
+
+def meets(
+    dictionary: StoredDictionary, x_nd: Float[Tensor, "n d"], prompt_n: Int64[np.ndarray, " n"]
+) -> Bool[np.ndarray, "p k"]:
+    """Which prompt meets which region. prompt_n: the prompt that each activation belongs to, ascending from 0."""
+    ids_n, _ = dictionary.assign(x_nd.numpy())
+    meets_pk = np.zeros((int(prompt_n[-1]) + 1, dictionary.k), bool)
+    found = ids_n >= 0  # without a direction there is no region
+    meets_pk[prompt_n[found], ids_n[found]] = True
+    return meets_pk
+
+
 def _meets(
     dictionary: StoredDictionary, loaded: LoadedModel, prompts: Sequence[str], position: Position, chat: bool | None
 ) -> Bool[np.ndarray, "n k"]:
     (site,) = resolve_sites(dictionary.config.site.name, loaded.architecture)
+    if position == "final":
+        return meets(dictionary, last_activations(loaded, [site], prompts, chat=chat)[site], np.arange(len(prompts)))
     windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
     x_nd = Extractor(loaded.model, [site]).extract(windows)[site]
-    ids_n, _ = dictionary.assign(x_nd.numpy())
     prompt_n = np.repeat(np.arange(len(prompts)), [len(window) for window in windows])
-    if position == "final":
-        chosen = np.cumsum([len(window) for window in windows]) - 1
-    else:
-        chosen = np.flatnonzero(~special_mask(np.concatenate(windows), special_token_ids(loaded.tokenizer)))
-    chosen = chosen[ids_n[chosen] >= 0]
-    meets_nk = np.zeros((len(prompts), dictionary.k), bool)
-    meets_nk[prompt_n[chosen], ids_n[chosen]] = True
-    return meets_nk
+    own = np.flatnonzero(~special_mask(np.concatenate(windows), special_token_ids(loaded.tokenizer)))
+    return meets(dictionary, x_nd[torch.from_numpy(own)], prompt_n[own])

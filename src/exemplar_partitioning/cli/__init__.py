@@ -13,9 +13,11 @@ from ..errors import EPError
 from .annotate import annotate
 from .build import build
 from .combine import combine
+from .experiment import experiment
 from .explore import explore
 from .export import export
 from .figures import figures
+from .hub import pull, push
 from .import_ import import_
 from .label import label
 from .localise import localise
@@ -41,6 +43,7 @@ app.command()(annotate)
 app.command()(show)
 app.command()(steer)
 app.command()(localise)
+app.command()(experiment)
 app.command()(label)
 app.command()(match)
 app.command()(transport)
@@ -52,6 +55,8 @@ app.command()(figures)
 app.command()(report)
 app.command()(export)
 app.command("import")(import_)
+app.command()(push)
+app.command()(pull)
 
 
 def _version(wanted: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..annotation import AnnotateEvent
@@ -66,6 +67,29 @@ def tokens_progress(console: Console, *, transient: bool = False) -> Progress:
         console=console,
         transient=transient,
     )
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A line on standard error that says what is being done, and how far it is."""
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    task = progress.add_task("", total=1)
+
+    def tell(what: str, done: int, total: int) -> None:
+        progress.update(task, description=what, completed=done, total=total)
+        if not console.is_terminal:
+            console.print(f"{what} ({done} of {total})" if total > 1 else what, markup=False, highlight=False)
+
+    with progress:
+        yield tell
 
 
 class JsonLines:

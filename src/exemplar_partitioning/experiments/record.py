@@ -1,0 +1,38 @@
+"""What a reader needs to repeat an experiment: command, seed, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..models.load import LoadedModel
+
+_PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
+
+
+def record(name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float) -> dict[str, Any]:
+    """The head of a result file. Paths in the command are cut to their last parts."""
+    return {
+        "experiment": name,
+        "command": "ep " + " ".join(shlex.quote(_short(argument)) for argument in arguments),
+        "seed": seed,
+        "model": {
+            "id": loaded.info.id,
+            "revision": loaded.info.revision,
+            "dtype": loaded.info.dtype,
+            "fingerprint": loaded.info.fingerprint,
+        },
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "machine": platform.machine(),
+        "minutes": round(seconds / 60, 1),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _short(argument: str) -> str:
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
