@@ -306,7 +306,7 @@ class TestBaked:
 
 class TestGenerate:
     def test_before_and_after(self, built):
-        from exemplar_partitioning.interventions.generation import generate, pieces_on_the_manifold
+        from exemplar_partitioning.interventions.generation import generate, written
 
         loaded, dictionary = built
         prompts = ["the old dog", "a king sees the grey river under", "stone"]
@@ -316,9 +316,12 @@ class TestGenerate:
         assert [g.text for g in plain] == alone
         with ep.steer(loaded, dictionary, 0, alpha=30.0):
             steered = generate(loaded, prompts, max_new_tokens=6)
-            pieces = pieces_on_the_manifold(loaded, dictionary, steered[0])
-        assert "".join(piece for piece, _ in pieces) == steered[0].text
-        assert all(on for _, on in pieces)  # so far along an exemplar that all lie in its region
+            tokens = written(loaded, dictionary, prompts[0], max_new_tokens=6)
+        assert "".join(token.text for token in tokens) == steered[0].text
+        # so far along an exemplar that all lie in its region
+        assert all(token.region == 0 and not token.off for token in tokens)
+        with ep.steer(loaded, dictionary, 0, alpha=30.0, tokens="prompt"):
+            assert any(token.region != 0 for token in written(loaded, dictionary, prompts[0], max_new_tokens=6))
 
     @pytest.mark.parametrize(
         ("prompts", "options", "message"),

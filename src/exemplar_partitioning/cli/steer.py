@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..interventions.generation import Generation
+    from ..interventions.generation import WrittenToken
 
 
 def steer(
@@ -62,17 +63,16 @@ def steer(
         if ablate
         else interventions.steer(loaded, dictionary, regions, alpha=alpha, **where)
     )
-    before = generation.generate(loaded, prompt, max_new_tokens=max_new_tokens, chat=chat)
-    before_pieces = [generation.pieces_on_the_manifold(loaded, dictionary, g) for g in before]
+    writing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat}
+    before = [generation.written(loaded, dictionary, p, **writing) for p in prompt]
     with acting:
-        after = generation.generate(loaded, prompt, max_new_tokens=max_new_tokens, chat=chat)
-        after_pieces = [generation.pieces_on_the_manifold(loaded, dictionary, g) for g in after]
+        after = [generation.written(loaded, dictionary, p, **writing) for p in prompt]
     if as_json:
         typer.echo(
             json.dumps(
                 [
-                    {"prompt": b.prompt, "before": _as_json(b, bp), "after": _as_json(a, ap)}
-                    for b, bp, a, ap in zip(before, before_pieces, after, after_pieces, strict=True)
+                    {"prompt": p, "before": _as_json(b), "after": _as_json(a)}
+                    for p, b, a in zip(prompt, before, after, strict=True)
                 ],
                 ensure_ascii=False,
                 indent=2,
@@ -86,12 +86,12 @@ def steer(
 
     out = console()
     did = "ablated" if ablate else f"steered by {alpha:g}"
-    for b, bp, a, ap in zip(before, before_pieces, after, after_pieces, strict=True):
-        out.print(Text(visible(b.prompt), style="bold"))
-        for name, g, pieces in (("as it is", b, bp), (did, a, ap)):
-            off = sum(not on for _, on in pieces)
-            out.print(Text(f"\n{name}  ({off} of {len(g.ids)} tokens off the manifold)", style="dim"))
-            out.print(Text.assemble(*((_shown(piece), "" if on else "red") for piece, on in pieces)))
+    for p, b, a in zip(prompt, before, after, strict=True):
+        out.print(Text(visible(p), style="bold"))
+        for name, tokens_written in (("as it is", b), (did, a)):
+            off = sum(token.off for token in tokens_written)
+            out.print(Text(f"\n{name}  ({off} of {len(tokens_written)} tokens off the manifold)", style="dim"))
+            out.print(Text.assemble(*((_shown(token.text), "red" if token.off else "") for token in tokens_written)))
         out.print()
 
 
@@ -101,5 +101,5 @@ def _shown(piece: str) -> str:
     return "\n".join(visible(line) for line in piece.split("\n"))
 
 
-def _as_json(g: Generation, pieces: list[tuple[str, bool]]) -> dict[str, Any]:
-    return {"text": g.text, "tokens": [{"text": piece, "within": on} for piece, on in pieces]}
+def _as_json(tokens: list[WrittenToken]) -> dict[str, Any]:
+    return {"text": "".join(token.text for token in tokens), "tokens": [asdict(token) for token in tokens]}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from ..errors import EPError, ResourceError
+from ..interventions import generation
 from ..interventions.acting import Basis, ablate, steer
-from ..interventions.generation import generate
-from ..interventions.hooks import Tokens, applied
-from ..models.load import LoadedModel, special_token_ids
-from ..reading import token_texts
+from ..interventions.hooks import Tokens
+from ..models.load import LoadedModel
 from ..store import StoredDictionary
 
 MOST = 200  # new tokens
@@ -67,38 +64,12 @@ def written(
 
     Raises ResourceError once `stopping`, asked at every token, says so; EPError: see `generate`.
     """
-    rows: list[Float[Tensor, "n d"]] = []
 
-    def keep(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def go_on() -> None:
         if stopping():
             raise ResourceError("the explorer is stopping; start it again")
-        rows.append(x_nd.to("cpu", copy=True))
-        return x_nd
 
-    with applied(loaded.model, keep, dictionary.config.site.name, tokens="generated"):
-        # A token's activation is there once the next one is written, so one more is.
-        (generation,) = generate(loaded, [prompt], max_new_tokens=max_new_tokens + 1)
-    ids = generation.ids[:max_new_tokens]
-    return _read(loaded, dictionary, ids, torch.cat(rows)[: len(ids)]) if ids else []
-
-
-def _read(
-    loaded: LoadedModel, dictionary: StoredDictionary, ids: Sequence[int], x_nd: Float[Tensor, "n d"]
-) -> list[dict[str, Any]]:
-    special = special_token_ids(loaded.tokenizer)
-    region_n, distance_n = dictionary.assign(x_nd)
-    tokens = []
-    for token, text, region, distance in zip(
-        ids, token_texts(loaded.tokenizer, ids), region_n.tolist(), distance_n.tolist(), strict=True
-    ):
-        known = region >= 0 and token not in special
-        tokens.append(
-            {
-                "token_id": token,
-                "text": text,
-                "region": region if known else None,
-                "distance": distance if known else None,
-                "off": distance > dictionary.threshold and token not in special,
-            }
-        )
-    return tokens
+    return [
+        asdict(token)
+        for token in generation.written(loaded, dictionary, prompt, max_new_tokens=max_new_tokens, on_token=go_on)
+    ]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..errors import EPError
-from ..models.capture import Extractor
 from ..models.load import LoadedModel, bos_id, special_token_ids
-from ..models.sites import resolve_sites
 from ..reading import token_texts
 from ..store import StoredDictionary
 from ..text.chat import in_template
+from .hooks import applied
 
 
 @dataclass(frozen=True)
@@ -151,23 +151,54 @@ def _ends(loaded: LoadedModel) -> set[int]:
     return ends | ({loaded.tokenizer.eos_token_id} - {None})
 
 
-def pieces_on_the_manifold(
-    loaded: LoadedModel, dictionary: StoredDictionary, generation: Generation
-) -> list[tuple[str, bool]]:
-    """The pieces of what was written, each with whether its activation lies within theta of an exemplar.
+@dataclass(frozen=True)
+class WrittenToken:
+    """A token that a model wrote, and where its activation lay while it wrote.
 
-    Called while an intervention is open, the activations are those after it.
+    region: nearest, with its cosine distance; None for special tokens and activations without a direction.
+    off: farther than theta from every exemplar: off the manifold that the dictionary knows.
     """
-    if not generation.ids:
+
+    token_id: int
+    text: str
+    region: int | None
+    distance: float | None
+    off: bool
+
+
+def written(
+    loaded: LoadedModel,
+    dictionary: StoredDictionary,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    chat: bool | None = None,
+    on_token: Callable[[], None] = lambda: None,
+) -> list[WrittenToken]:
+    """Continue a prompt greedily and read every new token as it is written; interventions that are open take part.
+
+    on_token: called at every token; what it raises ends the writing.
+    """
+    rows: list[Float[Tensor, "n d"]] = []
+
+    def keep(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        on_token()
+        rows.append(x_nd.to("cpu", copy=True))
+        return x_nd
+
+    with applied(loaded.model, keep, dictionary.config.site.name, tokens="generated"):
+        # A token's activation is there once the next one is written, so one more is.
+        (generation,) = generate(loaded, [prompt], max_new_tokens=max_new_tokens + 1, chat=chat)
+    ids = generation.ids[:max_new_tokens]
+    if not ids:
         return []
-    (site,) = resolve_sites(dictionary.config.site.name, loaded.architecture)
-    window = np.array(generation.prompt_ids + generation.ids)
-    (x_nd,) = Extractor(loaded.model, [site]).extract([window]).values()
-    _, distance_n = dictionary.assign(x_nd[len(generation.prompt_ids) :].numpy())
     special = special_token_ids(loaded.tokenizer)
-    return [
-        (piece, bool(distance <= dictionary.threshold) or token in special)
-        for piece, distance, token in zip(
-            token_texts(loaded.tokenizer, generation.ids), distance_n, generation.ids, strict=True
-        )
-    ]
+    region_n, distance_n = dictionary.assign(torch.cat(rows)[: len(ids)])
+    tokens = []
+    for token, text, region, distance in zip(
+        ids, token_texts(loaded.tokenizer, ids), region_n.tolist(), distance_n.tolist(), strict=True
+    ):
+        known = region >= 0 and token not in special
+        off = distance > dictionary.threshold and token not in special
+        tokens.append(WrittenToken(token, text, region if known else None, distance if known else None, off))
+    return tokens
