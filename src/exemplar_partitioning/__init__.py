@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
     from .errors import DataError, EPError, Interrupted, ResourceError
     from .estimator import ExemplarPartition
+    from .hub import pull, push
+    from .importing import SparseAutoencoder, import_published, load_sae
     from .interventions import Gate, ablate, ablate_everywhere, bake, clamp, project, steer, swap
     from .leader import LeaderClustering
     from .localisation import localise
@@ -62,6 +64,7 @@ __all__ = [
     "MemberStatistics",
     "ResourceError",
     "RoundTrip",
+    "SparseAutoencoder",
     "StoredDictionary",
     "Structure",
     "Tree",
@@ -75,13 +78,17 @@ __all__ = [
     "combine",
     "difference",
     "drift",
+    "import_published",
     "intersection",
     "load",
     "load_model",
+    "load_sae",
     "localise",
     "match",
     "merge",
     "project",
+    "pull",
+    "push",
     "roundtrip",
     "save",
     "steer",
@@ -109,6 +116,7 @@ _HOME = {
     "MemberStatistics": "statistics",
     "ResourceError": "errors",
     "RoundTrip": "compare",
+    "SparseAutoencoder": "importing",
     "StoredDictionary": "store",
     "Structure": "compare",
     "Tree": "compare",
@@ -122,13 +130,17 @@ _HOME = {
     "combine": "compare",
     "difference": "compare",
     "drift": "compare",
+    "import_published": "importing",
     "intersection": "compare",
     "load": "store",
     "load_model": "models.load",
+    "load_sae": "importing",
     "localise": "localisation",
     "match": "compare",
     "merge": "compare",
     "project": "interventions",
+    "pull": "hub",
+    "push": "hub",
     "roundtrip": "compare",
     "save": "store",
     "steer": "interventions",

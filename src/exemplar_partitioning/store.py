@@ -215,7 +215,7 @@ class StoredDictionary(Dictionary):
         known = self._lengths_known()
         raw_k = known["raw_norm"].to_numpy().astype(np.float64)
         c = self.center.double()
-        along_k = (self.exemplars[known["region"].to_numpy()].double() @ c).numpy()
+        along_k = (self.exemplars[known["region"].to_pylist()].double() @ c).numpy()
         inside_k = along_k**2 + raw_k**2 - float(c @ c)
         return float(np.median(-along_k + np.sqrt(np.maximum(inside_k, 0))))
 
@@ -279,14 +279,26 @@ def load(
     *,
     site: str | None = None,
     percentile: float | None = None,
+    revision: str | None = None,
     device: str = "cpu",
     prefilter: Prefilter | None = None,
 ) -> StoredDictionary:
-    """Load a dictionary from its folder, or from the folder of a build by site and percentile.
+    """Load a dictionary from its folder, or by site and percentile from the folder of a build.
+
+    The folder may be a repository of the hub, `org/name`, at some revision; it is downloaded once.
 
     Raises EPError if there is none or several fit, DataError if files are missing, truncated, altered
-    or of a newer schema.
+    or of a newer schema, ResourceError if a repository is neither in the hub's cache nor to be reached.
     """
+    from .hub import is_repository, pull
+
+    if is_repository(path):
+        try:
+            path = pull(str(path), site=site, percentile=percentile, revision=revision)
+        except EPError as error:
+            raise type(error)(f"there is no folder {path}, and as a repository of the hub: {error}") from error
+    elif revision is not None:
+        raise EPError(f"{path} is a folder, which has no revision {revision!r}; leave it out")
     folder = _choose(Path(path), site, percentile)
     config = read_config(folder)
     tensors = _read_tensors(folder, config)

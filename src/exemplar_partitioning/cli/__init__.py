@@ -15,6 +15,7 @@ from .build import build
 from .combine import combine
 from .experiment import experiment
 from .explore import explore
+from .extend import extend
 from .export import export
 from .figures import figures
 from .hub import pull, push
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog="Start with [bold]ep build[/]: it needs no argument, model or text of your own.",
 )
 app.command(no_args_is_help=False)(build)
+app.command()(extend)
 app.command()(annotate)
 app.command()(show)
 app.command()(steer)
