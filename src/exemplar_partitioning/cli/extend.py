@@ -1,0 +1,55 @@
+"""`ep extend`: dictionaries grow on, on new text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .interrupts import stop_on_interrupt
+
+_NEW = 8  # new regions to name
+
+
+def extend(
+    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    text: Annotated[list[str], typer.Argument(help="New text: files, folders, globs or hf:owner/dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder for the dictionaries that have grown.")],
+    max_tokens: Annotated[str, typer.Option(help="Tokens of the new text to read.")] = "1_000_000",
+    field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+) -> None:
+    """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended."""
+    tokens = options.count(max_tokens)
+
+    from ..builder.extend import extend as run
+    from ..visible import visible
+
+    with stop_on_interrupt() as asked:
+        grown = run(
+            path, options.sources(text), out=out, model=model, max_tokens=tokens, field=field, device=device, stop=asked
+        )
+    if as_json:
+        rows = [
+            {
+                "path": str(new.path),
+                "k_before": old.k,
+                "k": new.k,
+                "n_activations": new.config.build.n_activations - old.config.build.n_activations,
+                "unseen": new.config.build.unseen.model_dump(),
+            }
+            for old, new in grown
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    for old, new in grown:
+        added = new.regions.slice(old.k)
+        names = ", ".join(repr(visible(token)) for token in added["token"].to_pylist()[:_NEW])
+        more = f": {names}" + (", ..." if len(added) > _NEW else "") if len(added) else ""
+        read = new.config.build.n_activations - old.config.build.n_activations
+        typer.echo(f"{new.path}: {old.k:,} regions and {len(added):,} new ones in {read:,} activations{more}")
