@@ -37,6 +37,7 @@ $(PEERS:%=test-peers-%): test-peers-%: .venvs/%/.ready
 .venvs/%/.ready: tests/peers/%/requirements.txt
 	$(PYTHON) -m venv .venvs/$*
 	.venvs/$*/bin/python -m pip install --quiet --requirement $<
+	[ ! -f $(<D)/no-deps.txt ] || .venvs/$*/bin/python -m pip install --quiet --no-deps --requirement $(<D)/no-deps.txt
 	.venvs/$*/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
