@@ -19,6 +19,7 @@ BENCHMARKS = (
     "whole",
     "annotation",
     "explorer",
+    "generation",
 )
 
 
