@@ -175,10 +175,11 @@ def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
 
 
 def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> AbstractContextManager[None]:
-    module = check_model_of(model, dictionary, where.get("any_model", False))
+    check_model_of(model, dictionary, where.get("any_model", False))
     gate = where.get("gate")
     edit = Gated(gate, edit) if gate else edit
-    return applied(module, edit, where.get("sites") or dictionary.config.site.name, tokens=where.get("tokens", "all"))
+    outer = model.model if isinstance(model, LoadedModel) else model  # a bridge itself, whose `generate` is watched
+    return applied(outer, edit, where.get("sites") or dictionary.config.site.name, tokens=where.get("tokens", "all"))
 
 
 def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:
