@@ -11,7 +11,7 @@ import torch
 
 import exemplar_partitioning as ep
 import oracle
-from conftest import sentences, tree
+from conftest import WORDS, sentences, tree
 from exemplar_partitioning.errors import EPError, Interrupted
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.sites import resolve_sites
@@ -405,7 +405,7 @@ def chatty(tiny_folder):
 
 def test_chat_prompts_at_their_last_position(chatty, tmp_path):
     """One activation a prompt: that of the last token of the template around it, as the model itself gives it."""
-    prompts = [f"say {word} and {word} again" for word in "one two three four five six seven eight nine ten".split()]
+    prompts = [f"say {word} and {word} again" for word in WORDS[:10]]
     result = ep.build(
         chatty,
         prompts,

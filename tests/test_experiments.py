@@ -108,6 +108,7 @@ def test_scores_by_hand():
         "rate_strictly": None,
         "unique_words": 0.6667,
     }
+    assert before.scores == "111101-"
     assert paired(before, after) == {"lost": 4, "gained": 0, "p": 0.125}
     assert paired(before, before) == {"lost": 0, "gained": 0, "p": 1.0}
 

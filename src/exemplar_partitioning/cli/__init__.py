@@ -15,8 +15,8 @@ from .build import build
 from .combine import combine
 from .experiment import experiment
 from .explore import explore
-from .extend import extend
 from .export import export
+from .extend import extend
 from .figures import figures
 from .hub import pull, push
 from .import_ import import_

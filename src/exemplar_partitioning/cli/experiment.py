@@ -15,6 +15,7 @@ from . import options
 if TYPE_CHECKING:
     from ..experiments.behaviours import Behaviour
     from ..experiments.prompts import Prompts
+    from ..experiments.scoring import Answers
 
 _PROMPTS = "Prompts"
 _SWEEP = "What is tried"
@@ -72,12 +73,15 @@ def experiment(
     quick: Annotated[
         bool, typer.Option("--quick", help="A look in a few minutes: two layers, one percentile, few prompts.")
     ] = False,
+    keep_answers: Annotated[
+        bool, typer.Option("--keep-answers", help="Write the answers to test prompts to answers.jsonl as well.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
 ) -> None:
     """Find the regions that carry a behaviour of a chat model, take them out, and see whether it goes.
 
     Chosen on validation prompts, tried on others, beside a null region, random directions and the difference of
-    means. Answers are judged by plain rules and not kept.
+    means. Answers are judged by plain rules, and dropped unless --keep-answers.
     """
     from ..errors import EPError
     from ..experiments import causal
@@ -108,7 +112,14 @@ def experiment(
     )
     begun = time.monotonic()
     with steps() as tell:
-        found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", tell)
+        kept: list[str] = []
+
+        def keep(arm: str, given: Answers) -> None:
+            for generation, score in zip(given.generations, given.scores, strict=True):
+                row = {"arm": arm, "prompt": generation.prompt, "answer": generation.text, "score": score}
+                kept.append(json.dumps(row, ensure_ascii=False) + "\n")
+
+        found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", tell, keep=keep)
     result = record(name, sys.argv[1:], loaded, seed, time.monotonic() - begun)
     result |= {"prompts": _described(prompts)} | found
     if name == "refusal":
@@ -116,6 +127,8 @@ def experiment(
     with disk_errors(out):
         write_new(out / "result.json", to_json(result))
         write_new(out / "arms.svg", to_bytes(arms_figure(result), "svg"))
+        if keep_answers:
+            write_new(out / "answers.jsonl", "".join(kept).encode())
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
         return

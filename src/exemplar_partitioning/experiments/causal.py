@@ -42,6 +42,9 @@ from .scoring import Answers, answers, paired, perplexity
 Tell = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""
 
+Keep = Callable[[str, Answers], None]
+"""Takes what was tried on test prompts, and the answers to them."""
+
 FLUENT = 0.9  # of the unique-word ratio without intervention; below, a candidate is not chosen
 FEWEST = 5  # prompts a region must have met to be a candidate
 ALPHAS = (0.25, 0.5, 1.0)  # typical residual norms
@@ -102,17 +105,19 @@ def run(
     out: Path,
     tell: Tell,
     text: Sources = None,
+    keep: Keep = lambda *_: None,
 ) -> dict:
     """The whole experiment; its dictionaries stay in `out`, annotated, to be looked at.
 
     text: ordinary text for the perplexity; None for the packaged one.
+    keep: given the answers to test prompts, which are dropped otherwise.
 
-    Returns plain values: what was found, and every arm's figures. Answers themselves are not kept.
+    Returns plain values: what was found, and every arm's figures.
 
     Raises:
         EPError: the model never, or always, shows the behaviour, or no region carries it.
     """
-    return _Experiment(behaviour, loaded, prompts, plan, out, tell, text).run()
+    return _Experiment(behaviour, loaded, prompts, plan, out, tell, text, keep).run()
 
 
 class _Experiment:
@@ -125,9 +130,10 @@ class _Experiment:
         out: Path,
         tell: Tell,
         text: Sources,
+        keep: Keep,
     ):
         self.behaviour, self.loaded, self.prompts, self.plan = behaviour, loaded, prompts, plan
-        self.out, self.tell, self.text = out, tell, text
+        self.out, self.tell, self.text, self.keep = out, tell, text, keep
         self.sites = [f"resid_post.{layer}" for layer in plan.layers]
         self.train = [*prompts.train[0], *prompts.train[1]]
 
@@ -143,6 +149,7 @@ class _Experiment:
         dictionaries = self._dictionaries()
         self._read_training_prompts(dictionaries, shows_n)
         self.plain = {part: [self._answers(p) for p in getattr(self.prompts, part)] for part in ("validation", "test")}
+        self.keep("no intervention", self.plain["test"][0])
         sweep, chosen = self._choose()
         arms = self._arms(chosen)
         windows = self._ordinary_text()
@@ -155,7 +162,7 @@ class _Experiment:
             "behaviour": {"name": self.behaviour.name, "about": self.behaviour.about},
             "training": {"prompts": len(shows_n), "showing": int(shows_n.sum())},
             "validation": self.plain["validation"][0].record(),
-            "baseline": self.plain["test"][0].record(),
+            "baseline": self.plain["test"][0].record() | {"scores": self.plain["test"][0].scores},
             "baseline_others": self.plain["test"][1].record(),
             "perplexity": round(plain_ppl, 3),
             "dictionaries": [self._described(d) for d in dictionaries],
@@ -354,12 +361,14 @@ class _Experiment:
             found = self._answers(self.prompts.test[0])
             others = self._answers(self.prompts.test[1][: len(self.prompts.validation[1])])
             ppl = perplexity(self.loaded, windows)
+        self.keep(arm.about, found)
         plain = self.plain["test"][0]
         return {
             "name": arm.name,
             "about": arm.about,
             **arm.details,
             **found.record(),
+            "scores": found.scores,
             "removed": round(1 - found.rate / plain.rate, 4) if plain.rate else None,
             "paired": paired(plain, found),
             "others_rate": round(others.rate, 4),

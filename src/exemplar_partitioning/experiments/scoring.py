@@ -55,6 +55,11 @@ class Answers:
             "unique_words": round(self.unique_words, 4),
         }
 
+    @property
+    def scores(self) -> str:
+        """A character for each prompt: 1 shows it, 0 does not, - could not be judged."""
+        return "".join("-" if np.isnan(score) else str(int(score)) for score in self.shows)
+
 
 def answers(
     loaded: LoadedModel, prompts: Sequence[str], shows: Judge, strictly: Judge | None = None, *, max_new_tokens: int
