@@ -1,4 +1,4 @@
-"""delphi hooks our export for sparsify onto a model and caches the regions of its tokens."""
+"""delphi hooks our export for sparsify onto a model."""
 
 import pytest
 import torch
@@ -44,20 +44,3 @@ def test_features_of_a_hook_point_are_our_readout_and_our_regions(real, tmp_path
         features_nk = hooks["model.layers.1"](x_nd[None])[0]
     torch.testing.assert_close(features_nk, dictionary.encode(x_nd), atol=1e-6, rtol=1e-6)
     assert torch.equal(features_nk.argmax(dim=1), dictionary.assign(x_nd)[0])
-
-
-def test_delphis_cache_holds_the_regions_of_the_tokens(real, tmp_path):
-    from delphi.latents import LatentCache
-
-    loaded, dictionary = real
-    export(dictionary, "sparsify", tmp_path / "coders" / "layers.1")
-    hooks, _ = hooks_of(loaded.model, tmp_path / "coders")
-    tokens_bs = torch.randint(3, 300, (8, 16), generator=torch.Generator().manual_seed(0))
-    cache = LatentCache(loaded.model, hooks, batch_size=4)
-    cache.run(8 * 16, tokens_bs)
-    (locations_n3,) = cache.cache.latent_locations.values()
-    windows = list(tokens_bs.numpy())
-    (x_nd,) = Extractor(loaded.model, ["resid_post.1"]).extract(windows).values()
-    expected = dictionary.assign(x_nd)[0].view(8, 16)
-    for window, position, latent in locations_n3.tolist():
-        assert latent == expected[window, position]
