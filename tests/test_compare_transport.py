@@ -149,6 +149,17 @@ def test_activations_of_common_tokens_are_those_of_the_models(source, tiny_folde
         assert own[-1].numpy() == pytest.approx(x_nd[at], abs=1e-4)
 
 
+def test_where_only_last_tokens_count(tiny_folder, text_file, tmp_path):
+    model = ep.load_model(str(tiny_folder))
+    only = OPTIONS | {"positions": "last", "calibration_batch": 100}
+    ep.build(model, text_file, out=tmp_path / "d", max_tokens=4000, **only)
+    d = ep.load(tmp_path / "d")
+    there = ep.transport(d, model, tmp_path / "t", site="resid_post.0")
+    assert there.config.calibration.n_activations <= d.k and there.config.text.positions == "last"
+    tokens = common_tokens(*places(d, there, model, model), text_file, max_tokens=500)
+    assert tokens.last_n.all() and 0 < len(tokens) < 100
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_longest_windows_hold_all_others(windows):
@@ -203,3 +214,29 @@ def test_command(source, tiny_folder, tmp_path, text_file):
     assert shown.returncode == 0 and "cosines of pairs of exemplars" in shown.stdout and "drift" in shown.stdout
     several = run(*arguments, "resid_post.*", "--out", tmp_path / "v")
     assert several.returncode == 2 and "one at a time" in several.stderr
+
+
+@pytest.mark.packaged
+def test_two_real_models(tmp_path):
+    """SmolLM2's regions in Gemma: another tokenizer, another width, and structure beyond chance."""
+    from exemplar_partitioning.packaged import cache_dir
+
+    for name in ("smollm2-135m-instruct", "gemma-3-270m"):
+        if not list((cache_dir() / "models").glob(f"{name}-c*")):
+            pytest.skip(f"{name} is not in the cache; `ep build {name}` fetches it")
+    nouns = ("river", "teacher", "engine", "song", "market", "forest", "window", "doctor", "city", "letter")
+    texts = [
+        f"In {1990 + i} the {n} near Paris was said to be the best {n} of all; nobody knew why."
+        for i, n in enumerate(nouns)
+    ]
+    small = ep.load_model("smollm2-135m-instruct", device="cpu")
+    ep.build(small, texts, out=tmp_path / "d", sites="resid_post.10", percentiles=(3,), calibration_batch=100)
+    a = ep.load(tmp_path / "d")
+    other = ep.load_model("gemma-3-270m", device="cpu")
+    there = ep.transport(a, other, tmp_path / "t", site="resid_post.8", source_model=small)
+    first, second = places(a, there, small, other)
+    tokens = common_tokens(first, second, iter(texts))
+    assert 0 < len(tokens) <= tokens.read  # Gemma and SmolLM2 both split digits, so most tokens align
+    found = ep.structure(a, there, tokens)
+    assert found.gram.p < 0.01 and found.neighbours.p < 0.05
+    assert found.stay.value > found.stay.null_high

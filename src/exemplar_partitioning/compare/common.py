@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,12 +34,13 @@ _CHUNK = 128  # windows extracted at once
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where activations are taken: a model and a site, and how windows begin there."""
+    """Where activations are taken: a model and a site, how windows begin there, and which of their tokens count."""
 
     loaded: LoadedModel
     site: Site
     context_size: int
     prepend_bos: bool
+    positions: Literal["all", "last"] = "all"
 
     @classmethod
     def of(cls, dictionary: StoredDictionary, loaded: LoadedModel) -> Place:
@@ -47,7 +48,7 @@ class Place:
         check_model(dictionary, loaded)
         text = dictionary.config.text
         site = resolve_sites(dictionary.config.site.name, loaded.architecture)[0]
-        return cls(loaded, site, text.context_size, text.prepend_bos)
+        return cls(loaded, site, text.context_size, text.prepend_bos, text.positions)
 
     def window(self, ids: list[int] | np.ndarray) -> np.ndarray:
         """Token ids with the BOS in front, if windows have one here."""
@@ -194,6 +195,8 @@ def _pair(
         i, j = _aligned(own_spans, other_spans)
     ordinary = ~special_mask(own[i], first.special) & ~special_mask(other[j], second.special)
     i, j = i[ordinary], j[ordinary]
+    if first.positions == "last":
+        i, j = i[-1:], j[-1:]
     ends = own_spans[i, 1]
     return _Pair(
         first.window(own),

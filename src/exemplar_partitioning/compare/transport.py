@@ -100,7 +100,7 @@ def transport(
     if len(chosen) != 1:
         raise EPError(f"{site!r} names {len(chosen)} sites; a dictionary is carried to one at a time")
     text = a.config.text
-    place = Place(loaded, chosen[0], text.context_size, text.prepend_bos)
+    place = Place(loaded, chosen[0], text.context_size, text.prepend_bos, text.positions)
     folder = Path(out) / str(place.site) / percentile_name(a.config.calibration.percentile)
     if folder.exists():
         raise EPError(f"{folder} exists already; choose another folder with --out")
@@ -211,12 +211,13 @@ def _texts(tokenizer: Any, windows: list[np.ndarray]) -> list[str]:
 
 
 def _sampled(windows: list[np.ndarray], place: Place) -> dict[int, np.ndarray]:
-    """Tokens to calibrate on, by window: all that are not special, of windows drawn until there are enough."""
+    """Tokens to calibrate on, by window: those that count, of windows drawn until there are enough."""
     special, chosen, n = np.array(sorted(place.special)), {}, 0
     for i in np.random.default_rng(0).permutation(len(windows)):
         if n >= _CALIBRATE:
             break
-        chosen[int(i)] = np.flatnonzero(~np.isin(windows[i], special))
+        rows = np.flatnonzero(~np.isin(windows[i], special))
+        chosen[int(i)] = rows[-1:] if place.positions == "last" else rows
         n += len(chosen[int(i)])
     return chosen
 
