@@ -63,6 +63,7 @@ class _Names:
         self.model = _slug(record.model.id.rpartition("/")[2]) or "model"
         self.set = _slug(f"ep{where}-p{record.calibration.percentile:g}")
         self.source = f"{self.layer}-{self.set}"
+        self.dictionary = dictionary.content_id
         self.common = {"creatorId": CREATOR, "createdAt": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
@@ -104,7 +105,7 @@ def _descriptions(dictionary: StoredDictionary, names: _Names) -> dict[str, dict
             "dataset": text.text.source,
             "num_prompts": text.n_documents,
             "num_tokens_in_prompt": text.text.context_size,
-            "notes": f"dictionary {dictionary.content_id}, threshold {dictionary.threshold:.4f} (cosine distance)",
+            "notes": f"dictionary {names.dictionary}, threshold {dictionary.threshold:.4f} (cosine distance)",
             **names.common,
         },
     }
@@ -172,7 +173,7 @@ def _activations(dictionary: StoredDictionary, region: int, names: _Names) -> It
         intervals[kind] = {"binMin": low, "binMax": high, "binContains": share}
     for example in examples:
         values = [0.0 if d is None else max(0.0, round(1 - d, 4)) for d in example["distances"]]
-        name = f"{dictionary.content_id} {region} {example['kind']} {example['rank']}"
+        name = f"{names.dictionary} {region} {example['kind']} {example['rank']}"
         yield {
             "id": "c" + hashlib.sha256(name.encode()).hexdigest()[:24],
             "modelId": names.model,
@@ -193,4 +194,4 @@ def _activations(dictionary: StoredDictionary, region: int, names: _Names) -> It
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    path.write_bytes(gzip.compress(text.encode(), compresslevel=5, mtime=0))
