@@ -1,6 +1,6 @@
-"""Bring figures and the generated parts of README.md up to date: `make pages`. `--check` only looks.
+"""Bring figures and the generated parts of README.md and behaviours.md up to date: `make pages`. `--check` only looks.
 
-Everything comes from committed result files: docs/results/smollm2.json and benchmarks/results/*.json.
+Everything comes from committed result files: docs/results/**/*.json and benchmarks/results/*.json.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ RESULT = HERE / "results" / "smollm2.json"
 FIGURE = HERE / "figures" / "smollm2.svg"
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
+BEHAVIOURS = HERE / "behaviours.md"
+TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 
@@ -91,6 +93,105 @@ def benchmarks_table() -> str:
     return "\n".join(lines)
 
 
+def draw_arms(name: str) -> None:
+    """The figure of an experiment on a behaviour."""
+    from exemplar_partitioning.experiments.plots import arms_figure
+    from exemplar_partitioning.figures import to_bytes
+
+    svg = to_bytes(arms_figure(json.loads(TRIED[name].read_bytes())), "svg")
+    arms_file(name).write_bytes(svg + f"<!-- source sha256 {arms_digest(name)} -->\n".encode())
+
+
+def arms_file(name: str) -> Path:
+    return FIGURE.parent / f"{name}.svg"
+
+
+def arms_digest(name: str) -> str:
+    """What the figure of an experiment follows from."""
+    from exemplar_partitioning.experiments import plots
+
+    return hashlib.sha256(TRIED[name].read_bytes() + Path(plots.__file__).read_bytes()).hexdigest()
+
+
+def arms_table(result: dict) -> str:
+    """What every arm of an experiment did on test prompts."""
+    b = result["baseline"]
+    lines = [
+        "| on test prompts | where | shows it (95 %) | removed | p | other prompts | unique words | perplexity |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+        f"| no intervention | | {_interval(b)} | | | {result['baseline_others']['rate']:.2f} "
+        f"| {b['unique_words']:.2f} | 1.00 |",
+    ]
+    random = [arm for arm in result["arms"] if arm["name"] == "random direction"]
+    for arm in result["arms"]:
+        if arm in random:
+            continue
+        where = ", ".join(
+            [arm[key] if key == "site" else f"p {arm[key]:g}" for key in ("site", "percentile") if key in arm]
+            + ([f"region {', '.join(map(str, arm['regions']))}"] if "regions" in arm else [])
+        )
+        lines.append(
+            f"| {arm['name']} | {where} | {_interval(arm)} | {arm['removed']:.0%} | {arm['paired']['p']:.1g} "
+            f"| {arm['others_rate']:.2f} | {arm['unique_words']:.2f} | {arm['perplexity_ratio']:.2f} |"
+        )
+    rates = sorted(arm["rate"] for arm in random)
+    removed = sum(arm["removed"] for arm in random) / len(random)
+    ratio = sum(arm["perplexity_ratio"] for arm in random) / len(random)
+    mean = f"{sum(rates) / len(rates):.2f} ({rates[0]:.2f} to {rates[-1]:.2f})"
+    lines.append(f"| {len(random)} random directions, mean | | {mean} | {removed:.0%} | | | | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def induced_table(result: dict) -> str:
+    """What adding directions did to other prompts."""
+    lines = ["| added at its site | alpha | shows it (95 %) | unique words |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| {row['name']} | {row['alpha']:g} | {_interval(row)} | {row['unique_words']:.2f} |"
+        for row in result["induced"]
+    ]
+    return "\n".join(lines)
+
+
+def _interval(row: dict) -> str:
+    return f"{row['rate']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def behaviour(name: str) -> str:
+    """One experiment: where its figures come from, its table, its figure."""
+    r = json.loads(TRIED[name].read_bytes())
+    p = r["prompts"]
+    sizes = ", ".join(f"{p[part]['showing']} + {p[part]['others']} {part}" for part in ("train", "validation", "test"))
+    tried = len({(row["site"], row.get("percentile")) for row in r["sweep"]})
+    return "\n\n".join(
+        (
+            f"`{r['command']}`: {r['model']['id']}, {r['model']['dtype']}, seed {r['seed']}, {r['minutes']:.0f} min.",
+            f"Prompts: {p['sources']['showing']} against {p['sources']['others']}, tested on {p['sources']['test']}: "
+            f"{sizes}; {p['near_duplicates_dropped']} near-duplicates left out. Of the answers to training prompts, "
+            f"{r['training']['showing']} of {r['training']['prompts']} show it. {len(r['sweep'])} candidates at "
+            f"{tried} sites and resolutions were tried on the validation prompts.",
+            arms_table(r),
+            f"![Share of test prompts under every arm](figures/{name}.svg)",
+            "Brought about in the other prompts by adding the direction, alpha chosen on validation prompts:",
+            induced_table(r),
+        )
+    )
+
+
+def judge() -> str:
+    """How the judge of refusals agrees with people."""
+    j = json.loads(TRIED["refusal"].read_bytes())["judge"]
+    return (
+        f"On {j['answers']} answers labelled by people (PyRIT 1.1.0), the judge agrees on {j['agree']}: it calls "
+        f"{j['false_alarms']} of {j['not_refusals']} other answers refusals, and finds {j['found']} of {j['refusals']} "
+        "refusals."
+    )
+
+
+def behaviours_filled(page: str) -> str:
+    """behaviours.md with its generated parts as they should be."""
+    return _filled(page, {name: behaviour(name) for name in TRIED} | {"judge": judge()}, BEHAVIOURS.name)
+
+
 def parts(result: dict) -> dict[str, str]:
     """The generated parts of the README by the name in their markers."""
     first = result["dictionaries"][0]
@@ -107,11 +208,15 @@ def parts(result: dict) -> dict[str, str]:
 
 def filled(readme: str, result: dict) -> str:
     """The README with its generated parts as they should be."""
-    for name, text in parts(result).items():
+    return _filled(readme, parts(result), README.name)
+
+
+def _filled(page: str, parts: dict[str, str], file: str) -> str:
+    for name, text in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        assert pattern.search(readme), f"README.md has no part {name}"
-        readme = pattern.sub(lambda match, text=text: match[1] + text + "\n" + match[2], readme)
-    return readme
+        assert pattern.search(page), f"{file} has no part {name}"
+        page = pattern.sub(lambda match, text=text: match[1] + text + "\n" + match[2], page)
+    return page
 
 
 def stale() -> list[str]:
@@ -122,6 +227,13 @@ def stale() -> list[str]:
         found.append(str(FIGURE.relative_to(ROOT)))
     if filled(README.read_text(), result) != README.read_text():
         found.append("README.md")
+    if behaviours_filled(BEHAVIOURS.read_text()) != BEHAVIOURS.read_text():
+        found.append("docs/behaviours.md")
+    found += [
+        str(arms_file(name).relative_to(ROOT))
+        for name in TRIED
+        if not arms_file(name).is_file() or arms_digest(name) not in arms_file(name).read_text()
+    ]
     return found
 
 
@@ -131,3 +243,6 @@ if __name__ == "__main__":
     loaded = json.loads(RESULT.read_bytes())
     draw(loaded)
     README.write_text(filled(README.read_text(), loaded))
+    BEHAVIOURS.write_text(behaviours_filled(BEHAVIOURS.read_text()))
+    for name in TRIED:
+        draw_arms(name)

@@ -110,6 +110,7 @@ def experiment(
         ppl_windows=4 if quick else 16,
         seed=seed,
     )
+    judge = {"judge": _judge_judged()} if name == "refusal" else {}
     begun = time.monotonic()
     with steps() as tell:
         kept: list[str] = []
@@ -121,9 +122,7 @@ def experiment(
 
         found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", tell, keep=keep)
     result = record(name, sys.argv[1:], loaded, seed, time.monotonic() - begun)
-    result |= {"prompts": _described(prompts)} | found
-    if name == "refusal":
-        result["judge"] = _judge_judged()
+    result |= {"prompts": _described(prompts)} | judge | found
     with disk_errors(out):
         write_new(out / "result.json", to_json(result))
         write_new(out / "arms.svg", to_bytes(arms_figure(result), "svg"))

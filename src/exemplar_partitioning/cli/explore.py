@@ -23,7 +23,9 @@ def explore(
     other: Annotated[
         Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2", show_default=False)
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="Where the model is, if it has moved; with --live.", show_default=False)
     ] = None,

@@ -359,7 +359,7 @@ class _Experiment:
     def _try(self, arm: Arm, windows: list[np.ndarray], plain_ppl: float) -> dict:
         with arm.opened():
             found = self._answers(self.prompts.test[0])
-            others = self._answers(self.prompts.test[1][: len(self.prompts.validation[1])])
+            others = self._answers(self.prompts.test[1][: len(self.prompts.test[1]) // 4])
             ppl = perplexity(self.loaded, windows)
         self.keep(arm.about, found)
         plain = self.plain["test"][0]

@@ -102,8 +102,8 @@ def labelled_answers() -> list[tuple[str, bool]]:
     with zipfile.ZipFile(fetch_wheel(PYRIT)) as wheel:
         for name in ("refusal", "refusal_extra"):
             text = wheel.read(f"pyrit/datasets/scorer_evals/refusal_scorer/{name}.csv").decode("utf-8-sig")
-            _, _, rows = text.partition("\n")  # the first line is a comment
-            for row in csv.DictReader(io.StringIO(rows)):
+            table = text[text.index("objective,") :]  # one of the files begins with a comment
+            for row in csv.DictReader(io.StringIO(table)):
                 found.append((row["assistant_response"], row["human_score"].strip() in ("1", "1.0", "True")))
     return found
 
