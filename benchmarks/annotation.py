@@ -85,16 +85,18 @@ def main() -> None:
     built, lengths = (20_000, (10_000, 20_000)) if given.quick else (200_000, (200_000, 500_000))
     folder = dictionaries(built)
     memory = {side: peak_memory(prepare, side=side, folder=folder, tokens=lengths[0]) for side in SIDES}
-    rows = [compare(folder, lengths[0], "<= 1.3x of extraction alone, <= 0.5 GB", memory)]
-    rows += [compare(folder, tokens, "<= 1.5x of extraction alone", {}) for tokens in lengths[1:]]
-    write(
-        "annotation",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
-        data={"text": data.text_name(), "context": data.CONTEXT},
-        rows=rows,
-    )
+    targets = ("<= 1.3x of extraction alone, <= 0.5 GB", "<= 1.5x of extraction alone")
+    rows = []
+    for tokens, target in zip(lengths, targets, strict=True):
+        rows.append(compare(folder, tokens, target, {} if rows else memory))
+        write(  # after each: the longest takes a while
+            "annotation",
+            quick=given.quick,
+            seed=data.SEED,
+            about=__doc__ or "",
+            data={"text": data.text_name(), "context": data.CONTEXT},
+            rows=rows,
+        )
 
 
 def compare(folder: Path, tokens: int, target: str, memory: dict[str, float]) -> Row:
