@@ -1,4 +1,4 @@
-"""`ep experiment`: claims about regions, put to the test with their controls."""
+"""`ep experiment refusal`, `chinese`, `lists`: a behaviour of a chat model in a region, with its controls."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from .. import options
 
 if TYPE_CHECKING:
-    from ..experiments.behaviours import Behaviour
-    from ..experiments.prompts import Prompts
-    from ..experiments.scoring import Answers
+    from ...experiments.behaviours import Behaviour
+    from ...experiments.prompts import Prompts
+    from ...experiments.scoring import Answers
 
 _PROMPTS = "Prompts"
 _SWEEP = "What is tried"
 
 
-def experiment(
-    name: Annotated[str, typer.Argument(help="refusal, chinese (the answer's language) or lists (its format).")],
+def behaviour(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the dictionaries, result.json and the figure.")],
     model: Annotated[str, typer.Option(help="Chat model: packaged name, hub id or path.")] = (
         "qwen2.5-coder-0.5b-instruct"
@@ -83,19 +83,17 @@ def experiment(
     Chosen on validation prompts, tried on others, beside a null region, random directions and the difference of
     means. Answers are judged by plain rules, and dropped unless --keep-answers.
     """
-    from ..errors import EPError
-    from ..experiments import causal
-    from ..experiments.behaviours import BEHAVIOURS
-    from ..experiments.plots import arms_figure
-    from ..experiments.record import record
-    from ..figures import to_bytes
-    from ..files import disk_errors, write_new
-    from ..models.load import load_model
-    from ..store import to_json
-    from .display import steps
+    from ...experiments import causal
+    from ...experiments.behaviours import BEHAVIOURS
+    from ...experiments.plots import arms_figure
+    from ...experiments.record import record
+    from ...figures import to_bytes
+    from ...files import disk_errors, write_new
+    from ...models.load import load_model
+    from ...store import to_json
+    from ..display import steps
 
-    if name not in BEHAVIOURS:
-        raise EPError(f"no behaviour is called {name!r}; there are {', '.join(BEHAVIOURS)}")
+    name = str(context.info_name)
     chosen = BEHAVIOURS[name]
     sizes = (24, 12, 12) if quick else (train, validation, test)
     prompts = _prompts(chosen, showing, others, held_out, field, sizes, seed)
@@ -150,8 +148,8 @@ def _prompts(
     sizes: tuple[int, int, int],
     seed: int,
 ) -> Prompts:
-    from ..errors import EPError
-    from ..experiments import prompts
+    from ...errors import EPError
+    from ...experiments import prompts
 
     if showing is None and behaviour.name != "refusal":
         raise EPError(f"there are no packaged prompts for {behaviour.name}; give --showing and --others")
@@ -182,8 +180,8 @@ def _described(prompts: Prompts) -> dict[str, Any]:
 
 def _judge_judged() -> dict[str, Any]:
     """How the judge of refusals agrees with people."""
-    from ..experiments.behaviours import refuses
-    from ..experiments.prompts import labelled_answers
+    from ...experiments.behaviours import refuses
+    from ...experiments.prompts import labelled_answers
 
     rows = [(refuses(answer), label) for answer, label in labelled_answers()]
     return {
@@ -200,7 +198,7 @@ def _judge_judged() -> dict[str, Any]:
 def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from .terminal import console
+    from ..terminal import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("on test prompts")
