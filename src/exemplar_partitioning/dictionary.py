@@ -120,6 +120,11 @@ class Dictionary:
             distance_n[rows.start + block.rows_n.cpu()] = distance.cpu()
         return _like(x, ids_n), _like(x, distance_n)
 
+    def assign_directions(self, directions_nd: Array) -> tuple[Array, Array]:
+        """As `assign`, for directions around the centre instead of activations, such as other exemplars."""
+        around_zero = Dictionary(torch.zeros(self.d_model), self.exemplars, self.threshold, self.device, self.prefilter)
+        return around_zero.assign(directions_nd)
+
     def distances(self, x: Array) -> Array:
         """Cosine distance of each row to every exemplar: float32 [n, k], the whole matrix."""
         return _like(x, 1 - self._cosines(x)).clip(0, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import EPError
 from .interventions.generation import encode
-from .models.capture import Extractor
+from .models.capture import Extractor, extract_rows
 from .models.load import LoadedModel, special_token_ids
 from .models.sites import Site, resolve_sites
 from .reading import check_model
@@ -128,8 +128,8 @@ def last_activations(
 ) -> dict[Site, Float[Tensor, "n d"]]:
     """Activations at the last token of each prompt, where the answer begins: one pass for all sites."""
     windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
-    last_n = torch.from_numpy(np.cumsum([len(window) for window in windows]) - 1)
-    return {site: x_nd[last_n] for site, x_nd in Extractor(loaded.model, sites).extract(windows).items()}
+    found = extract_rows(loaded.model, sites, windows, [np.array([len(window) - 1]) for window in windows])
+    return {site: torch.from_numpy(x_nd) for site, x_nd in found.items()}
 
 
 def meets(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -31,6 +33,8 @@ from .nearest import Prefilter
 
 if TYPE_CHECKING:
     from .annotation.folder import Annotation
+    from .models.architecture import Architecture
+    from .models.sites import Site
 
 SCHEMA_VERSION = "1.0"
 
@@ -78,6 +82,12 @@ class SiteRecord(_Part):
     transformer_lens: str = Field(description="e.g. blocks.12.hook_resid_post")
     module_path: str = Field(description="e.g. model.layers.12")
 
+    @classmethod
+    def of(cls, site: Site, architecture: Architecture) -> SiteRecord:
+        """A site of a model."""
+        path = site.module_path(architecture)
+        return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=path)
+
 
 class TextRecord(_Part):
     """What was streamed."""
@@ -98,6 +108,13 @@ class TextRecord(_Part):
         exclude_if=lambda positions: positions == "all",
         description="tokens of a window whose activations count",
     )
+
+    @property
+    def windowing(self) -> str:
+        """How documents became windows, for people; the same for dictionaries that can read text together."""
+        bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
+        order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
+        return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
 
 
 class CalibrationRecord(_Part):
@@ -208,16 +225,21 @@ class StoredDictionary(Dictionary):
 
     @cached_property
     def typical_radius(self) -> float:
-        """Median distance from the centre of the activations that became exemplars, in the model's own units.
+        """Median distance from the centre of the activations that became exemplars, in the model's own units."""
+        self._lengths_known()
+        return float(np.nanmedian(self.radius_k))
 
-        Follows from their stored lengths: |c + r e| = raw_norm, of two solutions the larger.
+    @cached_property
+    def radius_k(self) -> Float64[np.ndarray, " k"]:
+        """Distance from the centre of the activation that became each exemplar; NaN where its length is not known.
+
+        Follows from the length: |c + r e| = raw_norm, of two solutions the larger. Where the activation is longer
+        than the centre, it is the only one.
         """
-        known = self._lengths_known()
-        raw_k = known["raw_norm"].to_numpy().astype(np.float64)
-        c = self.center.double()
-        along_k = (self.exemplars[known["region"].to_pylist()].double() @ c).numpy()
-        inside_k = along_k**2 + raw_k**2 - float(c @ c)
-        return float(np.median(-along_k + np.sqrt(np.maximum(inside_k, 0))))
+        raw_k = self.regions["raw_norm"].to_numpy().astype(np.float64)
+        c_d = self.center.double().numpy()
+        along_k = self.exemplars.double().numpy() @ c_d
+        return np.sqrt(np.maximum(along_k**2 + raw_k**2 - c_d @ c_d, 0)) - along_k
 
     def _lengths_known(self) -> pa.Table:
         """The regions whose exemplar's length is known: all, but in dictionaries that were imported."""
@@ -240,6 +262,11 @@ class StoredDictionary(Dictionary):
         """One row of `regions`, read without the others."""
         group = pq.ParquetFile(self._regions_file).read_row_group(self.check_region(index) // _ROW_GROUP)
         return group.slice(index % _ROW_GROUP, 1).to_pylist()[0]
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of what its numbers follow from."""
+    return {name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")}
 
 
 def content_ids(exemplars_kd: np.ndarray) -> list[str]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,7 @@ from ..models.capture import Extractor
 from ..models.load import LoadedModel, load_model
 from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
-from ..store import StoredDictionary, TextRecord, find, load, to_json
+from ..store import StoredDictionary, find, load, to_json, versions
 from ..stream import Chunk, extract, text_chunks
 from ..text.corpus import CORPUS_NAME
 from ..text.documents import HUB_PREFIX, DocumentSource, read_documents
@@ -116,17 +115,12 @@ def _open(path: Path, folders: list[Path], device: str) -> list[StoredDictionary
     dictionaries = [load(found, device=device) for found in folders]
     first = dictionaries[0].config
     for other in (dictionary.config for dictionary in dictionaries[1:]):
-        if other.model != first.model or _windowing(other.text) != _windowing(first.text):
+        if other.model != first.model or other.text.windowing != first.text.windowing:
             raise EPError(
                 f"{path} holds dictionaries of different models or windows of text ({first.model.id}, "
-                f"{_windowing(first.text)}; {other.model.id}, {_windowing(other.text)}); annotate them one by one"
+                f"{first.text.windowing}; {other.model.id}, {other.text.windowing}); annotate them one by one"
             )
     return dictionaries
-
-
-def _windowing(text: TextRecord) -> str:
-    bos = "in the chat template" if text.chat else f"{'with' if text.prepend_bos else 'no'} BOS"
-    return f"{text.context_size} tokens, {bos}, {text.positions} positions, seed {text.seed}"
 
 
 def _loaded(dictionaries: list[StoredDictionary], model: Any, device: str) -> LoadedModel:
@@ -353,7 +347,7 @@ class _Run:
             gini=gini,
             effective=effective,
             quality=quality(dictionary, evaluated, drawn),
-            versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
+            versions=versions(),
         )
         return_freed()
         folder.write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from ..store import (
     find,
     percentile_name,
     save,
+    versions,
 )
 from .checkpoint import State
 from .growing import Growing
 from .settings import BuildSettings
 
-_CONTEXT_TOKENS = 32  # shown before an exemplar's token
+CONTEXT_TOKENS = 32  # shown before an exemplar's token
 
 
 def write_dictionary(
@@ -58,11 +59,7 @@ def write_dictionary(
     assert growing.stopped is not None
     config = Config(
         model=settings.model,
-        site=SiteRecord(
-            name=str(site),
-            transformer_lens=site.transformer_lens,
-            module_path=site.module_path(loaded.architecture),
-        ),
+        site=SiteRecord.of(site, loaded.architecture),
         text=TextRecord(
             source=settings.text,
             context_size=settings.context_size,
@@ -93,7 +90,7 @@ def write_dictionary(
             growth=growing.growth,
             device=settings.device,
         ),
-        versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
+        versions=versions(),
     )
     save(path, config, dictionary, regions_table(growing, loaded.tokenizer))
 
@@ -107,12 +104,20 @@ def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:
         "content_id": content_ids(clustering.exemplars.numpy(force=True)),
         "document": [p.document for p in provenance],
         "position": [p.position for p in provenance],
-        "token_id": [ids[-1] for ids in tokens],
-        "token": tokenizer.batch_decode([[ids[-1]] for ids in tokens]),
-        "context": tokenizer.batch_decode([ids[:-1][-_CONTEXT_TOKENS:] for ids in tokens], skip_special_tokens=True),
+        **token_columns(tokens, tokenizer),
         "raw_norm": [p.raw_norm for p in provenance],
         "arrival_index": clustering.births,
         "arrivals": clustering.arrivals,
-        "window_tokens": tokens,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA)
+
+
+def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, Any]:
+    """Columns of regions.parquet that follow from each exemplar's window, which ends with its token."""
+    contexts = [ids[:-1][-CONTEXT_TOKENS:] for ids in windows]
+    return {
+        "token_id": [int(ids[-1]) for ids in windows],
+        "token": tokenizer.batch_decode([[int(ids[-1])] for ids in windows]),
+        "context": tokenizer.batch_decode(contexts, skip_special_tokens=True),
+        "window_tokens": list(windows),
+    }

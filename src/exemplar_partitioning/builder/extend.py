@@ -16,12 +16,10 @@ import numpy as np
 import torch
 
 from ..errors import EPError, Interrupted
-from ..geometry import directions
 from ..leader import LeaderClustering
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, bos_id
 from ..models.sites import resolve_sites
-from ..nearest import ROWS
 from ..reading import check_model, model_of
 from ..statistics import UnseenMass, unseen_mass
 from ..store import StoredDictionary, find, load
@@ -29,7 +27,7 @@ from ..stream import extract, text_chunks
 from ..text.documents import read_documents
 from .checkpoint import State
 from .export import write_dictionary
-from .growing import Growing, Provenance, Stopped
+from .growing import Growing, Provenance, Stopped, feed
 from .settings import BuildSettings
 
 _BATCH_SIZE = 16  # windows in one forward pass
@@ -91,8 +89,11 @@ def extend(
         )
     first = olds[0].config
     for other in (old.config for old in olds[1:]):
-        if other.model != first.model or _windowing(other.text) != _windowing(first.text):
+        if other.model != first.model or other.text.windowing != first.text.windowing:
             raise EPError(f"{path} holds dictionaries of different models or windows of text; extend them one by one")
+    centers = {old.config.site.name: old.center for old in olds}
+    if apart := [old.path for old in olds if not torch.equal(old.center, centers[old.config.site.name])]:
+        raise EPError(f"{apart[0]} has another centre than others at its site; extend it alone")
     loaded = model if isinstance(model, LoadedModel) else model_of(olds[0], model, device=device)
     check_model(olds[0], loaded)
     source = read_documents(text, field=field)
@@ -108,14 +109,7 @@ def extend(
     chunk = None
     for chunk in text_chunks(source, loaded, settings[0], max_tokens):
         for site, x_nd in extract(extractor, chunk, on_batch).items():
-            here = [g for g in growing if g.site == str(site) and not g.stopped]
-            for start in range(0, len(x_nd), ROWS):
-                for one in here:
-                    part = x_nd[start : start + ROWS]
-                    one.add(directions(part, one.clustering.center), len(part), chunk, start)
-            for one in here:
-                if one.stopped:
-                    one.end(one.stopped, chunk.digest)
+            feed([g for g in growing if g.site == str(site)], x_nd, chunk)
         on_tokens(chunk.tokens_read)
         if all(one.stopped for one in growing):
             break
@@ -131,10 +125,6 @@ def extend(
         write_dictionary(one, State(sample=calibration.n_activations, spread=spread), loaded, sites, own, out, bos)
         results.append((old, load(out, site=one.site, percentile=one.percentile)))
     return results
-
-
-def _windowing(text: Any) -> tuple[Any, ...]:
-    return text.context_size, text.prepend_bos, text.chat, text.positions, text.seed, text.shuffle_buffer
 
 
 def _settings(old: StoredDictionary, new_text: str, max_tokens: int, loaded: LoadedModel) -> BuildSettings:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int32
+from torch import Tensor
 
-from ..geometry import Block
+from ..geometry import Block, directions
 from ..leader import LeaderClustering
+from ..nearest import ROWS
 from ..statistics import UnseenMass, unseen_mass
 from ..stream import Chunk
 from .settings import BuildSettings, DictionarySummary
@@ -130,3 +133,22 @@ class Growing:
             "soles": self.clustering.soles,
             "births": self.clustering.births,
         }
+
+
+def feed(
+    here: Sequence[Growing], x_nd: Tensor, chunk: Chunk, *, device: str = "cpu", strict: bool = False
+) -> list[Growing]:
+    """Give the activations of a chunk to the dictionaries growing at their site, which share a centre.
+
+    Returns those that stopped at it.
+    """
+    still = [one for one in here if not one.stopped]
+    for start in range(0, len(x_nd) if still else 0, ROWS):
+        part = x_nd[start : start + ROWS].to(device)
+        block = directions(part, still[0].clustering.center, strict=strict)
+        for one in still:
+            one.add(block, len(part), chunk, start)
+    stopped = [one for one in still if one.stopped]
+    for one in stopped:
+        one.end(cast(Stopped, one.stopped), chunk.digest)
+    return stopped

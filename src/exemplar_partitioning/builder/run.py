@@ -23,18 +23,16 @@ from torch import Tensor
 from ..calibration import BATCH, SAMPLE, calibrate, check_percentiles
 from ..errors import EPError, Interrupted
 from ..files import write_new
-from ..geometry import directions
 from ..leader import LeaderClustering
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import Site, resolve_sites
-from ..nearest import ROWS
 from ..store import ModelRecord, find, read_config, to_json
 from ..stream import Chunk, extract, text_chunks
 from ..text.documents import DocumentSource, read_documents
 from .checkpoint import Spill, Workspace
 from .export import write_dictionary
-from .growing import Growing, Stopped
+from .growing import Growing, Stopped, feed
 from .settings import BuildResult, BuildSettings, DictionarySummary, Event
 
 if TYPE_CHECKING:
@@ -262,16 +260,9 @@ class _Run:
 
     def _add(self, chunk: Chunk, activations: dict[str, Tensor]) -> None:
         for site, x_nd in activations.items():
-            open_here = [g for g in self.state.growing if g.site == site and not g.stopped]
-            for start in range(0, len(x_nd) if open_here else 0, ROWS):
-                part = x_nd[start : start + ROWS].to(self.core_device)
-                block = directions(part, open_here[0].clustering.center, strict=self.settings.strict)
-                for growing in open_here:
-                    growing.add(block, len(part), chunk, start)
-            for growing in open_here:
-                if growing.stopped:
-                    growing.end(growing.stopped, chunk.digest)
-                    self._tell("dictionary")
+            here = [growing for growing in self.state.growing if growing.site == site]
+            for _ in feed(here, x_nd, chunk, device=self.core_device, strict=self.settings.strict):
+                self._tell("dictionary")
 
     def _extract(self, chunk: Chunk) -> dict[str, Tensor]:
         begun, done, total = time.monotonic(), 0, sum(len(window.ids) for window in chunk.windows)

@@ -37,12 +37,13 @@ def localise(
     from ..localisation import localise as run
     from ..reading import model_of
     from ..store import load
+    from ..text.documents import read_prompts
 
     if position not in ("final", "any"):
         raise EPError(f"--position is {position!r}; expected final or any")
     wanted = options.percentile(percentile) if percentile is not None else None
     dictionary = load(path, site=site, percentile=wanted)
-    with_it, without = _prompts(showing, field), _prompts(others, field)
+    with_it, without = read_prompts(showing, field), read_prompts(others, field)
     found = run(
         dictionary,
         model_of(dictionary, model),
@@ -77,20 +78,3 @@ def localise(
             Text(visible(labels.best(rate.region).text)),
         )
     console().print(table)
-
-
-def _prompts(path: Path, field: str) -> list[str]:
-    from ..errors import EPError
-    from ..text.documents import read_documents
-
-    if path.suffix == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise EPError(f"{path} cannot be read: {error}") from error
-        found = [line.strip() for line in lines if line.strip()]
-    else:
-        found = [document.text for document in read_documents(path, field=field)]
-    if not found:
-        raise EPError(f"{path} holds no prompts")
-    return found

@@ -125,7 +125,9 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
         dictionary, rows_a, rows_b = merged.dictionary, np.arange(a.k), merged.rows_b
         details = {"angle": merged.angle, "radius": merged.radius}
     elif operation == "union":
-        dictionary, rows_a, rows_b = union(a, b), np.arange(a.k), np.flatnonzero(_lacking(b, a).numpy())
+        _check_frame(a, b)
+        rows_a, rows_b = np.arange(a.k), np.flatnonzero(_lacking(b, a).numpy())
+        dictionary = _with(a, torch.cat([a.exemplars, b.exemplars[torch.from_numpy(rows_b)]]))
         details = {"angle": 2 * math.acos(1 - a.threshold), "radius": 0.0}
     else:
         _check_frame(a, b)
@@ -145,8 +147,7 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
 
 def _lacking(a: Dictionary, b: Dictionary) -> Bool[Tensor, " k"]:
     """Regions of a farther than the threshold from every exemplar of b, decided in reference arithmetic."""
-    around_zero = Dictionary(torch.zeros(b.d_model), b.exemplars, b.threshold)
-    return around_zero.assign(a.exemplars)[1] > b.threshold
+    return b.assign_directions(a.exemplars)[1] > b.threshold
 
 
 def _check_frame(a: Dictionary, b: Dictionary) -> None:

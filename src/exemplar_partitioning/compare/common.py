@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, Int64
 
 from ..errors import EPError
-from ..models.capture import Extractor
+from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, special_token_ids
 from ..models.sites import Site, resolve_sites
 from ..reading import check_model, model_of
@@ -29,7 +28,6 @@ from ..text.windows import special_mask
 MAX_TOKENS = 50_000
 WINDOWS_PER_DOCUMENT = 4  # at most, so that a few long documents do not make up the text
 _CONTEXT = 160  # characters kept before a token's end
-_CHUNK = 128  # windows extracted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,24 +228,9 @@ def tokenised(tokenizer: Any, text: str) -> tuple[Int64[np.ndarray, " t"], Int64
 def _activations(first: Place, second: Place, pairs: list[_Pair]) -> tuple[np.ndarray, np.ndarray]:
     if first.loaded is second.loaded:
         both = extract_rows(
-            first.loaded, [first.site, second.site], [p.first for p in pairs], [p.at_first for p in pairs]
+            first.loaded.model, [first.site, second.site], [p.first for p in pairs], [p.at_first for p in pairs]
         )
         return both[first.site], both[second.site]
-    a = extract_rows(first.loaded, [first.site], [p.first for p in pairs], [p.at_first for p in pairs])
-    b = extract_rows(second.loaded, [second.site], [p.second for p in pairs], [p.at_second for p in pairs])
+    a = extract_rows(first.loaded.model, [first.site], [p.first for p in pairs], [p.at_first for p in pairs])
+    b = extract_rows(second.loaded.model, [second.site], [p.second for p in pairs], [p.at_second for p in pairs])
     return a[first.site], b[second.site]
-
-
-def extract_rows(
-    loaded: LoadedModel, sites: list[Site], windows: list[np.ndarray], rows: list[np.ndarray]
-) -> dict[Site, Float32[np.ndarray, "n d"]]:
-    """Activations at some tokens of each window, in order."""
-    extractor = Extractor(loaded.model, sites)
-    found: dict[Site, list[torch.Tensor]] = {site: [] for site in extractor.sites}
-    for start in range(0, len(windows), _CHUNK):
-        part = windows[start : start + _CHUNK]
-        starts = np.cumsum([0] + [len(window) for window in part])
-        wanted = np.concatenate([s + at for s, at in zip(starts[:-1], rows[start : start + _CHUNK], strict=True)])
-        for site, x_nd in extractor.extract(part).items():
-            found[site].append(x_nd[torch.from_numpy(wanted.astype(np.int64))])
-    return {site: torch.cat(parts).numpy() for site, parts in found.items()}

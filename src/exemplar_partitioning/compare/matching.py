@@ -276,11 +276,8 @@ def raw_exemplars(dictionary: StoredDictionary) -> Float64[np.ndarray, "k d"]:
     `|c + r e| = raw_norm` has one positive solution where the activation is longer than the centre.
     """
     e_kd, c_d = dictionary.exemplars.double().numpy(), dictionary.center.double().numpy()
-    raw_k = dictionary.regions["raw_norm"].to_numpy().astype(np.float64)
-    along_k = e_kd @ c_d
-    inside_k = np.maximum(along_k**2 + raw_k**2 - c_d @ c_d, 0)
-    x_kd = c_d + (np.sqrt(inside_k) - along_k)[:, None] * e_kd
-    x_kd[raw_k <= np.linalg.norm(c_d)] = np.nan
+    x_kd = c_d + dictionary.radius_k[:, None] * e_kd
+    x_kd[dictionary.regions["raw_norm"].to_numpy() <= np.linalg.norm(c_d)] = np.nan
     return x_kd
 
 

@@ -216,5 +216,5 @@ def _check(a: StoredDictionary, b: StoredDictionary) -> None:
     if not same:
         raise EPError(
             f"{b.path} does not hold the regions of {a.path}; carry them there first: "
-            f"ep transport {a.path} --model {b.config.model.id} --site {b.config.site.name}"
+            f"ep transport {a.path} --model {b.config.model.id} --to-site {b.config.site.name}"
         )

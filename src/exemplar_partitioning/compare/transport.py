@@ -16,7 +16,6 @@ Shapes: k regions, d = d_model of the other space, w windows, n activations.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32, Int64
 
+from ..builder.export import token_columns
 from ..calibration import BATCH, calibrate
 from ..dictionary import Dictionary
 from ..errors import EPError
 from ..geometry import directions
+from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
@@ -43,12 +44,12 @@ from ..store import (
     load,
     percentile_name,
     save,
+    versions,
 )
-from .common import Place, extract_rows, tokenised
+from .common import Place, tokenised
 from .origin import write_origin
 
 _CALIBRATE = 4 * BATCH  # activations at most
-_CONTEXT_TOKENS = 32
 _NO_TEXT = "\ufffd"  # in the place of a window that is but a part of one character
 
 
@@ -122,15 +123,11 @@ def transport(
     e_kd = directions(torch.from_numpy(found.x_kd), center, strict=True).exact.float()
     config = Config(
         model=ModelRecord(**asdict(loaded.info)),
-        site=SiteRecord(
-            name=str(place.site),
-            transformer_lens=place.site.transformer_lens,
-            module_path=place.site.module_path(loaded.architecture),
-        ),
+        site=SiteRecord.of(place.site, loaded.architecture),
         text=text.model_copy(update={"bos_id": bos_id(loaded) if text.prepend_bos else None}),
         calibration=calibration,
         build=a.config.build.model_copy(update={"device": loaded.model.device.type}),
-        versions={name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")},
+        versions=versions(),
     )
     dictionary = Dictionary(center, e_kd, calibration.threshold)
     save(folder, config, dictionary, _regions(a, found, e_kd.numpy(), loaded.tokenizer))
@@ -161,7 +158,7 @@ def embed(a: StoredDictionary, place: Place, source_tokenizer: Any = None) -> Em
     for region, window in enumerate(of_k):
         wanted[window] = np.append(wanted[window], len(windows[region]) - 1)
     both = [np.union1d(rows, sampled.get(i, rows[:0])) for i, rows in enumerate(wanted)]
-    x_nd = extract_rows(place.loaded, [place.site], kept, both)[place.site]
+    x_nd = extract_rows(place.loaded.model, [place.site], kept, both)[place.site]
     starts = np.cumsum([0] + [len(rows) for rows in both])
     own = [starts[w] + np.searchsorted(both[w], len(windows[region]) - 1) for region, w in enumerate(of_k)]
     sample = [starts[w] + np.searchsorted(both[w], rows) for w, rows in sampled.items()]
@@ -243,13 +240,8 @@ def _regions(a: StoredDictionary, found: Embedded, e_kd: np.ndarray, tokenizer: 
     own = a.regions
     columns: dict[str, Any] = {
         "content_id": content_ids(e_kd),
-        "token_id": [int(ids[-1]) for ids in found.windows],
-        "token": tokenizer.batch_decode([[int(ids[-1])] for ids in found.windows]),
-        "context": tokenizer.batch_decode(
-            [ids[:-1][-_CONTEXT_TOKENS:].tolist() for ids in found.windows], skip_special_tokens=True
-        ),
+        **token_columns(found.windows, tokenizer),
         "raw_norm": np.linalg.norm(found.x_kd.astype(np.float64), axis=1),
-        "window_tokens": [ids.tolist() for ids in found.windows],
     }
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else own[field.name].combine_chunks()

@@ -18,7 +18,6 @@ from jaxtyping import Float32, Int64
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from ..dictionary import Dictionary
 from ..errors import EPError
 from ..store import StoredDictionary
 from .pairing import nearest
@@ -86,7 +85,7 @@ class Tree:
                 row["same_exemplar"] = float((self.identity[i] >= 0).mean())
             if i >= 2:
                 above, two_up = self.parent[i - 2], self.levels[i - 2]
-                direct = region_of(two_up, d.exemplars.numpy())
+                direct = two_up.assign_directions(d.exemplars.numpy())[0]
                 steps = above[self.parent[i - 1]]
                 shares = [np.bincount(ids, minlength=two_up.k) / d.k for ids in (direct, steps)]
                 row["nested"], row["nested_chance"] = float((direct == steps).mean()), float(shares[0] @ shares[1])
@@ -112,15 +111,9 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
     steps = list(pairwise(levels))
     return Tree(
         levels,
-        [region_of(coarse, fine.exemplars.numpy()) for coarse, fine in steps],
+        [coarse.assign_directions(fine.exemplars.numpy())[0] for coarse, fine in steps],
         [_same_exemplar(coarse, fine) for coarse, fine in steps],
     )
-
-
-def region_of(dictionary: Dictionary, directions_kd: Float32[np.ndarray, "k d"]) -> Int64[np.ndarray, " k"]:
-    """Region of each of some directions around a dictionary's centre, in reference arithmetic."""
-    around_zero = Dictionary(torch.zeros(dictionary.d_model), dictionary.exemplars, dictionary.threshold)
-    return around_zero.assign(directions_kd)[0]
 
 
 def path(exemplars_kd: Float32[np.ndarray, "k d"], start: int, end: int) -> list[int]:

@@ -8,7 +8,6 @@ import random
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -51,21 +50,6 @@ class Prompts:
     test: tuple[list[str], list[str]]
     sources: dict[str, str]
     dropped: int
-
-
-def from_file(path: str | Path, field: str) -> list[str]:
-    """Prompts of a file of rows, or of a text file with one a line."""
-    path = Path(path)
-    if path.suffix == ".txt":
-        try:
-            found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise EPError(f"{path} cannot be read: {error}") from error
-    else:
-        found = [document.text.strip() for document in read_documents(path, field=field)]
-    if not found:
-        raise EPError(f"{path} holds no prompts")
-    return found
 
 
 def advbench() -> list[str]:

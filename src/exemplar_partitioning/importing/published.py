@@ -166,12 +166,13 @@ def _place(prompt: str, position: int, model: LoadedModel | None) -> tuple[int, 
     """Token id, token, context and window of an exemplar; the text alone without a model, or if it does not fit."""
     if model is None or not prompt:
         return -1, "", prompt, []
+    from ..builder.export import CONTEXT_TOKENS
     from ..models import bos_id
 
     ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"][:position]
     if len(ids) < position or not ids:
         return -1, "", prompt, []
-    context, token = model.tokenizer.decode(ids[:-1][-32:]), model.tokenizer.decode(ids[-1:])
+    context, token = model.tokenizer.decode(ids[:-1][-CONTEXT_TOKENS:]), model.tokenizer.decode(ids[-1:])
     return ids[-1], token, context, [bos_id(model), *ids]
 
 
@@ -181,12 +182,14 @@ def _lengths(windows: list[list[int]], site: str, model: LoadedModel | None) -> 
     known = [i for i, window in enumerate(windows) if window]
     if model is None or not known:
         return length_k
-    from ..models import Extractor, Site
+    from ..models import Site
+    from ..models.capture import extract_rows
 
     point, _, layer = site.rpartition(".")
     given = [np.array(windows[i]) for i in known]
-    (x_nd,) = Extractor(model.model, [Site(int(layer), point)]).extract(given).values()  # pyright: ignore[reportArgumentType]
-    length_k[known] = x_nd[np.cumsum([len(window) for window in given]) - 1].norm(dim=1)
+    sites = [Site(int(layer), point)]  # pyright: ignore[reportArgumentType]
+    (x_nd,) = extract_rows(model.model, sites, given, [np.array([len(window) - 1]) for window in given]).values()
+    length_k[known] = np.linalg.norm(x_nd, axis=1)
     return length_k
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import nn
 
 from ..errors import EPError
 from .architecture import Architecture, transformers_model
 from .sites import POINTS, Site, resolve_sites
 
+_WINDOWS = 128  # extracted at once where only some tokens are kept
 _PAD_ID = 0  # any valid id: nothing before the padding can see it
 
 
@@ -156,6 +158,21 @@ def _run(
         f"the forward pass of {architecture.class_name} never reached "
         f"{', '.join(map(str, sorted(waiting)))}: its modules exist but did not run. Choose other sites."
     )
+
+
+def extract_rows(
+    model: Any, sites: Sequence[Site], windows: Sequence[np.ndarray], rows: Sequence[np.ndarray]
+) -> dict[Site, Float32[np.ndarray, "n d"]]:
+    """Activations at some tokens of each window, in order, holding those of a part of the windows at a time."""
+    extractor = Extractor(model, sites)
+    found: dict[Site, list[torch.Tensor]] = {site: [] for site in extractor.sites}
+    for start in range(0, len(windows), _WINDOWS):
+        part = windows[start : start + _WINDOWS]
+        starts = np.cumsum([0] + [len(window) for window in part])
+        wanted = np.concatenate([s + at for s, at in zip(starts[:-1], rows[start : start + _WINDOWS], strict=True)])
+        for site, x_nd in extractor.extract(part).items():
+            found[site].append(x_nd[torch.from_numpy(wanted.astype(np.int64))])
+    return {site: torch.cat(parts).numpy() for site, parts in found.items()}
 
 
 def _attach(architecture: Architecture, site: Site, arrived: Callable[[Site, Any], None]) -> Any:

@@ -192,3 +192,19 @@ def _plain_root(pattern: Path) -> Path:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def read_prompts(path: str | Path, field: str = "text") -> list[str]:
+    """Prompts of a file of rows, or of a text file with one a line; EPError if there is none."""
+    path = Path(path)
+    if path.suffix == ".txt":
+        try:
+            found = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise EPError(f"{path} cannot be read: {error}") from error
+    else:
+        found = [document.text for document in read_documents(path, field=field)]
+    prompts = [prompt.strip() for prompt in found if prompt.strip()]
+    if not prompts:
+        raise EPError(f"{path} holds no prompts")
+    return prompts

