@@ -6,7 +6,7 @@ from .matching import Matching, match
 from .roundtrip import RoundTrip, roundtrip
 from .structure import Drift, Structure, drift, structure
 from .transport import transport
-from .tree import Tree, path, paths, tree
+from .tree import Tree, neighbour_graph, path, paths, tree
 
 __all__ = [
     "CommonTokens",
@@ -24,6 +24,7 @@ __all__ = [
     "intersection",
     "match",
     "merge",
+    "neighbour_graph",
     "path",
     "paths",
     "places",

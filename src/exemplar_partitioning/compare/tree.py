@@ -9,6 +9,7 @@ Shapes: levels run from coarse to fine; k_i regions on level i.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..store import StoredDictionary
 from .pairing import nearest
 
 NEIGHBOURS = 3  # of the graph that paths run on
+_ROWS = 1024  # of a block of cosines
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,11 @@ class Tree:
                 f"no level at percentile {percentile:g}; there are {', '.join(f'{p:g}' for p in percentiles)}"
             )
         return percentiles.index(percentile)
+
+    @cached_property
+    def graphs(self) -> list[csr_array]:
+        """For each level, the graph of its regions' nearest neighbours."""
+        return [neighbour_graph(d.exemplars.numpy()) for d in self.levels]
 
     def summary(self) -> list[dict[str, Any]]:
         """A row per level: how its regions divide on the next, and whether two steps up agree with one.
@@ -116,20 +123,27 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
     )
 
 
-def path(exemplars_kd: Float32[np.ndarray, "k d"], start: int, end: int) -> list[int]:
-    """Regions on a shortest path from one to another in the graph of the three nearest neighbours; [] if there is none.
-
-    Edges join a region with its three nearest, either way; all count as one step (protocols 2.10).
-    """
+def neighbour_graph(exemplars_kd: Float32[np.ndarray, "k d"]) -> csr_array:
+    """The graph that paths run on, [k, k]: an edge from each region to its three nearest."""
     k = len(exemplars_kd)
-    if start == end:
-        return [start]
-    size = min(NEIGHBOURS, k - 1)
-    cosine_kk = exemplars_kd @ exemplars_kd.T
-    np.fill_diagonal(cosine_kk, -np.inf)
-    near = np.argsort(-cosine_kk, axis=1, kind="stable")[:, :size]
-    rows = np.repeat(np.arange(k), size)
-    graph = csr_array((np.ones(len(rows)), (rows, near.ravel())), shape=(k, k))
+    near_km = np.empty((k, min(NEIGHBOURS, k - 1)), np.int64)
+    for start in range(0, k, _ROWS):
+        cosine_rk = exemplars_kd[start : start + _ROWS] @ exemplars_kd.T
+        rows = np.arange(len(cosine_rk))
+        cosine_rk[rows, start + rows] = -np.inf
+        for rank in range(near_km.shape[1]):
+            near = cosine_rk.argmax(axis=1)  # lowest number on a tie
+            near_km[start + rows, rank] = near
+            cosine_rk[rows, near] = -np.inf
+    ones = np.ones(near_km.size)
+    return csr_array((ones, (np.repeat(np.arange(k), near_km.shape[1]), near_km.ravel())), shape=(k, k))
+
+
+def path(graph: csr_array, start: int, end: int) -> list[int]:
+    """Regions on a shortest path from one to another in a neighbour graph; [] if there is none.
+
+    Edges hold either way, and all count as one step (protocols 2.10).
+    """
     _, before = breadth_first_order(graph, start, directed=False)
     found = [end]
     while found[-1] != start:
@@ -145,11 +159,8 @@ def paths(tree: Tree, level: int, start: int, end: int) -> list[list[int]]:
     here.check_region(start)
     here.check_region(end)
     ends_2d = here.exemplars.numpy()[[start, end]]
-    found = []
-    for other in tree.levels:
-        a, b = nearest(ends_2d, other.exemplars.numpy())[0].tolist()
-        found.append(path(other.exemplars.numpy(), a, b))
-    return found
+    ends = [nearest(ends_2d, other.exemplars.numpy())[0].tolist() for other in tree.levels]
+    return [path(graph, a, b) for graph, (a, b) in zip(tree.graphs, ends, strict=True)]
 
 
 def _same_exemplar(coarse: StoredDictionary, fine: StoredDictionary) -> Int64[np.ndarray, " k"]:
