@@ -14,11 +14,13 @@ from ..models.load import LoadedModel
 _PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
 
 
-def record(name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float) -> dict[str, Any]:
+def record(
+    name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float, program: str = "ep"
+) -> dict[str, Any]:
     """The head of a result file. Paths in the command are cut to their last parts."""
     return {
         "experiment": name,
-        "command": "ep " + " ".join(shlex.quote(_short(argument)) for argument in arguments),
+        "command": " ".join([program, *(shlex.quote(_short(argument)) for argument in arguments)]),
         "seed": seed,
         "model": {
             "id": loaded.info.id,
