@@ -10,7 +10,7 @@ makes the ratio smaller: one row a length. Memory is that of the shortest, from 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ SIDES = ("extraction", "annotation")
 TEXTS = 12_000  # documents, cut at 20,000 characters
 
 
-def texts() -> list[str]:
-    return [text[:20_000] for text in itertools.islice(data.documents(), TEXTS)]
+def texts() -> Iterator[str]:
+    return (text[:20_000] for text in itertools.islice(data.documents(), TEXTS))
 
 
 def dictionaries(tokens: int) -> Path:
@@ -66,15 +66,13 @@ def annotate(loaded, folder: Path, tokens: int) -> dict[str, Any]:
 def extract(loaded, folder: Path, tokens: int) -> int:
     from exemplar_partitioning import stream
     from exemplar_partitioning.models import Extractor, resolve_sites
-    from exemplar_partitioning.models.load import bos_id, special_token_ids
+    from exemplar_partitioning.store import find, read_config
     from exemplar_partitioning.text.documents import read_documents
-    from exemplar_partitioning.text.windows import WindowConfig, windows
 
-    special = special_token_ids(loaded.tokenizer)
-    cut = windows(read_documents(texts()), loaded.tokenizer, WindowConfig(), bos_id=bos_id(loaded), special_ids=special)
+    windowing = read_config(find(folder)[0]).text
     extractor = Extractor(loaded.model, resolve_sites(data.SITES[MODEL], loaded.architecture))
     read = 0
-    for chunk in stream.chunks(cut, special, tokens):
+    for chunk in stream.text_chunks(read_documents(texts()), loaded, windowing, tokens):
         stream.extract(extractor, chunk, lambda _: None)
         read = chunk.tokens_read
     return read

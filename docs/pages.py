@@ -122,24 +122,36 @@ def arms_table(result: dict) -> str:
         f"| no intervention | | {_interval(b)} | | | {result['baseline_others']['rate']:.2f} "
         f"| {b['unique_words']:.2f} | 1.00 |",
     ]
-    random = [arm for arm in result["arms"] if arm["name"] == "random direction"]
+    arms: dict[str, list[dict]] = {}
     for arm in result["arms"]:
-        if arm in random:
-            continue
-        where = ", ".join(
-            [arm[key] if key == "site" else f"p {arm[key]:g}" for key in ("site", "percentile") if key in arm]
-            + ([f"region {', '.join(map(str, arm['regions']))}"] if "regions" in arm else [])
-        )
-        lines.append(
-            f"| {arm['name']} | {where} | {_interval(arm)} | {arm['removed']:.0%} | {arm['paired']['p']:.1g} "
-            f"| {arm['others_rate']:.2f} | {arm['unique_words']:.2f} | {arm['perplexity_ratio']:.2f} |"
-        )
-    rates = sorted(arm["rate"] for arm in random)
-    removed = sum(arm["removed"] for arm in random) / len(random)
-    ratio = sum(arm["perplexity_ratio"] for arm in random) / len(random)
-    mean = f"{sum(rates) / len(rates):.2f} ({rates[0]:.2f} to {rates[-1]:.2f})"
-    lines.append(f"| {len(random)} random directions, mean | | {mean} | {removed:.0%} | | | | {ratio:.2f} |")
+        arms.setdefault(arm["name"], []).append(arm)
+    lines += [_arm(*rows) if len(rows) == 1 else _arms(name, rows) for name, rows in arms.items()]
     return "\n".join(lines)
+
+
+def _arm(arm: dict) -> str:
+    where = ", ".join(
+        [arm[key] if key == "site" else f"p {arm[key]:g}" for key in ("site", "percentile") if key in arm]
+        + ([f"region {', '.join(map(str, arm['regions']))}"] if "regions" in arm else [])
+    )
+    return (
+        f"| {arm['name']} | {where} | {_interval(arm)} | {arm['removed']:.0%} | {arm['paired']['p']:.1g} "
+        f"| {arm['others_rate']:.2f} | {arm['unique_words']:.2f} | {arm['perplexity_ratio']:.2f} |"
+    )
+
+
+def _arms(name: str, arms: list[dict]) -> str:
+    """Several of a kind: means, and from where to where the rates reach."""
+
+    def mean(key: str) -> float:
+        return sum(arm[key] for arm in arms) / len(arms)
+
+    rates = [arm["rate"] for arm in arms]
+    reach = f"{mean('rate'):.2f} (each {min(rates):.2f} to {max(rates):.2f})"
+    return (
+        f"| {name}, mean of {len(arms)} | | {reach} | {mean('removed'):.0%} | "
+        f"| {mean('others_rate'):.2f} | {mean('unique_words'):.2f} | {mean('perplexity_ratio'):.2f} |"
+    )
 
 
 def induced_table(result: dict) -> str:

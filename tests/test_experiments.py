@@ -165,7 +165,7 @@ def prompts_with(word, count, seed):
 def result(planted, tmp_path_factory):
     loaded, _ = planted
     parts = [(prompts_with("king", n, n), prompts_with("stone", n, n + 1)) for n in (24, 10, 16)]
-    plan = causal.Plan(layers=(0, 1), percentiles=(20.0, 40.0), random=3, max_new_tokens=3, ppl_windows=2)
+    plan = causal.Plan(layers=(0, 1), percentiles=(20.0, 40.0), nulls=2, random=3, max_new_tokens=3, ppl_windows=4)
     told = []
     found = causal.run(
         SEES,
@@ -191,7 +191,8 @@ class TestPlanted:
         arms = {arm["name"]: arm for arm in result["arms"]}
         for name in ("exemplar", "mean member", "difference of means"):
             assert arms[name]["removed"] == 1 and arms[name]["paired"]["p"] < 0.001
-        assert np.mean([arm["removed"] for arm in result["arms"] if arm["name"] == "random direction"]) < 0.3
+        for name in ("random direction", "null region off the axis"):
+            assert np.mean([arm["removed"] for arm in result["arms"] if arm["name"] == name]) < 0.3
 
     def test_adding_the_mean_brings_it_about(self, result):
         induced = {row["name"]: row["rate"] for row in result["induced"]}
@@ -200,7 +201,7 @@ class TestPlanted:
 
     def test_the_result_is_plain_json(self, result):
         again = json.loads(json.dumps(result))
-        assert {row["kind"] for row in again["sweep"]} >= {"exemplar", "mean", "difference of means"}
+        assert {row["kind"] for row in again["sweep"]} >= {"exemplar", "mean member", "difference of means"}
         assert all(0 <= arm["low"] <= arm["rate"] <= arm["high"] <= 1 for arm in again["arms"])
 
     def test_its_figure(self, result):

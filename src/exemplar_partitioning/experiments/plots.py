@@ -9,22 +9,28 @@ if TYPE_CHECKING:
 
 
 def arms_figure(result: dict[str, Any]) -> Figure:
-    """How often the behaviour shows on test prompts under every arm, with 95 % intervals (`causal.run`)."""
+    """How often the behaviour shows on test prompts under every arm (`causal.run`).
+
+    With 95 % intervals, or as a stroke for each of several of one kind.
+    """
     from ..figures import blank, style
 
-    random = [arm for arm in result["arms"] if arm["name"] == "random direction"]
-    arms = [arm for arm in result["arms"] if arm["name"] != "random direction"]
-    rows = [("no intervention", result["baseline"]), *((arm["name"], arm) for arm in arms)]
+    arms: dict[str, list[dict[str, Any]]] = {"no intervention": [result["baseline"]]}
+    for arm in result["arms"]:
+        arms.setdefault(arm["name"], []).append(arm)
+    labels = [name if len(rows) == 1 else f"{name} ({len(rows)})" for name, rows in arms.items()]
     with style():
-        figure, (axes,) = blank(5.5, 0.24 * (len(rows) + 1) + 0.7)
-        for y, (name, row) in enumerate(rows):
-            ours = not any(word in name for word in ("no intervention", "null", "difference"))
+        figure, (axes,) = blank(5.5, 0.24 * len(arms) + 0.7)
+        for y, (name, rows) in enumerate(arms.items()):
+            ours = not any(word in name for word in ("no intervention", "null", "difference", "random"))
             colour = "C0" if ours else "0.35"
-            axes.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.5)
-            axes.plot([row["rate"]], [y], "o", color=colour, ms=4)
-        axes.plot([arm["rate"] for arm in random], [len(rows)] * len(random), "|", color="0.35", ms=8)
+            if len(rows) == 1:
+                axes.plot([rows[0]["low"], rows[0]["high"]], [y, y], color=colour, lw=1.5)
+                axes.plot([rows[0]["rate"]], [y], "o", color=colour, ms=4)
+            else:
+                axes.plot([row["rate"] for row in rows], [y] * len(rows), "|", color=colour, ms=8)
         axes.axvline(result["baseline"]["rate"], color="0.8", lw=0.8, zorder=0)
-        axes.set_yticks(range(len(rows) + 1), [*(name for name, _ in rows), f"{len(random)} random directions"])
+        axes.set_yticks(range(len(arms)), labels)
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(f"share of test prompts: {result['behaviour']['about']}")

@@ -15,6 +15,7 @@ from ..localisation import wilson
 from ..models.load import LoadedModel
 
 Judge = Callable[[str], bool]
+_BATCH = 8  # windows read at once
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def paired(before: Answers, after: Answers) -> dict[str, float | int]:
 
 
 def perplexity(loaded: LoadedModel, windows: Sequence[np.ndarray]) -> float:
-    """exp of the mean negative log likelihood of the tokens of windows of ordinary text, the first of each aside."""
+    """exp of the mean negative log likelihood of the tokens of windows of one length, the first of each aside."""
     total, count = 0.0, 0
-    for window in windows:
-        ids_1s = torch.from_numpy(np.asarray(window, np.int64))[None].to(loaded.model.device)
+    for start in range(0, len(windows), _BATCH):
+        ids_bs = torch.from_numpy(np.stack(windows[start : start + _BATCH]).astype(np.int64)).to(loaded.model.device)
         with torch.inference_mode():
-            logits_sv = loaded.model(ids_1s).logits[0, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits_sv, ids_1s[0, 1:], reduction="sum")
-        total, count = total + float(loss), count + len(window) - 1
+            logits_bsv = loaded.model(ids_bs, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits_bsv.flatten(0, 1), ids_bs[:, 1:].flatten(), reduction="sum")
+        total, count = total + float(loss), count + ids_bs[:, 1:].numel()
     return math.exp(total / count)

@@ -103,9 +103,10 @@ def behaviour(
         layers=_layers(layers) if layers else tuple(loaded.info.n_layers * part // 12 for part in twelfths),
         percentiles=(20.0,) if quick else tuple(options.percentiles(percentile)),
         candidates=1 if quick else candidates,
+        nulls=1 if quick else 3,
         random=2 if quick else random,
         max_new_tokens=max_new_tokens,
-        ppl_windows=4 if quick else 16,
+        ppl_windows=8 if quick else 64,
         seed=seed,
     )
     judge = {"judge": _judge_judged()} if name == "refusal" else {}
