@@ -74,17 +74,17 @@ def token_windows(loaded, count: int, texts: Iterable[str] | None = None) -> np.
     return np.random.default_rng(SEED).permutation(windows)
 
 
-def activations(n: int, model: str = "smollm2") -> Float32[np.ndarray, "n d"]:
+def activations(n: int, model: str = "smollm2", dtype: str = "float32") -> Float32[np.ndarray, "n d"]:
     """The first n real activations of the cached site, in memory; extracts and caches what is missing.
 
-    fp32, our Extractor, BOS dropped; n is rounded up to whole batches in the cache.
+    Our Extractor, BOS dropped; n is rounded up to whole batches in the cache. dtype: of the forward pass.
     """
     batches = -(-n // BATCH)
-    path = CACHE / f"{model}-{SITES[model]}-fp32.f32"
+    path = CACHE / f"{model}-{SITES[model]}-{dtype.replace('float32', 'fp32').replace('bfloat16', 'bf16')}.f32"
     width = {"smollm2": 576, "gemma3": 640}[model]
     done = path.stat().st_size // (BATCH * width * 4) if path.exists() else 0
     if done < batches:
-        _extract(path, model, done, batches)
+        _extract(path, model, dtype, done, batches)
     return np.fromfile(path, np.float32, n * width).reshape(n, width)
 
 
@@ -92,12 +92,12 @@ def activations(n: int, model: str = "smollm2") -> Float32[np.ndarray, "n d"]:
 CACHED_BATCHES = 25  # 406,400 activations
 
 
-def _extract(path: Path, model: str, done: int, batches: int) -> None:
+def _extract(path: Path, model: str, dtype: str, done: int, batches: int) -> None:
     from exemplar_partitioning.models import Extractor, load_model, resolve_sites
 
     if batches > CACHED_BATCHES:
         raise SystemExit(f"the benchmarks use at most {CACHED_BATCHES * BATCH:,} real activations")
-    loaded = load_model(MODELS[model], dtype="float32", device="cpu")
+    loaded = load_model(MODELS[model], dtype=dtype, device="cpu")
     extractor = Extractor(loaded.model, resolve_sites(SITES[model], loaded.architecture))
     windows = token_windows(loaded, CACHED_BATCHES * BATCH_WINDOWS)
     path.parent.mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ def main() -> None:
     rows = given.rows // WINDOW * WINDOW
     x = activations(3 * rows)
     a, b, held_out = x[:rows], x[rows : 2 * rows], x[2 * rows :]
+    coarse = activations(3 * rows, dtype="bfloat16")
     percentiles = [float(p) for p in given.percentiles.split(",")]
     found = calibrate(
         [torch.from_numpy(part) for part in np.split(a[: len(a) // BATCH * BATCH], len(a) // BATCH)], percentiles
@@ -42,18 +43,18 @@ def main() -> None:
     results = []
     for percentile in percentiles:
         like = Dictionary(found.center, np.zeros((0, x.shape[1]), np.float32), found.thresholds[percentile])
-        results.append({"percentile": percentile, "threshold": like.threshold} | one(like, a, b, held_out))
+        results.append({"percentile": percentile, "threshold": like.threshold} | one(like, a, b, held_out, coarse))
         record = {"rows": rows, "held_out": len(held_out), "activations": digest(x), "results": results}
         given.out.parent.mkdir(exist_ok=True)
         given.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def one(like: Dictionary, a: np.ndarray, b: np.ndarray, held_out: np.ndarray) -> dict:
-    """All conditions and remedies at one threshold."""
+def one(like: Dictionary, a: np.ndarray, b: np.ndarray, held_out: np.ndarray, coarse: np.ndarray) -> dict:
+    """All conditions and remedies at one threshold. coarse: all activations, by a forward pass in bfloat16."""
     orders = [shuffled(a, seed) for seed in range(3)]
     halves = [a, b]
     rounded = torch.from_numpy(a).bfloat16().float().numpy()
-    streams = {"order": orders, "half": halves, "bfloat16": [a, rounded]}
+    streams = {"order": orders, "half": halves, "bfloat16": [a, rounded], "forward": [a, coarse[: len(a)]]}
     methods = {
         "as built": lambda x: lead(like, x),
         "random exemplars": lambda x: drawn(like, x, lead(like, x).k),
@@ -61,10 +62,11 @@ def one(like: Dictionary, a: np.ndarray, b: np.ndarray, held_out: np.ndarray) ->
         "medoids, 5 rounds": lambda x: reanchored(lead(like, x), x, 5),
         "consensus of 4 orders": lambda x: consensus([lead(like, shuffled(x, 100 + i)) for i in range(4)], x),
     }
-    found: dict = {}
+    found: dict = {"precision": precision(like, a, coarse[: len(a)], held_out, coarse[-len(held_out) :])}
+    say(like.threshold, "precision", "", found["precision"])
     for condition, parts in streams.items():
         for name, method in methods.items():
-            if condition == "bfloat16" and name == "consensus of 4 orders":
+            if condition in ("bfloat16", "forward") and name == "consensus of 4 orders":
                 continue
             regions = [Regions.of(method(part), part, held_out) for part in parts]
             found.setdefault(condition, {})[name] = summarise(regions)
@@ -73,6 +75,20 @@ def one(like: Dictionary, a: np.ndarray, b: np.ndarray, held_out: np.ndarray) ->
                 found["predictors"] = {of: predict(regions, of) for of in ("f1_k", "mean_k", "exemplar_k")}
                 say(like.threshold, "predictors", "", found["predictors"])
     return found
+
+
+def precision(like: Dictionary, a: np.ndarray, b: np.ndarray, held_a: np.ndarray, held_b: np.ndarray) -> dict:
+    """Two forward passes over one text: exemplars they share, and tokens that keep their region in one dictionary."""
+    births = []
+    for x in (a, b):
+        clustering = LeaderClustering(like.center, like.threshold)
+        clustering.add(torch.from_numpy(x))
+        births.append(set(np.asarray(clustering.births).tolist()))
+    fixed = lead(like, a)
+    return {
+        "shared_exemplars": len(births[0] & births[1]) / min(map(len, births)),
+        "tokens_that_stay": float((fixed.assign(held_a)[0] == fixed.assign(held_b)[0]).mean()),
+    }
 
 
 def shuffled(x: np.ndarray, seed: int) -> np.ndarray:

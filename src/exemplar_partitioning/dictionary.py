@@ -87,6 +87,8 @@ class Dictionary:
     def _search(self) -> Search:
         matrix = ExemplarMatrix(self.d_model, self.device, self.prefilter)
         matrix.append(self.exemplars.to(self.device))
+        if matrix.e_kd.device == self.exemplars.device:  # once in memory is enough
+            object.__setattr__(self, "exemplars", matrix.e_kd)
         return Search(matrix)
 
     def blocks(self, x: np.ndarray | Tensor) -> Iterator[tuple[slice, Block]]:
