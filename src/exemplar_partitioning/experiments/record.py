@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..models.load import LoadedModel
+from ..models.load import LoadedModel, ModelInfo
 
 _PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
 
@@ -18,15 +18,20 @@ def record(
     name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float, program: str = "ep"
 ) -> dict[str, Any]:
     """The head of a result file. Paths in the command are cut to their last parts."""
+    return head(name, arguments, loaded.info, seed, seconds)
+
+
+def head(name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float) -> dict[str, Any]:
+    """The same where the model itself is not at hand, only what it gave."""
     return {
         "experiment": name,
         "command": " ".join([program, *(shlex.quote(_short(argument)) for argument in arguments)]),
         "seed": seed,
         "model": {
-            "id": loaded.info.id,
-            "revision": loaded.info.revision,
-            "dtype": loaded.info.dtype,
-            "fingerprint": loaded.info.fingerprint,
+            "id": info.id,
+            "revision": info.revision,
+            "dtype": info.dtype,
+            "fingerprint": info.fingerprint,
         },
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "machine": platform.machine(),

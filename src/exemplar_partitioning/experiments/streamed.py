@@ -31,7 +31,7 @@ from torch import Tensor
 from ..errors import DataError, EPError
 from ..files import disk_errors, write_new
 from ..models.capture import Extractor
-from ..models.load import LoadedModel
+from ..models.load import LoadedModel, ModelInfo
 from ..models.sites import Site, resolve_sites
 from ..store import to_json
 from ..stream import Chunk, Windowing, extract, text_chunks
@@ -70,6 +70,11 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.x_nd)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model they are of."""
+        return ModelInfo(**self.record["model"])
 
     @cached_property
     def held_out(self) -> Bool[np.ndarray, " n"]:
@@ -123,7 +128,7 @@ def stream_to(
     documents: Iterable[Document],
     source: str,
     max_tokens: int,
-    cut: Cut = Cut(),  # noqa: B008 - frozen
+    cut: Cut = Cut(),
     tell: Tell = lambda *_: None,
 ) -> Streamed:
     """Extract activations to a folder; what is there already of the same stream is kept, so it can be interrupted.

@@ -1,0 +1,92 @@
+"""Detection: the one unit of a dictionary or an autoencoder that tells two kinds of text apart.
+
+A unit's score of a text is its largest over the text's tokens. The unit is chosen by AUROC on training texts, in the
+direction it has there, and judged by AUROC on test texts.
+
+Shapes: t texts, u units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from .activations import TextActivations
+from .concepts import read_concepts
+from .readouts import Encode, auroc, pool
+from .tasks import collection_names, collection_task, split
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question with two answers about texts: their indices in a common list, and the answers."""
+
+    name: str
+    train: Int64[np.ndarray, " a"]
+    train_answer: Bool[np.ndarray, " a"]
+    test: Int64[np.ndarray, " b"]
+    test_answer: Bool[np.ndarray, " b"]
+
+
+def from_collection(count: int, train: int, test: int, seed: int = 0) -> tuple[list[Question], list[str]]:
+    """Some binary tasks of the sae-probes collection, evenly from its list, and their texts."""
+    names = collection_names()
+    texts: list[str] = []
+    found = []
+    for name in [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]:
+        task = collection_task(name)
+        train_n, test_n = split(task, train, test, seed)
+        at = len(texts) + np.arange(len(train_n) + len(test_n))
+        answer = task.label_n == 1
+        found.append(Question(name, at[: len(train_n)], answer[train_n], at[len(train_n) :], answer[test_n]))
+        texts += [task.texts[i] for i in (*train_n, *test_n)]
+    return found, texts
+
+
+def from_concepts(paths: Sequence[Path]) -> tuple[list[Question], list[str]]:
+    """Concepts of AxBench's sets, hard negatives among the test texts, and their texts (`concepts.read_concepts`)."""
+    texts: list[str] = []
+    found = []
+    for path in paths:
+        given = read_concepts(path)
+        for concept in given.concepts:
+            train = np.concatenate([concept.positive, concept.negative])
+            test = np.concatenate([concept.eval_positive, concept.eval_negative, concept.eval_hard])
+            found.append(
+                Question(
+                    f"{given.name}: {concept.name}",
+                    len(texts) + train,
+                    np.arange(len(train)) < len(concept.positive),
+                    len(texts) + test,
+                    np.arange(len(test)) < len(concept.eval_positive),
+                )
+            )
+        texts += given.texts
+    return found, texts
+
+
+def together(
+    first: tuple[list[Question], list[str]], second: tuple[list[Question], list[str]]
+) -> tuple[list[Question], list[str]]:
+    """Questions of both about one list of texts."""
+    (a, texts), (b, more) = first, second
+    n = len(texts)
+    return [*a, *(Question(q.name, q.train + n, q.train_answer, q.test + n, q.test_answer) for q in b)], texts + more
+
+
+def detected(texts: TextActivations, encode: Encode, questions: Sequence[Question]) -> list[float]:
+    """The test AUROC of the unit chosen on training texts, for each question."""
+    highest_tu = pool(texts, encode).highest
+    return [judged(highest_tu, question) for question in questions]
+
+
+def judged(highest_tu: Float32[np.ndarray, "t u"], question: Question) -> float:
+    """Choose a unit on training texts, judge it on test texts."""
+    train_u = auroc(highest_tu[question.train], question.train_answer)
+    chosen = int(np.abs(train_u - 0.5).argmax())
+    test = float(auroc(highest_tu[question.test, chosen], question.test_answer))
+    return round(test if train_u[chosen] >= 0.5 else 1 - test, 4)
