@@ -13,6 +13,7 @@ Shapes: n activations, k regions, f features, d = d_model, m budgets, t tasks, b
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,12 @@ from ..calibration import BATCH, SAMPLE, calibrate
 from ..dictionary import Dictionary
 from ..importing.autoencoder import SparseAutoencoder
 from ..leader import LeaderClustering
+from .activations import TextActivations
+from .detection import Question, detected
 from .resampling import interval, resamples
-from .streamed import Streamed
+from .streamed import Streamed, Tell
 
+HELD_OUT = 30_000  # activations at most
 BUDGETS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 RESAMPLES = 2000
 _ROWS = 4096
@@ -180,3 +184,91 @@ def equal_quality(rows: list[dict[str, Any]], others: list[dict[str, Any]], seed
         }
         for other in others
     ]
+
+
+def run(
+    streamed: Streamed,
+    saes: Sequence[tuple[SparseAutoencoder, Mapping[str, Any]]],
+    questions: Sequence[Question],
+    texts: TextActivations,
+    *,
+    budgets: Sequence[int] = BUDGETS,
+    percentile: float = 1.0,
+    seed: int = 0,
+    tell: Tell = lambda *_: None,
+) -> dict[str, Any]:
+    """Dictionaries of every budget and autoencoders on held-out activations and on detection, and their costs.
+
+    saes: each with its record: name, tokens, seconds, flops of its training on the same stream.
+    questions, texts: tasks of detection, and the activations of their texts at the same site.
+    """
+    held_out = streamed.rows(np.flatnonzero(streamed.held_out)[:HELD_OUT])
+    weight_bt = resamples(len(questions), RESAMPLES, seed)
+    dictionaries, autoencoders = [], []
+    for i, tokens in enumerate(budgets):
+        tell(f"dictionary of {tokens:,} activations", i, len(budgets) + len(saes))
+        made = grown(streamed, tokens, percentile)
+        auroc = detected(
+            texts, lambda x_nd, made=made: made.dictionary.encode(x_nd, "cosine").nan_to_num(-1), questions
+        )
+        dictionaries.append(
+            {"name": f"dictionary of {tokens:,}", "units": made.dictionary.k, "threshold": made.dictionary.threshold}
+            | _costs(streamed, tokens, made.seconds, made.flops)
+            | {"quality": dictionary_quality(made.dictionary, held_out)}
+            | _scored(auroc, weight_bt)
+        )
+    for i, (sae, record) in enumerate(saes):
+        tell(f"autoencoder {record['name']}", len(budgets) + i, len(budgets) + len(saes))
+        autoencoders.append(
+            {"name": record["name"], "units": sae.W_enc.shape[1]}
+            | _costs(streamed, record["tokens"], record["seconds"], record["flops"])
+            | {"quality": autoencoder_quality(sae, held_out)}
+            | _scored(detected(texts, sae.encode, questions), weight_bt)
+        )
+    return {
+        "percentile": percentile,
+        "held_out": len(held_out),
+        "questions": [question.name for question in questions],
+        "dictionaries": dictionaries,
+        "autoencoders": autoencoders,
+        "equal_quality": equal_quality(dictionaries, autoencoders, seed),
+        "equal_tokens": equal_tokens(dictionaries, autoencoders, weight_bt),
+    }
+
+
+def equal_tokens(
+    rows: list[dict[str, Any]], others: list[dict[str, Any]], weight_bt: Int64[np.ndarray, "b t"]
+) -> list[dict[str, Any]]:
+    """How much more a dictionary of as many tokens detects than each autoencoder: mean over tasks, paired."""
+    pairs = [(row, other) for other in others for row in rows if row["tokens"] == other["tokens"]]
+    found = []
+    for row, other in pairs:
+        difference_t = np.array(row["auroc"]) - np.array(other["auroc"])
+        low, high = interval(weight_bt @ difference_t / len(difference_t))
+        figures = {"difference": difference_t.mean(), "low": low, "high": high}
+        found.append(
+            {"name": other["name"], "tokens": other["tokens"]}
+            | {name: round(float(value), 4) for name, value in figures.items()}
+        )
+    return found
+
+
+def _costs(streamed: Streamed, tokens: int, seconds: float, flops: float) -> dict[str, float]:
+    """With the model's forward pass, and without."""
+    return {
+        "tokens": tokens,
+        "seconds": round(seconds + forward_seconds(streamed, tokens), 2),
+        "seconds_without_model": round(seconds, 2),
+        "flops": flops + forward_flops(streamed, tokens),
+        "flops_without_model": flops,
+    }
+
+
+def _scored(auroc: list[float], weight_bt: Int64[np.ndarray, "b t"]) -> dict[str, Any]:
+    low, high = interval(weight_bt @ np.array(auroc) / len(auroc))
+    return {
+        "mean_auroc": round(float(np.mean(auroc)), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "auroc": auroc,
+    }

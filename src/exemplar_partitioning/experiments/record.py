@@ -18,10 +18,12 @@ def record(
     name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float, program: str = "ep"
 ) -> dict[str, Any]:
     """The head of a result file. Paths in the command are cut to their last parts."""
-    return head(name, arguments, loaded.info, seed, seconds)
+    return head(name, arguments, loaded.info, seed, seconds, program)
 
 
-def head(name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float) -> dict[str, Any]:
+def head(
+    name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float, program: str = "ep"
+) -> dict[str, Any]:
     """The same where the model itself is not at hand, only what it gave."""
     return {
         "experiment": name,
