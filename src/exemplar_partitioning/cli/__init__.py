@@ -23,6 +23,7 @@ from .import_ import import_
 from .label import label
 from .localise import localise
 from .match import match
+from .ood import ood
 from .report import report
 from .roundtrip import roundtrip
 from .show import show
@@ -46,6 +47,7 @@ app.command()(show)
 app.command()(steer)
 app.command()(localise)
 app.add_typer(experiment, name="experiment")
+app.add_typer(ood, name="ood")
 app.command()(label)
 app.command()(match)
 app.command()(transport)

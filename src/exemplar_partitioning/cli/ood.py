@@ -1,0 +1,208 @@
+"""`ep ood fit`, `ep ood score`: text unlike what a dictionary was built from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..ood import Detector, DocumentNovelty
+    from ..text.documents import DocumentSource
+
+ood = typer.Typer(no_args_is_help=True, help="Tell text unlike what a dictionary was built from, at a known rate.")
+
+_Dir = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")]
+_Site = Annotated[str | None, typer.Option(help="Dictionary: its site.")]
+_Percentile = Annotated[str | None, typer.Option(help="Dictionary: its percentile.")]
+_Model = Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)]
+_Field = Annotated[str, typer.Option(help="Column or key that holds the text.")]
+
+
+@ood.command()
+def fit(
+    path: _Dir,
+    text: Annotated[
+        list[str],
+        typer.Argument(
+            help="Ordinary text the dictionary was not built from: files, folders, globs, hf:owner/dataset."
+        ),
+    ],
+    false_alarms: Annotated[float, typer.Option(help="Share of ordinary documents that may be flagged.")] = 0.01,
+    token_false_alarms: Annotated[
+        float | None, typer.Option(help="Share of their tokens that may be.", show_default="the same")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Score of a token: surprise, distance, beyond or margin; a document's is their mean.")
+    ] = "surprise",
+    max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "500_000",
+    site: _Site = None,
+    percentile: _Percentile = None,
+    model: _Model = None,
+    field: _Field = "text",
+    seed: Annotated[int, typer.Option(min=0, help="Of the part of the documents that sets the scale.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The fit as one JSON document.")] = False,
+) -> None:
+    """Fit a detector on ordinary text and keep it in the dictionary's folder, as ood.json.
+
+    Of documents like these, no larger share than --false-alarms will be flagged, whatever the scores are like.
+    """
+    tokens = options.count(max_tokens)
+
+    from ..ood import fit as run
+    from .display import steps
+
+    dictionary = options.one_dictionary(path, site, percentile)
+    with steps() as tell:
+        tell("reading ordinary text", 0, 1)
+        detector = run(
+            dictionary,
+            _source(text, field),
+            model,
+            false_alarms=false_alarms,
+            token_false_alarms=token_false_alarms,
+            score=by,
+            max_tokens=tokens,
+            seed=seed,
+        )
+    written = detector.write()
+    if as_json:
+        typer.echo(json.dumps({"file": str(written), **_described(detector)}, ensure_ascii=False, indent=2))
+        return
+    from .terminal import console
+
+    on = detector.record.fitted_on
+    console().print(
+        f"Fitted on {on.documents:,} documents, {on.tokens:,} tokens of {on.source}: of such documents at most "
+        f"{detector.record.false_alarms:g} will be flagged, of their tokens {detector.record.token_false_alarms:g}.\n"
+        f"Kept in {written}\n\nNext:\n  ep ood score {dictionary.path} TEXT",
+        soft_wrap=True,
+    )
+
+
+@ood.command()
+def score(
+    path: _Dir,
+    text: Annotated[list[str], typer.Argument(help="Text to judge: files, folders, globs, hf:owner/dataset.")],
+    tokens: Annotated[bool, typer.Option("--tokens", help="Every token as well, those flagged set off.")] = False,
+    site: _Site = None,
+    percentile: _Percentile = None,
+    model: _Model = None,
+    field: _Field = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+) -> None:
+    """Judge documents: how unlike ordinary text each is, and how many ordinary ones are as unlike.
+
+    p is the share of ordinary documents with as high a score; a document is flagged where that is at most the
+    rate of false alarms asked for in the fit.
+    """
+    from ..ood import Detector
+    from ..reading import model_of
+
+    dictionary = options.one_dictionary(path, site, percentile)
+    detector = Detector.read(dictionary)
+    loaded = model_of(dictionary, model)
+    found = detector.score(_source(text, field), loaded)
+    if as_json:
+        rows = [_as_json(row, loaded.tokenizer if tokens else None) for row in found]
+        typer.echo(json.dumps({"detector": _described(detector), "documents": rows}, ensure_ascii=False, indent=2))
+        return
+    _print(found, detector, loaded.tokenizer if tokens else None)
+
+
+def _source(text: list[str], field: str) -> DocumentSource:
+    from ..text.documents import read_documents
+
+    return read_documents(options.sources(text), field=field)
+
+
+def _described(detector: Detector) -> dict[str, Any]:
+    r, dictionary = detector.record, detector.dictionary
+    return {
+        "dictionary": str(dictionary.path),
+        "content_id": dictionary.content_id,
+        "site": dictionary.config.site.name,
+        "percentile": dictionary.config.calibration.percentile,
+        "score": r.score,
+        "false_alarms": r.false_alarms,
+        "token_false_alarms": r.token_false_alarms,
+        "fitted_on": r.fitted_on.model_dump(),
+    }
+
+
+def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
+    from ..reading import token_texts
+
+    found: dict[str, Any] = {
+        "document": row.document,
+        "tokens": row.tokens,
+        "score": round(row.score, 4),
+        "p": row.p,
+        "flagged": row.flagged,
+        "distance": round(row.distance, 4),
+        "beyond": round(row.beyond, 4),
+        "flagged_tokens": round(row.flagged_tokens, 4),
+    }
+    if tokenizer is not None:
+        passage, novelty = row.passage, row.passage.novelty
+        found["each_token"] = [
+            {
+                "position": int(passage.position_n[i]),
+                "token_id": int(passage.token_n[i]),
+                "text": piece,
+                "surprise": round(float(novelty.surprise[i]), 4),
+                "distance": round(float(novelty.distance[i]), 4),
+                "beyond": bool(novelty.beyond[i]),
+                "margin": round(-float(novelty.margin[i]), 4),
+                "p": float(row.p_n[i]),
+                "flagged": bool(row.flagged_n[i]),
+            }
+            for i, piece in enumerate(token_texts(tokenizer, passage.token_n))
+        ]
+    return found
+
+
+def _print(found: Any, detector: Detector, tokenizer: Any) -> None:
+    """A row a document as they come; with a tokenizer, its tokens below it."""
+    from rich.text import Text
+
+    from ..visible import visible
+    from .terminal import console, ending
+
+    out = console()
+    out.print(Text(f"{'score':>7} {'p':>8} {'':8} {'tokens':>7} {'distance':>8} {'beyond':>7}  document", style="bold"))
+    documents = flagged = 0
+    for row in found:
+        documents, flagged = documents + 1, flagged + row.flagged
+        out.print(
+            Text.assemble(
+                f"{row.score:7.2f} {row.p:8.4f} ",
+                ("flagged ", "bold red") if row.flagged else " " * 8,
+                f" {row.tokens:7,} {row.distance:8.3f} {row.beyond:7.1%}  ",
+                ending(visible(row.document), max(20, out.width - 52)),
+            ),
+            soft_wrap=True,
+        )
+        if tokenizer is not None:
+            out.print(_tokens_shown(row, tokenizer))
+    rate = detector.record.false_alarms
+    out.print(f"{flagged:,} of {documents:,} documents flagged; of ordinary ones, at most {rate:g} would be")
+
+
+def _tokens_shown(row: DocumentNovelty, tokenizer: Any) -> Any:
+    """The document's tokens, those flagged in red, and where there are no colours in angle marks."""
+    from rich.text import Text
+
+    from ..reading import token_texts
+    from ..visible import visible
+    from .terminal import console, highlighted
+
+    plain = console().color_system is None
+    pieces = zip(token_texts(tokenizer, row.passage.token_n), row.flagged_n, strict=True)
+    return Text.assemble(
+        *(highlighted(visible(piece), plain) if flag else visible(piece) for piece, flag in pieces), style="dim"
+    )
