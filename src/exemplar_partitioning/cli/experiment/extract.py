@@ -19,12 +19,13 @@ def extract(
     model: Annotated[str, typer.Option(help="Model: packaged name, hub id or path.")] = "smollm2-135m-instruct",
     site: Annotated[str | None, typer.Option(help="One site.", show_default="half way up")] = None,
     max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "1_000_000",
+    context_size: Annotated[int, typer.Option(min=1, help="Tokens of text in a window.")] = 128,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
     dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Keep the activations of a stream of text on disk, as a build would read it; interrupted, it goes on."""
-    from ...experiments.streamed import stream_to
+    from ...experiments.streamed import Cut, stream_to
     from ...models.load import load_model
     from ...text.documents import read_documents
     from ..display import steps
@@ -34,5 +35,5 @@ def extract(
     loaded = load_model(model, dtype=dtype, device=device)
     with steps() as tell:
         chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
-        found = stream_to(out, loaded, chosen, source, source.name, tokens, tell=tell)
+        found = stream_to(out, loaded, chosen, source, source.name, tokens, Cut(context_size), tell)
     typer.echo(f"{len(found):,} activations of {found.record['site']} in {out}")

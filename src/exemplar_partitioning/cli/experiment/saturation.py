@@ -22,6 +22,7 @@ def saturation(
     site: Annotated[str | None, typer.Option(help="One site.", show_default="half way up")] = None,
     percentile: Annotated[str, typer.Option(help="Resolutions.")] = "1,2,4,8",
     max_tokens: Annotated[str, typer.Option(help="Tokens of each domain.")] = "100_000",
+    context_size: Annotated[int, typer.Option(min=1, help="Tokens of text in a window.")] = 128,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the mix that is calibrated on.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
@@ -32,7 +33,7 @@ def saturation(
     """One pass over each kind of text with a common centre and thresholds; growth, unseen mass, saturation."""
     from ...experiments import saturation as experiment
     from ...experiments.record import record
-    from ...experiments.streamed import stream_to
+    from ...experiments.streamed import Cut, stream_to
     from ...files import write_new
     from ...models.load import load_model
     from ...store import to_json
@@ -49,7 +50,7 @@ def saturation(
         streams = {}
         for name, file in files.items():
             source = read_documents(file, field=field)
-            streams[name] = stream_to(out / name, loaded, chosen, source, source.name, tokens, tell=tell)
+            streams[name] = stream_to(out / name, loaded, chosen, source, source.name, tokens, Cut(context_size), tell)
         tell("clustering", 0, 1)
         result = experiment.run(streams, percentiles, seed)
     result = record("saturation", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
