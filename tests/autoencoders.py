@@ -14,7 +14,7 @@ from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
 
 
 def made(tiny_folder, text_file, folder):
-    """A build, the activations of its text, and the autoencoder that is its dictionary: build, x and sae in a folder."""
+    """A build, the activations of its text, and the autoencoder that is its dictionary: folder/build, x and sae."""
     options = {"calibration_batch": 500, "calibration_sample": 1000, "context_size": 32, "max_tokens": 3000}
     ep.build(str(tiny_folder), text_file, out=folder / "build", sites="resid_post.1", percentiles=[5, 20], **options)
     invoke("extract", folder / "x", text_file, "--model", tiny_folder, "--site", "resid_post.1", "--context-size", 32)
