@@ -1,0 +1,100 @@
+"""From activations of the tokens of a text to one score a text, by way of the features of a dictionary.
+
+A *basis* turns activations into features, one column a direction: cosines with exemplars, with mean members, with the
+centroids of k-means, or what an autoencoder encodes. Features of tokens are pooled over each text. A *rule* looks at
+labelled training texts and gives weights to a few columns, or to all; a text's score is the weighted sum of its pooled
+features. So every method of the comparison is one basis with one rule.
+
+Shapes: t texts, n tokens, k columns, m texts of a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from scipy.stats import rankdata
+from torch import Tensor
+
+from ..nearest import full_precision
+from .activations import TextActivations
+
+Encode = Callable[[Tensor], Tensor]
+"""Activations float32 [n, d] to features float32 [n, k]."""
+
+TOKENS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Features of texts at a basis: the maximum and the mean over the tokens of each text.
+
+    highest, mean: float32 [t, k]; zeros for a text without tokens.  tokens: int64 [t].
+    """
+
+    highest: Float32[np.ndarray, "t k"]
+    mean: Float32[np.ndarray, "t k"]
+    tokens: Int64[np.ndarray, " t"]
+
+    def __getitem__(self, rows: np.ndarray) -> Pooled:
+        return Pooled(self.highest[rows], self.mean[rows], self.tokens[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a rule found: a text's score is `highest[:, columns] @ weight`."""
+
+    columns: Int64[np.ndarray, " c"]
+    weight: Float[np.ndarray, " c"]
+
+    def score(self, texts: Pooled) -> Float[np.ndarray, " t"]:
+        return texts.highest[:, self.columns].astype(np.float64) @ self.weight
+
+
+Rule = Callable[[Pooled, Bool[np.ndarray, " m"]], Weights]
+"""Training texts, and which of them have the concept, to weights."""
+
+
+def pool(acts: TextActivations, encode: Encode) -> Pooled:
+    """Features of all tokens, pooled over texts; never more than a few texts' at a time are held."""
+    highest, mean = [], []
+    tokens_t = np.diff(acts.start_t)
+    for rows, start_b in _blocks(acts.start_t):
+        if rows.start == rows.stop:
+            continue
+        with full_precision():
+            features_nk = encode(torch.from_numpy(np.array(acts.x_nd[rows]))).numpy()
+        highest.append(np.maximum.reduceat(features_nk, start_b, axis=0))
+        mean.append(np.add.reduceat(features_nk, start_b, axis=0))
+    if not highest:
+        raise ValueError("no text has a token")
+    some_t, k = tokens_t > 0, highest[0].shape[1]
+    filled = np.zeros((2, len(acts), k), np.float32)
+    filled[0, some_t] = np.concatenate(highest)
+    filled[1, some_t] = np.concatenate(mean) / tokens_t[some_t, None]
+    return Pooled(filled[0], filled[1], tokens_t)
+
+
+def _blocks(start_t: Int64[np.ndarray, " t1"]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of whole texts, about TOKENS_AT_ONCE, with where in them each text that has tokens begins."""
+    first = 0
+    while first < len(start_t) - 1:
+        last = max(first + 1, int(np.searchsorted(start_t, start_t[first] + TOKENS_AT_ONCE, side="right")) - 1)
+        starts = start_t[first:last][np.diff(start_t[first : last + 1]) > 0]
+        yield slice(int(start_t[first]), int(start_t[last])), starts - start_t[first]
+        first = last
+
+
+def auroc(score: Float[np.ndarray, "m ..."], positive_m: Bool[np.ndarray, " m"]) -> np.ndarray:
+    """How often a positive row scores above a negative one, ties counting half: a number for each column.
+
+    Mann-Whitney's U by ranks. NaN unless there are rows of both kinds.
+    """
+    ranks = rankdata(score, axis=0)
+    p, n = int(positive_m.sum()), int((~positive_m).sum())
+    if not p or not n:
+        return np.full(np.shape(score)[1:], np.nan)
+    return (ranks[positive_m].sum(axis=0) - p * (p + 1) / 2) / (p * n)
