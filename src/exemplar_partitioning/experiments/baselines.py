@@ -19,9 +19,7 @@ from ..errors import EPError
 from ..geometry import directions
 from ..importing import SparseAutoencoder
 from ..leader import LeaderClustering
-from .activations import TextActivations
-from .concepts import Concept
-from .readouts import Encode, auroc, pool
+from .readouts import Encode
 
 KMEANS_PASSES = 5  # over the sample
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse strengths tried for the logistic probe (C of scikit-learn)

@@ -98,3 +98,40 @@ def auroc(score: Float[np.ndarray, "m ..."], positive_m: Bool[np.ndarray, " m"])
     if not p or not n:
         return np.full(np.shape(score)[1:], np.nan)
     return (ranks[positive_m].sum(axis=0) - p * (p + 1) / 2) / (p * n)
+
+
+def contrast(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+    """The column whose mean over tokens with the concept most exceeds that over tokens without (the paper's first)."""
+    means = [np.average(part.mean, axis=0, weights=part.tokens) for part in (train[positive_m], train[~positive_m])]
+    return _one(int((means[0] - means[1]).argmax()))
+
+
+def best(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+    """The column that tells training texts apart best, by AUROC (the paper's second; SAE-A of AxBench).
+
+    Several may do it without fault: then the one with the widest margin, in standard deviations.
+    """
+    return _one(int(_merit(train, positive_m).argmax()))
+
+
+def several(count: int) -> Rule:
+    """The best few columns, each in standard deviations, added up."""
+
+    def rule(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+        columns = np.argsort(-_merit(train, positive_m), kind="stable")[:count]
+        spread_c = train.highest[:, columns].std(axis=0, dtype=np.float64)
+        return Weights(columns, np.divide(1, spread_c, out=np.zeros_like(spread_c), where=spread_c > 0))
+
+    return rule
+
+
+def _one(column: int) -> Weights:
+    return Weights(np.array([column]), np.ones(1))
+
+
+def _merit(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " k"]:
+    """Training AUROC; the margin decides among equals only."""
+    with_mk, without_mk = train.highest[positive_m], train.highest[~positive_m]
+    spread_k = train.highest.std(axis=0) + np.finfo(np.float32).tiny
+    margin_k = (with_mk.mean(axis=0) - without_mk.mean(axis=0)) / spread_k
+    return auroc(train.highest, positive_m) + 1e-6 * margin_k
