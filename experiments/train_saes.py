@@ -11,6 +11,7 @@ be spent on finding it. Each is saved as SAELens saves it, in DIR/<kind>-<tokens
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -39,6 +40,7 @@ from exemplar_partitioning.importing import load_sae
 from exemplar_partitioning.store import to_json
 
 SEED = 0
+SAMPLE = 40  # batches whose lengths and mean are looked at before training
 CHECKED = 1024  # activations on which our reader is compared with SAELens
 
 
@@ -109,17 +111,17 @@ def trained(streamed: Streamed, rows: np.ndarray, kind: str, given: argparse.Nam
         total_training_samples=steps * given.batch,
         train_batch_size_samples=given.batch,
         lr=given.lr,
+        lr_end=given.lr,
         lr_warm_up_steps=max(steps // 20, 1),
         lr_decay_steps=steps // 5,
         dead_feature_window=steps // 10,
         logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(config, sae, batches(streamed, rows, given.batch))
-    sample = batches(streamed, rows, given.batch)
-    trainer.activation_scaler.estimate_scaling_factor(sae.cfg.d_in, sample, min(steps, 50))
-    mean_d = torch.cat([next(sample) for _ in range(min(steps, 20))]).mean(dim=0)
+    sample = list(itertools.islice(batches(streamed, rows, given.batch), SAMPLE))
+    trainer.activation_scaler.estimate_scaling_factor(sae.cfg.d_in, iter(sample), len(sample))
     with torch.no_grad():
-        sae.b_dec.copy_(trainer.activation_scaler(mean_d))
+        sae.b_dec.copy_(trainer.activation_scaler(torch.cat(sample)).mean(dim=0))
     return trainer.fit(), steps
 
 

@@ -13,7 +13,7 @@ from exemplar_partitioning.cli import app
 from exemplar_partitioning.experiments import saturation
 
 
-def births(exponent, n, scale=3.0):
+def births(exponent, n, scale=1.0):
     """K ~ scale N^exponent."""
     k = np.arange(1, int(scale * n**exponent))
     return np.unique(((k / scale) ** (1 / exponent)).astype(np.int64))
