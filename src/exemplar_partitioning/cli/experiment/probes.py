@@ -37,6 +37,10 @@ def probes(
     ] = None,
     text_field: Annotated[str, typer.Option(help="Column of texts, in files.", rich_help_panel=_TASKS)] = "text",
     label_field: Annotated[str, typer.Option(help="Column of labels, in files.", rich_help_panel=_TASKS)] = "label",
+    at_most: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tasks of the collection, evenly from its list.", rich_help_panel=_TASKS),
+    ] = None,
     train: Annotated[int, typer.Option(min=10, help="Rows of a task at most.", rich_help_panel=_TASKS)] = 600,
     test: Annotated[int, typer.Option(min=10, help="Rows of a task at most.", rich_help_panel=_TASKS)] = 300,
     context: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.", rich_help_panel=_TASKS)] = 128,
@@ -72,7 +76,7 @@ def probes(
     loaded = load_model(model or found[0].config.model.id, dtype=dtype, device=device)
     saes = {path.name: load_sae(path) for path in sae or []}
     with steps() as tell:
-        tasks = _tasks(task, text_field, label_field, _QUICK if quick else None)
+        tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most)
         result = experiment.run(found, saes, loaded, tasks, plan, out, tell, cache=cache)
     result = record("probes", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
     with disk_errors(out):
@@ -87,8 +91,9 @@ def _tasks(names: list[str] | None, text_field: str, label_field: str, at_most: 
     from ...experiments import tasks
 
     if names is None:
-        every = tasks.collection_names()
-        names = every[:: len(every) // at_most][:at_most] if at_most else every
+        names = tasks.collection_names()
+        count = min(at_most or len(names), len(names))
+        names = [names[i * len(names) // count] for i in range(count)]
     for name in names:
         path = Path(name)
         known = path.exists() or path.suffix
