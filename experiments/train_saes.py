@@ -3,16 +3,16 @@
     make .venvs/sae_lens/.ready
     .venvs/sae_lens/bin/python -m experiments.train_saes ACTIVATIONS --out DIR [--tokens 0.1M,1M]
 
-SAELens's own trainer, on one pass over the first so many activations in random order; nothing is repeated. Their
-lengths are scaled as SAELens does it, and the decoder's bias begins at their mean: few steps as there are, they would
-be spent on finding it. Each is saved as SAELens saves it, in DIR/<kind>-<tokens>, with training.json beside.
+SAELens's own trainer, on one pass over the first so many activations in random order; nothing is repeated. The
+decoder's bias begins at their mean, since the few steps there are would be spent on finding it, and the factor that
+SAELens scales activations by is such that their mean distance from it is the square root of their width. Each is saved
+as SAELens saves it, in DIR/<kind>-<tokens>, with training.json beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -118,10 +118,11 @@ def trained(streamed: Streamed, rows: np.ndarray, kind: str, given: argparse.Nam
         logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(config, sae, batches(streamed, rows, given.batch))
-    sample = list(itertools.islice(batches(streamed, rows, given.batch), SAMPLE))
-    trainer.activation_scaler.estimate_scaling_factor(sae.cfg.d_in, iter(sample), len(sample))
+    sample_nd = torch.cat(list(itertools.islice(batches(streamed, rows, given.batch), SAMPLE)))
+    mean_d = sample_nd.mean(dim=0)
+    trainer.activation_scaler.scaling_factor = float(sae.cfg.d_in**0.5 / (sample_nd - mean_d).norm(dim=1).mean())
     with torch.no_grad():
-        sae.b_dec.copy_(trainer.activation_scaler(torch.cat(sample)).mean(dim=0))
+        sae.b_dec.copy_(trainer.activation_scaler(mean_d))
     return trainer.fit(), steps
 
 
@@ -166,10 +167,10 @@ def difference(folder: Path, x_nd: torch.Tensor) -> float:
     """How far our reader's features are from SAELens's, as a share of the largest."""
     with torch.no_grad():
         theirs_nf = SAE.load_from_disk(str(folder)).encode(x_nd)
-    gap = float((load_sae(folder).encode(x_nd) - theirs_nf).abs().max() / theirs_nf.abs().max())
+    gap = float((load_sae(folder).encode(x_nd) - theirs_nf).abs().max() / theirs_nf.abs().max().clamp(min=1e-9))
     if not gap <= 1e-6:
         raise SystemExit(f"our reader and SAELens differ by {gap:.1e} on {folder}")
-    return float(f"{gap:.1e}") if math.isfinite(gap) else gap
+    return float(f"{gap:.1e}")
 
 
 if __name__ == "__main__":

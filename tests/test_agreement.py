@@ -108,7 +108,7 @@ def test_a_dictionary_agrees_with_the_autoencoder_that_is_the_same():
     dictionary = Dictionary(torch.ones(16), exemplars, 0.5)
     x_nd = torch.from_numpy(rng.standard_normal((4000, 16), np.float32)) + 1
     sides = inputs_of(dictionary, same(dictionary), [(x_nd[:1500], np.zeros(1500)), (x_nd[1500:], np.zeros(2500))])
-    members = shared_f1(sides.members[0].of, sides.members[1].of)
+    members = shared_f1(sides.members[0].of, csr_array(sides.members[1].of.T))
     assert np.allclose(members.diagonal(), 1)
     assert int(sides.members[0].of.sum()) == 4000
     assert sides.top[0].of.sum(axis=1).max() == TOP == sides.top[1].of.sum(axis=1).max()

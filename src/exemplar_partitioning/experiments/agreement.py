@@ -119,10 +119,10 @@ def _inputs(of: csr_array, count_u: np.ndarray | None = None) -> Inputs:
     return Inputs(of, count_u >= FEW)
 
 
-def shared_f1(a_un: csr_array, b_vn: csr_array) -> csr_array:
+def shared_f1(a_un: csr_array, b_nv: csr_array) -> csr_array:
     """F1 of the inputs of every two units that share any: sparse float64 [u, v]."""
-    shared = (a_un @ b_vn.T).tocoo()
-    size_u, size_v = (np.asarray(side.sum(axis=1)).ravel() for side in (a_un, b_vn))
+    shared = (a_un @ b_nv).tocoo()
+    size_u, size_v = np.asarray(a_un.sum(axis=1)).ravel(), np.asarray(b_nv.sum(axis=0)).ravel()
     f1 = 2 * shared.data / (size_u[shared.row] + size_v[shared.col])
     return csr_array((f1, (shared.row, shared.col)), shape=shared.shape)
 
@@ -134,7 +134,8 @@ def best(f1_uv: csr_array) -> Float64[np.ndarray, " u"]:
 
 def compare(a: Inputs, b: Inputs, token_n: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Agreement both ways, one to one, and by chance, as plain values."""
-    f1_uv = shared_f1(a.of, b.of)
+    b_nv = csr_array(b.of.T)
+    f1_uv = shared_f1(a.of, b_nv)
     row, column = linear_sum_assignment(f1_uv.toarray(), maximize=True)
     rng = np.random.default_rng(seed)
     same = np.zeros(len(token_n), np.int64)
@@ -142,8 +143,8 @@ def compare(a: Inputs, b: Inputs, token_n: np.ndarray, seed: int = 0) -> dict[st
         "regions": _summary(best(f1_uv), a.enough_u),
         "features": _summary(best(csr_array(f1_uv.T)), b.enough_u),
         "one_to_one": _shares(np.asarray(f1_uv[row, column]).ravel()),
-        "chance": _chance(a, b, [permuted(same, rng) for _ in range(PERMUTATIONS)]),
-        "chance_same_token": _chance(a, b, [permuted(token_n, rng) for _ in range(PERMUTATIONS)]),
+        "chance": _chance(a.of, b_nv, [permuted(same, rng) for _ in range(PERMUTATIONS)]),
+        "chance_same_token": _chance(a.of, b_nv, [permuted(token_n, rng) for _ in range(PERMUTATIONS)]),
     }
 
 
@@ -155,11 +156,11 @@ def permuted(group_n: np.ndarray, rng: np.random.Generator) -> Int64[np.ndarray,
     return permutation
 
 
-def _chance(a: Inputs, b: Inputs, permutations: list[np.ndarray]) -> dict[str, Any]:
-    """The same figures with the inputs of features permuted, means over the permutations."""
+def _chance(a_un: csr_array, b_nv: csr_array, permutations: list[np.ndarray]) -> dict[str, Any]:
+    """The same figures with the inputs of regions permuted, means over the permutations."""
     regions, features = [], []
     for permutation in permutations:
-        f1_uv = shared_f1(a.of, csr_array(b.of[:, permutation]))
+        f1_uv = shared_f1(csr_array(a_un[:, permutation]), b_nv)
         regions.append(_shares(best(f1_uv)))
         features.append(_shares(best(csr_array(f1_uv.T))))
     return {
