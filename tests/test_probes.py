@@ -310,7 +310,7 @@ def test_quick_on_the_command_line(built, tiny_folder, tmp_path):
     file = tmp_path / "planted.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["experiment", "probes", str(built), "--out", str(tmp_path / "out"), "--model", str(tiny_folder)]
-    arguments += ["--task", str(file), "--text-field", "say", "--label-field", "kind", "--quick"]
+    arguments += ["--task", f"{file}:kind", "--text-field", "say", "--quick"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "one-hot" in done.stdout

@@ -30,7 +30,8 @@ def probes(
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="A file of labelled texts, or a name of the sae-probes collection; may be repeated.",
+            help="A file of labelled texts, FILE or FILE:LABEL-FIELD, or a name of the sae-probes collection; may be "
+            "repeated.",
             show_default="its 113 binary tasks",
             rich_help_panel=_TASKS,
         ),
@@ -95,9 +96,11 @@ def _tasks(names: list[str] | None, text_field: str, label_field: str, at_most: 
         count = min(at_most or len(names), len(names))
         names = [names[i * len(names) // count] for i in range(count)]
     for name in names:
-        path = Path(name)
-        known = path.exists() or path.suffix
-        yield tasks.file_task(path, text_field, label_field) if known else tasks.collection_task(name)
+        file, _, own_field = name.partition(":")
+        if Path(file).suffix:
+            yield tasks.file_task(Path(file), text_field, own_field or label_field)
+        else:
+            yield tasks.collection_task(name)
 
 
 def _show(result: dict[str, Any]) -> None:
