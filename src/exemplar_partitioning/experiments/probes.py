@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -89,7 +90,9 @@ def run(
         key = hashlib.sha256(to_json([settings, task.name, task.texts, task.label_n.tolist()])).hexdigest()
         found = _kept(file, key)
         if found is None:
+            begun = time.monotonic()
             found = one_task(dictionaries, saes, loaded, site, task, plan, cache)
+            found["seconds"] = round(time.monotonic() - begun, 1)
             with disk_errors(file):
                 write_new(file, json.dumps({"key": key} | found).encode())
         done.append(found)

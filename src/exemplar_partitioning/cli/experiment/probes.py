@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,13 +72,13 @@ def probes(
     wanted = None if percentile is None else options.percentiles(percentile)
     found = [d for p in (wanted or [None]) for d in options.dictionaries(dictionaries, site, p)]
     plan = experiment.Plan(*((200, 100, 64) if quick else (train, test, context)), top, 200 if quick else 1000, seed)
-    begun = time.monotonic()
     loaded = load_model(model or found[0].config.model.id, dtype=dtype, device=device)
     saes = {path.name: load_sae(path) for path in sae or []}
     with steps() as tell:
         tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most)
         result = experiment.run(found, saes, loaded, tasks, plan, out, tell, cache=cache)
-    result = record("probes", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
+    seconds = sum(done["seconds"] for done in result["tasks"])  # also of those an earlier run did
+    result = record("probes", sys.argv[1:], loaded, seed, seconds) | result
     with disk_errors(out):
         write_new(out / "result.json", experiment.to_lines(result))
     if as_json:
