@@ -12,10 +12,10 @@ from exemplar_partitioning.explorer.server import app, listen, server
 
 
 @contextmanager
-def served(*roots, live=None):
+def served(*roots, live=None, overlaps=()):
     """Address, without a slash at the end, of an explorer over some folders."""
     with listen(None, preferred=0) as listener:
-        running = server(app(Library(list(roots)), live))
+        running = server(app(Library(list(roots)), live, overlaps))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -38,8 +38,10 @@ def request(url, body=None, **headers):
 
 
 def get(url, body=None):
-    """The JSON of an answer that must be well."""
+    """The JSON of an answer that must be well, asked for until it is computed."""
     status, _, text = request(url, body)
+    while status == 202:
+        status, _, text = request(url, body)
     assert status == 200, text
     return json.loads(text)
 

@@ -162,31 +162,6 @@ def atlas_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
 
 
-def test_comparison_finds_the_nearest_of_the_other(site, built):
-    answer = get(f"{site}/compare?a=resid_post.1-p2&b=resid_post.1-p4&limit=500&desc=0")
-    a, b = built[1][0], built[1][1]
-    cosine = (a.exemplars @ b.exemplars.T).numpy()
-    for pair in answer["matches"]["pairs"]:
-        assert pair["b"]["region"] == cosine[pair["a"]["region"]].argmax()
-        assert pair["cosine"] == pytest.approx(cosine[pair["a"]["region"]].max(), abs=1e-6)
-    found = [pair["cosine"] for pair in answer["matches"]["pairs"]]
-    assert found == sorted(found)
-    assert len(found) == K
-    assert answer["matches"]["within"] == pytest.approx((1 - cosine.max(1) <= b.threshold).mean())
-    assert (answer["a"]["k"], answer["b"]["k"]) == (a.k, b.k)
-
-
-def test_dictionaries_of_other_widths_are_compared_by_their_numbers_alone(built, tmp_path):
-    annotated(tmp_path / "wide", k=20, d=24, percentiles=(2,))
-    with served(built[0], tmp_path / "wide") as address:
-        keys = [d["key"] for d in get(f"{address}/api/dictionaries")["dictionaries"]]
-        assert keys[-1] == "resid_post.1-p2-2"
-        answer = get(f"{address}/api/compare?a=resid_post.1-p2&b=resid_post.1-p2-2")
-    assert answer["matches"] is None
-    assert "different width (16 and 24)" in answer["why_not"]
-    assert answer["b"]["k"] == 20
-
-
 def test_a_label_given_by_hand_is_kept_and_removed(own):
     """Through the server, for everybody who reads the folder; and the other way round."""
     d = store.load(own, percentile=2)
@@ -288,7 +263,6 @@ def test_no_path_leaves_the_folder(site, built):
         ("dictionaries/resid_post.1-p2/regions?in=heaven", 400),
         ("dictionaries/resid_post.1-p2/regions?offset=-1", 400),
         ("dictionaries/resid_post.1-p2/regions?limit=many", 400),
-        ("compare", 404),
         ("beauty", 404),
     ],
 )

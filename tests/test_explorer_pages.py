@@ -1,9 +1,6 @@
 """The explorer in a real browser: every page, by pointer and keyboard, with hostile text, wide and narrow."""
 
-import contextlib
 import re
-import shutil
-import time
 import unicodedata
 
 import pytest
@@ -11,14 +8,11 @@ import pytest
 from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning import store
 from exemplar_partitioning.labels import Labels
+from explorer_browser import NAMELESS, NEEDED, chromium, go, hearable, ready, until, window
 from explorer_site import build_tiny, get, served
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the pages with")
-ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+pytestmark = NEEDED
+
 FINE = "/d/resid_post.1-p2"
 BOTH = "/compare?a=resid_post.1-p2&b=resid_post.1-p8"
 PAGES = ["/", FINE, f"{FINE}/regions", f"{FINE}/regions/0", f"{FINE}/map", BOTH]
@@ -42,57 +36,14 @@ def site(build, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as launched:
         yield launched
-        launched.close()
-
-
-@contextlib.contextmanager
-def window(browser, site, width=1280, scheme="light"):
-    """A page that must stay without errors and ask nobody else for anything."""
-    context = browser.new_context(base_url=site, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page, errors, foreign = context.new_page(), [], []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: None if own(request.url, site) else foreign.append(request.url))
-    page.set_default_timeout(15_000)
-    try:
-        yield page
-        assert page.evaluate("window.hacked") is None
-    finally:
-        context.close()
-    assert errors == []
-    assert foreign == []
-
-
-def own(url, site):
-    return url.startswith((f"{site}/", f"blob:{site}/", "data:"))
 
 
 @pytest.fixture
 def page(browser, site):
     with window(browser, site) as opened:
         yield opened
-
-
-def go(page, path):
-    page.goto(path)
-    ready(page)
-
-
-def ready(page):
-    page.wait_for_selector("main[data-ready]")
-
-
-def until(page, expression):
-    """Wait until it holds. The pages' policy forbids Playwright's own `wait_for_function`, which evaluates text."""
-    end = time.monotonic() + 15
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, expression
-        page.wait_for_timeout(20)
 
 
 def test_start_leads_to_a_dictionary_and_back(page):
@@ -292,22 +243,6 @@ def test_map_shows_what_is_pointed_at_and_opens_it(page, build):
     page.wait_for_url(f"**{FINE}/regions/*")
 
 
-def test_two_dictionaries_side_by_side(page, build):
-    go(page, BOTH)
-    cells = page.locator("tr", has_text="regions").first.locator("td").all_inner_texts()
-    assert cells == ["regions", "150", "38"]
-    assert page.get_by_label("For each region of A the nearest of B").locator("tbody tr").count() == 100
-    assert "25.3\u00a0% the same exemplar" in page.locator("figcaption").inner_text()
-    page.get_by_role("link", name="next ›").click()
-    page.wait_for_url(re.compile("offset=100$"))
-    ready(page)
-    assert page.get_by_label("For each region of A the nearest of B").locator("tbody tr").count() == 50
-    page.get_by_role("button", name="Swap").click()
-    page.wait_for_url("**a=resid_post.1-p8&b=resid_post.1-p2")
-    ready(page)
-    assert page.locator("tr", has_text="regions").first.locator("td").all_inner_texts() == ["regions", "38", "150"]
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_narrow_screen_in_both_themes(browser, site, scheme):
     with window(browser, site, width=400, scheme=scheme) as page:
@@ -332,27 +267,10 @@ def test_the_theme_is_switched_and_remembered(page):
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
-NAMELESS = """[...document.querySelectorAll('button, a, input, select, textarea')].filter((e) =>
-    !e.closest('.plot, .map') && !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length))
-    .map((e) => e.outerHTML)"""
-HEADLESS = "[...document.querySelectorAll('table')].filter((t) => !(t.caption && t.querySelector('th[scope]'))).length"
-WORDLESS = "[...document.querySelectorAll('figcaption')].filter((c) => !c.textContent).length"
-
-
 def test_pages_can_be_heard(page):
-    """Landmarks, one main heading, names for what can be used, headers for tables, words for plots; focus is seen."""
     for path in PAGES:
         go(page, path)
-        for landmark in ("banner", "main", "navigation"):
-            assert page.get_by_role(landmark).count() >= 1, path
-        assert page.locator("h1").count() == 1, path
-        assert page.evaluate(NAMELESS) == [], path
-        assert page.evaluate(HEADLESS) == 0, path
-        assert page.locator("figure").count() == page.locator("figcaption").count()
-        assert page.evaluate(WORDLESS) == 0, path
-        assert page.locator("#status").get_attribute("aria-live") == "polite"
-        page.keyboard.press("Tab")
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", path
+        hearable(page)
 
 
 def test_without_annotation_pages_say_how_to_get_one(browser, tmp_path):

@@ -23,6 +23,12 @@ def explore(
     other: Annotated[
         Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2", show_default=False)
     ] = None,
+    match: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder that `ep match --text --out` wrote: members shared, and its cutoff.", show_default=False
+        ),
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")
     ] = False,
@@ -35,7 +41,7 @@ def explore(
     ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
 ) -> None:
-    """Look at dictionaries in the browser: regions, examples, map, comparison.
+    """Look at dictionaries in the browser: regions, examples, map, resolution tree, matching of two.
 
     Serves this machine alone, and needs no network. Ctrl-C ends it.
     """
@@ -51,9 +57,11 @@ def explore(
     import webbrowser
 
     from ..explorer.library import Library
+    from ..explorer.overlaps import read_overlaps
     from ..explorer.server import app, listen, server
 
     library = Library([path] if other is None else [path, other])
+    overlaps = [read_overlaps(folder, library) for folder in match or ()]
     with listen(port, _PORT) as listener:
         reader = _live(library, model) if live else None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -64,7 +72,7 @@ def explore(
         if not no_browser:
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
-            server(app(library, reader)).run(sockets=[listener])
+            server(app(library, reader, overlaps)).run(sockets=[listener])
 
 
 def _live(library: Library, model: str | None) -> Live:

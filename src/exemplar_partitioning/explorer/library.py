@@ -29,10 +29,15 @@ class Entry:
     """A dictionary's place in the library; config is None, and error says why, where config.json is damaged."""
 
     key: str
-    build: str
+    build_folder: Path
     folder: Path
     config: Config | None
     error: str | None
+
+    @property
+    def build(self) -> str:
+        """Name of the build's folder."""
+        return self.build_folder.name
 
 
 class NotFound(EPError):
@@ -172,7 +177,7 @@ class Library:
         except EPError as problem:
             error = str(problem)
         build = root if root != folder else root.resolve().parents[1]
-        self.entries[key] = Entry(key, build.resolve().name, folder, config, error)
+        self.entries[key] = Entry(key, build.resolve(), folder, config, error)
 
     def open(self, key: str) -> View:
         """The dictionary of this key. Raises NotFound, or DataError if it is damaged."""
@@ -200,11 +205,31 @@ class Library:
         """The same site at other percentiles, finest first; not those that are damaged, whose own page tells."""
         site = view.dictionary.config.site.name
         for entry in self.entries.values():
-            if entry.key != view.key and entry.config and entry.build == view.entry.build:
+            if entry.key != view.key and entry.config and entry.build_folder == view.entry.build_folder:
                 same_model = entry.config.model.fingerprint == view.dictionary.config.model.fingerprint
                 if same_model and entry.config.site.name == site:
                     with contextlib.suppress(EPError):
                         yield self.open(entry.key)
+
+    def others(self, view: View) -> Iterator[View]:
+        """Dictionaries of the same width in other builds, those of the same site and percentile first."""
+
+        def unlike(entry: Entry) -> tuple[bool, bool]:
+            here, there = view.dictionary.config, entry.config
+            assert there is not None
+            return here.site.name != there.site.name, here.calibration.percentile != there.calibration.percentile
+
+        found = [
+            entry
+            for entry in self.entries.values()
+            if entry.build_folder != view.entry.build_folder
+            and entry.config is not None
+            and entry.config.model.d_model == view.dictionary.d_model
+            and entry.config.build.k
+        ]
+        for entry in sorted(found, key=unlike):
+            with contextlib.suppress(EPError):  # told on its own page
+                yield self.open(entry.key)
 
     def nearest(self, a: View, b: View) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
         """For each region of a, the region of b with the most similar exemplar, and the cosine."""

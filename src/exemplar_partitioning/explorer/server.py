@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -21,9 +20,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import DataError, EPError, ResourceError
-from . import views
-from .library import Library, NotFound, View
+from . import comparing, views
+from .answers import Json, library, order, view
+from .background import Background, StillComputing
+from .library import Library, NotFound
 from .live import Live
+from .overlaps import Overlaps
 from .steering import Steering
 
 HOST = "127.0.0.1"
@@ -40,17 +42,11 @@ _POLICY = (
 )
 
 
-class Json(Response):
-    """A JSON answer."""
+def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps] = ()) -> Starlette:
+    """The application over some dictionaries.
 
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def app(library: Library, live: Live | None = None) -> Starlette:
-    """The application over some dictionaries; with a model, it also reads and writes text of the moment."""
+    live: a model, to read and write text of the moment.  overlaps: members shared, as `ep match` has found them.
+    """
     index, charts = _page(""), _page(" 'unsafe-eval'")
     starlette = Starlette(
         routes=[
@@ -63,21 +59,23 @@ def app(library: Library, live: Live | None = None) -> Starlette:
             Route("/api/dictionaries/{key}/map", _map),
             Route("/api/dictionaries/{key}/read", _read, methods=["POST"]),
             Route("/api/dictionaries/{key}/steer", _steer, methods=["POST"]),
-            Route("/api/compare", _compare),
+            *comparing.ROUTES,
             Route("/", index),
             Route("/d/{key}", index),
             Route("/d/{key}/regions", index),
             Route("/d/{key}/regions/{region:int}", index),
             Route("/d/{key}/map", charts),
+            Route("/d/{key}/tree", index),
             Route("/d/{key}/live", index),
             Route("/d/{key}/steer", index),
             Route("/compare", index),
             Route("/static/plotly.min.js", _plotly),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={EPError: _said, 404: _nowhere},
+        exception_handlers={EPError: _said, StillComputing: _later, 404: _nowhere},
     )
-    starlette.state.library, starlette.state.live = library, live
+    state = starlette.state
+    state.library, state.live, state.overlaps, state.background = library, live, overlaps, Background()
     starlette.add_middleware(Guard)
     return starlette
 
@@ -149,19 +147,16 @@ def _said(request: Request, error: Exception) -> Response:
     return Json({"error": str(error)}, status_code=status)
 
 
+def _later(request: Request, error: Exception) -> Response:
+    return Json({"computing": round(cast(StillComputing, error).seconds, 1)}, status_code=202)
+
+
 def _nowhere(request: Request, error: Exception) -> Response:
     path = request.url.path
     if path.startswith(("/api/", "/static/")):
         return Json({"error": f"there is nothing at {path[:80]}; docs/explorer-api.md tells what there is"}, 404)
     policy = {"content-security-policy": _POLICY.format(eval="")}
     return FileResponse(STATIC / "index.html", status_code=404, headers=policy)
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or len(text) > 9:
-        raise EPError(f"{name} must be a whole number from 0; got {text[:40]!r}")
-    return int(text)
 
 
 async def _body(request: Request, field: str) -> str:
@@ -182,10 +177,6 @@ def _whole(field: str, text: str) -> str:
     return text
 
 
-def _view(request: Request) -> View:
-    return request.app.state.library.open(request.path_params["key"])
-
-
 def _live(request: Request) -> Live:
     if request.app.state.live is None:
         raise EPError("no model is loaded: start `ep explore` with --live")
@@ -200,52 +191,39 @@ def _dictionaries(request: Request) -> Response:
 
 
 def _overview(request: Request) -> Response:
-    return Json(views.overview(_view(request)))
+    return Json(views.overview(view(request)))
 
 
 def _regions(request: Request) -> Response:
-    asked = request.query_params
-    return Json(
-        views.listing(
-            _view(request),
-            query=asked.get("q", ""),
-            within=asked.get("in", "any"),
-            sort=asked.get("sort", "size"),
-            descending=asked.get("desc", "1") != "0",
-            offset=_number(request, "offset", 0),
-            limit=_number(request, "limit", 100),
-        )
-    )
+    return Json(views.listing(view(request), **order(request, "size")))
 
 
 def _region(request: Request) -> Response:
-    return Json(views.region(_view(request), request.path_params["region"]))
+    return Json(views.region(view(request), request.path_params["region"]))
 
 
 def _relatives(request: Request) -> Response:
-    return Json(
-        {"relatives": views.relatives(request.app.state.library, _view(request), request.path_params["region"])}
-    )
+    return Json({"relatives": views.relatives(library(request), view(request), request.path_params["region"])})
 
 
 async def _label(request: Request) -> Response:
     text = await _body(request, "text")
 
     def change() -> dict[str, Any]:
-        view, region = _view(request), request.path_params["region"]
-        view.set_label(view.check_region(region), text)
-        return views.brief(view, [region])[0]
+        seen, region = view(request), request.path_params["region"]
+        seen.set_label(seen.check_region(region), text)
+        return views.brief(seen, [region])[0]
 
     return Json(await run_in_threadpool(change))
 
 
 def _map(request: Request) -> Response:
-    return Json(views.chart(_view(request)))
+    return Json(views.chart(view(request)))
 
 
 async def _read(request: Request) -> Response:
     text, live = await _body(request, "text"), _live(request)
-    return Json(await run_in_threadpool(lambda: live.read(_view(request), text)))
+    return Json(await run_in_threadpool(lambda: live.read(view(request), text)))
 
 
 async def _steer(request: Request) -> Response:
@@ -256,21 +234,7 @@ async def _steer(request: Request) -> Response:
         body = None
     asked = Steering.of(body)
     _whole("prompt", asked.prompt)
-    return Json(await run_in_threadpool(lambda: live.steer(_view(request), asked)))
-
-
-def _compare(request: Request) -> Response:
-    library, asked = request.app.state.library, request.query_params
-    return Json(
-        views.comparison(
-            library,
-            library.open(asked.get("a", "")),
-            library.open(asked.get("b", "")),
-            descending=asked.get("desc", "1") != "0",
-            offset=_number(request, "offset", 0),
-            limit=_number(request, "limit", 100),
-        )
-    )
+    return Json(await run_in_threadpool(lambda: live.steer(view(request), asked)))
 
 
 def listen(port: int | None, preferred: int) -> socket.socket:

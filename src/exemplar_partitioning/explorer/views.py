@@ -116,10 +116,9 @@ def listing(
 
     Raises EPError for an unknown sort or search.
     """
-    if sort not in SORTS or within not in SEARCHES:
-        raise EPError(f"sort must be one of {', '.join(SORTS)} and in one of {', '.join(SEARCHES)}")
-    found = _ordered(view, _matching(view, query, within), sort, descending)
-    page = found[max(0, offset) :][: min(max(1, limit), PAGE)]
+    check_order(sort, SORTS, within)
+    found = _ordered(view, containing(view, query, within), sort, descending)
+    page = shown(found, offset, limit)
     rows = brief(view, page)
     if view.annotation is not None:
         columns = ["coherence", "stability", "mean_distance", "top_tokens", "lens_top"]
@@ -138,7 +137,19 @@ def listing(
     }
 
 
-def _matching(view: View, query: str, within: str) -> np.ndarray:
+def check_order(sort: str, sorts: Sequence[str], within: str) -> None:
+    """EPError, naming those there are, for an unknown sort or search."""
+    if sort not in sorts or within not in SEARCHES:
+        raise EPError(f"sort must be one of {', '.join(sorts)} and in one of {', '.join(SEARCHES)}")
+
+
+def shown(found: np.ndarray, offset: int, limit: int) -> np.ndarray:
+    """A page of what was found."""
+    return found[offset:][: min(max(1, limit), PAGE)]
+
+
+def containing(view: View, query: str, within: str) -> np.ndarray:
+    """Numbers of the regions that a text occurs in, in any case; a number also finds that region."""
     wanted = query.casefold()
     if not wanted:
         return np.arange(view.dictionary.k)
@@ -278,40 +289,26 @@ def _rounded(values: np.ndarray) -> list[float | None]:
     return [None if value != value else round(value, 4) for value in values.tolist()]
 
 
-def comparison(library: Library, a: View, b: View, *, descending: bool, offset: int, limit: int) -> dict[str, Any]:
-    """Two dictionaries side by side, and for each region of a the nearest of b."""
-    said: dict[str, Any] = {"a": _figures(a), "b": _figures(b), "matches": None, "why_not": None, "caveat": None}
-    da, db = a.dictionary, b.dictionary
-    if da.d_model != db.d_model:
-        said["why_not"] = (
-            f"Their exemplars live in spaces of different width ({da.d_model} and {db.d_model}), "
-            "so there is no cosine between them."
+def comparison(a: View, b: View) -> dict[str, Any]:
+    """Key numbers of two dictionaries; why they cannot be matched, or what a cosine between them does not mean."""
+    one, other = a.dictionary, b.dictionary
+    why_not = None
+    if one.d_model != other.d_model:
+        why_not = (
+            f"Their exemplars live in spaces of different width ({one.d_model} and {other.d_model}), so there is no "
+            "cosine between them. `ep transport` carries regions into the other model; `ep roundtrip` compares across "
+            "models."
         )
-        return said
-    said["caveat"] = _caveat(a, b)
-    ids_k, cosine_k = library.nearest(a, b)
-    order = np.argsort(-cosine_k if descending else cosine_k, kind="stable")
-    page = order[max(0, offset) :][: min(max(1, limit), PAGE)]
-    counts, edges = np.histogram(np.clip(cosine_k, -1, 1), bins=100, range=(-1, 1))
-    first = int(np.flatnonzero(counts)[0])
-    said["matches"] = {
-        "total": da.k,
-        "offset": offset,
-        "mean": float(cosine_k.mean()),
-        "median": float(np.median(cosine_k)),
-        "within": float((1 - cosine_k <= db.threshold).mean()),
-        "same": float((cosine_k > 1 - 1e-6).mean()),
-        "used": len(np.unique(ids_k)),
-        "histogram": {"start": float(edges[first]), "width": 0.02, "counts": counts[first:].tolist()},
-        "pairs": [
-            {"a": one, "b": other, "cosine": float(cosine_k[i])}
-            for i, one, other in zip(page, brief(a, page), brief(b, ids_k[page]), strict=True)
-        ],
+    return {
+        "a": _figures(a),
+        "b": _figures(b),
+        "why_not": why_not,
+        "caveat": None if why_not else caveat(a, b),
     }
-    return said
 
 
-def _caveat(a: View, b: View) -> str | None:
+def caveat(a: View, b: View) -> str | None:
+    """What cosines between two dictionaries of one width do not mean; None if there is nothing to say."""
     one, other = a.dictionary.config, b.dictionary.config
     if one.model.fingerprint != other.model.fingerprint:
         return "They come from different models: directions of the same width, but no common basis."

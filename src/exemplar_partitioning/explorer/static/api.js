@@ -5,6 +5,15 @@ export async function get(path, params = {}) {
   return answer(await reach(`/api/${path}${query && `?${query}`}`));
 }
 
+// An answer that may take long: asked for until it is there; meanwhile, `waiting` is told the seconds since it began.
+export async function patiently(path, params, waiting) {
+  for (;;) {
+    const said = await get(path, params);
+    if (said.computing === undefined) return said;
+    waiting(said.computing);
+  }
+}
+
 export async function post(path, body) {
   const headers = { "content-type": "application/json" };
   return answer(await reach(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));

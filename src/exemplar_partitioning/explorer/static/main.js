@@ -1,6 +1,7 @@
 // Which page this is; what all pages share.
 
 import { get, page } from "./api.js";
+import { describe, levels, named, several } from "./dictionaries.js";
 import { h, notice } from "./dom.js";
 import { onKey } from "./keys.js";
 
@@ -10,6 +11,7 @@ const PAGES = [
   [/^\/d\/([^/]+)\/regions$/, "list"],
   [/^\/d\/([^/]+)\/regions\/(\d+)$/, "region"],
   [/^\/d\/([^/]+)\/map$/, "map"],
+  [/^\/d\/([^/]+)\/tree$/, "tree"],
   [/^\/d\/([^/]+)\/live$/, "live"],
   [/^\/d\/([^/]+)\/steer$/, "steer"],
   [/^\/compare$/, "compare"],
@@ -29,8 +31,6 @@ function openHelp() {
   if (!help.open) help.showModal();
 }
 
-const describe = (d) => (d.site ? `${d.site} p${d.percentile}` : d.key);
-
 // Links to the pages of this dictionary, and a choice of dictionaries for the same page.
 function navigation(name, key, all) {
   const nav = document.getElementById("nav");
@@ -39,9 +39,10 @@ function navigation(name, key, all) {
     const choose = h(
       "select",
       { "aria-label": "Dictionary", onchange: (event) => location.assign(page(event.target.value, KEPT[name] ?? "")) },
-      all.dictionaries.map((d) => h("option", { value: d.key, selected: d.key === key }, several(all) ? `${d.build}: ${describe(d)}` : describe(d))),
+      all.dictionaries.map((d) => h("option", { value: d.key, selected: d.key === key }, several(all) ? named(d) : describe(d))),
     );
     const links = [["overview", "Overview", ""], ["list", "Regions", "/regions"], ["map", "Map", "/map"]];
+    if (levels(all, key).length > 1) links.push(["tree", "Tree", "/tree"]);
     if (all.live) links.push(["live", "Live", "/live"], ["steer", "Steer", "/steer"]);
     const current = name === "region" ? "list" : name;
     nav.append(choose, ...links.map(([target, text, rest]) => h("a", { href: page(key, rest), "aria-current": target === current ? "page" : null }, text)));
@@ -56,8 +57,7 @@ function navigation(name, key, all) {
   }
 }
 
-const KEPT = { list: "/regions", region: "/regions", map: "/map", live: "/live", steer: "/steer" };
-const several = (all) => new Set(all.dictionaries.map((d) => d.build)).size > 1;
+const KEPT = { list: "/regions", region: "/regions", map: "/map", tree: "/tree", live: "/live", steer: "/steer" };
 
 async function show() {
   document.getElementById("theme").addEventListener("click", toggleTheme);

@@ -95,6 +95,18 @@ export function bars(counts, start, width, hover) {
   };
 }
 
+// Outlines of such bars.
+export function outline(counts, start, width, hover) {
+  return {
+    type: "scatter",
+    mode: "lines",
+    x: [...counts.map((_, i) => start + i * width), start + counts.length * width],
+    y: [...counts, 0],
+    line: { color: color("dim"), width: 1.5, shape: "hv" },
+    hovertemplate: hover,
+  };
+}
+
 // A vertical line with a name, e.g. the threshold.
 export function mark(x, text) {
   return {

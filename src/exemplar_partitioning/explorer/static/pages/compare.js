@@ -1,32 +1,41 @@
-// Two dictionaries side by side; for each region of the first, the nearest of the second.
+// Two dictionaries side by side, and their regions matched.
 
-import { get, page, regionPage } from "../api.js";
-import { count, fixed, h, notice, percent, put, section, table, visible } from "../dom.js";
-import { bars, plot } from "../plots.js";
+import { get, page, patiently, regionPage } from "../api.js";
+import { named } from "../dictionaries.js";
+import { count, fixed, h, notice, percent, put, section, status, table, token, visible } from "../dom.js";
+import { listing } from "../listing.js";
+import { bars, mark, outline, plot } from "../plots.js";
 import { ENDS } from "./start.js";
 
-const PAGE = 100;
+const CONTEXT = 48; // characters shown of the text before an exemplar
 
 export default async function render(main, { all }) {
   document.title = "Compare";
   const whole = all.dictionaries.filter((d) => !d.error);
   const asked = new URLSearchParams(location.search);
-  const first = asked.get("a") ?? whole[0]?.key;
-  const second = asked.get("b") ?? (whole.find((d) => d.key !== first) ?? whole[0])?.key;
-  const choose = (name, chosen) =>
-    h("label", {}, `${name.toUpperCase()} `, h("select", { name }, whole.map((d) => h("option", { value: d.key, selected: d.key === chosen }, `${d.build}: ${d.site} p${d.percentile}`))));
-  const form = h("form", { class: "bar", action: "/compare" }, choose("a", first), choose("b", second));
-  const go = () => location.assign(`/compare?${new URLSearchParams(new FormData(form))}`);
-  form.addEventListener("change", go);
-  const swap = h("button", { type: "button", onclick: () => location.assign(`/compare?${new URLSearchParams({ a: second, b: first })}`) }, "Swap");
-  form.append(swap);
-  const waiting = h("p", { class: "dim" }, "comparing ...");
-  put(main, h("h1", {}, "Compare"), form, waiting);
-  const question = { a: first, b: second, desc: asked.get("desc") ?? "1", offset: asked.get("offset") ?? "0" };
-  const c = await get("compare", { ...question, limit: PAGE }).finally(() => waiting.remove());
+  const a = asked.get("a") ?? whole[0]?.key;
+  const b = asked.get("b") ?? partner(all, whole, a);
+  put(main, h("h1", {}, "Compare"), choice(whole, a, b));
+  const c = await get("compare", { a, b });
   put(main, figures(c));
-  if (c.matches) put(main, ...matches(c, question));
-  else put(main, notice(c.why_not));
+  if (c.why_not) put(main, notice(c.why_not));
+  else await matching(put(main, section("Matching", notice(c.caveat))).lastChild, c, { a, b });
+}
+
+// The same site and percentile of another build, if there is one, else any other.
+function partner(all, whole, key) {
+  const here = all.dictionaries.find((d) => d.key === key);
+  const others = whole.filter((d) => d.key !== key);
+  const alike = others.find((d) => d.build !== here?.build && d.site === here?.site && d.percentile === here?.percentile);
+  return (alike ?? others.find((d) => d.build !== here?.build) ?? others[0] ?? whole[0])?.key;
+}
+
+function choice(whole, a, b) {
+  const choose = (name, chosen) => h("label", {}, `${name.toUpperCase()} `, h("select", { name }, whole.map((d) => h("option", { value: d.key, selected: d.key === chosen }, named(d)))));
+  const form = h("form", { class: "bar", action: "/compare" }, choose("a", a), choose("b", b));
+  form.addEventListener("change", () => location.assign(`/compare?${new URLSearchParams(new FormData(form))}`));
+  form.append(h("button", { type: "button", onclick: () => location.assign(`/compare?${new URLSearchParams({ a: b, b: a })}`) }, "Swap"));
+  return form;
 }
 
 const ROWS = [
@@ -49,31 +58,110 @@ const ROWS = [
   ["silhouette", (d) => fixed(d.quality?.silhouette)],
 ];
 
-const name = (d) => h("a", { href: page(d.key) }, `${d.build}: ${d.site} p${d.percentile}`);
+const name = (d) => h("a", { href: page(d.key) }, named(d));
 
 function figures({ a, b }) {
   const shown = table("Key numbers", [["", (row) => row[0], "dim nowrap"], [h("span", {}, "A · ", name(a)), (row) => row[1](a), ""], [h("span", {}, "B · ", name(b)), (row) => row[1](b), ""]], ROWS, { class: "figures" });
   return section("Key numbers", shown, [a, b].map((d) => notice(d.not_annotated)));
 }
 
-function matches(c, question) {
-  const { matches: m, a, b } = c;
-  const words =
-    `Cosine of each of ${count(m.total)} exemplars of A with the nearest of B: mean ${fixed(m.mean)}, median ${fixed(m.median)}; ` +
-    `${percent(m.within)} within θ of B, ${percent(m.same)} the same exemplar. They meet ${count(m.used)} of ${count(b.k)} regions of B.`;
-  const { start, width, counts } = m.histogram;
-  const side = (key, which) => (pair) => [h("a", { href: regionPage(key, pair[which].region) }, pair[which].region), " ", h("bdi", { class: "label" }, visible(pair[which].label))];
-  const last = Math.max(1, Math.ceil(m.total / PAGE));
-  const at = Math.floor(m.offset / PAGE) + 1;
-  const link = (text, change) => h("a", { href: `/compare?${new URLSearchParams({ ...question, ...change })}` }, text);
-  return [
-    section("Nearest regions", notice(c.caveat), plot("Cosine to the nearest of B", words, () => ({
-      data: [bars(counts, start, width, "%{y:,} regions at %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>")],
-      x: ["cosine", { range: [Math.min(0, start), 1] }],
-      y: ["regions of A", {}],
-    }))),
-    h("p", { class: "bar" }, question.desc === "1" ? link("least similar first", { desc: "0", offset: "0" }) : link("most similar first", { desc: "1", offset: "0" })),
-    table("For each region of A the nearest of B", [["A", side(a.key, "a"), "half"], ["B", side(b.key, "b"), "half"], ["cosine", (pair) => fixed(pair.cosine), "num"]], m.pairs),
-    h("nav", { class: "pages", "aria-label": "Pages of the list" }, at > 1 ? link("‹ previous", { offset: m.offset - PAGE }) : null, ` page ${count(at)} of ${count(last)} `, at < last ? link("next ›", { offset: m.offset + PAGE }) : null),
+async function matching(place, c, both) {
+  const waiting = h("p", { class: "dim" });
+  place.append(waiting);
+  const said = `Matching ${count(c.a.k)} regions with ${count(c.b.k)}: this is being computed`;
+  status(said);
+  const wait = (seconds) => (waiting.textContent = `${said}, for ${Math.round(seconds)} s now, and takes minutes for tens of thousands. Other pages work meanwhile.`);
+  const m = await patiently("match", both, wait).finally(() => waiting.remove());
+  put(place, told(m, c), h("div", { class: "columns" }, histogram(m, "a", "b", c), histogram(m, "b", "a", c)));
+  const list = pairs(m, both);
+  put(place, h("h3", {}, "Pairs"), list.parts);
+  await list.refresh();
+}
+
+function told(m, c) {
+  const { pairs: paired, mean_cosine: mean, gap } = m.one_to_one;
+  const sure = gap ? `at most ${gap.toFixed(4)} below the optimum` : "the optimum";
+  const words = [
+    `Each region of A with its nearest of B: ${percent(m.same)} have the same exemplar, ${percent(m.within)} lie within θ of B; they meet ${count(m.used)} of ${count(c.b.k)} regions of B. `,
+    `One to one: ${count(paired)} pairs of mean cosine ${fixed(mean)}, ${sure}.`,
   ];
+  const text = m.text
+    ? `On ${count(m.text.aligned)} tokens of ${visible(m.text.source)} that both read, the partitions agree with adjusted Rand ${fixed(m.text.adjusted_rand)}.`
+    : ["Members shared, and a stricter cutoff, need a text: ", h("code", {}, "ep match A B --text TEXT --out DIR"), ", then ", h("code", {}, "ep explore A B --match DIR"), "."];
+  return [h("p", {}, words), h("p", { class: "dim" }, text)];
+}
+
+// Best matches one way, beside those without correspondence, and the cutoff that these give.
+function histogram(m, from, to, c) {
+  const back = `to_${to}`;
+  const { start, width, counts, null: chance } = m.histograms[back];
+  const [found, cutoff] = [m[`cosine_${back}`], m[`cutoff_${back}`]];
+  const [names, k] = [[from, to].map((side) => side.toUpperCase()), c[from].k];
+  const [reflections] = m.nulls;
+  const verdict = from === "a" ? `${count(m.persisted)} persisted, ${count(m.dropped)} were dropped` : `${count(m.introduced)} are introduced`;
+  const words =
+    `Cosine of ${count(k)} regions of ${names[0]} with the nearest of ${names[1]} (bars): median ${fixed(found.median)}. ` +
+    `Where nothing corresponds (line: ${names[1]} reflected along principal axes): median ${fixed(reflections[`cosine_${back}`].median)}. ` +
+    `${percent(m.false_alarms)} of such matches under ${m.decided_by} exceed the cutoff, ${fixed(cutoff)}: ${verdict}.`;
+  const hover = "at %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>";
+  return plot(`${names[0]} in ${names[1]}`, words, () => ({
+    data: [bars(counts, start, width, `%{y:,} regions ${hover}`), outline(chance, start, width, "%{y:,.1f} without correspondence<extra></extra>")],
+    x: ["cosine", { range: [Math.min(0, start), 1] }],
+    y: [`regions of ${names[0]}`, {}],
+    ...mark(cutoff, "cutoff"),
+  }));
+}
+
+const SHOWN = ["all", "persisted", "dropped", "introduced"];
+const COLUMNS = [
+  ["a", "A", "num"],
+  ["label_a", "Region of A", "half"],
+  ["b", "B", "num"],
+  ["label_b", "Region of B", "half"],
+  ["cosine", "Cosine", "num"],
+  ["distance", "Distance / θ", "num wide"],
+  [null, "One to one", "num wide"],
+  [null, "Verdict", ""],
+];
+const SHARED = [["jaccard", "Jaccard", "num wide"], ["f1", "F1", "num"]];
+
+function pairs(m, both) {
+  const columns = m.text ? COLUMNS.toSpliced(6, 0, ...SHARED) : COLUMNS;
+  const sizes = { all: m.persisted + m.dropped + m.introduced, ...m };
+  const buttons = SHOWN.map((show) => h("button", { type: "button", onclick: () => list.go({ show }) }, `${show} ${count(sizes[show])}`));
+  const list = listing({
+    what: "pairs",
+    columns,
+    ascending: new Set(["a", "b", "label_a", "label_b", "distance"]),
+    first: { ...both, show: "all", sort: "cosine" },
+    ask: (state) => get("match/pairs", state),
+    lines: (answer) => answer.pairs.map((pair) => line(pair, columns, both)),
+    told: (answer, heads, state) => buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(SHOWN[i] === state.show))),
+    more: [h("div", { class: "bar choice", role: "group", "aria-label": "Show" }, buttons)],
+  });
+  return list;
+}
+
+function line(pair, columns, { a, b }) {
+  const number = (key, row) => h("a", { href: regionPage(key, row.region) }, row.region);
+  const cells = {
+    A: () => number(a, pair.a),
+    "Region of A": () => region(pair.a),
+    B: () => number(b, pair.b),
+    "Region of B": () => region(pair.b),
+    Cosine: () => fixed(pair.cosine),
+    "Distance / θ": () => h("span", { title: "in θ of A, and of B" }, `${fixed(pair.distance_in_theta_a, 2)} · ${fixed(pair.distance_in_theta_b, 2)}`),
+    Jaccard: () => fixed(pair.jaccard, 2),
+    F1: () => fixed(pair.f1, 2),
+    "One to one": () => (pair.one_to_one_b === null ? "–" : pair.one_to_one_b === pair.b.region ? "yes" : h("a", { href: regionPage(b, pair.one_to_one_b), title: "A's region is paired with this one of B" }, pair.one_to_one_b)),
+    Verdict: () => pair.verdict,
+  };
+  return h("tr", {}, columns.map(([, name, kind]) => h("td", { class: kind }, cells[name]())));
+}
+
+// Its label, and its exemplar where it was seen.
+function region(row) {
+  const context = [...row.context];
+  const cut = context.length > CONTEXT ? `…${context.slice(-CONTEXT).join("")}` : row.context;
+  return [h("bdi", { class: "label" }, visible(row.label)), h("div", { class: "seen" }, h("bdi", {}, visible(cut)), token(row.token))];
 }

@@ -1,6 +1,7 @@
 // A region: what it is called, what belongs to it, where it comes from, what it promotes, what lies beside it.
 
 import { api, get, page, post, regionPage } from "../api.js";
+import { levels, named } from "../dictionaries.js";
 import { count, facts, fixed, h, lift, notice, parted, percent, put, section, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 import { onKey } from "../keys.js";
@@ -8,15 +9,16 @@ import { bars, mark, plot } from "../plots.js";
 
 const FIRST = 8; // examples of a kind, until more are asked for
 
-export default async function render(main, { key, region }) {
+export default async function render(main, { key, region, all }) {
   const related = get(api(key, `/regions/${region}/relatives`));
-  related.catch(() => {}); // told where it is shown
+  const partners = get(api(key, `/regions/${region}/partners`));
+  for (const later of [related, partners]) later.catch(() => {}); // told where it is shown
   const r = await get(api(key, `/regions/${region}`));
   document.title = `Region ${region}: ${visible(r.label.text)}`;
   const m = r.members;
   put(
     main,
-    heading(r),
+    heading(r, levels(all, key).length > 1),
     notice(r.not_annotated),
     notice(r.labels_error, "error"),
     labelling(r),
@@ -25,7 +27,7 @@ export default async function render(main, { key, region }) {
       "div",
       { class: "sides" },
       h("div", {}, provenance(r), m ? examples(r) : null, m ? lenses(m) : null),
-      h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related)),
+      h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related), elsewhere(r, partners)),
     ),
   );
   onKey("n", () => move(r, 1));
@@ -37,13 +39,13 @@ function move(r, step) {
   if (to >= 0 && to < r.k) location.assign(regionPage(r.key, to));
 }
 
-function heading(r) {
+function heading(r, inTree) {
   const link = (text, to, title) => (to >= 0 && to < r.k ? h("a", { href: regionPage(r.key, to), "aria-label": title, title }, text) : h("span", { class: "dim" }, text));
   return h(
     "div",
     { class: "heading" },
     h("h1", {}, `Region ${r.region} `, token(r.exemplar.token)),
-    h("span", { class: "turn" }, h("a", { href: page(r.key, `/steer?region=${r.region}`), title: "act on this region while the model writes" }, "Steer"), " · ", link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
+    h("span", { class: "turn" }, h("a", { href: page(r.key, `/steer?region=${r.region}`), title: "act on this region while the model writes" }, "Steer"), " · ", inTree && [h("a", { href: page(r.key, `/tree#${r.region}`) }, "In the tree"), " · "], link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
   );
 }
 
@@ -204,4 +206,31 @@ function relatives(related) {
     (error) => place.replaceChildren(notice(error.message, "error")),
   );
   return section("At other percentiles", place);
+}
+
+// Its nearest region in dictionaries of other builds, where there are any.
+function elsewhere(r, partners) {
+  const place = h("div");
+  partners.then(
+    ({ partners: found }) => {
+      if (!found.length) return;
+      const rows = table(
+        "In other builds",
+        [
+          ["Dictionary", (row) => h("a", { href: page(row.key) }, named(row)), ""],
+          ["Region", (row) => h("a", { href: regionPage(row.key, row.region.region) }, row.region.region), "num"],
+          ["Label", (row) => h("bdi", { class: "label" }, visible(row.region.label)), "grow"],
+          ["cosine", (row) => fixed(row.cosine), "num"],
+          ["both ways", (row) => (row.mutual ? "yes" : "no"), ""],
+          ["", (row) => h("a", { href: `/compare?${new URLSearchParams({ a: r.key, b: row.key })}` }, row.verdict ?? "match"), ""],
+        ],
+        found,
+        { class: "small" },
+      );
+      const caveats = new Set(found.map((row) => row.caveat).filter(Boolean));
+      put(place, section("In other builds", [...caveats].map((text) => h("p", { class: "dim" }, text)), rows));
+    },
+    (error) => place.append(notice(error.message, "error")),
+  );
+  return place;
 }
