@@ -17,7 +17,7 @@ from conftest import sentences
 from exemplar_partitioning import store
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.ood import SCORES, Detector, fit, token_scores
+from exemplar_partitioning.ood import SCORES, Detector, token_scores
 from exemplar_partitioning.ood.conformal import POINTS, Tail, fewest
 from exemplar_partitioning.ood.detector import Scale
 from exemplar_partitioning.ood.scores import SHARPNESS
@@ -50,6 +50,7 @@ def tiny(tiny_folder, tmp_path_factory):
         out=out,
         sites="resid_post.1",
         percentiles=[4],
+        context_size=64,
         calibration_batch=2048,
         calibration_sample=2048,
     )
@@ -160,7 +161,7 @@ class TestDetector:
     @pytest.mark.parametrize("score", SCORES)
     def test_kept_and_read_again(self, tiny, score):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(200, seed=2)), loaded, false_alarms=0.05, score=score)
+        detector = Detector.fit(d, iter(sentences(200, seed=2)), loaded, false_alarms=0.05, score=score)
         detector.write()
         again = Detector.read(store.load(d.path))
         assert again.record == detector.record
@@ -171,7 +172,7 @@ class TestDetector:
 
     def test_novel_text_is_flagged_and_ordinary_is_not(self, tiny):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(400, seed=2)), loaded, false_alarms=0.05)
+        detector = Detector.fit(d, iter(sentences(400, seed=2)), loaded, false_alarms=0.05)
         ordinary = list(detector.score(iter(sentences(400, seed=5)), loaded))
         assert sum(row.flagged for row in ordinary) <= at_most(detector, 400)
         assert np.mean([row.flagged_tokens for row in ordinary]) < 0.08
@@ -181,7 +182,7 @@ class TestDetector:
 
     def test_rows_are_those_of_the_activations(self, tiny):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
+        detector = Detector.fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
         text = sentences(1, seed=8)[0]
         (row,) = detector.score(iter([text]), loaded)
         (reading,) = ep.reading.read([d], loaded, text)
@@ -192,24 +193,24 @@ class TestDetector:
 
     def test_long_documents_are_one(self, tiny):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
+        detector = Detector.fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
         text = " ".join(sentences(100, seed=4))  # many windows, more than a chunk of them
         rows = list(detector.score(iter([text, "the dog.", " "]), loaded))
         assert len(rows) == 2 and rows[0].tokens > 2000
         assert rows[0].passage.position_n.tolist() == list(range(rows[0].tokens))
         first = rows[0].passage.prefix(200)
-        assert len(first) == 200 - 128 + 2 and first[-1] == rows[0].passage.token_n[200]
+        assert len(first) == 200 % 64 + 2 and first[-1] == rows[0].passage.token_n[200]
 
     def test_activations_of_ones_own(self, tiny):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
+        detector = Detector.fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
         novelty, p_n = detector.tokens(d.center[None] + torch.cat([d.exemplars[:4], -d.exemplars[:4]]))
         assert (novelty.distance[4:] > novelty.distance[:4]).all() and (p_n[4:] <= p_n[:4].min()).all()
 
     def test_text_of_the_build_is_refused(self, tiny):
         d, loaded = tiny
         with pytest.raises(EPError, match=r"holds text that .* was built from"):
-            fit(d, iter(sentences(300, seed=1)[:100]), loaded, false_alarms=0.05)
+            Detector.fit(d, iter(sentences(300, seed=1)[:100]), loaded, false_alarms=0.05)
 
     @pytest.mark.parametrize(
         "given, said",
@@ -224,27 +225,27 @@ class TestDetector:
     def test_what_cannot_be_fitted(self, tiny, given, said):
         d, loaded = tiny
         with pytest.raises(EPError, match=said):
-            fit(d, iter(sentences(40, seed=2)), **{"model": loaded, "false_alarms": 0.2, **given})
+            Detector.fit(d, iter(sentences(40, seed=2)), **{"model": loaded, "false_alarms": 0.2, **given})
 
     def test_another_model(self, tiny):
         d, loaded = tiny
         other = replace(loaded, info=replace(loaded.info, fingerprint="0" * 64))
         with pytest.raises(EPError, match="is not the model"):
-            fit(d, iter(sentences(40, seed=2)), other, false_alarms=0.1)
-        detector = fit(d, iter(sentences(40, seed=2)), loaded, false_alarms=0.1)
+            Detector.fit(d, iter(sentences(40, seed=2)), other, false_alarms=0.1)
+        detector = Detector.fit(d, iter(sentences(40, seed=2)), loaded, false_alarms=0.1)
         with pytest.raises(EPError, match="is not the model"):
             next(detector.score(iter(["the dog"]), other))
 
     def test_just_enough_documents(self, tiny):
         d, loaded = tiny
         texts = sentences(27, seed=2)
-        assert fit(d, iter(texts[:26]), loaded, false_alarms=0.05).record.documents.documents == 20
+        assert Detector.fit(d, iter(texts[:26]), loaded, false_alarms=0.05).record.documents.documents == 20
         with pytest.raises(EPError, match="at least 26"):
-            fit(d, iter(texts[:25]), loaded, false_alarms=0.05)
+            Detector.fit(d, iter(texts[:25]), loaded, false_alarms=0.05)
 
     def test_no_text(self, tiny):
         d, loaded = tiny
-        detector = fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
+        detector = Detector.fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1)
         with pytest.raises(EPError, match="no document has a token"):
             list(detector.score(iter([" ", ""]), loaded))
 
@@ -261,7 +262,7 @@ class TestDetector:
     )
     def test_a_damaged_file(self, tiny, content, said):
         d, loaded = tiny
-        path = fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1).write()
+        path = Detector.fit(d, iter(sentences(60, seed=2)), loaded, false_alarms=0.1).write()
         path.write_text(content if isinstance(content, str) else json.dumps(content(json.loads(path.read_text()))))
         with pytest.raises(DataError, match=said):
             Detector.read(d)
@@ -277,7 +278,9 @@ def test_false_alarms_are_kept_on_real_text(tmp_path):
     loaded = ep.load_model("smollm2-135m-instruct", dtype="bfloat16")
     where = {"sites": "resid_post.9", "percentiles": [2], "calibration_batch": 4096, "calibration_sample": 4096}
     ep.build(loaded, iter(texts[:300]), out=tmp_path / "build", max_tokens=12_000, **where)
-    detector = fit(store.load(tmp_path / "build", percentile=2), iter(texts[300:600]), loaded, false_alarms=0.1)
+    detector = Detector.fit(
+        store.load(tmp_path / "build", percentile=2), iter(texts[300:600]), loaded, false_alarms=0.1
+    )
     ordinary = list(detector.score(iter(texts[600:]), loaded))
     assert 10 <= sum(row.flagged for row in ordinary) <= at_most(detector, len(ordinary))
     assert np.mean([row.flagged_tokens for row in ordinary]) < 0.13

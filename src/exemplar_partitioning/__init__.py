@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .leader import LeaderClustering
     from .localisation import localise
     from .models.load import load_model
+    from .ood import Detector
     from .statistics import MemberStatistics, unseen_mass
     from .store import StoredDictionary, load, save
 
@@ -53,6 +54,7 @@ __all__ = [
     "BuildResult",
     "Calibration",
     "DataError",
+    "Detector",
     "Dictionary",
     "Drift",
     "EPError",
@@ -105,6 +107,7 @@ _HOME = {
     "BuildResult": "builder",
     "Calibration": "calibration",
     "DataError": "errors",
+    "Detector": "ood",
     "Dictionary": "dictionary",
     "Drift": "compare",
     "EPError": "errors",

@@ -53,13 +53,13 @@ def fit(
     """
     tokens = options.count(max_tokens)
 
-    from ..ood import fit as run
+    from ..ood import Detector
     from .display import steps
 
     dictionary = options.one_dictionary(path, site, percentile)
     with steps() as tell:
         tell("reading ordinary text", 0, 1)
-        detector = run(
+        detector = Detector.fit(
             dictionary,
             _source(text, field),
             model,

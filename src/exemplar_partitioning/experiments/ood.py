@@ -25,7 +25,7 @@ from jaxtyping import Float64
 from ..builder import build
 from ..localisation import wilson
 from ..models.load import LoadedModel, bos_id
-from ..ood import Detector, fit, token_scores
+from ..ood import Detector, token_scores
 from ..ood.scores import SCORES, Score
 from ..store import StoredDictionary, find, load
 from .activations import Tell, TextActivations, text_activations
@@ -35,6 +35,8 @@ from .ood_tasks import Sizes, Suite, Task
 
 PERPLEXITY = "perplexity"
 NEIGHBOURS = (1, 10)  # of k-NN
+
+CONTEXT = 128  # tokens of a document that are read, if the model's context allows
 
 _TIMED = 2048  # activations
 _BATCH = 8  # documents in a forward pass to the logits
@@ -64,6 +66,7 @@ def run(loaded: LoadedModel, suites: Sequence[Suite], plan: Plan, out: Path, tel
 class _Suite:
     def __init__(self, loaded: LoadedModel, suite: Suite, plan: Plan, out: Path, tell: Tell):
         self.loaded, self.suite, self.plan, self.out, self.tell = loaded, suite, plan, out, tell
+        self.context = min(CONTEXT, (loaded.architecture.max_length or CONTEXT + 1) - 1)  # and a BOS
 
     def run(self) -> dict[str, Any]:
         dictionaries = self._dictionaries()
@@ -107,6 +110,7 @@ class _Suite:
                 out=folder,
                 sites=self.plan.site,
                 percentiles=self.plan.percentiles,
+                context_size=self.context,
                 seed=self.plan.seed,
                 **sample,
             )
@@ -116,7 +120,9 @@ class _Suite:
         def tell(what: str, done: int, total: int) -> None:
             self.tell(f"{self.suite.name}: {what}, {name}", done, total)
 
-        return text_activations(self.loaded, [self.site], texts, cache=self.out / "activations", tell=tell)[self.site]
+        return text_activations(
+            self.loaded, [self.site], texts, cache=self.out / "activations", context_size=self.context, tell=tell
+        )[self.site]
 
     def _scored(self, name: str, texts: list[str], methods: Sequence[Method]) -> dict[str, list[np.ndarray]]:
         """Scores of the tokens of each document that has some, by method."""
@@ -175,7 +181,9 @@ class _Suite:
         found = []
         for rate in self.plan.false_alarms:
             self.tell(f"{self.suite.name}: detector at {rate:g}", 0, 1)
-            detector = fit(dictionary, iter(self.suite.fit), self.loaded, false_alarms=rate, seed=self.plan.seed)
+            detector = Detector.fit(
+                dictionary, iter(self.suite.fit), self.loaded, false_alarms=rate, seed=self.plan.seed
+            )
             rows = [("held out", self.suite.held_out), *((task.name, task.novel) for task in self.suite.tasks)]
             flagged = {name: self._flagged(detector, texts) for name, texts in rows}
             found.append({"rate": rate, "fitted_on": len(self.suite.fit), "flagged": flagged})

@@ -167,7 +167,7 @@ def _ordinary(name: str, about: str, groups: list[list[str]], sizes: Sizes, rng:
     build = [text for group in texts for text in group]
     rng.shuffle(build)
     cut = list(_within(build, sizes.build))
-    if len(cut) < sizes.fit:
+    if len(held_out) < 3 * sizes.test or len(cut) < sizes.test:
         raise EPError(f"suite {name}: {len(seen):,} documents are too few for {sizes}")
     return Suite(name, about, cut, fit, held_out)
 

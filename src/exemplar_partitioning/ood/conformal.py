@@ -52,10 +52,10 @@ class Tail(BaseModel):
         return cls(documents=len(documents), scores=score_g.tolist(), above=above_g.tolist())
 
     def p(self, score_n: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        """(1 + documents that score as much) / (1 + documents), never rounded down."""
+        """(1 + documents that score as much) / (1 + documents), between points of the tail rounded up."""
         at_n = np.searchsorted(self.scores, score_n, side="left") - 1
         share_n = np.where(at_n >= 0, np.array(self.above)[at_n], 1.0)
-        return (1 + self.documents * share_n) / (1 + self.documents)
+        return np.round((1 + self.documents * share_n) / (1 + self.documents), 12)  # 5 of 100 are 0.05
 
 
 def fewest(rate: float) -> int:

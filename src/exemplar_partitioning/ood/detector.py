@@ -112,10 +112,69 @@ class DocumentNovelty:
 
 
 class Detector:
-    """A fitted detector of a dictionary; made by `fit`, read from the dictionary's folder with `read`."""
+    """A fitted detector of a dictionary; fitted with `fit`, or read from its folder with `read`."""
 
     def __init__(self, dictionary: StoredDictionary, record: _Record):
         self.dictionary, self.record = dictionary, record
+
+    @classmethod
+    def fit(
+        cls,
+        dictionary: StoredDictionary,
+        texts: Sources | DocumentSource,
+        model: str | LoadedModel | None = None,
+        *,
+        false_alarms: float = 0.01,
+        token_false_alarms: float | None = None,
+        score: str = "surprise",
+        max_tokens: int = MAX_TOKENS,
+        field: str = "text",
+        seed: int = 0,
+    ) -> Detector:
+        """Fit one on ordinary documents that the dictionary was not built from; `write` keeps it.
+
+        Args:
+            texts, model, field: as for `Detector.score`.
+            false_alarms: share of ordinary documents that may be flagged; token_false_alarms: of tokens, every document
+                counting alike (default: the same).
+            score: one of SCORES; a document's is the mean over its tokens.
+            max_tokens: of text to read.
+            seed: of the part of the documents that sets the scale.
+
+        Raises:
+            EPError: a rate outside (0, 1), too few documents for it, text that the dictionary was built from, or
+                another model.
+        """
+        rates = (false_alarms, false_alarms if token_false_alarms is None else token_false_alarms)
+        for rate in rates:
+            if not 0 < rate < 1:
+                raise EPError(f"a rate of false alarms is a share between 0 and 1, such as 0.01; got {rate:g}")
+        chosen = check_score(score)
+        source = texts if isinstance(texts, DocumentSource) else read_documents(texts, field=field)
+        found = list(passages(dictionary, _loaded(dictionary, model), source, max_tokens))
+        _check_enough(source.name, len(found), min(rates))
+        _check_new(dictionary, source.name, found)
+        documents = [passage.novelty.by(chosen) for passage in found]
+        order = np.random.default_rng(seed).permutation(len(documents))
+        learn = [documents[i] for i in order[: len(order) // _LEARN]]
+        ranked = [documents[i] for i in order[len(order) // _LEARN :]]
+        scale = Scale.of(learn)
+        return cls(
+            dictionary,
+            _Record(
+                dictionary=dictionary.content_id,
+                score=chosen,
+                sharpness=SHARPNESS,
+                false_alarms=rates[0],
+                token_false_alarms=rates[1],
+                fitted_on=FittedOn(
+                    source=source.name, documents=len(documents), tokens=sum(map(len, documents)), seed=seed
+                ),
+                scale=scale,
+                documents=Tail.of([np.array([scale.standard(scores)]) for scores in ranked]),
+                tokens=Tail.of(ranked),
+            ),
+        )
 
     @classmethod
     def read(cls, dictionary: StoredDictionary) -> Detector:
@@ -198,64 +257,6 @@ class Detector:
             p_n,
             flagged_n,
         )
-
-
-def fit(
-    dictionary: StoredDictionary,
-    texts: Sources | DocumentSource,
-    model: str | LoadedModel | None = None,
-    *,
-    false_alarms: float = 0.01,
-    token_false_alarms: float | None = None,
-    score: str = "surprise",
-    max_tokens: int = MAX_TOKENS,
-    field: str = "text",
-    seed: int = 0,
-) -> Detector:
-    """Fit a detector on ordinary documents that the dictionary was not built from; `write` keeps it.
-
-    Args:
-        texts, model, field: as for `Detector.score`.
-        false_alarms: share of ordinary documents that may be flagged; token_false_alarms: of tokens, every document
-            counting alike (default: the same).
-        score: one of SCORES; a document's is the mean over its tokens.
-        max_tokens: of text to read.
-        seed: of the part of the documents that sets the scale.
-
-    Raises:
-        EPError: a rate outside (0, 1), too few documents for it, text that the dictionary was built from, or another
-            model.
-    """
-    rates = (false_alarms, false_alarms if token_false_alarms is None else token_false_alarms)
-    for rate in rates:
-        if not 0 < rate < 1:
-            raise EPError(f"a rate of false alarms is a share between 0 and 1, such as 0.01; got {rate:g}")
-    chosen = check_score(score)
-    source = texts if isinstance(texts, DocumentSource) else read_documents(texts, field=field)
-    found = list(passages(dictionary, _loaded(dictionary, model), source, max_tokens))
-    _check_enough(source.name, len(found), min(rates))
-    _check_new(dictionary, source.name, found)
-    documents = [passage.novelty.by(chosen) for passage in found]
-    order = np.random.default_rng(seed).permutation(len(documents))
-    learn = [documents[i] for i in order[: len(order) // _LEARN]]
-    ranked = [documents[i] for i in order[len(order) // _LEARN :]]
-    scale = Scale.of(learn)
-    return Detector(
-        dictionary,
-        _Record(
-            dictionary=dictionary.content_id,
-            score=chosen,
-            sharpness=SHARPNESS,
-            false_alarms=rates[0],
-            token_false_alarms=rates[1],
-            fitted_on=FittedOn(
-                source=source.name, documents=len(documents), tokens=sum(map(len, documents)), seed=seed
-            ),
-            scale=scale,
-            documents=Tail.of([np.array([scale.standard(scores)]) for scores in ranked]),
-            tokens=Tail.of(ranked),
-        ),
-    )
 
 
 def _loaded(dictionary: StoredDictionary, model: str | LoadedModel | None) -> LoadedModel:
