@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,7 +40,7 @@ def probes(
     label_field: Annotated[str, typer.Option(help="Column of labels, in files.", rich_help_panel=_TASKS)] = "label",
     at_most: Annotated[
         int | None,
-        typer.Option(min=1, help="Tasks of the collection, evenly from its list.", rich_help_panel=_TASKS),
+        typer.Option(min=1, help="Tasks of the collection, drawn at random.", rich_help_panel=_TASKS),
     ] = None,
     train: Annotated[int, typer.Option(min=10, help="Rows of a task at most.", rich_help_panel=_TASKS)] = 600,
     test: Annotated[int, typer.Option(min=10, help="Rows of a task at most.", rich_help_panel=_TASKS)] = 300,
@@ -75,7 +76,7 @@ def probes(
     loaded = load_model(model or found[0].config.model.id, dtype=dtype, device=device)
     saes = {path.name: load_sae(path) for path in sae or []}
     with steps() as tell:
-        tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most)
+        tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most, seed)
         result = experiment.run(found, saes, loaded, tasks, plan, out, tell, cache=cache)
     seconds = sum(done["seconds"] for done in result["tasks"])  # also of those an earlier run did
     result = record("probes", sys.argv[1:], loaded, seed, seconds) | result
@@ -87,13 +88,15 @@ def probes(
     _show(result)
 
 
-def _tasks(names: list[str] | None, text_field: str, label_field: str, at_most: int | None) -> Iterator[Task]:
+def _tasks(
+    names: list[str] | None, text_field: str, label_field: str, at_most: int | None, seed: int
+) -> Iterator[Task]:
     from ...experiments import tasks
 
     if names is None:
         names = tasks.collection_names()
-        count = min(at_most or len(names), len(names))
-        names = [names[i * len(names) // count] for i in range(count)]
+        if at_most is not None:
+            names = Random(seed).sample(names, len(names))[:at_most]  # more tasks are those of fewer, and others
     for name in names:
         file, _, own_field = name.partition(":")
         if Path(file).suffix:
