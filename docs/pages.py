@@ -1,4 +1,4 @@
-"""Bring figures and the generated parts of README.md and behaviours.md up to date: `make pages`. `--check` only looks.
+"""Bring figures and the generated parts of README.md and the pages up to date: `make pages`. `--check` only looks.
 
 Everything comes from committed result files: docs/results/**/*.json and benchmarks/results/*.json.
 """
@@ -7,7 +7,9 @@ import hashlib
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -17,6 +19,8 @@ README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 BEHAVIOURS = HERE / "behaviours.md"
 TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
+RESULTS = HERE / "results.md"
+RESULTS_PARTS = ("probes_page",)  # modules beside this one that make the parts of results.md
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 
@@ -204,6 +208,20 @@ def behaviours_filled(page: str) -> str:
     return _filled(page, {name: behaviour(name) for name in TRIED} | {"judge": judge()}, BEHAVIOURS.name)
 
 
+def results_pages() -> list[ModuleType]:
+    """The modules that make the parts of results.md, each with parts(), figure_files() and draw()."""
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    return [import_module(name) for name in RESULTS_PARTS]
+
+
+def results_filled(page: str) -> str:
+    """results.md with its generated parts as they should be."""
+    for module in results_pages():
+        page = _filled(page, module.parts(), RESULTS.name)
+    return page
+
+
 def parts(result: dict) -> dict[str, str]:
     """The generated parts of the README by the name in their markers."""
     first = result["dictionaries"][0]
@@ -241,6 +259,14 @@ def stale() -> list[str]:
         found.append("README.md")
     if behaviours_filled(BEHAVIOURS.read_text()) != BEHAVIOURS.read_text():
         found.append("docs/behaviours.md")
+    if results_filled(RESULTS.read_text()) != RESULTS.read_text():
+        found.append("docs/results.md")
+    figures = {file: digest for module in results_pages() for file, digest in module.figure_files().items()}
+    found += [
+        str(file.relative_to(ROOT))
+        for file, digest in figures.items()
+        if not file.is_file() or digest not in file.read_text()
+    ]
     found += [
         str(arms_file(name).relative_to(ROOT))
         for name in TRIED
@@ -258,3 +284,6 @@ if __name__ == "__main__":
     BEHAVIOURS.write_text(behaviours_filled(BEHAVIOURS.read_text()))
     for name in TRIED:
         draw_arms(name)
+    RESULTS.write_text(results_filled(RESULTS.read_text()))
+    for module in results_pages():
+        module.draw()
