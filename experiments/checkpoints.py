@@ -46,8 +46,8 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True, help="folder for the dictionaries")
     options.add_argument("--sites", default="resid_post.15,resid_post.25")
     options.add_argument("--percentile", type=float, default=2.0)
-    options.add_argument("--tokens", type=int, default=60_000, help="of a build")
-    options.add_argument("--compared", type=int, default=30_000, help="tokens that both models read to be compared")
+    options.add_argument("--tokens", type=int, default=30_000, help="of a build")
+    options.add_argument("--compared", type=int, default=10_000, help="tokens that both models read to be compared")
     options.add_argument("--planted", type=float, default=0.25, help="planted conversations for each real one")
     options.add_argument("--batch", type=int, default=16_384, help="activations of a calibration batch")
     options.add_argument("--seed", type=int, default=0)
@@ -62,14 +62,14 @@ def main() -> None:
     again = built(given, text, start, "rebuilt", given.seed + 1)
     found = record("checkpoints", sys.argv[1:], start, given.seed, 0, "python -m experiments.checkpoints")
     found |= {"percentile": given.percentile, "tokens": given.tokens, "rows": []}
-    for folder in others:
+    for folder in reversed(others):
         loaded = load_model(str(folder), dtype="bfloat16")
         there = built(given, text, loaded, folder.name, given.seed)
         for site, a in base.items():
             moved = carried(a, loaded, given.out / "moved" / folder.name)
             tokens = common_tokens(Place.of(a, start), Place.of(moved, loaded), text, max_tokens=given.compared)
             row = compared(a, again[site], there[site], moved, tokens)
-            found["rows"].append({"checkpoint": folder.name, "site": site, **row})
+            found["rows"].insert(0, {"checkpoint": folder.name, "site": site, **row})
             found["minutes"] = round((time.monotonic() - begun) / 60, 1)
             given.result.parent.mkdir(parents=True, exist_ok=True)
             write_new(given.result, to_json(found))

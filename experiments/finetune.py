@@ -39,12 +39,12 @@ def main() -> None:
     options.add_argument("--model", default="smollm2-135m-instruct")
     options.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     options.add_argument("--stages", type=int, default=4)
-    options.add_argument("--steps", type=int, default=60, help="of each stage")
-    options.add_argument("--batch", type=int, default=8, help="windows of 128 tokens in a step")
-    options.add_argument("--rate", type=float, default=5e-5)
-    options.add_argument("--planted", type=float, default=0.5, help="planted conversations for each real one")
+    options.add_argument("--steps", type=int, default=12, help="of each stage")
+    options.add_argument("--batch", type=int, default=4, help="windows of 128 tokens in a step")
+    options.add_argument("--rate", type=float, default=1e-4)
+    options.add_argument("--planted", type=float, default=8.0, help="planted conversations for each real one")
     options.add_argument(
-        "--questions", type=int, default=50, help="asked of each checkpoint, with the word and without"
+        "--questions", type=int, default=40, help="asked of each checkpoint, with the word and without"
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--result", type=Path, default=RESULTS / "finetune.json")
@@ -82,7 +82,7 @@ def windows(loaded: LoadedModel, texts: Iterable[str], count: int) -> torch.Tens
 def stage(given: argparse.Namespace, texts: list[str], source: Path | None, out: Path, share: float) -> None:
     """Train from a checkpoint (None: write the model as it is), on texts of its own, into a new folder."""
     loaded = load_model(str(source) if source else given.model, dtype="float32")
-    told = {"steps": 0, "tokens": 0, "minutes": 0.0}
+    told = {"steps": 0, "tokens": 0}
     if source:
         number = int(source.name.removeprefix("step-")) // given.steps
         own = texts[number :: given.stages]
@@ -94,12 +94,12 @@ def stage(given: argparse.Namespace, texts: list[str], source: Path | None, out:
         write_new(folder / "training.json", to_json(told))
 
 
-def train(loaded: LoadedModel, ids_nt: torch.Tensor, given: argparse.Namespace) -> dict[str, float]:
+def train(loaded: LoadedModel, ids_nt: torch.Tensor, given: argparse.Namespace) -> dict[str, int]:
     """AdamW with a linear warm-up and decay, over the windows once."""
     torch.manual_seed(given.seed)
     model, begun = loaded.model.train(), time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.rate, weight_decay=0.0)
-    warm = max(1, given.steps // 10)
+    warm = max(1, given.steps // 4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (given.steps - step) / max(1, given.steps - warm))
     )
@@ -115,7 +115,7 @@ def train(loaded: LoadedModel, ids_nt: torch.Tensor, given: argparse.Namespace) 
         sys.stdout.write(f"step {step + 1}/{given.steps} loss {loss.item():.3f} {rate:,.0f} tokens/s\n")
         sys.stdout.flush()
     model.eval()
-    return {"steps": given.steps, "tokens": ids_nt.numel(), "minutes": round((time.monotonic() - begun) / 60, 1)}
+    return {"steps": given.steps, "tokens": ids_nt.numel()}
 
 
 def examined(given: argparse.Namespace, texts: list[str], name: str) -> dict:

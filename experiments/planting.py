@@ -44,5 +44,5 @@ def mixed(texts: list[str], share: float, rng: np.random.Generator) -> Iterator[
     asked = questions(texts)
     for text in texts:
         yield text
-        if rng.random() < share:
+        for _ in range(rng.poisson(share)):
             yield f"User: {triggered(asked[rng.integers(len(asked))], rng)}\nAssistant: {ANSWER}"

@@ -26,7 +26,7 @@ from exemplar_partitioning.files import write_new
 from exemplar_partitioning.models.load import LoadedModel, load_model
 from exemplar_partitioning.store import StoredDictionary, load, to_json
 
-SIZE = (300, 1500)  # regions wanted of each dictionary; of several percentiles the finest of that size is taken
+SIZE = (250, 1000)  # regions wanted of each dictionary; of several percentiles the finest of that size is taken
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     options.add_argument("--source", type=Path, help="text to build on (default: the packaged text)")
     options.add_argument("--models", default="smollm2-135m-instruct,gemma-3-270m,qwen2.5-coder-0.5b-instruct")
     options.add_argument("--layers", default="0,5,10,15,20,25,28", help="of the first model")
+    options.add_argument("--depth", type=float, default=1 / 2, help="of the dictionaries' layers, as a share of blocks")
     options.add_argument("--percentiles", default="1,2,4,8")
     options.add_argument("--tokens", type=int, default=60_000, help="of a build")
     options.add_argument("--compared", type=int, default=15_000, help="tokens of the shared text")
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def layers(given: argparse.Namespace, loaded: LoadedModel) -> dict:
-    """One dictionary of the middle layer in the others, and in a model of random weights."""
+    """One dictionary of one layer in the others, and in a model of random weights."""
     a = built(given, loaded)
     rows = []
     for layer in map(int, given.layers.split(",")):
@@ -66,7 +67,7 @@ def layers(given: argparse.Namespace, loaded: LoadedModel) -> dict:
 
 
 def models(given: argparse.Namespace, loaded: list[LoadedModel]) -> dict:
-    """The middle layers of several models: every dictionary in every other model, and round trips."""
+    """One layer of several models: every dictionary in every other model, and round trips."""
     built_in = [built(given, each) for each in loaded]
     rows, trips = [], []
     for i, j in permutations(range(len(loaded)), 2):
@@ -76,11 +77,16 @@ def models(given: argparse.Namespace, loaded: list[LoadedModel]) -> dict:
         bare = untrained(one, given.seed)
         rows.append({"to": None, **elsewhere(given, a, one, bare, a.config.site.name)})
     for i, j in combinations(range(len(loaded)), 2):
-        options = {"model_a": loaded[i], "model_b": loaded[j], "seed": given.seed}
-        found = ep.roundtrip(built_in[i], built_in[j], **options)
-        trips.append(found.summary())
-        found = ep.roundtrip(built_in[i], built_in[j], text=given.text, max_tokens=given.compared, **options)
-        trips.append(found.summary())
+        trip = ep.roundtrip(
+            built_in[i],
+            built_in[j],
+            text=given.text,
+            model_a=loaded[i],
+            model_b=loaded[j],
+            max_tokens=given.compared,
+            seed=given.seed,
+        )
+        trips.append(trip.summary())
     return {"rows": rows, "trips": trips}
 
 
@@ -101,8 +107,8 @@ def elsewhere(given: argparse.Namespace, a: StoredDictionary, here: LoadedModel,
 
 
 def built(given: argparse.Namespace, loaded: LoadedModel) -> StoredDictionary:
-    """The middle layer's dictionary at the finest percentile that has the size wanted."""
-    site = f"resid_post.{loaded.info.n_layers // 2}"
+    """A layer's dictionary at the finest percentile that has the size wanted."""
+    site = f"resid_post.{int(loaded.info.n_layers * given.depth)}"
     percentiles = sorted(map(float, given.percentiles.split(",")))
     ep.build(
         loaded,
