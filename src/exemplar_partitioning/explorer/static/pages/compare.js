@@ -31,7 +31,7 @@ function partner(all, whole, key) {
 }
 
 function choice(whole, a, b) {
-  const choose = (name, chosen) => h("label", {}, `${name.toUpperCase()} `, h("select", { name }, whole.map((d) => h("option", { value: d.key, selected: d.key === chosen }, named(d)))));
+  const choose = (name, chosen) => h("label", {}, `${name.toUpperCase()} `, h("select", { name, "aria-label": `Dictionary ${name.toUpperCase()}` }, whole.map((d) => h("option", { value: d.key, selected: d.key === chosen }, named(d)))));
   const form = h("form", { class: "bar", action: "/compare" }, choose("a", a), choose("b", b));
   form.addEventListener("change", () => location.assign(`/compare?${new URLSearchParams(new FormData(form))}`));
   form.append(h("button", { type: "button", onclick: () => location.assign(`/compare?${new URLSearchParams({ a: b, b: a })}`) }, "Swap"));
@@ -102,7 +102,7 @@ function histogram(m, from, to, c) {
   const words =
     `Cosine of ${count(k)} regions of ${names[0]} with the nearest of ${names[1]} (bars): median ${fixed(found.median)}. ` +
     `Where nothing corresponds (line: ${names[1]} reflected along principal axes): median ${fixed(reflections[`cosine_${back}`].median)}. ` +
-    `${percent(m.false_alarms)} of such matches under ${m.decided_by} exceed the cutoff, ${fixed(cutoff)}: ${verdict}.`;
+    `The cutoff, ${fixed(cutoff)}, is what ${percent(m.false_alarms)} of matches under ${m.decided_by} exceed: ${verdict}.`;
   const hover = "at %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>";
   return plot(`${names[0]} in ${names[1]}`, words, () => ({
     data: [bars(counts, start, width, `%{y:,} regions ${hover}`), outline(chance, start, width, "%{y:,.1f} without correspondence<extra></extra>")],
@@ -121,7 +121,7 @@ const COLUMNS = [
   ["cosine", "Cosine", "num"],
   ["distance", "Distance / θ", "num wide"],
   [null, "One to one", "num wide"],
-  [null, "Verdict", ""],
+  [null, "Verdict", "wide"],
 ];
 const SHARED = [["jaccard", "Jaccard", "num wide"], ["f1", "F1", "num"]];
 

@@ -19,8 +19,12 @@ export default async function render(main, { key, all }) {
   const paths = routes(t.levels, key);
   put(
     main,
-    h("div", { class: "columns" }, summary(t.levels), paths.element),
-    section("From coarse to fine", finder(t.levels, key), h("p", { class: "dim legend" }, "bar: size, by its square root, within the level; “same”: the parent has this exemplar too"), forest.problem, forest.root),
+    h(
+      "div",
+      { class: "sides turned" },
+      h("div", {}, summary(t.levels), paths.element),
+      section("From coarse to fine", finder(t.levels, key), h("p", { class: "dim legend" }, "on the left, how many children; bar: size within the level, by its square root; “same”: the parent has this exemplar too"), forest.problem, forest.root),
+    ),
   );
   forest.root.addEventListener("click", (event) => {
     const button = event.target.closest("button.pick");
@@ -41,7 +45,7 @@ function summary(levels) {
       ["Regions", (row) => count(row.k), "num"],
       ["split", share("split"), "num"],
       ["childless", share("childless"), "num"],
-      ["same exemplar", share("same_exemplar"), "num"],
+      ["kept", share("same_exemplar"), "num"],
       ["nested", share("nested"), "num"],
       ["by chance", share("nested_chance"), "num"],
     ],
@@ -49,7 +53,7 @@ function summary(levels) {
     { class: "small" },
   );
   const words =
-    "Split, childless: regions with several children on the next level, and with none. Same exemplar: of the regions, those whose exemplar the next level has too. " +
+    "Split, childless: regions with several children on the next level, and with none. Kept: regions whose exemplar the next level has too. " +
     "Nested: regions whose parent’s parent is the region, two levels up, that their own exemplar lies in; nothing forces them to.";
   return section("Levels", shown, h("p", { class: "dim" }, words));
 }
@@ -98,7 +102,7 @@ class Forest {
     for (const row of answer.regions) this.has(list, row) || list.append(this.item(row));
     const next = answer.offset + answer.regions.length;
     const left = answer.total - next;
-    if (left > 0) list.append(h("li", { class: "more" }, h("button", { type: "button", onclick: (event) => this.more(list, event.target, () => ask(next), ask) }, `show ${count(Math.min(PAGE, left))} more of ${count(left)}`)));
+    if (left > 0) list.append(h("li", { class: "more" }, h("button", { type: "button", onclick: (event) => this.more(list, event.target, () => ask(next), ask) }, left > PAGE ? `show ${PAGE} more of ${count(left)}` : `show ${left} more`)));
   }
 
   async more(list, button, first, ask) {
@@ -107,7 +111,7 @@ class Forest {
     const before = button.parentElement.previousElementSibling;
     button.parentElement.remove();
     this.fill(list, answer, ask);
-    (before?.nextElementSibling ?? before)?.querySelector("a, button")?.focus();
+    (before.nextElementSibling ?? before).querySelector(".node > a").focus();
   }
 
   has(list, row) {
