@@ -189,8 +189,7 @@ def equal_quality(rows: list[dict[str, Any]], others: list[dict[str, Any]], seed
 def run(
     streamed: Streamed,
     saes: Sequence[tuple[SparseAutoencoder, Mapping[str, Any]]],
-    questions: Sequence[Question],
-    texts: TextActivations,
+    sets: Sequence[tuple[Sequence[Question], TextActivations]],
     *,
     budgets: Sequence[int] = BUDGETS,
     percentile: float = 1.0,
@@ -200,17 +199,16 @@ def run(
     """Dictionaries of every budget and autoencoders on held-out activations and on detection, and their costs.
 
     saes: each with its record: name, tokens, seconds, flops of its training on the same stream.
-    questions, texts: tasks of detection, and the activations of their texts at the same site.
+    sets: tasks of detection, each set with the activations of its texts at the same site.
     """
     held_out = streamed.rows(np.flatnonzero(streamed.held_out)[:HELD_OUT])
-    weight_bt = resamples(len(questions), RESAMPLES, seed)
+    names = [question.name for questions, _ in sets for question in questions]
+    weight_bt = resamples(len(names), RESAMPLES, seed)
     dictionaries, autoencoders = [], []
     for i, tokens in enumerate(budgets):
         tell(f"dictionary of {tokens:,} activations", i, len(budgets) + len(saes))
         made = grown(streamed, tokens, percentile)
-        auroc = detected(
-            texts, lambda x_nd, made=made: made.dictionary.encode(x_nd, "cosine").nan_to_num(-1), questions
-        )
+        auroc = detected(lambda x_nd, made=made: made.dictionary.encode(x_nd, "cosine").nan_to_num(-1), sets)
         dictionaries.append(
             {"name": f"dictionary of {tokens:,}", "units": made.dictionary.k, "threshold": made.dictionary.threshold}
             | _costs(streamed, tokens, made.seconds, made.flops)
@@ -223,12 +221,12 @@ def run(
             {"name": record["name"], "units": sae.W_enc.shape[1]}
             | _costs(streamed, record["tokens"], record["seconds"], record["flops"])
             | {"quality": autoencoder_quality(sae, held_out)}
-            | _scored(detected(texts, sae.encode, questions), weight_bt)
+            | _scored(detected(sae.encode, sets), weight_bt)
         )
     return {
         "percentile": percentile,
         "held_out": len(held_out),
-        "questions": [question.name for question in questions],
+        "questions": names,
         "dictionaries": dictionaries,
         "autoencoders": autoencoders,
         "equal_quality": equal_quality(dictionaries, autoencoders, seed),

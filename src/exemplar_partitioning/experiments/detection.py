@@ -47,41 +47,28 @@ def from_collection(count: int, train: int, test: int, seed: int = 0) -> tuple[l
     return found, texts
 
 
-def from_concepts(paths: Sequence[Path]) -> tuple[list[Question], list[str]]:
-    """Concepts of AxBench's sets, hard negatives among the test texts, and their texts (`concepts.read_concepts`)."""
-    texts: list[str] = []
+def from_concepts(path: Path) -> tuple[list[Question], list[str]]:
+    """The concepts of a set of AxBench, hard negatives among the test texts, and the set's texts (`read_concepts`)."""
+    given = read_concepts(path)
     found = []
-    for path in paths:
-        given = read_concepts(path)
-        for concept in given.concepts:
-            train = np.concatenate([concept.positive, concept.negative])
-            test = np.concatenate([concept.eval_positive, concept.eval_negative, concept.eval_hard])
-            found.append(
-                Question(
-                    f"{given.name}: {concept.name}",
-                    len(texts) + train,
-                    np.arange(len(train)) < len(concept.positive),
-                    len(texts) + test,
-                    np.arange(len(test)) < len(concept.eval_positive),
-                )
-            )
-        texts += given.texts
-    return found, texts
+    for concept in given.concepts:
+        train = np.concatenate([concept.positive, concept.negative])
+        test = np.concatenate([concept.eval_positive, concept.eval_negative, concept.eval_hard])
+        answers = [
+            np.arange(len(of)) < len(positive)
+            for of, positive in ((train, concept.positive), (test, concept.eval_positive))
+        ]
+        found.append(Question(f"{given.name}: {concept.name}", train, answers[0], test, answers[1]))
+    return found, given.texts
 
 
-def together(
-    first: tuple[list[Question], list[str]], second: tuple[list[Question], list[str]]
-) -> tuple[list[Question], list[str]]:
-    """Questions of both about one list of texts."""
-    (a, texts), (b, more) = first, second
-    n = len(texts)
-    return [*a, *(Question(q.name, q.train + n, q.train_answer, q.test + n, q.test_answer) for q in b)], texts + more
-
-
-def detected(texts: TextActivations, encode: Encode, questions: Sequence[Question]) -> list[float]:
-    """The test AUROC of the unit chosen on training texts, for each question."""
-    highest_tu = pool(texts, encode).highest
-    return [judged(highest_tu, question) for question in questions]
+def detected(encode: Encode, sets: Sequence[tuple[Sequence[Question], TextActivations]]) -> list[float]:
+    """The test AUROC of the unit chosen on training texts, for each question of each set of texts."""
+    found = []
+    for questions, texts in sets:
+        highest_tu = pool(texts, encode).highest
+        found += [judged(highest_tu, question) for question in questions]
+    return found
 
 
 def judged(highest_tu: Float32[np.ndarray, "t u"], question: Question) -> float:

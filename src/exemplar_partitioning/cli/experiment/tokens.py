@@ -24,7 +24,7 @@ def tokens(
         list[Path],
         typer.Option(help="Autoencoder that experiments/train_saes.py trained on them; may be repeated."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for result.json and cached activations.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json.")],
     budgets: Annotated[str, typer.Option(help="Activations to build dictionaries from.")] = (
         "10_000,30_000,100_000,300_000,1_000_000"
     ),
@@ -36,7 +36,10 @@ def tokens(
     ] = None,
     train: Annotated[int, typer.Option(min=10, help="Texts of a task at most.", rich_help_panel=_TASKS)] = 128,
     test: Annotated[int, typer.Option(min=10, help="Texts of a task at most.", rich_help_panel=_TASKS)] = 128,
-    context: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.", rich_help_panel=_TASKS)] = 64,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.", rich_help_panel=_TASKS)] = 128,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder to keep activations of texts in.", show_default="cache in --out")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and resampling.")] = 0,
     model: Annotated[
         str | None, typer.Option(help="Where the model is.", show_default="where the activations had it")
@@ -72,12 +75,12 @@ def tokens(
     if loaded.info.fingerprint != streamed.info.fingerprint:
         raise EPError(f"{loaded.info.id} is not the model that the activations in {activations} are of")
     with steps() as tell:
-        questions, texts = _questions(min(tasks, 4) if quick else tasks, concepts or [], train, test, seed)
-        site = streamed.record["site"]
-        read = text_activations(loaded, [site], texts, cache=out / "cache", context_size=context, tell=tell)[site]
-        result = experiment.run(
-            streamed, saes, questions, read, budgets=sizes, percentile=percentile, seed=seed, tell=tell
-        )
+        site, kept = streamed.record["site"], cache or out / "cache"
+        sets = [
+            (questions, text_activations(loaded, [site], texts, cache=kept, context_size=context, tell=tell)[site])
+            for questions, texts in _questions(min(tasks, 4) if quick else tasks, concepts or [], train, test, seed)
+        ]
+        result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, tell=tell)
     result = record("tokens", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
     with disk_errors(out):
         write_new(out / "result.json", to_json(result | {"text": streamed.record["text"]}))
@@ -96,14 +99,15 @@ def _training(path: Path) -> dict[str, Any]:
     return json.loads(file.read_bytes())
 
 
-def _questions(tasks: int, concepts: list[Path], train: int, test: int, seed: int) -> tuple[list[Question], list[str]]:
+def _questions(
+    tasks: int, concepts: list[Path], train: int, test: int, seed: int
+) -> list[tuple[list[Question], list[str]]]:
     from ...errors import EPError
-    from ...experiments.detection import from_collection, from_concepts, together
+    from ...experiments.detection import from_collection, from_concepts
 
     if not tasks and not concepts:
         raise EPError("there is nothing to detect: give --tasks or --concepts")
-    collected = from_collection(tasks, train, test, seed) if tasks else ([], [])
-    return together(collected, from_concepts(concepts))
+    return [from_collection(tasks, train, test, seed)] * (tasks > 0) + [from_concepts(path) for path in concepts]
 
 
 def _show(result: dict[str, Any]) -> None:
