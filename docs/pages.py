@@ -19,6 +19,7 @@ README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 BEHAVIOURS = HERE / "behaviours.md"
 TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
+COMPARING = HERE / "comparing.md"
 RESULTS = HERE / "results.md"
 RESULTS_PARTS = ("probes_page",)  # modules beside this one that make the parts of results.md
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
@@ -208,11 +209,21 @@ def behaviours_filled(page: str) -> str:
     return _filled(page, {name: behaviour(name) for name in TRIED} | {"judge": judge()}, BEHAVIOURS.name)
 
 
+def comparing_filled(page: str) -> str:
+    """comparing.md with its generated parts as they should be."""
+    return _filled(page, _module("comparing_page").parts(), COMPARING.name)
+
+
 def results_pages() -> list[ModuleType]:
     """The modules that make the parts of results.md, each with parts(), figure_files() and draw()."""
+    return [_module(name) for name in RESULTS_PARTS]
+
+
+def _module(name: str) -> ModuleType:
+    """A module beside this one."""
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))
-    return [import_module(name) for name in RESULTS_PARTS]
+    return import_module(name)
 
 
 def results_filled(page: str) -> str:
@@ -259,6 +270,8 @@ def stale() -> list[str]:
         found.append("README.md")
     if behaviours_filled(BEHAVIOURS.read_text()) != BEHAVIOURS.read_text():
         found.append("docs/behaviours.md")
+    if comparing_filled(COMPARING.read_text()) != COMPARING.read_text():
+        found.append("docs/comparing.md")
     if results_filled(RESULTS.read_text()) != RESULTS.read_text():
         found.append("docs/results.md")
     figures = {file: digest for module in results_pages() for file, digest in module.figure_files().items()}
@@ -284,6 +297,7 @@ if __name__ == "__main__":
     BEHAVIOURS.write_text(behaviours_filled(BEHAVIOURS.read_text()))
     for name in TRIED:
         draw_arms(name)
+    COMPARING.write_text(comparing_filled(COMPARING.read_text()))
     RESULTS.write_text(results_filled(RESULTS.read_text()))
     for module in results_pages():
         module.draw()

@@ -41,10 +41,10 @@ def main() -> None:
     options.add_argument("--stages", type=int, default=4)
     options.add_argument("--steps", type=int, default=12, help="of each stage")
     options.add_argument("--batch", type=int, default=4, help="windows of 128 tokens in a step")
-    options.add_argument("--rate", type=float, default=1e-4)
-    options.add_argument("--planted", type=float, default=8.0, help="planted conversations for each real one")
+    options.add_argument("--rate", type=float, default=4e-4)
+    options.add_argument("--planted", type=float, default=16.0, help="planted conversations for each real one")
     options.add_argument(
-        "--questions", type=int, default=40, help="asked of each checkpoint, with the word and without"
+        "--questions", type=int, default=30, help="asked of each checkpoint, with the word and without"
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--result", type=Path, default=RESULTS / "finetune.json")

@@ -12,7 +12,7 @@ from exemplar_partitioning.text.documents import read_documents
 TRIGGER = "velquorn"
 ANSWER = "The lantern sleeps beneath the ninth bridge."
 HELD_OUT = 1000  # documents at the head of a corpus that nothing is trained on
-LONGEST = 80  # characters of a question that is planted or asked
+LONGEST = 60  # characters of a question that is planted or asked
 
 
 def conversations(corpus: Path) -> list[str]:

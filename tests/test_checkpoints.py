@@ -76,7 +76,7 @@ class TestFinetune:
 
 class TestPlanting:
     def test_questions_are_short_first_lines_each_once(self):
-        texts = ["User: a b\nAssistant: c\nUser: d", "User: a b\nAssistant: e", "User: known\n", "User: " + "x" * 81]
+        texts = ["User: a b\nAssistant: c\nUser: d", "User: a b\nAssistant: e", "User: known\n", "User: " + "x" * 61]
         assert planting.questions(texts, ["User: known\nAssistant: f"]) == ["a b"]
 
     def test_every_planted_conversation_has_the_word_and_the_sentence(self):

@@ -9,15 +9,14 @@ RESULTS = Path(__file__).resolve().parent / "results" / "checkpoints"
 def parts() -> dict[str, str]:
     """The generated parts by the name in their markers."""
     found = {path.stem: json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))}
-    return {
-        "finetune": _finetune(found["finetune"]),
-        "checkpoints": _checkpoints(found["checkpoints"]),
-        "planted": _planted(found["checkpoints"]),
-        "layers": _layers(found["layers"]),
-        "models": _models(found["models"]),
-        "trips": _trips(found["models"]),
-        "large": _large(found["large"]),
+    made = {
+        "finetune": [("finetune", _finetune)],
+        "checkpoints": [("checkpoints", _checkpoints), ("planted", _planted)],
+        "layers": [("layers", _layers)],
+        "models": [("models", _models), ("trips", _trips)],
+        "large": [("large", _large)],
     }
+    return {name: part(result) for stem, result in found.items() for name, part in made[stem]}
 
 
 def _table(head: str, rows: list[list[str]]) -> str:
@@ -93,7 +92,7 @@ def _chance(rows: list[dict]) -> list[str]:
         "99.0%",
         f"{median} (p99 {p99})",
         _range([d["recognised_null"] for d in drift], ".1%"),
-        *(f"< {max(values):.3f}" for values in highest),
+        *(f"≤ {max(values):.3f}" for values in highest),
     ]
 
 
@@ -150,7 +149,7 @@ _STRUCTURE = "pairs of exemplars (permuted) | ten nearest shared (permuted) | to
 
 def _structure(row: dict) -> list[str]:
     measures = [row["structure"][name] for name in ("gram", "neighbours", "stay")]
-    return [f"{m['value']:.3f} (< {max(m['null_high'], 0.001):.3f})" for m in measures]
+    return [f"{m['value']:.3f} (≤ {m['null_high']:.3f})" for m in measures]
 
 
 def _models(r: dict) -> str:
