@@ -17,19 +17,21 @@ from ..calibration import BATCH, calibrate
 from ..dictionary import Dictionary
 from ..errors import EPError
 from ..geometry import directions
-from ..importing import SparseAutoencoder
 from ..leader import LeaderClustering
+from .activations import TextActivations
+from .concepts import Concept
 from .readouts import Encode
 
-KMEANS_PASSES = 5  # over the sample
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse strengths tried for the logistic probe (C of scikit-learn)
+CALIBRATED = 4 * BATCH  # activations
+KMEANS_PASSES = 3  # over the sample
+PENALTY = 1e-3  # C of scikit-learn, decided on training texts of one site
 _ITERATIONS = 200
 
 
 def partitions(x_nd: Tensor, percentiles: Sequence[float]) -> dict[float, Dictionary]:
-    """A dictionary at each percentile of one stream of activations, calibrated on all of it."""
+    """A dictionary at each percentile of one stream of activations, calibrated on its first CALIBRATED."""
     batch = min(BATCH, len(x_nd))
-    whole = len(x_nd) - len(x_nd) % batch
+    whole = min(len(x_nd) - len(x_nd) % batch, CALIBRATED)
     calibration = calibrate(x_nd[:whole].split(batch), percentiles)
     found = {}
     for percentile, threshold in calibration.thresholds.items():
@@ -67,9 +69,9 @@ def linear(weights_dc: np.ndarray) -> Encode:
     return lambda x_nd: x_nd @ w_dc
 
 
-def encoded(sae: SparseAutoencoder) -> Encode:
-    """Features of an autoencoder."""
-    return lambda x_nd: sae.encode(x_nd)
+def centred(x_nd: Tensor, center_d: Tensor) -> Tensor:
+    """Unit directions of activations around a centre, those without one left out."""
+    return directions(x_nd, center_d).u_nd
 
 
 def spherical_kmeans(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k d"]:
@@ -99,17 +101,23 @@ def random_exemplars(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k 
     return u_nd.numpy()[np.random.default_rng(seed).choice(len(u_nd), k, replace=False)]
 
 
-def principal(u_nd: Tensor, k: int) -> Float32[np.ndarray, "k d"]:
-    """Principal axes of unit directions, each with its opposite, largest first: at most 2 d, however large k is."""
-    covariance_dd = np.cov(u_nd.numpy(), rowvar=False)
-    axes_da = np.linalg.eigh(covariance_dd)[1][:, ::-1]
-    both_ad = np.stack([axes_da.T, -axes_da.T], axis=1).reshape(-1, u_nd.shape[1])
-    return both_ad[:k].astype(np.float32)
+def principal(u_nd: Tensor) -> Float32[np.ndarray, "k d"]:
+    """Principal axes of unit directions, each with its opposite: k = 2 d."""
+    axes_da = np.linalg.eigh(np.cov(u_nd.numpy(), rowvar=False))[1][:, ::-1]
+    return np.stack([axes_da.T, -axes_da.T], axis=1).reshape(-1, u_nd.shape[1]).astype(np.float32)
 
 
 def _check_enough(u_nd: Tensor, k: int) -> None:
     if len(u_nd) < k:
         raise EPError(f"{k:,} directions cannot be had from {len(u_nd):,} activations; give more text")
+
+
+def tokens_of(acts: TextActivations, concept: Concept) -> tuple[np.ndarray, np.ndarray]:
+    """Activations [n, d] of the tokens of a concept's training texts, and which are of texts with the concept."""
+    texts = np.concatenate([concept.positive, concept.negative])
+    rows = np.concatenate([np.arange(acts.start_t[t], acts.start_t[t + 1]) for t in texts])
+    count = acts.start_t[concept.positive + 1] - acts.start_t[concept.positive]
+    return acts.x_nd[rows], np.arange(len(rows)) < count.sum()
 
 
 def difference_of_means(x_nd: np.ndarray, positive_n: Bool[np.ndarray, " n"]) -> np.ndarray:
@@ -132,10 +140,10 @@ def lat(x_nd: np.ndarray, positive_n: Bool[np.ndarray, " n"], seed: int) -> np.n
     return axis_d * (1 if difference_of_means(x_nd, positive_n) @ axis_d >= 0 else -1)
 
 
-def logistic(x_nd: np.ndarray, positive_n: Bool[np.ndarray, " n"], penalty: float) -> np.ndarray:
+def logistic(x_nd: np.ndarray, positive_n: Bool[np.ndarray, " n"], penalty: float = PENALTY) -> np.ndarray:
     """Logistic regression on tokens, each labelled as its text is; the weights, in units of activations.
 
-    penalty: inverse strength of the L2 penalty on standardised activations, for a mean loss over tokens.
+    penalty: C of scikit-learn, for standardised activations.
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _COLUMNS = ("input", "output", "category", "concept_id", "concept_genre", "outpu
 _ENDINGS = (".jsonl.gz", ".jsonl", ".parquet")
 _LAYOUT = ("generate/train_data.parquet", "inference/latent_eval_data.parquet")
 _SHARED = -1  # concept_id of negative training texts, which belong to all concepts of their genre
+_EVAL = {"positive": "eval_positive", "negative": "eval_negative", "hard negative": "eval_hard"}
+_ROWS = ("positive", "negative", "others", *_EVAL.values())
 FEWEST = 4  # training texts of each kind; fewer cannot be cut into folds
 
 Rows = Int64[np.ndarray, " n"]
@@ -81,6 +83,19 @@ def read_concepts(path: str | Path) -> ConceptSet:
     return ConceptSet(path.name, texts, concepts, len(evaluation) - len(fresh))
 
 
+def first_concepts(given: ConceptSet, count: int) -> ConceptSet:
+    """The first few concepts of a set, and only their texts."""
+    kept = given.concepts[:count]
+    own = [np.concatenate([rows for name, rows in vars(c).items() if name in _ROWS and name != "others"]) for c in kept]
+    old = np.unique(np.concatenate(own))
+
+    def renumbered(concept: Concept) -> Concept:
+        rows = {name: np.searchsorted(old, np.intersect1d(getattr(concept, name), old)) for name in _ROWS}
+        return replace(concept, **rows)
+
+    return ConceptSet(given.name, [given.texts[i] for i in old], [renumbered(c) for c in kept], given.repeated)
+
+
 def _files(path: Path) -> tuple[Path, Path]:
     pairs = [tuple(path / part for part in _LAYOUT)] + [
         (path.with_name(f"{path.name}_train{ending}"), path.with_name(f"{path.name}_eval{ending}"))
@@ -121,7 +136,7 @@ def _concept(of: str, number: int, train: list[dict[str, Any]], evaluation: list
     own = [row for row in train if row["concept_id"] == number]
     name = Counter(row["output_concept"] for row in own).most_common(1)[0][0]
     genre = Counter(row["concept_genre"] for row in own).most_common(1)[0][0]
-    parts: dict[str, list[int]] = {part: [] for part in ("positive", "negative", "others", *_EVAL.values())}
+    parts: dict[str, list[int]] = {part: [] for part in _ROWS}
     for index, row in enumerate(train):
         mine, shared = row["concept_id"] == number, row["concept_id"] == _SHARED
         if row["category"] == "positive":
@@ -141,6 +156,3 @@ def _concept(of: str, number: int, train: list[dict[str, Any]], evaluation: list
                 f"expected at least {least}"
             )
     return Concept(name, genre, **{part: np.array(found, np.int64) for part, found in parts.items()})
-
-
-_EVAL = {"positive": "eval_positive", "negative": "eval_negative", "hard negative": "eval_hard"}

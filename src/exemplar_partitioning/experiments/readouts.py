@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,56 +27,74 @@ Encode = Callable[[Tensor], Tensor]
 """Activations float32 [n, d] to features float32 [n, k]."""
 
 TOKENS_AT_ONCE = 2048
+TEMPERATURE = 0.02  # of soft membership, in cosine; with the next, decided on training texts of one site
+KEPT = 0.05  # of the columns have a weight in a profile
 
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Features of texts at a basis: the maximum and the mean over the tokens of each text.
+    """Features of texts at a basis, pooled over the tokens of each text.
 
-    highest, mean: float32 [t, k]; zeros for a text without tokens.  tokens: int64 [t].
+    highest: the maximum.  mean: the mean.  profile: the square root of the mean share that each column has in a token.
+    All float32 [t, k], zeros for a text without tokens.  tokens: int64 [t].
     """
 
     highest: Float32[np.ndarray, "t k"]
     mean: Float32[np.ndarray, "t k"]
+    profile: Float32[np.ndarray, "t k"]
     tokens: Int64[np.ndarray, " t"]
 
     def __getitem__(self, rows: np.ndarray) -> Pooled:
-        return Pooled(self.highest[rows], self.mean[rows], self.tokens[rows])
+        return Pooled(self.highest[rows], self.mean[rows], self.profile[rows], self.tokens[rows])
+
+
+Of = Literal["highest", "profile"]
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a rule found: a text's score is `highest[:, columns] @ weight`."""
+    """What a rule found: a text's score is the weighted sum of a few columns of its maxima, or of its profile."""
 
     columns: Int64[np.ndarray, " c"]
     weight: Float[np.ndarray, " c"]
+    of: Of = "highest"
 
     def score(self, texts: Pooled) -> Float[np.ndarray, " t"]:
-        return texts.highest[:, self.columns].astype(np.float64) @ self.weight
+        return getattr(texts, self.of)[:, self.columns].astype(np.float64) @ self.weight
 
 
 Rule = Callable[[Pooled, Bool[np.ndarray, " m"]], Weights]
 """Training texts, and which of them have the concept, to weights."""
 
 
-def pool(acts: TextActivations, encode: Encode) -> Pooled:
-    """Features of all tokens, pooled over texts; never more than a few texts' at a time are held."""
-    highest, mean = [], []
+def shares(cosine_nk: Tensor) -> Tensor:
+    """Soft membership of tokens in regions: a softmax of cosines, which gives nearly all to the few nearest."""
+    return torch.softmax(cosine_nk / TEMPERATURE, dim=1)
+
+
+def pool(acts: TextActivations, encode: Encode, share: Encode = torch.relu) -> Pooled:
+    """Features of all tokens, pooled over texts; never more than a few texts' at a time are held.
+
+    share: features of tokens to the shares that columns have in them, not negative.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
     tokens_t = np.diff(acts.start_t)
     for rows, start_b in _blocks(acts.start_t):
         if rows.start == rows.stop:
             continue
         with full_precision():
-            features_nk = encode(torch.from_numpy(np.array(acts.x_nd[rows]))).numpy()
-        highest.append(np.maximum.reduceat(features_nk, start_b, axis=0))
-        mean.append(np.add.reduceat(features_nk, start_b, axis=0))
-    if not highest:
+            features_nk = encode(torch.from_numpy(np.array(acts.x_nd[rows])))
+        highest_bk = np.maximum.reduceat(features_nk.numpy(), start_b, axis=0)
+        sums = (np.add.reduceat(of_nk.numpy(), start_b, axis=0) for of_nk in (features_nk, share(features_nk)))
+        parts.append((highest_bk, *sums))
+    if not parts:
         raise ValueError("no text has a token")
-    some_t, k = tokens_t > 0, highest[0].shape[1]
-    filled = np.zeros((2, len(acts), k), np.float32)
-    filled[0, some_t] = np.concatenate(highest)
-    filled[1, some_t] = np.concatenate(mean) / tokens_t[some_t, None]
-    return Pooled(filled[0], filled[1], tokens_t)
+    some_t = tokens_t > 0
+    pooled = np.zeros((3, len(acts), parts[0][0].shape[1]), np.float32)
+    for filled_tk, of_text in zip(pooled, zip(*parts, strict=True), strict=True):
+        filled_tk[some_t] = np.concatenate(of_text)
+    pooled[1:, some_t] /= tokens_t[some_t, None]
+    return Pooled(pooled[0], pooled[1], np.sqrt(pooled[2]), tokens_t)
 
 
 def _blocks(start_t: Int64[np.ndarray, " t1"]) -> Iterator[tuple[slice, np.ndarray]]:
@@ -123,6 +142,21 @@ def several(count: int) -> Rule:
         return Weights(columns, np.divide(1, spread_c, out=np.zeros_like(spread_c), where=spread_c > 0))
 
     return rule
+
+
+def profile(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+    """Shrunken difference of mean profiles.
+
+    Columns differ by so many standard deviations between texts with and without the concept. All differences are
+    shrunk towards 0 by the same amount, which leaves those of a small part of the columns; these are the weights, of
+    columns in standard deviations. Regions that came out apart by chance in a few texts drop out so.
+    """
+    with_mk, without_mk = (train.profile[kind].astype(np.float64) for kind in (positive_m, ~positive_m))
+    spread_k = train.profile.std(axis=0, dtype=np.float64) + np.finfo(np.float32).tiny
+    difference_k = (with_mk.mean(axis=0) - without_mk.mean(axis=0)) / spread_k
+    shrunk_k = np.abs(difference_k) - np.quantile(np.abs(difference_k), 1 - KEPT)
+    columns = np.flatnonzero(shrunk_k > 0)
+    return Weights(columns, np.sign(difference_k[columns]) * shrunk_k[columns] / spread_k[columns], "profile")
 
 
 def _one(column: int) -> Weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .agreement import agreement
+from .axbench import axbench
 from .behaviour import behaviour
 from .extract import extract
 from .ood import ood
@@ -22,3 +23,4 @@ experiment.command("extract")(extract)
 experiment.command("agreement")(agreement)
 experiment.command("tokens")(tokens)
 experiment.command("saturation")(saturation)
+experiment.command("axbench")(axbench)
