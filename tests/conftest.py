@@ -20,9 +20,13 @@ def sentences(count: int, seed: int) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Folder of a random Llama of 3 layers, d_model 24, with a byte-level BPE tokenizer."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+def tiny_llama(folder):
+    """Write such a model into a new folder; returns that."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
