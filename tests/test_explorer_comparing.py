@@ -153,8 +153,7 @@ def test_other_widths_have_key_numbers_and_a_way_out(site):
     assert "centres differ" in get(f"{site}/compare?a={A}&b={OTHER}")["caveat"]
 
 
-def test_a_dictionary_matches_itself_and_a_single_region_nothing_for_sure(tmp_path, built):
-    """The cutoff of one region is 1, which no cosine exceeds."""
+def test_a_dictionary_matches_itself_and_a_single_region_can_be_matched(tmp_path, built):
     d = built[1][0]
     one = ep.Dictionary(d.center, d.exemplars[:1], d.threshold)
     ep.store.save(
@@ -167,8 +166,9 @@ def test_a_dictionary_matches_itself_and_a_single_region_nothing_for_sure(tmp_pa
         keys = [entry["key"] for entry in get(f"{address}/api/dictionaries")["dictionaries"]]
         same = get(f"{address}/api/match?a={keys[0]}&b={keys[0]}")
         assert (same["persisted"], same["dropped"], same["introduced"], same["same"]) == (150, 0, 0, 1)
-        alone = get(f"{address}/api/match?a={keys[1]}&b={keys[1]}")
-        assert (alone["persisted"], alone["dropped"]) == (0, 1)
+        assert get(f"{address}/api/match?a={keys[1]}&b={keys[1]}")["regions"] == [1, 1]
+        (pair,) = every(f"{address}/api/match/pairs?a={keys[1]}&b={keys[1]}", show="all")[:1]
+        assert (pair["a"]["region"], pair["b"]["region"], pair["one_to_one_b"]) == (0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -227,16 +227,16 @@ def test_a_match_folder_that_does_not_fit_is_refused(shared, built, tmp_path):
             read_overlaps(tmp_path, Library([out]))
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     table = found.table()
-    for name, columns in (("regions", table.drop_columns("f1")), ("regions", None)):
-        write(tmp_path / "new", summary, {name: columns} if columns else {}, csv=False)
-        if columns is None:
-            (tmp_path / "new" / "regions.parquet").write_bytes(b"PAR1 and nothing more")
+    write(tmp_path / "new", summary, {"regions": table.drop_columns("f1")}, csv=False)
+    for content in (None, b"PAR1 and nothing more"):
+        if content is not None:
+            (tmp_path / "new" / "regions.parquet").write_bytes(content)
         with pytest.raises(EPError, match=r"regions.parquet cannot be read .*without --csv"):
             read_overlaps(tmp_path / "new", Library([out]))
-        (tmp_path / "new" / "summary.json").unlink()
+    (tmp_path / "new" / "summary.json").unlink()
     at = table.column_names.index("f1")
     write(tmp_path / "new", summary, {"regions": table.set_column(at, "f1", [np.full(len(table), np.inf)])}, csv=False)
-    with pytest.raises(EPError, match="outside 0 to 1"):
+    with pytest.raises(EPError, match="not between 0 and 1"):
         read_overlaps(tmp_path / "new", Library([out]))
 
 

@@ -146,8 +146,9 @@ def _shared(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
         table = pq.read_table(path, columns=list(_COLUMNS))
         region_a, region_b, *both = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
     except (OSError, pa.ArrowException, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path} cannot be read ({error}): write it anew with `ep match A B --text TEXT --out DIR`, without --csv"
+            f"{path} cannot be read ({reason}): write it anew with `ep match A B --text TEXT --out DIR`, without --csv"
         ) from error
     if any(((x < 0) | (x > 1)).any() for x in both):
         raise DataError(
