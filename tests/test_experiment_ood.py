@@ -15,7 +15,7 @@ import exemplar_partitioning as ep
 from conftest import sentences
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import ood_tasks
+from exemplar_partitioning.experiments import ood_methods, ood_tasks
 from exemplar_partitioning.experiments.ood import losses
 from exemplar_partitioning.experiments.ood_methods import mahalanobis, nearest, norm, pca_residual
 from exemplar_partitioning.experiments.ood_metrics import fpr95, resampled, separation, spread
@@ -61,19 +61,16 @@ class TestMethods:
 
     def test_mahalanobis(self):
         exact = np.sqrt(LedoitWolf().fit(self.x_md.astype(float)).mahalanobis(self.x_nd.astype(float)))
-        np.testing.assert_allclose(mahalanobis(self.x_md).scores(self.x_nd), exact, rtol=1e-4)
+        np.testing.assert_allclose(mahalanobis(self.x_md).scores(self.x_nd)[0], exact, rtol=1e-4)
 
-    @pytest.mark.parametrize("k", [1, 10])
-    def test_nearest(self, k, monkeypatch):
-        from exemplar_partitioning.experiments import ood_methods
-
+    def test_nearest(self, monkeypatch):
         monkeypatch.setattr(ood_methods, "TILE", 64)
         center_d = torch.linspace(-1, 1, 12)
-        other = NearestNeighbors(n_neighbors=k, metric="cosine").fit(self.x_md - center_d.numpy())
-        exact = other.kneighbors(self.x_nd - center_d.numpy())[0][:, -1]
-        method = nearest("k-NN", self.x_md, center_d, k)
-        np.testing.assert_allclose(method.scores(self.x_nd), exact, atol=1e-5)
-        assert method.bytes == self.x_md.nbytes
+        other = NearestNeighbors(n_neighbors=10, metric="cosine").fit(self.x_md - center_d.numpy())
+        exact = other.kneighbors(self.x_nd - center_d.numpy())[0]
+        method = nearest({"first": 1, "tenth": 10}, self.x_md, center_d)
+        np.testing.assert_allclose(method.scores(self.x_nd), exact[:, [0, 9]].T, atol=1e-5)
+        assert method.names == ("first", "tenth") and method.bytes == self.x_md.nbytes
 
     def test_pca_residual(self):
         u_md = self.x_md - self.x_md.mean(axis=0)
@@ -83,14 +80,14 @@ class TestMethods:
         u_nd = self.x_nd - self.x_md.mean(axis=0)
         u_nd /= np.linalg.norm(u_nd, axis=1, keepdims=True)
         np.testing.assert_allclose(
-            pca_residual(self.x_md).scores(self.x_nd), ((u_nd @ v_dd[kept:].T) ** 2).sum(axis=1), atol=1e-4
+            pca_residual(self.x_md).scores(self.x_nd)[0], ((u_nd @ v_dd[kept:].T) ** 2).sum(axis=1), atol=1e-4
         )
 
     def test_norm(self):
         median = np.median(np.linalg.norm(self.x_md, axis=1))
         x_nd = np.zeros((3, 12), np.float32)
         x_nd[:, 0] = median * np.array([1, 2, 0.5])
-        np.testing.assert_allclose(norm(self.x_md).scores(x_nd), [0, np.log(2), np.log(2)], atol=1e-6)
+        np.testing.assert_allclose(norm(self.x_md).scores(x_nd)[0], [0, np.log(2), np.log(2)], atol=1e-6)
 
 
 def test_losses_are_the_models_own(tiny_folder):

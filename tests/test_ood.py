@@ -54,7 +54,8 @@ def tiny(tiny_folder, tmp_path_factory):
         calibration_batch=2048,
         calibration_sample=2048,
     )
-    return store.load(out, percentile=4), loaded
+    (d,) = ep.annotate(out, iter(sentences(300, seed=1)), model=loaded)
+    return d, loaded
 
 
 def novel(count, seed):
@@ -72,33 +73,36 @@ def at_most(detector, documents):
 
 class TestScores:
     def test_by_hand(self, tmp_path):
-        d = annotated(tmp_path, k=30, percentiles=(2,), annotate=False)[0]
+        d = annotated(tmp_path, k=30, percentiles=(2,))[0]
         rng = np.random.default_rng(0)
         x_nd = rng.standard_normal((50, d.d_model)).astype(np.float32) + d.center.numpy()
         found = token_scores(d, x_nd)
         u_nd = (x_nd - d.center.numpy()) / np.linalg.norm(x_nd - d.center.numpy(), axis=1, keepdims=True)
         away_nk = 1 - u_nd.astype(float) @ d.exemplars.numpy().T.astype(float)
         near = np.sort(away_nk, axis=1)
-        arrivals = d.regions["arrivals"].to_numpy()
-        log_share = np.log(arrivals / arrivals.sum())
+        members = d.annotation.regions["members"].to_numpy()
+        has = members > 0
+        to_mean_nk = 1 - u_nd.astype(float) @ d.annotation.mean_directions.T.astype(float)
+        log_share = np.log(members[has] / members.sum())
         np.testing.assert_allclose(found.distance, near[:, 0], atol=1e-5)
         np.testing.assert_allclose(found.margin, near[:, 0] - near[:, 1], atol=1e-5)
         np.testing.assert_array_equal(found.beyond, near[:, 0] > d.threshold)
-        np.testing.assert_allclose(found.surprise, -logsumexp(log_share - SHARPNESS * away_nk, axis=1), atol=1e-3)
+        np.testing.assert_allclose(
+            found.surprise, -logsumexp(log_share / 2 - SHARPNESS * to_mean_nk[:, has], axis=1), atol=1e-3
+        )
         assert 0 < found.beyond.mean() < 1
 
     def test_what_has_no_direction_is_as_far_as_can_be(self, tmp_path):
-        d = annotated(tmp_path, k=30, percentiles=(2,), annotate=False)[0]
+        d = annotated(tmp_path, k=30, percentiles=(2,))[0]
         x_nd = torch.stack([d.center, torch.full((d.d_model,), torch.nan), d.center + d.exemplars[3]])
         found = token_scores(d, x_nd)
         assert found.distance[:2].tolist() == [2, 2] and found.distance[2] == pytest.approx(0, abs=1e-6)
         assert found.surprise[0] == found.surprise[1] > found.surprise[2]
 
-    def test_one_region(self, tmp_path):
+    def test_without_evidence(self, tmp_path):
         d = annotated(tmp_path, k=30, percentiles=(2,), annotate=False)[0]
-        alone = store.StoredDictionary(d.center, d.exemplars[:1], d.threshold)
-        object.__setattr__(alone, "regions", d.regions.slice(0, 1))
-        assert token_scores(alone, d.center[None] + d.exemplars[:1]).margin.tolist() == [0]
+        with pytest.raises(EPError, match="is not annotated"):
+            token_scores(d, d.center[None] + d.exemplars[:1])
 
 
 class TestConformal:
@@ -256,6 +260,8 @@ class TestDetector:
             ("[]", "does not hold a detector"),
             (lambda good: good | {"schema_version": "2.0"}, "schema_version"),
             (lambda good: good | {"dictionary": "0" * 64}, "another dictionary"),
+            (lambda good: good | {"evidence": "0" * 64}, "annotated anew"),
+            (lambda good: good | {"sharpness": 1.0}, "another version"),
             (lambda good: good | {"false_alarms": 2}, "false_alarms"),
             (lambda good: good | {"tokens": good["tokens"] | {"above": [0.5]}}, "side by side"),
         ],
@@ -278,9 +284,8 @@ def test_false_alarms_are_kept_on_real_text(tmp_path):
     loaded = ep.load_model("smollm2-135m-instruct", dtype="bfloat16")
     where = {"sites": "resid_post.9", "percentiles": [2], "calibration_batch": 4096, "calibration_sample": 4096}
     ep.build(loaded, iter(texts[:300]), out=tmp_path / "build", max_tokens=12_000, **where)
-    detector = Detector.fit(
-        store.load(tmp_path / "build", percentile=2), iter(texts[300:600]), loaded, false_alarms=0.1
-    )
+    (d,) = ep.annotate(tmp_path / "build", iter(texts[:300]), model=loaded)
+    detector = Detector.fit(d, iter(texts[300:600]), loaded, false_alarms=0.1)
     ordinary = list(detector.score(iter(texts[600:]), loaded))
     assert 10 <= sum(row.flagged for row in ordinary) <= at_most(detector, len(ordinary))
     assert np.mean([row.flagged_tokens for row in ordinary]) < 0.13

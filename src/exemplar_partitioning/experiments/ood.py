@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from ..annotation import FOLDER as ANNOTATION
+from ..annotation import annotate
 from ..builder import build
 from ..localisation import wilson
 from ..models.load import LoadedModel, bos_id
-from ..ood import Detector, token_scores
-from ..ood.scores import SCORES, Score
+from ..ood import Detector, DocumentNovelty, token_scores
+from ..ood.scores import SCORES
 from ..store import StoredDictionary, find, load
 from .activations import Tell, TextActivations, text_activations
 from .ood_methods import Method, mahalanobis, nearest, norm, pca_residual
@@ -34,7 +36,7 @@ from .ood_metrics import resampled, separation, spread
 from .ood_tasks import Sizes, Suite, Task
 
 PERPLEXITY = "perplexity"
-NEIGHBOURS = (1, 10)  # of k-NN
+NEIGHBOURS = {"k-NN, k = 1": 1, "k-NN, k = 10": 10}
 
 CONTEXT = 128  # tokens of a document that are read, if the model's context allows
 
@@ -88,7 +90,7 @@ class _Suite:
             },
             "stored": {"activations": len(stored.x_nd), "bytes": 4 * stored.x_nd.size},
             "dictionaries": [_described(d) for d in dictionaries],
-            "methods": {m.name: self._cost(m, stored) for m in methods} | {PERPLEXITY: self._perplexity_cost()},
+            "methods": self._costs(methods, stored),
             "tasks": tasks,
             "detector": self._alarms(dictionaries[0]),
         }
@@ -114,6 +116,9 @@ class _Suite:
                 seed=self.plan.seed,
                 **sample,
             )
+        if not all((found / ANNOTATION).is_dir() for found in find(folder)):
+            self.tell(f"{self.suite.name}: evidence", 0, 1)
+            annotate(folder, iter(self.suite.build), model=self.loaded)
         return [load(found) for found in find(folder)]
 
     def _activations(self, name: str, texts: list[str]) -> TextActivations:
@@ -124,16 +129,17 @@ class _Suite:
             self.loaded, [self.site], texts, cache=self.out / "activations", context_size=self.context, tell=tell
         )[self.site]
 
-    def _scored(self, name: str, texts: list[str], methods: Sequence[Method]) -> dict[str, list[np.ndarray]]:
+    def _scored(self, what: str, texts: list[str], methods: Sequence[Method]) -> dict[str, list[np.ndarray]]:
         """Scores of the tokens of each document that has some, by method."""
-        found = self._activations(name, texts)
+        found = self._activations(what, texts)
         ends = np.unique(found.start_t)[1:-1]  # of documents with tokens
         x_nd = np.asarray(found.x_nd)
         scored: dict[str, list[np.ndarray]] = {}
         for number, method in enumerate(methods):
-            self.tell(f"{self.suite.name}: scores, {name}", number, len(methods))
-            scored[method.name] = np.split(method.scores(x_nd), ends)
-        self.tell(f"{self.suite.name}: {PERPLEXITY}, {name}", 0, 1)
+            self.tell(f"{self.suite.name}: scores, {what}", number, len(methods))
+            for name, score_n in zip(method.names, method.scores(x_nd), strict=True):
+                scored[name] = np.split(score_n, ends)
+        self.tell(f"{self.suite.name}: {PERPLEXITY}, {what}", 0, 1)
         begun = time.perf_counter()
         scored[PERPLEXITY] = losses(self.loaded, np.split(found.token_n, ends))
         self.seconds_a_token = (time.perf_counter() - begun) / len(x_nd)
@@ -155,7 +161,7 @@ class _Suite:
             document, sampled[name, "document"] = separation(means, novel_t, weight_bt)
             found[name] = {"token": token, "document": document}
         for level in ("token", "document"):
-            best = max((f"k-NN, k = {k}" for k in NEIGHBOURS), key=lambda name: sampled[name, level][0])
+            best = max(NEIGHBOURS, key=lambda name: sampled[name, level][0])
             for name in found:
                 found[name][level]["minus_knn"] = spread(sampled[name, level] - sampled[best, level])
         return {
@@ -165,41 +171,48 @@ class _Suite:
             "methods": found,
         }
 
-    def _cost(self, method: Method, stored: TextActivations) -> dict[str, Any]:
+    def _costs(self, methods: Sequence[Method], stored: TextActivations) -> dict[str, dict[str, Any]]:
+        """Memory and time of each method beside the forward pass; of the perplexity, all of its own pass."""
         x_nd = np.array(stored.x_nd[:_TIMED])
-        method.scores(x_nd[:64])
-        begun = time.perf_counter()
-        method.scores(x_nd)
-        micro = 1e6 * (time.perf_counter() - begun) / len(x_nd)
-        return {"bytes": method.bytes, "microseconds_a_token": round(micro, 2), "ours": method.ours}
-
-    def _perplexity_cost(self) -> dict[str, Any]:
-        return {"bytes": 0, "microseconds_a_token": round(1e6 * self.seconds_a_token, 2), "ours": False}
+        found: dict[str, dict[str, Any]] = {}
+        for method in methods:
+            method.scores(x_nd[:64])
+            begun = time.perf_counter()
+            method.scores(x_nd)
+            micro = round(1e6 * (time.perf_counter() - begun) / len(x_nd), 2)
+            cost = {"bytes": method.bytes, "microseconds_a_token": micro, "ours": method.ours}
+            found |= dict.fromkeys(method.names, cost)
+        micro = round(1e6 * self.seconds_a_token, 2)
+        return found | {PERPLEXITY: {"bytes": 0, "microseconds_a_token": micro, "ours": False}}
 
     def _alarms(self, dictionary: StoredDictionary) -> list[dict[str, Any]]:
         """What detectors flag: of new ordinary documents, which they may at their rate; and of novel ones."""
-        found = []
-        for rate in self.plan.false_alarms:
-            self.tell(f"{self.suite.name}: detector at {rate:g}", 0, 1)
-            detector = Detector.fit(
-                dictionary, iter(self.suite.fit), self.loaded, false_alarms=rate, seed=self.plan.seed
-            )
-            rows = [("held out", self.suite.held_out), *((task.name, task.novel) for task in self.suite.tasks)]
-            flagged = {name: self._flagged(detector, texts) for name, texts in rows}
-            found.append({"rate": rate, "fitted_on": len(self.suite.fit), "flagged": flagged})
-        return found
+        self.tell(f"{self.suite.name}: detector", 0, 1)
+        seed, rates = self.plan.seed, self.plan.false_alarms
+        detector = Detector.fit(dictionary, iter(self.suite.fit), self.loaded, false_alarms=min(rates), seed=seed)
+        rows = [("held out", self.suite.held_out), *((task.name, task.novel) for task in self.suite.tasks)]
+        judged = {name: list(detector.score(iter(texts), self.loaded)) for name, texts in rows}
+        return [
+            {
+                "rate": rate,
+                "fitted_on": len(self.suite.fit),
+                "flagged": {name: _flagged(found, rate) for name, found in judged.items()},
+            }
+            for rate in rates
+        ]
 
-    def _flagged(self, detector: Detector, texts: list[str]) -> dict[str, Any]:
-        judged = list(detector.score(iter(texts), self.loaded))
-        flagged = sum(row.flagged for row in judged)
-        low, high = wilson(np.array([flagged]), np.array([len(judged)]))
-        return {
-            "documents": len(judged),
-            "flagged": flagged,
-            "low": round(float(low[0]), 4),
-            "high": round(float(high[0]), 4),
-            "flagged_tokens": round(float(np.mean([row.flagged_tokens for row in judged])), 4),
-        }
+
+def _flagged(judged: Sequence[DocumentNovelty], rate: float) -> dict[str, Any]:
+    """Documents whose p-value is at most a rate, and the share of tokens; every document counts alike."""
+    flagged = sum(row.p <= rate for row in judged)
+    low, high = wilson(np.array([flagged]), np.array([len(judged)]))
+    return {
+        "documents": len(judged),
+        "flagged": flagged,
+        "low": round(float(low[0]), 4),
+        "high": round(float(high[0]), 4),
+        "flagged_tokens": round(float(np.mean([(row.p_n <= rate).mean() for row in judged])), 4),
+    }
 
 
 def losses(loaded: LoadedModel, documents: Sequence[np.ndarray]) -> list[Float64[np.ndarray, " n"]]:
@@ -224,13 +237,15 @@ def losses(loaded: LoadedModel, documents: Sequence[np.ndarray]) -> list[Float64
 
 
 def _ours(dictionaries: Sequence[StoredDictionary]) -> list[Method]:
-    def method(d: StoredDictionary, score: Score) -> Method:
-        kept = d.k * d.d_model + d.d_model + (d.k if score == "surprise" else 0)
-        return Method(
-            f"{score}, p = {d.config.calibration.percentile:g}", lambda x: token_scores(d, x).by(score), 4 * kept, True
-        )
+    def method(d: StoredDictionary) -> Method:
+        def scores(x_nd: np.ndarray) -> np.ndarray:
+            found = token_scores(d, x_nd)
+            return np.stack([found.by(score) for score in SCORES])
 
-    return [method(d, score) for d in dictionaries for score in SCORES]
+        names = tuple(f"{score}, p = {d.config.calibration.percentile:g}" for score in SCORES)
+        return Method(names, scores, 4 * (d.k + 1) * d.d_model, ours=True)  # exemplars, or means for the surprise
+
+    return [method(d) for d in dictionaries]
 
 
 def _rivals(stored: TextActivations, dictionaries: Sequence[StoredDictionary], seed: int) -> list[Method]:
@@ -242,8 +257,8 @@ def _rivals(stored: TextActivations, dictionaries: Sequence[StoredDictionary], s
     }
     sample = x_md[:: max(1, len(x_md) // 50_000)]
     return [
-        *(nearest(f"k-NN, k = {k}", x_md, center_d, k) for k in NEIGHBOURS),
-        *(nearest(f"as many random activations as p = {p:g}", x_kd, center_d, 1) for p, x_kd in few.items()),
+        nearest(NEIGHBOURS, x_md, center_d),
+        *(nearest({f"as many random activations as p = {p:g}": 1}, x_kd, center_d) for p, x_kd in few.items()),
         mahalanobis(sample),
         pca_residual(sample),
         norm(sample),

@@ -20,10 +20,10 @@ EXPLAINED = 0.95  # of the variance, by the components of the PCA
 
 @dataclass(frozen=True)
 class Method:
-    """scores: [n, d] to [n].  bytes: what has to be kept to score, as float32.  ours: whether from a dictionary."""
+    """scores: [n, d] to [n], of one name or, at one cost, several.  bytes: what has to be kept to score, as float32."""
 
-    name: str
-    scores: Callable[[Float[np.ndarray, "n d"]], Float64[np.ndarray, " n"]]
+    names: tuple[str, ...]
+    scores: Callable[[Float[np.ndarray, "n d"]], Float64[np.ndarray, "s n"]]
     bytes: int
     ours: bool = False
 
@@ -36,10 +36,10 @@ def mahalanobis(x_md: Float[np.ndarray, "m d"]) -> Method:
     whiten_dd = torch.from_numpy(np.linalg.cholesky(found.precision_)).float()
     mean_d = torch.from_numpy(found.location_).float()
 
-    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
-        return ((torch.from_numpy(x_nd) - mean_d) @ whiten_dd).norm(dim=1).double().numpy()
+    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "1 n"]:
+        return ((torch.from_numpy(x_nd) - mean_d) @ whiten_dd).norm(dim=1).double().numpy()[None]
 
-    return Method("Mahalanobis", scores, 4 * (whiten_dd.numel() + mean_d.numel()))
+    return Method(("Mahalanobis",), scores, 4 * (whiten_dd.numel() + mean_d.numel()))
 
 
 def pca_residual(x_md: Float[np.ndarray, "m d"]) -> Method:
@@ -51,43 +51,48 @@ def pca_residual(x_md: Float[np.ndarray, "m d"]) -> Method:
     kept = int((explained < EXPLAINED).sum()) + 1
     top_dc = components_dd[:, -kept:].float()
 
-    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "1 n"]:
         u_nd = _unit(torch.from_numpy(x_nd) - mean_d)
-        return (1 - (u_nd @ top_dc).square().sum(dim=1)).double().numpy()
+        return (1 - (u_nd @ top_dc).square().sum(dim=1)).double().numpy()[None]
 
-    return Method("PCA residual", scores, 4 * (top_dc.numel() + mean_d.numel()))
+    return Method(("PCA residual",), scores, 4 * (top_dc.numel() + mean_d.numel()))
 
 
 def norm(x_md: Float[np.ndarray, "m d"]) -> Method:
     """How far the length is from the median length, either way."""
     median = float(np.median(np.linalg.norm(x_md, axis=1)))
 
-    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
-        return np.abs(np.log(np.linalg.norm(x_nd.astype(np.float64), axis=1) / median))
+    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "1 n"]:
+        return np.abs(np.log(np.linalg.norm(x_nd.astype(np.float64), axis=1) / median))[None]
 
-    return Method("norm", scores, 4)
+    return Method(("norm",), scores, 4)
 
 
-def nearest(name: str, x_md: Float[np.ndarray, "m d"], center_d: Float[Tensor, " d"], k: int) -> Method:
-    """Cosine distance to the k-th nearest of stored activations, as directions around a centre (Sun et al. 2022)."""
+def nearest(neighbours: dict[str, int], x_md: Float[np.ndarray, "m d"], center_d: Float[Tensor, " d"]) -> Method:
+    """Cosine distance to the k-th nearest of stored activations, as directions around a centre (Sun et al. 2022).
+
+    neighbours: k by the name of the score.
+    """
     u_md = torch.empty(x_md.shape)
     for start in range(0, len(x_md), TILE):
-        u_md[start : start + TILE] = _unit(torch.from_numpy(x_md[start : start + TILE].copy()) - center_d)
+        u_md[start : start + TILE] = _unit(torch.from_numpy(np.array(x_md[start : start + TILE])) - center_d)
+    at = [k - 1 for k in neighbours.values()]
 
-    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "s n"]:
         u_nd = _unit(torch.from_numpy(x_nd) - center_d)
-        return np.concatenate([1 - _kth(u_nd[i : i + ROWS], u_md, k) for i in range(0, len(u_nd), ROWS)])
+        near = [_largest(u_nd[i : i + ROWS], u_md, max(at) + 1)[:, at] for i in range(0, len(u_nd), ROWS)]
+        return 1 - torch.cat(near).T.double().numpy()
 
-    return Method(name, scores, 4 * u_md.numel())
+    return Method(tuple(neighbours), scores, 4 * u_md.numel())
 
 
-def _kth(u_nd: Tensor, u_md: Tensor, k: int) -> Float64[np.ndarray, " n"]:
-    """Cosine of each row with the k-th nearest of the stored ones."""
+def _largest(u_nd: Tensor, u_md: Tensor, k: int) -> Float[Tensor, "n k"]:
+    """Cosines of each row with the k nearest of the stored ones, falling."""
     best_nk = torch.full((len(u_nd), k), -2.0)
     for start in range(0, len(u_md), TILE):
         sim_nt = u_nd @ u_md[start : start + TILE].T
         best_nk = torch.cat([best_nk, sim_nt.topk(min(k, sim_nt.shape[1]), dim=1).values], dim=1).topk(k, dim=1).values
-    return best_nk[:, -1].double().numpy()
+    return best_nk
 
 
 def _unit(y_nd: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ class _Record(BaseModel):
     format: Literal["exemplar-partitioning/ood"] = "exemplar-partitioning/ood"
     schema_version: Literal["1.0"] = "1.0"
     dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
+    evidence: str = Field(description="sha256 of the annotation's means.safetensors")
     score: Score
     sharpness: float
     false_alarms: float = Field(gt=0, lt=1, description="share of ordinary documents to be flagged at most")
@@ -142,8 +143,8 @@ class Detector:
             seed: of the part of the documents that sets the scale.
 
         Raises:
-            EPError: a rate outside (0, 1), too few documents for it, text that the dictionary was built from, or
-                another model.
+            EPError: a rate outside (0, 1), too few documents for it, text that the dictionary was built from,
+                a dictionary that is not annotated, or another model.
         """
         rates = (false_alarms, false_alarms if token_false_alarms is None else token_false_alarms)
         for rate in rates:
@@ -163,6 +164,7 @@ class Detector:
             dictionary,
             _Record(
                 dictionary=dictionary.content_id,
+                evidence=_evidence(dictionary),
                 score=chosen,
                 sharpness=SHARPNESS,
                 false_alarms=rates[0],
@@ -199,10 +201,11 @@ class Detector:
         except ValidationError as error:
             first = error.errors()[0]
             raise DataError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-        if record.dictionary != dictionary.content_id or record.sharpness != SHARPNESS:
+        of, now = (record.dictionary, record.evidence, record.sharpness), (dictionary.content_id, _evidence(dictionary))
+        if of != (*now, SHARPNESS):
             raise DataError(
-                f"{path} was fitted to another dictionary, or by another version of this package; "
-                f"run `ep ood fit {dictionary.path} TEXT` again"
+                f"{path} was fitted to another dictionary, before it was annotated anew, or by another version of this "
+                f"package; run `ep ood fit {dictionary.path} TEXT` again"
             )
         return cls(dictionary, record)
 
@@ -257,6 +260,10 @@ class Detector:
             p_n,
             flagged_n,
         )
+
+
+def _evidence(dictionary: StoredDictionary) -> str:
+    return dictionary.annotation.record.files["means.safetensors"].sha256
 
 
 def _loaded(dictionary: StoredDictionary, model: str | LoadedModel | None) -> LoadedModel:

@@ -20,15 +20,17 @@ from ..store import StoredDictionary
 Score = Literal["surprise", "distance", "beyond", "margin"]
 SCORES: tuple[Score, ...] = get_args(Score)
 
-SHARPNESS = 20.0  # of the surprise: what a unit of cosine distance costs, in nats
+SHARPNESS = 25.0  # of the surprise: what a unit of cosine distance costs, in nats
 
 
 @dataclass(frozen=True)
 class Novelty:
     """What a dictionary says of activations; the larger, the less they are like those it was built from.
 
-    surprise: -log sum_k share_k exp(-SHARPNESS distance_k), in nats: far from every region, or near to none but
-        rare ones. share_k is the part of the build's activations that arrived at region k.
+    surprise: -log sum_k sqrt(share_k) exp(-SHARPNESS (1 - cosine with m_k)), in nats: far from where regions have
+        their members, or near to those of rare ones only. m_k is the mean member direction of region k, share_k its
+        part of all members, both of the annotation. The square root is half way between regions that count alike
+        and activations that do.
     distance: cosine distance to the nearest exemplar.
     beyond: 1 where that is more than theta (a new region, had the stream gone on), else 0.
     margin: cosine of the second nearest exemplar minus that of the nearest, at most 0; near 0 between regions.
@@ -61,23 +63,22 @@ def check_score(name: str) -> Score:
     return name
 
 
-def shares(dictionary: StoredDictionary) -> Float64[np.ndarray, " k"]:
-    """Part of the build's activations that arrived at each region; none is without a share, as all have exemplars."""
-    arrivals_k = dictionary.regions["arrivals"].to_numpy().astype(np.float64)
-    return np.maximum(arrivals_k, 1) / np.maximum(arrivals_k, 1).sum()
-
-
 def token_scores(dictionary: StoredDictionary, x_nd: Float[np.ndarray, "n d"] | Tensor) -> Novelty:
-    """Scores of activations [n, d_model]; one product with the exemplars."""
-    log_share_k = torch.from_numpy(np.log(shares(dictionary))).float().to(dictionary.device)
-    found = torch.empty((4, len(x_nd)), dtype=torch.float64)
-    found[:, :] = torch.tensor([2.0 * SHARPNESS, 2.0, 1.0, 0.0])[:, None]
+    """Scores of activations [n, d_model]; one product with the exemplars, one with the mean members.
+
+    Raises EPError if the dictionary is not annotated.
+    """
+    evidence, device = dictionary.annotation, dictionary.device
+    members_k = torch.from_numpy(evidence.regions["members"].to_numpy().astype(np.float32))
+    log_weight_k = (members_k / members_k.sum()).log().div(2).to(device)
+    mean_kd = torch.from_numpy(evidence.mean_directions).to(device)
+    e_kd = dictionary.exemplars.to(device)
+    found = torch.empty((len(SCORES), len(x_nd)), dtype=torch.float64)
+    found[:] = torch.tensor([2 * SHARPNESS, 2, 1, 0])[:, None]
     for rows, block in dictionary.blocks(x_nd):
-        sim_nk = block.u_nd @ dictionary.exemplars.to(dictionary.device).T
-        top_n2 = sim_nk.topk(min(2, dictionary.k), dim=1).values
-        distance = 1 - top_n2[:, 0].double()
-        margin = top_n2[:, -1] - top_n2[:, 0]
-        surprise = -torch.logsumexp(log_share_k + SHARPNESS * (sim_nk - 1), dim=1)
-        at = rows.start + block.rows_n.cpu()
-        found[:, at] = torch.stack([surprise, distance, distance > dictionary.threshold, margin]).double().cpu()
+        surprise = -torch.logsumexp(log_weight_k + SHARPNESS * (block.u_nd @ mean_kd.T - 1), dim=1)
+        top_n2 = (block.u_nd @ e_kd.T).topk(min(2, dictionary.k), dim=1).values
+        distance, margin = 1 - top_n2[:, 0].double(), top_n2[:, -1] - top_n2[:, 0]
+        scores = torch.stack([surprise, distance, distance > dictionary.threshold, margin])
+        found[:, rows.start + block.rows_n.cpu()] = scores.double().cpu()
     return Novelty(*found.numpy())
