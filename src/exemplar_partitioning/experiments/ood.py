@@ -114,6 +114,7 @@ class _Suite:
                 percentiles=self.plan.percentiles,
                 context_size=self.context,
                 seed=self.plan.seed,
+                resume=True,
                 **sample,
             )
         if not all((found / ANNOTATION).is_dir() for found in find(folder)):
