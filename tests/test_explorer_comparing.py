@@ -1,6 +1,9 @@
 """The explorer's answers about several dictionaries, against the library that they come from."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import urllib.parse
 
@@ -270,6 +273,18 @@ def test_while_a_matching_is_computed_other_questions_are_answered(built, gate):
         assert get(f"{address}/api/match?a={A}&b={B}")["regions"] == [150, 75]
         assert get(f"{address}/api/match?a={B}&b={A}")["regions"] == [75, 150]
     assert len(gate.begun) == 2  # one for each pair, once
+
+
+def test_an_interrupt_does_not_wait_for_a_matching(tmp_path):
+    """Nor does the interpreter abort with the thread that is in the middle of it."""
+    annotated(tmp_path, k=6000, d=256, percentiles=(2,), annotate=False)
+    command = [sys.executable, "-m", "exemplar_partitioning", "explore", str(tmp_path), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split(" at ")[1].split()[0]
+        assert request(f"{address}api/match?a={A}&b={A}")[0] in (200, 202)  # done already on a fast machine
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
 
 
 def test_what_failed_is_told_and_tried_anew():

@@ -181,7 +181,7 @@ def test_a_region_leads_to_its_partner_in_the_other_build(page, site):
     row = page.get_by_label("In other builds").locator("tbody tr")
     row.wait_for()
     assert row.locator("td").all_inner_texts() == [
-        "twin: resid_post.1 p2",
+        "twin p2",
         str(partner["region"]["region"]),
         partner["region"]["label"],
         f"{partner['cosine']:.3f}",

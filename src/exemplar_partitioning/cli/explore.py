@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,8 +72,11 @@ def explore(
         threading.Thread(target=library.open_all, daemon=True).start()
         if not no_browser:
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        application = app(library, reader, overlaps)
         with contextlib.suppress(KeyboardInterrupt):
-            server(app(library, reader, overlaps)).run(sockets=[listener])
+            server(application).run(sockets=[listener])
+        if application.state.background.busy:
+            os._exit(0)  # a thread within torch can neither be stopped nor outlive the interpreter
 
 
 def _live(library: Library, model: str | None) -> Live:

@@ -45,6 +45,11 @@ class Background:
             raise task.error
         return task.result
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being computed."""
+        return any(not task.done.is_set() for task in self._tasks.values())
+
     def peek(self, key: Hashable) -> Any | None:
         """The result if it is there already."""
         task = self._tasks.get(key)
@@ -56,7 +61,7 @@ class _Task:
         self.started, self.done = time.monotonic(), threading.Event()
         self.result: Any = None
         self.error: Exception | None = None
-        threading.Thread(target=self._run, args=(compute, turn), daemon=True).start()  # Ctrl-C does not wait for it
+        threading.Thread(target=self._run, args=(compute, turn), daemon=True).start()
 
     def _run(self, compute: Callable[[], Any], turn: threading.Lock) -> None:
         try:

@@ -48,7 +48,7 @@ export function percent(x) {
   const shown = x === 0 ? "0" : x < 1e-6 ? "< 0.0001" : x < 0.01 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1);
   return `${shown}\u00a0%`;
 }
-export const lift = (x) => `${x >= 100 ? count(Math.round(x)) : x >= 1 ? x.toFixed(1) : x.toPrecision(2)} ×`;
+export const lift = (x) => `${x >= 1e6 ? `${count(Math.round(x / 1e6))} M` : x >= 100 ? count(Math.round(x)) : x >= 1 ? x.toFixed(1) : x.toPrecision(2)} ×`;
 
 // columns: [heading, cell of a row, class], rows: anything.
 export function table(caption, columns, rows, props = {}) {

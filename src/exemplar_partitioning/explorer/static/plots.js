@@ -107,10 +107,10 @@ export function outline(counts, start, width, hover) {
   };
 }
 
-// A vertical line with a name, e.g. the threshold.
-export function mark(x, text) {
+// A vertical line with a name, e.g. the threshold; the name on its right, or left.
+export function mark(x, text, right = true) {
   return {
     shapes: [{ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: color("mark"), width: 2, dash: "dot" } }],
-    annotations: [{ x, yref: "paper", y: 1, text, showarrow: false, xanchor: "left", xshift: 4, yanchor: "top", font: { color: color("mark") } }],
+    annotations: [{ x, yref: "paper", y: 1, text, showarrow: false, xanchor: right ? "left" : "right", xshift: right ? 4 : -4, yanchor: "top", font: { color: color("mark") } }],
   };
 }

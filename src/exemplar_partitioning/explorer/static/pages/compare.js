@@ -108,7 +108,7 @@ function histogram(m, from, to, c) {
     data: [bars(counts, start, width, `%{y:,} regions ${hover}`), outline(chance, start, width, "%{y:,.1f} without correspondence<extra></extra>")],
     x: ["cosine", { range: [Math.min(0, start), 1] }],
     y: [`regions of ${names[0]}`, {}],
-    ...mark(cutoff, "cutoff"),
+    ...mark(cutoff, "cutoff", cutoff < 0.85),
   }));
 }
 

@@ -27,7 +27,7 @@ export default async function render(main, { key, region, all }) {
       "div",
       { class: "sides" },
       h("div", {}, provenance(r), m ? examples(r) : null, m ? lenses(m) : null),
-      h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related), elsewhere(r, partners)),
+      h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related), elsewhere(r, partners, all.dictionaries.find((d) => d.key === key).site)),
     ),
   );
   onKey("n", () => move(r, 1));
@@ -209,7 +209,7 @@ function relatives(related) {
 }
 
 // Its nearest region in dictionaries of other builds, where there are any.
-function elsewhere(r, partners) {
+function elsewhere(r, partners, site) {
   const place = h("div");
   partners.then(
     ({ partners: found }) => {
@@ -217,12 +217,12 @@ function elsewhere(r, partners) {
       const rows = table(
         "In other builds",
         [
-          ["Dictionary", (row) => h("a", { href: page(row.key) }, named(row)), ""],
+          ["Dictionary", (row) => h("a", { href: page(row.key), title: named(row) }, row.site === site ? `${row.build} p${row.percentile}` : named(row)), ""],
           ["Region", (row) => h("a", { href: regionPage(row.key, row.region.region) }, row.region.region), "num"],
           ["Label", (row) => h("bdi", { class: "label" }, visible(row.region.label)), "grow"],
           ["cosine", (row) => fixed(row.cosine), "num"],
-          ["both ways", (row) => (row.mutual ? "yes" : "no"), ""],
-          ["", (row) => h("a", { href: `/compare?${new URLSearchParams({ a: r.key, b: row.key })}` }, row.verdict ?? "match"), ""],
+          ["both ways", (row) => (row.mutual ? "yes" : "no"), "wide"],
+          ["matching", (row) => h("a", { href: `/compare?${new URLSearchParams({ a: r.key, b: row.key })}` }, row.verdict ?? "match"), ""],
         ],
         found,
         { class: "small" },
