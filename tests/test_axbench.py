@@ -13,8 +13,9 @@ import exemplar_partitioning as ep
 from conftest import WORDS, sentences
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import axbench, baselines, readouts
+from exemplar_partitioning.experiments import axbench, axbench_pooled, baselines, readouts
 from exemplar_partitioning.experiments.activations import TextActivations
+from exemplar_partitioning.experiments.axbench_plots import axbench_figure
 from exemplar_partitioning.experiments.concepts import Concept, first_concepts, read_concepts
 from exemplar_partitioning.experiments.readouts import Pooled, auroc, pool
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
@@ -346,7 +347,7 @@ class TestWhole:
         assert len(rows) == len(found["rows"])
         assert not any(basis == "elsewhere" for _, basis, _, _ in rows)
         for basis in ("exemplar", "mean"):
-            for rule in axbench.CHOICES:
+            for rule in ("best", "five best", "profile"):
                 assert min(rows["resid_post.0", basis, rule, 5.0]["auroc"]) > 0.9, (basis, rule)
         assert min(rows["resid_post.0", "logistic probe", "", None]["auroc"]) > 0.9
         assert min(rows["resid_post.0", "exemplar, 2 percentiles", "profile", None]["auroc"]) > 0.9
@@ -379,4 +380,61 @@ class TestWhole:
         with pytest.raises(EPError, match="at least one set"):
             axbench.run(loaded, [], plan, cache=None, text=text)
         out = CliRunner().invoke(app, ["experiment", "axbench", str(tmp_path / "none"), "--out", str(tmp_path)])
-        assert out.exit_code == 2 and "no concepts at" in out.output
+        assert isinstance(out.exception, EPError) and "no concepts at" in str(out.exception)
+
+
+class TestPooled:
+    @staticmethod
+    def result(model, sites, concepts, shift):
+        rng = np.random.default_rng(shift)
+        methods = [("exemplar", "best", 1.0), ("DiffMean", "", None), ("logistic probe", "", None), ("LAT", "", None)]
+        methods += [("SAE", "best", None)] * (model == "a")
+        values = rng.random((len(sites), len(methods), 3, concepts)).round(4)
+        values[:, 1] += 1  # DiffMean is the better reference
+        rows = [
+            {"site": site, "basis": m[0], "rule": m[1], "percentile": m[2], "k": 1}
+            | dict(zip(axbench.KINDS, map(list, values[i, j]), strict=True))
+            for i, site in enumerate(sites)
+            for j, m in enumerate(methods)
+        ]
+        for row in rows:
+            row["hard"][0] = None
+        return {
+            "model": {"id": model},
+            "plan": {"sites": sites},
+            "sets": [{"name": "s", "concepts": [{}] * concepts}],
+            "dictionaries": [{"percentile": 1.0}],
+            "saes": {},
+            "rows": rows,
+        }
+
+    def test_means_are_over_places_and_then_concepts(self):
+        results = [self.result("a", ["x", "y"], 3, 1), self.result("b", ["z"], 2, 2)]
+        rows = {row["basis"]: row for row in axbench_pooled.pooled(results)}
+        assert set(rows) == {"exemplar", "DiffMean", "logistic probe", "LAT"}  # the SAE was not tried everywhere
+        assert axbench_pooled.reference(axbench_pooled.methods(results)) == ("DiffMean", "", None)
+        by = {c: [] for c in range(3)}
+        hard, above = {c: [] for c in range(3)}, {c: [] for c in range(3)}
+        for result in results:
+            for site in result["plan"]["sites"]:
+                mine, other = (
+                    next(r for r in result["rows"] if (r["site"], r["basis"]) == (site, b))
+                    for b in ("exemplar", "DiffMean")
+                )
+                for c, value in enumerate(mine["auroc"]):
+                    by[c].append(value)
+                    above[c].append(value - other["auroc"][c])
+                    if mine["hard"][c] is not None:
+                        hard[c].append(mine["hard"][c])
+        assert rows["exemplar"]["auroc"][0] == pytest.approx(np.mean([np.mean(v) for v in by.values()]), abs=1e-4)
+        assert rows["exemplar"]["hard"][0] == pytest.approx(np.mean([np.mean(v) for v in hard.values() if v]), abs=1e-4)
+        value, low, high = rows["exemplar"]["above_reference"]
+        assert value == pytest.approx(np.mean([np.mean(v) for v in above.values()]), abs=1e-4) and low <= value <= high
+        assert rows["DiffMean"]["above_reference"] == [0, 0, 0]
+
+    def test_the_figure_is_drawn(self):
+        from exemplar_partitioning.figures import to_bytes
+
+        results = [self.result("a", ["x", "y"], 3, 1), self.result("b", ["z"], 2, 2)]
+        svg = to_bytes(axbench_figure(results), "svg")
+        assert b"<svg" in svg and svg == to_bytes(axbench_figure(results), "svg")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from .resampling import interval, resamples
 KINDS = ("auroc", "negative", "hard")
 RESAMPLES = 4000
 ORDINARY_CONTEXT = 128  # tokens of an ordinary text that are read, as in a build
+_TEXTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -255,15 +257,13 @@ def _bases(
 
 
 def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:
-    """The first texts that give so many tokens, each read up to its ORDINARY_CONTEXT-th."""
+    """The first texts that give so many tokens, some at a time, each read up to its ORDINARY_CONTEXT-th."""
     texts: list[str] = []
-    n = 0
-    for document in text:
-        ids = loaded.tokenizer(document.text[: 16 * ORDINARY_CONTEXT], add_special_tokens=False)["input_ids"]
-        texts.append(document.text)
-        n += min(len(ids), ORDINARY_CONTEXT)
-        if n >= tokens:
-            return texts
+    documents = iter(text)
+    while tokens > 0 and (some := [document.text for document in islice(documents, _TEXTS_AT_ONCE)]):
+        ids = loaded.tokenizer([body[: 16 * ORDINARY_CONTEXT] for body in some], add_special_tokens=False)["input_ids"]
+        tokens -= sum(min(len(own), ORDINARY_CONTEXT) for own in ids)
+        texts += some
     if not texts:
         raise EPError("the ordinary text is empty; expected some for the dictionaries")
     return texts

@@ -5,6 +5,8 @@ Shapes: s places (a site of a model), c concepts, b resamples.
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,24 +22,31 @@ Method = tuple[str, str, float | None]
 
 
 def methods(results: Sequence[dict[str, Any]]) -> dict[Method, dict[str, Float64[np.ndarray, "s c"]]]:
-    """AUROCs of every method that was tried at every place, NaN where a concept has none, in the order of trial."""
+    """AUROCs of every method that was tried at every place, in the order of trial.
+
+    Concepts are those of all results; NaN where a place did not have one.
+    """
     places = [
         (i, site) for i, result in enumerate(results) for site in dict.fromkeys(r["site"] for r in result["rows"])
     ]
-    found: dict[Method, dict[tuple[int, str], dict[str, Any]]] = {}
+    named = [[(s["name"], n) for s in result["sets"] for n in range(len(s["concepts"]))] for result in results]
+    column = {concept: c for c, concept in enumerate(dict.fromkeys(concept for own in named for concept in own))}
+    found: dict[Method, dict[str, np.ndarray]] = {}
+    tried: Counter[Method] = Counter()
     for i, result in enumerate(results):
+        columns = [column[concept] for concept in named[i]]
         for row in result["rows"]:
-            found.setdefault((row["basis"], row["rule"], row["percentile"]), {})[i, row["site"]] = row
-    return {
-        method: {kind: np.array([rows[place][kind] for place in places], np.float64) for kind in KINDS}
-        for method, rows in found.items()
-        if len(rows) == len(places)
-    }
+            method = (row["basis"], row["rule"], row["percentile"])
+            tried[method] += 1
+            empty = {kind: np.full((len(places), len(column)), np.nan) for kind in KINDS}
+            for kind, value_sc in found.setdefault(method, empty).items():
+                value_sc[places.index((i, row["site"])), columns] = np.array(row[kind], np.float64)
+    return {method: values for method, values in found.items() if tried[method] == len(places)}
 
 
 def reference(found: dict[Method, dict[str, np.ndarray]]) -> Method:
     """The better of difference of means and logistic probe, pooled."""
-    return max(((name, "", None) for name in REFERENCES), key=lambda method: found[method]["auroc"].mean())
+    return max(((name, "", None) for name in REFERENCES), key=lambda method: np.nanmean(found[method]["auroc"]))
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,7 +59,9 @@ def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     weight_bc = resamples(base_sc.shape[1], RESAMPLES, seed=0)
 
     def estimate(value_sc: np.ndarray) -> list[float]:
-        value_c = np.nanmean(value_sc, axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a concept without hard negatives anywhere: NaN
+            value_c = np.nanmean(value_sc, axis=0)
         known_c = np.isfinite(value_c)
         mean_b = weight_bc[:, known_c] @ value_c[known_c] / weight_bc[:, known_c].sum(axis=1)
         return [round(float(x), 4) for x in (value_c[known_c].mean(), *interval(mean_b))]

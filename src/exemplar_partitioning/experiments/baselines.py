@@ -24,7 +24,7 @@ from .readouts import Encode
 
 CALIBRATED = 4 * BATCH  # activations
 KMEANS_PASSES = 3  # over the sample
-PENALTY = 1e-3  # C of scikit-learn, decided on training texts of one site
+PENALTY = 1e-5  # C of scikit-learn, decided on training texts of one site
 _ITERATIONS = 200
 
 
