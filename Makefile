@@ -6,7 +6,7 @@ DEMO_DIR ?= dictionaries/demo
 # One environment for each folder of tests/peers: the requirements of the peers exclude one another.
 PEERS := $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/requirements.txt))
 
-.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages browser clean
+.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages docs browser clean
 
 setup: .venv/.ready
 
@@ -50,6 +50,18 @@ format: setup
 # Figures and the generated parts of README.md, from committed results.
 pages: setup
 	$(BIN)/python docs/pages.py
+	$(BIN)/python docs/concept_figures.py
+	$(BIN)/python docs/downloads.py
+
+# The documentation as a site, in site/. Its tools have an environment of their own.
+docs: .venvs/docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/python -m mkdocs build --strict
+
+.venvs/docs/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/docs
+	.venvs/docs/bin/python -m pip install --quiet --constraint constraints.txt "pip>=25.1"
+	.venvs/docs/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
 
 schema: setup
 	$(BIN)/python docs/schemas.py
@@ -59,4 +71,4 @@ browser:
 	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
-	rm -rf .venv .venvs dist
+	rm -rf .venv .venvs dist site
