@@ -79,7 +79,7 @@ def test_folder_holds_what_was_asked_for(built):
     assert not (out / ".build").exists()
 
 
-FILES = ("config.json", "exemplars.safetensors", "regions.parquet")
+FILES = ("config.json", "config.json.sha256", "exemplars.safetensors", "regions.parquet")
 
 
 @pytest.mark.parametrize("site", ["resid_post.0", "resid_post.1"])

@@ -20,6 +20,7 @@ from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning import store
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
+from exemplar_partitioning.files import unsealed
 from exemplar_partitioning.labels import LIMIT, Label, Labels, automatic, endpoint
 
 EXEMPLAR = {"token_id": 9, "token": " king", "context": "so said the old grey"}
@@ -127,7 +128,7 @@ def test_what_cannot_be_a_label(d):
     "content, said",
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "does not hold labels"),
+        ("[]", "JSON object"),
         ('{"format": "other"}', "does not hold labels"),
         (lambda good: good | {"schema_version": "2.0"}, "schema_version"),
         (lambda good: good | {"dictionary": "0" * 64}, "of the dictionary 0000"),
@@ -139,7 +140,7 @@ def test_what_cannot_be_a_label(d):
 def test_a_file_that_is_not_ours_is_refused_and_kept(d, content, said):
     labels, path = Labels.read(d), d.path / "labels.json"
     labels.set(0, "zero")
-    path.write_text(content if isinstance(content, str) else json.dumps(content(json.loads(path.read_text()))))
+    path.write_text(content if isinstance(content, str) else json.dumps(content(unsealed(path))))
     kept = path.read_bytes()
     with pytest.raises(DataError, match=re.escape(said)):
         Labels.read(d)

@@ -1,7 +1,7 @@
 """Checkpoints of long work: arrays and a record, in a folder that appears whole or not at all.
 
 <work>/checkpoint-<serial>/arrays.npz      written array by array, so that nothing is held twice
-                           state.json      the record, and the hash of the arrays
+                           state.json      the record, and the hash of the arrays; state.json.sha256 is its own
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from .errors import DataError
-from .files import new_folder, sha256, verify
+from .files import check_seal, new_folder, read_json, seal, sha256, verify
 
 
 class Checkpoints:
@@ -40,6 +40,7 @@ class Checkpoints:
             np.savez(file, allow_pickle=False, **dict(arrays))
             stamped = {**record, "arrays": {"digest": sha256(file), "size": file.stat().st_size}}
             (folder / "state.json").write_text(json.dumps(stamped), encoding="utf-8")
+            seal(folder / "state.json")
         for folder in older:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -50,7 +51,8 @@ class Checkpoints:
             return None
         folder = folders[-1]
         try:
-            record = json.loads((folder / "state.json").read_bytes())
+            check_seal(folder / "state.json")
+            record = read_json(folder / "state.json")
             verify(folder / "arrays.npz", **record.pop("arrays"))
             with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
                 return dict(arrays), record

@@ -1,14 +1,20 @@
-"""Files that are whole or absent, and hashes that tell whether they still are what was written."""
+"""Files that are whole or absent, and hashes that tell whether they still are what was written.
+
+Every file of ours has its hash somewhere: in a JSON file beside it; for such a JSON file itself, in `<name>.sha256`
+where it appears in one folder with it (`seal`), or in its own key `sha256` where it is replaced alone (`sealed`).
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import DataError, ResourceError
 
@@ -77,6 +83,63 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def to_json(value: Any) -> bytes:
+    """JSON the way every file of ours has it: sorted keys, two spaces, UTF-8, a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError for anything else, however deep or strange."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """An object as JSON that holds the hash of the rest of it."""
+    return to_json({**value, "sha256": _digest(value)})
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """The object that `sealed` wrote to a file; without its hash, it is taken as it is.
+
+    Raises DataError if it is no JSON object, or another than was written.
+    """
+    value = read_json(path)
+    digest = value.pop("sha256", None)
+    try:
+        found = _digest(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} holds what no file of ours does: {error}") from error
+    if digest is not None and digest != found:
+        raise DataError(f"{path} is altered; if you changed it yourself, remove its key sha256")
+    return value
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    compact = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(compact.encode()).hexdigest()
+
+
+def seal(path: Path) -> None:
+    """Write a file's hash beside it, as `sha256sum -c` reads it."""
+    _seal_of(path).write_text(f"{sha256(path)}  {path.name}\n")
+
+
+def check_seal(path: Path) -> None:
+    """Raise DataError unless a file is what was sealed; one without a seal is taken as it is."""
+    if _seal_of(path).is_file() and _seal_of(path).read_bytes() != f"{sha256(path)}  {path.name}\n".encode():
+        raise DataError(f"{path} is altered, or {_seal_of(path).name} is: copy the whole folder again")
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def verify(path: Path, digest: str, size: int) -> None:

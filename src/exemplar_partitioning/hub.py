@@ -147,11 +147,11 @@ def _files(dictionary: StoredDictionary) -> Iterator[Path]:
     """What belongs to a dictionary, and nothing else that lies in its folder."""
     from .annotation.folder import FOLDER
 
-    yield dictionary.path / "config.json"
+    yield from dictionary.path.glob("config.json*")
     yield from (dictionary.path / name for name in dictionary.config.files)
     evidence = dictionary.path / FOLDER
     if evidence.is_dir():
-        yield evidence / "annotation.json"
+        yield from evidence.glob("annotation.json*")
         yield from (evidence / name for name in dictionary.annotation.record.files)
     if (labels := dictionary.path / "labels.json").is_file():
         yield labels

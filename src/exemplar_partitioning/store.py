@@ -1,6 +1,7 @@
 """The folder a dictionary lives in: schema 1.0 (docs/format.md).
 
     config.json             what it is, how it was made, hash of every other file
+    config.json.sha256      hash of config.json
     exemplars.safetensors   center [d], exemplars [k, d], float32
     regions.parquet         a row per exemplar: the token it came from, arrivals
 
@@ -11,7 +12,6 @@ Loading reads no pickle, checks schema and hashes, and leaves regions.parquet al
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from safetensors.torch import save as serialise
 
 from .dictionary import Dictionary
 from .errors import DataError, EPError
-from .files import new_folder, sha256, verify
+from .files import check_seal, new_folder, read_json, seal, sha256, to_json, verify
 from .nearest import Prefilter
 
 if TYPE_CHECKING:
@@ -293,12 +293,8 @@ def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) 
         }
         config = config.model_copy(update={"files": files})
         (folder / "config.json").write_bytes(to_json(config.model_dump(mode="json")))
+        seal(folder / "config.json")
     return config
-
-
-def to_json(value: Any) -> bytes:
-    """JSON the way every file of ours has it: sorted keys, two spaces, UTF-8, a final newline."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def load(
@@ -401,11 +397,8 @@ def _spellings(folder: Path) -> tuple[str, ...]:
 def read_config(folder: Path) -> Config:
     """config.json of a dictionary folder, checked."""
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(raw, dict) or raw.get("format") != "exemplar-partitioning/dictionary":
+    raw = read_json(path)
+    if raw.get("format") != "exemplar-partitioning/dictionary":
         raise DataError(f"{path} does not describe a dictionary of this package")
     version = str(raw.get("schema_version"))
     if version != SCHEMA_VERSION:
@@ -414,11 +407,13 @@ def read_config(folder: Path) -> Config:
             "if it comes from a newer exemplar-partitioning, install that"
         )
     try:
-        return Config.model_validate_json(path.read_bytes())
+        config = Config.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
+    check_seal(path)
+    return config
 
 
 def _read_tensors(folder: Path, config: Config) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ from exemplar_partitioning.importing import import_published, load_sae
 from exemplar_partitioning.labels import Labels
 from exemplar_partitioning.leader import LeaderClustering
 from exemplar_partitioning.ood.conformal import Tail
-from exemplar_partitioning.ood.detector import SHARPNESS, Detector, FittedOn, Scale, _Record
+from exemplar_partitioning.ood.detector import SHARPNESS, Detector, FittedOn, Scale, _evidence, _Record
 from exemplar_partitioning.text.documents import read_documents
 
 from .mutations import mutated
@@ -112,23 +112,23 @@ def _fresh(pristine: Path, scratch: Path) -> Path:
 
 
 def _dictionary(folder: Path) -> None:
-    (d,) = annotated(folder, k=40, percentiles=(2,))
+    (d,) = annotated(folder, k=12, percentiles=(2,))
     labels = Labels(d)
     labels.set(3, "weekdays")
     labels.set(7, "names of rivers \U0001f30a")
-    scores = [np.random.default_rng(i).normal(size=20) for i in range(40)]
-    scale = Scale.of(scores)
-    text = FittedOn(source="a.jsonl", documents=40, tokens=800, seed=0)
+    given = [np.random.default_rng(i).normal(size=20) for i in range(40)]
+    scale = Scale.of(given)
     record = _Record(
         dictionary=d.content_id,
+        evidence=_evidence(d),
         score="surprise",
         sharpness=SHARPNESS,
         false_alarms=0.05,
         token_false_alarms=0.05,
-        fitted_on=text,
+        fitted_on=FittedOn(source="a.jsonl", documents=40, tokens=800, seed=0),
         scale=scale,
-        documents=Tail.of([np.array([scale.standard(s)]) for s in scores]),
-        tokens=Tail.of(scores),
+        documents=Tail.of([np.array([scale.standard(s)]) for s in given]),
+        tokens=Tail.of(given),
     )
     Detector(d, record).write()
     write_origin(d.path, "merge", [d, d], within=0.25)
@@ -146,13 +146,23 @@ def _read_dictionary(folder: Path) -> str:
         d.regions.to_pylist(),
         a.record.model_dump(),
         a.regions.to_pylist(),
-        [a.examples(i) for i in range(d.k)],
+        a._examples[0].read().to_pylist(),
         a.mean_directions,
         a.histogram,
         Labels.read(d).every(),
         Detector.read(d).record.model_dump(),
         read_origin(d),
     )
+
+
+def _bare(folder: Path) -> None:
+    """A dictionary alone: no other file names its content."""
+    annotated(folder, k=20, percentiles=(2,), annotate=False)
+
+
+def _read_bare(folder: Path) -> str:
+    d = store.load(folder)
+    return digest(d.config.model_dump(), d.content_id, d.center, d.exemplars, d.threshold, d.regions.to_pylist())
 
 
 def _one_file(name: str) -> Subject:
@@ -200,7 +210,7 @@ def _work_folder(folder: Path) -> None:
     rng = np.random.default_rng(0)
     workspace = checkpoint.Workspace(folder / "out", _settings(), resume=False)
     spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8, [])
-    spill.open()
+    spill.open({})
     x_nd = torch.from_numpy(rng.normal(size=(60, 8)).astype(np.float32))
     for part in x_nd.split(30):
         spill.append({SITE: part})
@@ -211,14 +221,9 @@ def _work_folder(folder: Path) -> None:
         window = rng.integers(0, 50, size=5).astype(np.int32)
         growing.provenance.append(checkpoint.Provenance("a.jsonl:1", int(birth), window, 1.5))
     state = checkpoint.State(spill.rows, 1, "d" * 64, 60, {SITE: {"2.0": 0.01}}, [growing])
-    _note_spill(state, spill)
+    state.spill = spill.digests
     workspace.save(state)
     workspace._lock.release()
-
-
-def _note_spill(state: Any, spill: Any) -> None:
-    if hasattr(spill, "digests"):
-        state.spill_digests = spill.digests
 
 
 def _read_work_folder(folder: Path) -> str:
@@ -226,7 +231,7 @@ def _read_work_folder(folder: Path) -> str:
     try:
         state = workspace.load("cpu")
         spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8, state.spilled)
-        spill.open()
+        spill.open(state.spill)
         (one,) = state.growing
         provenance = [(p.document, p.position, p.window_tokens.tolist(), p.raw_norm) for p in one.provenance]
         activations = [spill.chunk(i)[SITE] for i in range(len(state.spilled))]
@@ -346,7 +351,7 @@ def _read_gguf(folder: Path) -> str:
 
 
 def _atlas(folder: Path) -> None:
-    annotated(folder / "build", k=4, percentiles=(2,), annotate=False)
+    annotated(folder / "build", k=6, percentiles=(2,), annotate=False)
     _read_atlas(folder)
 
 
@@ -355,15 +360,17 @@ def _read_atlas(folder: Path) -> str:
     return digest(layout(store.load(folder / "build")))
 
 
-_DICTIONARY = ("config.json", "exemplars.safetensors", "regions.parquet", "labels.json", "ood.json", "origin.json")
+_BARE = ("config.json", "exemplars.safetensors", "regions.parquet")
+_BESIDE = ("labels.json", "ood.json", "origin.json")
 _EVIDENCE = ("annotation.json", "regions.parquet", "examples.parquet", "means.safetensors")
 
 _ALL = (
-    *map(_one_file, _DICTIONARY),
+    *(Subject(name, _bare, _read_bare, f"{SITE}/p2/{name}") for name in _BARE),
+    *map(_one_file, _BESIDE),
     *(_one_file(f"annotation/{name}") for name in _EVIDENCE),
     Subject("checkpoint of a build", _work_folder, _read_work_folder, "out/.build/**/*"),
     Subject("checkpoint of an annotation", _annotate_checkpoint, _read_annotate_checkpoint, "checkpoint-*/*"),
-    Subject("map in the cache", _atlas, _read_atlas, "cache/atlas/*"),
+    Subject("map in the cache", _atlas, _read_atlas, "cache/atlas/*", cost=5),
     Subject("SAELens export", _exported("saelens"), _read_sae, "sae/*", ours=False),
     Subject("sparsify export", _exported("sparsify"), _read_sae, "sae/*", ours=False),
     Subject("Gemma Scope npz", _gemma_scope("npz"), _read_sae, "sae/*", ours=False),

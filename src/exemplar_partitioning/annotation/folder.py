@@ -1,6 +1,7 @@
 """What is known about the regions of a dictionary: the folder `annotation` inside it (docs/format.md).
 
     annotation.json         on which text, with which model; what holds for the dictionary as a whole; hashes
+    annotation.json.sha256  hash of annotation.json
     regions.parquet         a row per region: members, coherence, top tokens, logit lens
     examples.parquet        rows sorted by region: tokens in context, with distances
     means.safetensors       mean_directions [k, d] float32, histogram [k, BINS] int32
@@ -11,7 +12,6 @@ the partition keeps its bytes and its name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from ..errors import DataError, EPError
-from ..files import new_folder, sha256, verify
-from ..store import FileRecord, StoredDictionary, TextRecord, to_json
+from ..files import check_seal, new_folder, read_json, seal, sha256, to_json, verify
+from ..store import FileRecord, StoredDictionary, TextRecord
 
 FOLDER = "annotation"
 BINS = 64  # of the distance histogram
@@ -222,18 +222,16 @@ class Annotation:
 
 
 def _read_record(path: Path) -> AnnotationRecord:
-    try:
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    version = read_json(path).get("schema_version")
     if version != "1.0":
         raise DataError(f"{path} has schema version {version}; this package reads 1.0")
     try:
-        return AnnotationRecord.model_validate_json(path.read_bytes())
+        record = AnnotationRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    check_seal(path)
+    return record
 
 
 def write(
@@ -259,3 +257,4 @@ def write(
         files = {file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
         record = record.model_copy(update={"files": dict(sorted(files.items()))})
         (folder / "annotation.json").write_bytes(to_json(record.model_dump(mode="json")))
+        seal(folder / "annotation.json")

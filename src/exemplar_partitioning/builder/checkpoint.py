@@ -8,9 +8,10 @@ checkpoint-<chunks>/   state after so many chunks; appears whole or not at all
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ from ..store import to_json
 from .growing import Growing, Provenance
 from .settings import BuildSettings
 
+_READ = 1 << 24  # bytes at a time
+
 
 @dataclass
 class State:
     """How far a build is.
 
-    spilled: activations of each chunk in the spill, in order.  clustered: chunks clustered.
+    spilled: activations of each chunk in the spill, in order.  spill: sha256 of each site's.
+    clustered: chunks clustered.
     digest: of the stream up to the last chunk that was read.
     spread: per site and percentile, of the calibration.  sample: activations calibrated on.
     """
@@ -45,6 +49,7 @@ class State:
     sample: int = 0
     spread: dict[str, dict[str, float]] = field(default_factory=dict)
     growing: list[Growing] = field(default_factory=list)
+    spill: dict[str, str] = field(default_factory=dict)
 
     @property
     def chunks(self) -> int:
@@ -128,6 +133,7 @@ class Workspace:
             )
         record = {
             "spilled": state.spilled,
+            "spill": state.spill,
             "clustered": state.clustered,
             "digest": state.digest,
             "sample": state.sample,
@@ -150,6 +156,7 @@ class Workspace:
                 record["sample"],
                 record["spread"],
                 growing,
+                record["spill"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise self.checkpoints.damaged(error) from error
@@ -198,20 +205,36 @@ class Spill:
     def __init__(self, folder: Path, sites: tuple[str, ...], d: int, rows: list[int]):
         self.folder, self.d, self.rows = folder, d, rows
         self.paths = {site: folder / f"{site}.f32" for site in sites}
+        self._hashes = {site: hashlib.sha256() for site in sites}
 
-    def open(self) -> None:
-        """Make the files hold exactly the chunks that the last checkpoint knew of."""
+    def open(self, digests: Mapping[str, str]) -> None:
+        """Make the files hold exactly the chunks that the last checkpoint knew of, with the hashes it knew.
+
+        Raises DataError if they are shorter or others.
+        """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.paths.values():
+            for site, path in self.paths.items():
                 size = self.n * self.d * 4
-                with path.open("ab") as file:
+                with path.open("a+b") as file:
                     if file.tell() < size:
                         raise DataError(
                             f"{path} has {file.tell():,} bytes, its checkpoint knows {size:,}; "
                             f"remove {self.folder.parent} and build again"
                         )
                     file.truncate(size)
+                    file.seek(0)
+                    while part := file.read(_READ):
+                        self._hashes[site].update(part)
+                if size and self._hashes[site].hexdigest() != digests.get(site):
+                    raise DataError(
+                        f"{path} is not what its checkpoint knows; remove {self.folder.parent} and build again"
+                    )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of each site's activations."""
+        return {site: found.hexdigest() for site, found in self._hashes.items()}
 
     @property
     def n(self) -> int:
@@ -221,8 +244,10 @@ class Spill:
     def append(self, activations: dict[str, Tensor]) -> None:
         with disk_errors(self.folder):
             for site, x_nd in activations.items():
+                data = x_nd.contiguous().numpy().data
                 with self.paths[site].open("ab") as file:
-                    file.write(x_nd.contiguous().numpy().data)
+                    file.write(data)
+                self._hashes[site].update(data)
         self.rows.append(len(next(iter(activations.values()))))
 
     def flush(self) -> None:

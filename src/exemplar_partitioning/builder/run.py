@@ -198,7 +198,7 @@ class _Run:
         """Extract and keep chunks until there are enough activations to calibrate on."""
         state, kept = self.state, []
         if not state.growing or state.clustered < len(state.spilled):
-            self.spill.open()
+            self.spill.open(state.spill)
         for chunk in stream:
             kept.append(chunk)
             if len(kept) > len(state.spilled):
@@ -295,6 +295,7 @@ class _Run:
 
     def _save(self) -> None:
         self.spill.flush()
+        self.state.spill = self.spill.digests
         self.workspace.save(self.state)
         if self.state.growing and self.state.clustered >= len(self.state.spilled):
             self.spill.remove()

@@ -5,13 +5,12 @@ Like labels it is no part of the dictionary. What config.json says of text and b
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import write_new
-from ..store import StoredDictionary, to_json
+from ..files import sealed, unsealed, write_new
+from ..store import StoredDictionary
 from .matching import describe
 
 FILE = "origin.json"
@@ -27,7 +26,7 @@ def write_origin(folder: Path, operation: str, sources: list[StoredDictionary], 
         "sources": [describe(source) for source in sources],
         **details,
     }
-    write_new(folder / FILE, to_json(record))
+    write_new(folder / FILE, sealed(record))
 
 
 def read_origin(dictionary: StoredDictionary) -> dict[str, Any] | None:
@@ -35,10 +34,7 @@ def read_origin(dictionary: StoredDictionary) -> dict[str, Any] | None:
     path = dictionary.path / FILE
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT or "operation" not in record:
+    record = unsealed(path)
+    if record.get("format") != _FORMAT or "operation" not in record:
         raise DataError(f"{path} does not say where a dictionary came from; remove it, or copy the folder again")
     return record

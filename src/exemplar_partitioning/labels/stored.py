@@ -6,7 +6,6 @@ Only what people and models said is stored. Labels from tokens follow from the a
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Literal
@@ -17,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..annotation.folder import FOLDER as ANNOTATION
 from ..errors import DataError, EPError, ResourceError
-from ..files import write_new
-from ..store import StoredDictionary, to_json
+from ..files import sealed, unsealed, write_new
+from ..store import StoredDictionary
 from .automatic import automatic
 
 FILE = "labels.json"
@@ -154,18 +153,13 @@ class Labels:
     def _write(self) -> None:
         labels = sorted(self._stored.values(), key=lambda label: label.order)
         file = _File(dictionary=self.dictionary.content_id, labels=labels)
-        write_new(self.path, to_json(file.model_dump(mode="json", exclude_none=True)))
+        write_new(self.path, sealed(file.model_dump(mode="json", exclude_none=True)))
 
     def _read(self) -> dict[tuple[int, str], Label]:
-        try:
-            raw = self.path.read_bytes()
-        except FileNotFoundError:
+        if not self.path.exists():
             return {}
-        try:
-            value = json.loads(raw)
-        except ValueError as error:
-            raise DataError(f"{self.path} cannot be read as JSON: {error}") from error
-        if not isinstance(value, dict) or value.get("format") != "exemplar-partitioning/labels":
+        value = unsealed(self.path)
+        if value.get("format") != "exemplar-partitioning/labels":
             raise DataError(f"{self.path} does not hold labels of this package")
         try:
             file = _File.model_validate(value)

@@ -7,7 +7,6 @@ them (`conformal.py`). Kept in `ood.json` beside the dictionary's config.json (d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from ..errors import DataError, EPError
-from ..files import write_new
+from ..files import sealed, unsealed, write_new
 from ..models.load import LoadedModel
 from ..reading import check_model, model_of
-from ..store import StoredDictionary, to_json
+from ..store import StoredDictionary
 from ..text.documents import DocumentSource, Sources, read_documents
 from .conformal import Tail, fewest
 from .passages import Passage, passages
@@ -185,16 +184,13 @@ class Detector:
         Raises EPError if there is none, DataError if its file is damaged or another dictionary's.
         """
         path = dictionary.path / FILE
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             raise EPError(
                 f"{dictionary.path} has no detector yet: run `ep ood fit {dictionary.path} TEXT` with ordinary text "
                 "that it was not built from"
-            ) from None
-        except ValueError as error:
-            raise DataError(f"{path} cannot be read as JSON: {error}") from error
-        if not isinstance(value, dict) or value.get("format") != "exemplar-partitioning/ood":
+            )
+        value = unsealed(path)
+        if value.get("format") != "exemplar-partitioning/ood":
             raise DataError(f"{path} does not hold a detector of this package")
         try:
             record = _Record.model_validate(value)
@@ -212,7 +208,7 @@ class Detector:
     def write(self) -> Path:
         """Keep it in the dictionary's folder, in place of an earlier one; ResourceError if that cannot be written."""
         path = self.dictionary.path / FILE
-        write_new(path, to_json(self.record.model_dump(mode="json")))
+        write_new(path, sealed(self.record.model_dump(mode="json")))
         return path
 
     def tokens(self, x_nd: Float[np.ndarray, "n d"] | Tensor) -> tuple[Novelty, Float64[np.ndarray, " n"]]:
