@@ -59,7 +59,7 @@ def _aurocs(suite: dict, level: str) -> str:
     tasks = suite["tasks"]
     head = [f"AUROC per {level}", "MB", "us/token", *(task["name"] for task in tasks)]
     rows = []
-    for name, cost in suite["methods"].items():
+    for name, cost in sorted(suite["methods"].items(), key=lambda method: (not method[1]["ours"], method[0])):
         values = [task["methods"][name][level]["auroc"][0] for task in tasks]
         shown = f"**{name}**" if cost["ours"] else name
         memory = f"{cost['bytes'] / 1e6:,.2f}" if cost["bytes"] else "the model"
@@ -69,7 +69,8 @@ def _aurocs(suite: dict, level: str) -> str:
 
 def _against_knn(suite: dict) -> str:
     """The finest dictionary's surprise beside the better k-NN, task by task."""
-    ours, knn = next(iter(suite["methods"])), [name for name in suite["methods"] if name.startswith("k-NN")]
+    ours = f"surprise, p = {suite['dictionaries'][0]['percentile']:g}"
+    knn = [name for name in suite["methods"] if name.startswith("k-NN")]
     ratio = suite["methods"][knn[0]]["bytes"] / suite["methods"][ours]["bytes"]
     head = [f"{ours}: {ratio:.0f} times less memory"]
     head += [f"{what} per {level}" for level in LEVELS for what in ("AUROC minus k-NN (95 %)", "FPR95", "of k-NN")]
@@ -85,7 +86,7 @@ def _against_knn(suite: dict) -> str:
 
 
 def _alarms(suite: dict) -> str:
-    names = list(suite["detector"][0]["flagged"])
+    names = ["held out", *(task["name"] for task in suite["tasks"])]
     head = ["flagged by the detector", *(("new ordinary text" if name == "held out" else name) for name in names)]
     rows = []
     for fitted in suite["detector"]:

@@ -134,10 +134,10 @@ class _Suite:
         """Scores of the tokens of each document that has some, by method."""
         found = self._activations(what, texts)
         ends = np.unique(found.start_t)[1:-1]  # of documents with tokens
-        x_nd = np.asarray(found.x_nd)
+        x_nd = np.array(found.x_nd)
         scored: dict[str, list[np.ndarray]] = {}
-        for number, method in enumerate(methods):
-            self.tell(f"{self.suite.name}: scores, {what}", number, len(methods))
+        self.tell(f"{self.suite.name}: scores, {what}", 0, 1)
+        for method in methods:
             for name, score_n in zip(method.names, method.scores(x_nd), strict=True):
                 scored[name] = np.split(score_n, ends)
         self.tell(f"{self.suite.name}: {PERPLEXITY}, {what}", 0, 1)
@@ -256,7 +256,7 @@ def _rivals(stored: TextActivations, dictionaries: Sequence[StoredDictionary], s
         d.config.calibration.percentile: x_md[np.sort(rng.choice(len(x_md), size=d.k, replace=False))]
         for d in dictionaries
     }
-    sample = x_md[:: max(1, len(x_md) // 50_000)]
+    sample = np.array(x_md[:: max(1, len(x_md) // 50_000)])
     return [
         nearest(NEIGHBOURS, x_md, center_d),
         *(nearest({f"as many random activations as p = {p:g}": 1}, x_kd, center_d) for p, x_kd in few.items()),

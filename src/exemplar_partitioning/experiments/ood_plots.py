@@ -49,6 +49,6 @@ def mean_auroc(suite: dict[str, Any], method: str, level: str) -> float:
 
 
 def _of(suite: dict[str, Any], level: str, start: str) -> Iterator[tuple[float, float]]:
-    for name, cost in suite["methods"].items():
+    for name, cost in sorted(suite["methods"].items(), key=lambda method: method[1]["bytes"]):
         if name.startswith(start):
             yield cost["bytes"] / 1e6, mean_auroc(suite, name, level)
