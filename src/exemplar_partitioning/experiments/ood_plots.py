@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 CONTROL = "control: the same"
 
 _LINES = {"surprise": "C0", "distance": "C1", "as many random activations as": "0.55"}
-_POINTS = {"k-NN": "s", "Mahalanobis": "D", "PCA residual": "v", "norm": "x"}
+_POINTS = {"k-NN": "s", "Mahalanobis": "D", "PCA residual": "v"}
+_LEVELS = {"perplexity": ":", "norm": "--"}  # keep next to nothing, or the model itself
 
 
 def ood_figure(result: dict[str, Any]) -> Figure:
@@ -31,8 +32,9 @@ def ood_figure(result: dict[str, Any]) -> Figure:
             for start, marker in _POINTS.items():
                 own = list(_of(suite, level, start))
                 axes.plot(*zip(*own, strict=True), marker, color="0.2", ms=4, ls="", label=start)
-            axes.axhline(mean_auroc(suite, "perplexity", level), color="0.6", lw=0.8, ls=":", label="perplexity")
-            axes.set(xscale="log", ylim=(0.45, 1.01))
+            for name, stroke in _LEVELS.items():
+                axes.axhline(mean_auroc(suite, name, level), color="0.6", lw=0.8, ls=stroke, label=name)
+            axes.set(xscale="log", ylim=(0.4, 1.01))
             axes.set_title(f"{suite['about']}, per {level}", fontsize=8, loc="left")
         for axes in panels[-2:]:
             axes.set_xlabel("megabytes kept")
