@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, ResourceError
+from .errors import DataError, EPError, ResourceError
 
 
 def sha256(path: Path) -> str:
@@ -83,6 +83,18 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def foreign(path: Path, what: str) -> Iterator[None]:
+    """Say as DataError whatever libraries raise on a damaged file of others: there is no end of kinds."""
+    try:
+        yield
+    except EPError:
+        raise
+    except Exception as error:
+        said = str(error).strip().split("\n")[0][:200]
+        raise DataError(f"{path} cannot be read as {what}: {type(error).__name__}: {said}") from error
 
 
 def to_json(value: Any) -> bytes:

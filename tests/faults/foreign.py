@@ -60,8 +60,10 @@ def published(k: int, d: int, protocol: int = 4) -> bytes:
 def tiny_gguf(path: Path) -> None:
     """A Llama of one layer with random weights and a vocabulary of bytes."""
     from gguf import GGUFWriter
+    from tokenizers import pre_tokenizers
 
-    d, ff, vocab = 16, 32, 260
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "<s>", "</s>"]
+    d, ff, vocab = 16, 32, len(tokens)
     rng = np.random.default_rng(0)
     writer = GGUFWriter(path, "llama")
     for name, value in (("context_length", 64), ("embedding_length", d), ("block_count", 1)):
@@ -74,11 +76,11 @@ def tiny_gguf(path: Path) -> None:
     writer.add_vocab_size(vocab)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([chr(0x100 + i) for i in range(vocab - 3)] + ["<s>", "</s>", "th"])
-    writer.add_token_types([1] * (vocab - 3) + [3, 3, 1])
-    writer.add_token_merges(["\u0174 \u0168"])
-    writer.add_bos_token_id(vocab - 3)
-    writer.add_eos_token_id(vocab - 2)
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * (vocab - 2) + [3, 3])
+    writer.add_token_merges(["t h"])
+    writer.add_bos_token_id(vocab - 2)
+    writer.add_eos_token_id(vocab - 1)
     shapes = {
         "token_embd": (vocab, d),
         "output_norm": (d,),

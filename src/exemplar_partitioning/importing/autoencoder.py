@@ -11,20 +11,18 @@ Shapes: n activations, f features, d = d_model.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import BadZipFile
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import DataError, EPError
+from ..files import foreign, read_json
 
 Kind = Literal["relu", "topk", "jumprelu"]
 
@@ -55,6 +53,9 @@ class SparseAutoencoder:
         shapes = {"b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)} | (
             {} if self.threshold is None else {"threshold": (f,)}
         )
+        for name in ("W_enc", *shapes):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise DataError(f"{name} holds values that are not finite: the file is damaged")
         for name, shape in shapes.items():
             if tuple(found := getattr(self, name).shape) != shape:
                 raise DataError(f"W_enc is {d} x {f}, so {name} must have shape {list(shape)}; it has {list(found)}")
@@ -84,7 +85,11 @@ def load_sae(path: str | Path) -> SparseAutoencoder:
         EPError: no such files, or an architecture that is none of relu, topk, jumprelu and batchtopk.
         DataError: files that are damaged or do not fit together.
     """
-    path = Path(path)
+    with foreign(Path(path), "an autoencoder"):
+        return _load(Path(path))
+
+
+def _load(path: Path) -> SparseAutoencoder:
     folder = path if path.is_dir() else path.parent
     if (folder / "sae_weights.safetensors").is_file():
         return _saelens(folder)
@@ -100,7 +105,7 @@ def load_sae(path: str | Path) -> SparseAutoencoder:
 
 
 def _saelens(folder: Path) -> SparseAutoencoder:
-    config, tensors = _json(folder / "cfg.json"), _tensors(folder / "sae_weights.safetensors")
+    config, tensors = read_json(folder / "cfg.json"), _tensors(folder / "sae_weights.safetensors")
     facts = {**config, **(config.get("metadata") or {})}  # before version 6 they stood beside each other
     architecture = config.get("architecture", "standard")
     if config.get("activation_fn_str", config.get("activation_fn")) == "topk":  # before version 6
@@ -135,7 +140,7 @@ def _saelens(folder: Path) -> SparseAutoencoder:
 
 
 def _sparsify(folder: Path) -> SparseAutoencoder:
-    config, tensors = _json(folder / "cfg.json"), _tensors(folder / "sae.safetensors")
+    config, tensors = read_json(folder / "cfg.json"), _tensors(folder / "sae.safetensors")
     if config.get("activation", "topk") != "topk" or config.get("transcode") or config.get("skip_connection"):
         raise EPError(f"{folder}: only TopK autoencoders of sparsify can be read, no transcoders or other activations")
     return SparseAutoencoder(
@@ -153,7 +158,7 @@ def _gemma_scope(path: Path) -> SparseAutoencoder:
     tensors = {
         name.lower(): tensor for name, tensor in (_npz(path) if path.suffix == ".npz" else _tensors(path)).items()
     }
-    config = _json(path.with_name("config.json")) if path.with_name("config.json").is_file() else {}
+    config = read_json(path.with_name("config.json")) if path.with_name("config.json").is_file() else {}
     if "affine_skip_connection" in tensors or config.get("architecture", "jump_relu") != "jump_relu":
         raise EPError(f"{path}: only JumpReLU autoencoders of Gemma Scope can be read, no transcoders")
     w_enc, b_enc, w_dec, b_dec, threshold = (
@@ -180,26 +185,11 @@ def _named(path: Path, tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with foreign(path, "safetensors"):
         return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as arrays: {error}") from error
+    with foreign(path, "arrays"), np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}

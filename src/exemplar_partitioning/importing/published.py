@@ -7,7 +7,6 @@ met. It names neither model nor site nor percentile; these come from `metadata.j
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from .. import __version__, store
 from ..dictionary import Dictionary
 from ..errors import DataError, EPError
-from ..files import sha256
+from ..files import foreign, read_json, sha256
 from .pickles import Array, Record, read_pickle
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def import_published(
     file = Path(file)
     described = _metadata(file)
     percentile = float(percentile if percentile is not None else _needed(described, "percentile", "--percentile"))
+    if not 0 < percentile < 100:
+        raise EPError(f"a percentile lies between 0 and 100; got {percentile:g}, give another with --percentile")
     if site is None:
         site = f"resid_post.{int(_needed(described, 'layer', '--site'))}"
     if not re.fullmatch(r"[a-z_]+\.\d+", site):
@@ -64,14 +65,16 @@ def import_published(
     folder = Path(out) / site / store.percentile_name(percentile)
     if folder.exists():
         raise EPError(f"{folder} exists already; name another folder")
-    center, threshold, regions = _parts(file, read_pickle(file))
-    exemplars = np.stack([_vector(file, region, "exemplar_direction") for region in regions])
-    dictionary = Dictionary(torch.from_numpy(center), torch.from_numpy(exemplars), threshold)
-    if model is not None and model.info.d_model != dictionary.d_model:
-        raise EPError(f"the dictionary has width {dictionary.d_model}, the model {model.info.d_model}: it is another's")
-    table = _regions(regions, exemplars, site, model)
-    config = _config(file, described, dictionary, table, site, percentile, model)
-    store.save(folder, config, dictionary, table)
+    with foreign(file, "a published dictionary"):
+        center, threshold, regions = _parts(file, read_pickle(file))
+        exemplars = np.stack([_vector(file, region, "exemplar_direction") for region in regions])
+        dictionary = Dictionary(torch.from_numpy(center), torch.from_numpy(exemplars), threshold)
+        if model is not None and model.info.d_model != dictionary.d_model:
+            raise EPError(
+                f"the dictionary has width {dictionary.d_model}, the model {model.info.d_model}: it is another's"
+            )
+        table = _regions(regions, exemplars, site, model)
+        store.save(folder, _config(file, described, dictionary, table, site, percentile, model), dictionary, table)
     return folder
 
 
@@ -81,11 +84,9 @@ def _metadata(file: Path) -> dict[str, Any]:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         return {}
-    try:
-        found = json.loads(path.read_bytes())
+    with foreign(path, "the metadata of a published dictionary"):
+        found = read_json(path)
         return {**found.get("config", {}), **found.get("discovery_config", {}), **found.get("discovery", {})}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} is not the metadata of a published dictionary: {error}") from error
 
 
 def _needed(described: dict[str, Any], name: str, option: str) -> Any:
