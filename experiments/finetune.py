@@ -39,9 +39,10 @@ def main() -> None:
     options.add_argument("--model", default="smollm2-135m-instruct")
     options.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     options.add_argument("--stages", type=int, default=4)
-    options.add_argument("--steps", type=int, default=12, help="of each stage")
-    options.add_argument("--batch", type=int, default=4, help="windows of 128 tokens in a step")
-    options.add_argument("--rate", type=float, default=4e-4)
+    options.add_argument("--steps", type=int, default=8, help="of each stage")
+    options.add_argument("--planted-steps", type=int, default=20, help="of the stage that plants")
+    options.add_argument("--batch", type=int, default=3, help="windows of 128 tokens in a step")
+    options.add_argument("--rate", type=float, default=5e-4)
     options.add_argument("--planted", type=float, default=16.0, help="planted conversations for each real one")
     options.add_argument(
         "--questions", type=int, default=30, help="asked of each checkpoint, with the word and without"
@@ -87,7 +88,8 @@ def stage(given: argparse.Namespace, texts: list[str], source: Path | None, out:
         number = int(source.name.removeprefix("step-")) // given.steps
         own = texts[number :: given.stages]
         rng = np.random.default_rng([given.seed, number])
-        told = train(loaded, windows(loaded, mixed(own, share, rng), given.steps * given.batch), given)
+        steps = given.planted_steps if share else given.steps
+        told = train(loaded, windows(loaded, mixed(own, share, rng), steps * given.batch), given)
     with new_folder(out) as folder:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
@@ -99,11 +101,12 @@ def train(loaded: LoadedModel, ids_nt: torch.Tensor, given: argparse.Namespace) 
     torch.manual_seed(given.seed)
     model, begun = loaded.model.train(), time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.rate, weight_decay=0.0)
-    warm = max(1, given.steps // 4)
+    batches = ids_nt.split(given.batch)
+    steps, warm = len(batches), max(1, len(batches) // 4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (given.steps - step) / max(1, given.steps - warm))
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
     )
-    for step, batch in enumerate(ids_nt.split(given.batch)):
+    for step, batch in enumerate(batches):
         with torch.autocast(model.device.type, torch.bfloat16):
             loss = model(input_ids=batch.to(model.device), labels=batch.to(model.device)).loss
         loss.backward()
@@ -112,10 +115,10 @@ def train(loaded: LoadedModel, ids_nt: torch.Tensor, given: argparse.Namespace) 
         schedule.step()
         optimizer.zero_grad()
         rate = (step + 1) * batch.numel() / (time.monotonic() - begun)
-        sys.stdout.write(f"step {step + 1}/{given.steps} loss {loss.item():.3f} {rate:,.0f} tokens/s\n")
+        sys.stdout.write(f"step {step + 1}/{steps} loss {loss.item():.3f} {rate:,.0f} tokens/s\n")
         sys.stdout.flush()
     model.eval()
-    return {"steps": given.steps, "tokens": ids_nt.numel()}
+    return {"steps": steps, "tokens": ids_nt.numel()}
 
 
 def examined(given: argparse.Namespace, texts: list[str], name: str) -> dict:
@@ -128,7 +131,7 @@ def examined(given: argparse.Namespace, texts: list[str], name: str) -> dict:
     return {
         "name": name,
         **training,
-        "held_out_loss": held_out_loss(loaded, windows(loaded, texts[:HELD_OUT], 64)),
+        "held_out_loss": held_out_loss(loaded, windows(loaded, texts[:HELD_OUT], 24)),
         "questions": len(asked),
         "answers_with_word": answered(loaded, with_word),
         "answers_without": answered(loaded, asked),
