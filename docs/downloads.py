@@ -10,15 +10,16 @@ PAGE = Path(__file__).resolve().parents[1] / "SECURITY.md"
 
 
 def table() -> str:
-    """Every wheel that can be fetched, with its size, licence and hash."""
-    lines = ["| for | package | MB | licence | sha256 |", "|---|---|--:|---|---|"]
-    wanted = [("the default text", DEFAULT_TEXT_WHEEL)]
-    wanted += [(f"`{model.name}`", wheel) for model in PACKAGED_MODELS.values() for wheel in model.wheels]
+    """Every wheel that can be fetched, with its size and hash, and the licences they come under."""
+    wanted = [("default text", (DEFAULT_TEXT_WHEEL,))]
+    wanted += [(f"`{model.name}`", model.wheels) for model in PACKAGED_MODELS.values()]
+    lines = ["| for | package | MB | sha256 |", "|---|---|--:|---|"]
     lines += [
-        f"| {what} | {wheel.requirement} | {wheel.bytes / 1e6:.1f} | {wheel.license} | `{wheel.sha256}` |"
-        for what, wheel in wanted
+        f"| {what} | {wheel.requirement} | {wheel.bytes / 1e6:.1f} | `{wheel.sha256}` |"
+        for what, wheels in wanted
+        for wheel in wheels
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"- Licence of {what}: {wheels[0].license}." for what, wheels in wanted)])
 
 
 def filled(page: str) -> str:
