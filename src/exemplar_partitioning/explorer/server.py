@@ -162,7 +162,7 @@ def _nowhere(request: Request, error: Exception) -> Response:
 async def _body(request: Request, field: str) -> str:
     try:
         value = (await request.json())[field]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EPError(f'send a JSON object such as {{"{field}": "..."}}') from error
     if not isinstance(value, str):
         raise EPError(f"{field} must be a text; got {type(value).__name__}")
@@ -230,7 +230,7 @@ async def _steer(request: Request) -> Response:
     live = _live(request)
     try:
         body = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     asked = Steering.of(body)
     _whole("prompt", asked.prompt)
