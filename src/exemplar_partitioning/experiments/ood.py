@@ -103,7 +103,7 @@ class _Suite:
         folder = self.out / "dictionaries"
         if not find(folder):
             self.tell(f"{self.suite.name}: dictionaries", 0, 1)
-            sample: dict[str, int] = {}
+            sample: dict[str, Any] = {}
             if self.plan.calibration is not None:
                 sample = {"calibration_batch": self.plan.calibration, "calibration_sample": self.plan.calibration}
             build(

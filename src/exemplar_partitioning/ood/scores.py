@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def check_score(name: str) -> Score:
     """The name, if it is that of a score; EPError otherwise."""
     if name not in SCORES:
         raise EPError(f"there is no score {name!r}; expected one of {', '.join(SCORES)}")
-    return name
+    return cast(Score, name)
 
 
 def token_scores(dictionary: StoredDictionary, x_nd: Float[np.ndarray, "n d"] | Tensor) -> Novelty:
