@@ -111,13 +111,13 @@ def _show(result: dict[str, Any]) -> None:
     from ..terminal import console
 
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"{len(result['tasks'])} tasks, test rows")
-    for column in ("arm", ""):
-        table.add_column(column)
-    for column in ("accuracy (95 %)", "AUROC", "retention (95 %)", "above chance (95 %)"):
+    table.add_column("arm", no_wrap=True)
+    for column in ("accuracy (95 %)", "AUROC", "retention (95 %)", "above chance"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in result["pooled"]:
-        figures = (_interval(row["accuracy"]), f"{row['auroc'][0]:.3f}")
-        table.add_row(row["arm"], row["detail"], *figures, _interval(row["retention"]), _interval(row["corrected"]))
+        figures = (_interval(row["accuracy"]), f"{row['auroc'][0]:.2f}")
+        name = f"{row['arm']} {row['detail']}".strip()
+        table.add_row(name, *figures, _interval(row["retention"]), _interval(row["corrected"]))
     console().print(table)
 
 
@@ -125,4 +125,4 @@ def _interval(figure: list[float | None]) -> str:
     if None in figure:
         return ""
     value, low, high = figure
-    return f"{value:.3f} ({low:.3f}-{high:.3f})"
+    return f"{value:.2f} ({low:.2f}-{high:.2f})"
