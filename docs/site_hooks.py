@@ -13,6 +13,10 @@ import error_messages  # noqa: E402 - beside this file
 
 PAGES = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "benchmarks.md": "benchmarks/README.md"}
 FROM_SCRATCH = ROOT / "examples" / "ep_from_scratch.py"
+MOVED = {source: name for name, source in PAGES.items()} | {
+    "README.md": "index.md",
+    "examples/ep_from_scratch.py": "from-scratch.md",
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -28,19 +32,28 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links lead to pages of the site; what is no page is named without a link."""
+    link = r"^```.*?^```|(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)"
+    markdown = re.sub(link, lambda found: _on_site(found, files), markdown, flags=re.DOTALL | re.MULTILINE)
     if page.file.src_uri == "errors.md":
         markdown = markdown.replace(error_messages.MARKER, error_messages.listing())
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)", lambda link: _on_site(link, files), markdown)
+    return markdown
 
 
-def _on_site(link: re.Match, files: Any) -> str:
-    text, target, anchor = link[1], link[2], link[3] or ""
-    if target.startswith("https://"):
-        return link[0]
-    moved = {source: name for name, source in PAGES.items()} | {
-        "README.md": "index.md",
-        "examples/ep_from_scratch.py": "from-scratch.md",
-    }
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """No page makes the reader's browser ask another host for anything."""
+    from mkdocs.exceptions import PluginError
+
+    if asks := re.search(
+        r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""", output
+    ):
+        raise PluginError(f"{page.file.src_uri} would load from another host: {asks[0]}")
+    return output
+
+
+def _on_site(found: re.Match, files: Any) -> str:
+    text, target, anchor = found["text"], found["target"], found["anchor"] or ""
+    if target is None or target.startswith("https://"):  # a block of code, or another site
+        return found[0]
     target = target.removeprefix("../").removeprefix("docs/")
-    target = moved.get(target, target)
+    target = MOVED.get(target, target)
     return f"[{text}]({target}{anchor})" if files.get_file_from_path(target) else text
