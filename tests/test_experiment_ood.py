@@ -1,8 +1,10 @@
 """The experiment on text unlike a dictionary's: metrics and rivals by other means, and the whole on a tiny model."""
 
 import gzip
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ from exemplar_partitioning.experiments import ood_methods, ood_tasks
 from exemplar_partitioning.experiments.ood import losses
 from exemplar_partitioning.experiments.ood_methods import mahalanobis, nearest, norm, pca_residual
 from exemplar_partitioning.experiments.ood_metrics import fpr95, resampled, separation, spread
+from exemplar_partitioning.experiments.ood_plots import ood_figure
 from exemplar_partitioning.experiments.ood_tasks import CLINC, CODE, LANGUAGES, PROSE, Sizes, suites
+from exemplar_partitioning.figures import to_bytes
 
 
 def scores(seed, ties):
@@ -194,7 +198,9 @@ def test_the_whole_on_a_tiny_model(data, tiny_folder, tmp_path, monkeypatch, cap
         assert fitted["flagged"]["held out"]["flagged"] / fitted["flagged"]["held out"]["documents"] < 0.2
         assert fitted["flagged"]["random tokens"]["flagged"] > 0.5 * fitted["flagged"]["random tokens"]["documents"]
 
-    from exemplar_partitioning.experiments.ood_plots import ood_figure
-    from exemplar_partitioning.figures import to_bytes
-
+    spec = importlib.util.spec_from_file_location("ood_page", Path(__file__).parents[1] / "docs" / "ood_page.py")
+    assert spec and spec.loader
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert "**surprise, p = 4**" in page._part(result, "tiny") and "new ordinary text" in page._part(result, "tiny")
     assert to_bytes(ood_figure(result), "svg") == to_bytes(ood_figure(result), "svg")
