@@ -155,13 +155,14 @@ def given(tiny_folder, text_file, tmp_path_factory):
     return made(tiny_folder, text_file, tmp_path_factory.mktemp("budget"))
 
 
-def test_the_command(given, tmp_path):
+def test_the_command(given, tiny_folder, tmp_path):
     for kind, count, seed in (("train", 12, 3), ("eval", 12, 4)):
         rows = concept_rows(kind, count, seed)
         (tmp_path / f"kings_{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sae = tmp_path / "topk-small"
     saved(same(ep.load(given / "build", percentile=5)), sae, "blocks.1.hook_resid_post")
     command = ["tokens", given / "x", "--sae", sae, "--out", tmp_path / "out", "--budgets", "500,2_000", "--quick"]
+    command += ["--model", tiny_folder]
     assert "training.json" in refused(*command, "--tasks", 0, "--concepts", tmp_path / "kings")
     record = {"name": "topk-small", "tokens": 2000, "seconds": 5.0, "flops": 1e12}
     (sae / "training.json").write_text(json.dumps(record))

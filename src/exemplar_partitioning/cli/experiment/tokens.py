@@ -71,6 +71,7 @@ def tokens(
     saes = [(load_sae(path), _training(path)) for path in sae]
     for autoencoder, _ in saes:
         check_fits(autoencoder, streamed)
+    asked = _questions(min(tasks, 4) if quick else tasks, concepts or [], train, test, seed)
     loaded = load_model(model or streamed.info.id, dtype=streamed.info.dtype, device=device)
     if loaded.info.fingerprint != streamed.info.fingerprint:
         raise EPError(f"{loaded.info.id} is not the model that the activations in {activations} are of")
@@ -78,7 +79,7 @@ def tokens(
         site, kept = streamed.record["site"], cache or out / "cache"
         sets = [
             (questions, text_activations(loaded, [site], texts, cache=kept, context_size=context, tell=tell)[site])
-            for questions, texts in _questions(min(tasks, 4) if quick else tasks, concepts or [], train, test, seed)
+            for questions, texts in asked
         ]
         result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, tell=tell)
     result = record("tokens", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
