@@ -96,7 +96,6 @@ _SHOWN = (
     ("DiffMean", ""),
     ("logistic probe", ""),
     ("LAT", ""),
-    ("mean activation", "profile"),
 )
 
 

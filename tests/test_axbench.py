@@ -13,13 +13,13 @@ import exemplar_partitioning as ep
 from conftest import WORDS, sentences
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import axbench, axbench_pooled, baselines, readouts
+from exemplar_partitioning.experiments import axbench, axbench_pooled, axbench_site, baselines, readouts
 from exemplar_partitioning.experiments.activations import TextActivations
 from exemplar_partitioning.experiments.axbench_plots import axbench_figure
 from exemplar_partitioning.experiments.concepts import Concept, first_concepts, read_concepts
 from exemplar_partitioning.experiments.readouts import Pooled, auroc, pool
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
-from exemplar_partitioning.text.documents import read_documents
+from exemplar_partitioning.text.documents import DocumentSource, read_documents
 
 PLAIN = [word for word in WORDS if word not in ("king", "stone", "river")]
 EMPTY = "EEEEE"
@@ -224,13 +224,10 @@ class TestReadouts:
         for of_k in train.profile.T.astype(float):
             gap = of_k[positive_n].mean() - of_k[~positive_n].mean()
             steps.append(gap / of_k.std() if of_k.std() else 0.0)
-        below, least, most = sorted(np.abs(steps))[-3:]
-        threshold = below + 0.05 * (least - below)  # position 0.95 * 39 = 37.05 of 40 in order
-        for k, weight in zip(found.columns, found.weight, strict=True):
-            expected = np.sign(steps[k]) * (abs(steps[k]) - threshold) / train.profile[:, k].astype(float).std()
-            assert weight == pytest.approx(expected)
-        assert found.of == "profile"
-        assert sorted(np.abs(np.array(steps)[found.columns])) == pytest.approx([least, most])
+        *_, eleventh = sorted(steps)[::-1][:11]
+        expected = {k: (steps[k] - eleventh) / train.profile[:, k].astype(float).std() for k in np.argsort(steps)[-10:]}
+        assert eleventh > 0 and found.of == "profile"
+        assert dict(zip(found.columns, found.weight, strict=True)) == pytest.approx(expected)
 
     def test_shares_are_of_the_nearest(self):
         cosine_nk = torch.tensor([[0.9, 0.5, 0.4], [0.7, 0.7, -1.0]])
@@ -243,7 +240,7 @@ class TestReadouts:
         highest = np.array([[1, 1], [1, 1], [0.9, 0], [0, 0]], np.float32)
         assert readouts.best(Pooled(highest, highest, highest, np.ones(4)), positive_n).columns == [1]
 
-    @pytest.mark.parametrize("name", list(axbench.CHOICES))
+    @pytest.mark.parametrize("name", list(axbench_site.CHOICES))
     def test_rules_see_training_texts_only(self, name):
         texts, _ = random_pooled(np.random.default_rng(5), texts=40)
         concept = Concept("", "", *np.arange(40).reshape(2, 20)[:, :10], *[np.arange(20, 20)] * 4)
@@ -251,14 +248,14 @@ class TestReadouts:
         unseen = np.setdiff1d(np.arange(40), [*concept.positive, *concept.negative])
         for of in (blind.highest, blind.mean, blind.profile):
             of[unseen] = np.nan
-        seeing, found = (axbench.fitted(axbench.CHOICES[name], given, concept) for given in (texts, blind))
+        seeing, found = (axbench_site.fitted(axbench_site.CHOICES[name], given, concept) for given in (texts, blind))
         assert np.array_equal(seeing.columns, found.columns) and np.array_equal(seeing.weight, found.weight)
 
     def test_judged_against_each_kind(self):
         score_t = np.array([3.0, 1, 2, 0, 5])
         rows = {name: np.array(found) for name, found in (("positive", [0, 1]), ("negative", [2, 3]), ("hard", [4]))}
         concept = Concept("", "", *[np.arange(0)] * 3, rows["positive"], rows["negative"], rows["hard"])
-        found = axbench.judged(score_t, concept)
+        found = axbench_site.judged(*axbench_site.evaluated(score_t, concept))
         assert found == {"negative": 0.75, "hard": 0.0, "auroc": 0.5}
 
     def test_summary_is_over_concepts_that_have_a_value(self):
@@ -348,15 +345,37 @@ class TestWhole:
         assert not any(basis == "elsewhere" for _, basis, _, _ in rows)
         for basis in ("exemplar", "mean"):
             for rule in ("best", "five best", "profile"):
-                assert min(rows["resid_post.0", basis, rule, 5.0]["auroc"]) > 0.9, (basis, rule)
-        assert min(rows["resid_post.0", "logistic probe", "", None]["auroc"]) > 0.9
-        assert min(rows["resid_post.0", "exemplar, 2 percentiles", "profile", None]["auroc"]) > 0.9
+                assert np.mean(rows["resid_post.0", basis, rule, 5.0]["auroc"]) > 0.8, (basis, rule)
+        assert np.mean(rows["resid_post.0", "logistic probe", "", None]["auroc"]) > 0.8
+        assert np.mean(rows["resid_post.0", "exemplar, 2 percentiles", "profile", None]["auroc"]) > 0.8
         sizes = {(d["site"], d["percentile"]): d["k"] for d in found["dictionaries"]}
         for basis in ("exemplar", "mean", "k-means", "random exemplars"):
             assert rows["resid_post.1", basis, "best", 5.0]["k"] == sizes["resid_post.1", 5.0]
         (given,) = found["sets"]
         assert [c["evaluation"] for c in given["concepts"]] == [[10, 10, 3]] * 2
         json.dumps(found, allow_nan=False)
+
+    def test_what_is_finished_is_not_done_again(self, loaded, stem, tmp_path):
+        plan = axbench.Plan(("resid_post.0",), percentiles=(10.0,), tokens=1000)
+        told: list[str] = []
+
+        def run():
+            told.clear()
+            text = DocumentSource("words", lambda: iter(read_documents(iter(sentences(100, seed=1)))))
+            return axbench.run(
+                loaded, [read_concepts(stem)], plan, cache=tmp_path, text=text, tell=lambda what, *_: told.append(what)
+            )
+
+        first = run()
+        assert any("PCA" in what for what in told)
+        for piece in tmp_path.glob("axbench-*/*PCA*.json"):
+            piece.unlink()
+        assert run() == first and all("PCA" in what for what in told)
+        assert run() == first and not told
+        (piece,) = tmp_path.glob("axbench-*/*PCA*.json")
+        piece.write_text("{")
+        with pytest.raises(DataError, match="is damaged"):
+            run()
 
     def test_the_command(self, stem, tiny_folder, text_file, tmp_path):
         arguments = ["experiment", "axbench", str(stem), "--out", str(tmp_path), "--model", str(tiny_folder), "--quick"]
@@ -393,7 +412,7 @@ class TestPooled:
         values[:, 1] += 1  # DiffMean is the better reference
         rows = [
             {"site": site, "basis": m[0], "rule": m[1], "percentile": m[2], "k": 1}
-            | dict(zip(axbench.KINDS, map(list, values[i, j]), strict=True))
+            | dict(zip(axbench_site.KINDS, map(list, values[i, j]), strict=True))
             for i, site in enumerate(sites)
             for j, m in enumerate(methods)
         ]

@@ -9,7 +9,8 @@ Shapes: t texts, n tokens, d = d_model, c concepts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..dictionary import Dictionary
 from ..errors import EPError
 from ..importing import SparseAutoencoder
 from ..models.load import LoadedModel
@@ -29,11 +28,10 @@ from ..store import StoredDictionary
 from ..text.documents import DocumentSource
 from . import baselines, readouts
 from .activations import Tell, TextActivations, text_activations
-from .concepts import Concept, ConceptSet
-from .readouts import Encode, Pooled, Rule, Weights, auroc, pool
+from .axbench_site import AtSite, Finished, bases
+from .concepts import ConceptSet
 from .resampling import interval, resamples
 
-KINDS = ("auroc", "negative", "hard")
 RESAMPLES = 4000
 ORDINARY_CONTEXT = 128  # tokens of an ordinary text that are read, as in a build
 _TEXTS_AT_ONCE = 500
@@ -50,26 +48,6 @@ class Plan:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Basis:
-    """A way to features, and the rules that are tried on them."""
-
-    name: str
-    encode: Encode
-    rules: Mapping[str, Rule]
-    share: Encode = readouts.shares
-    percentile: float | None = None
-
-
-CHOICES: dict[str, Rule] = {
-    "contrast": readouts.contrast,
-    "best": readouts.best,
-    "five best": readouts.several(5),
-    "profile": readouts.profile,
-}
-SAE_CHOICES = {name: CHOICES[name] for name in ("best", "five best", "profile")}
-
-
 def run(
     loaded: LoadedModel,
     sets: Sequence[ConceptSet],
@@ -84,7 +62,8 @@ def run(
     """Every method on every concept at every site.
 
     Args:
-        cache: folder for activations, so that a second run is quick; None keeps them in memory.
+        cache: folder for activations and for what is finished, so that a run that was cut off goes on; None keeps
+            activations in memory.
         text: ordinary text.
         dictionaries: to be tried in place of ones made here, at their sites.
         saes: by name; each is tried at the sites whose name or TransformerLens name it bears, or at all of its width
@@ -106,6 +85,7 @@ def run(
 
     acts = [read(found.texts, plan.context_size) for found in sets]
     ordinary = read(_ordinary(loaded, text, plan.tokens), ORDINARY_CONTEXT)
+    finished = Finished(cache / f"axbench-{_key(loaded, sets, plan, text, dictionaries)}" if cache else None)
     made: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for number, site in enumerate(sites):
@@ -116,10 +96,11 @@ def run(
             {"site": site, "percentile": p, "k": d.k, "threshold": round(d.threshold, 4), "given": bool(given)}
             for p, d in parts.items()
         ]
-        at = _Site(site, sets, [a[site] for a in acts], tell)
-        for basis in _bases(x_nd, parts, _of_site(saes, resolved[number]), plan.seed):
-            rows += at.tried(basis)
-        rows += at.together(f"{len(parts)} percentiles") + at.supervised(plan.seed)
+        at = AtSite(site, sets, [a[site] for a in acts], finished, tell)
+        tried = [at.tried(basis) for basis in bases(x_nd, parts, _of_site(saes, resolved[number]), plan.seed)]
+        rows += [row for one in tried for row in one["rows"]]
+        rows += at.together([one for one in tried if one["rows"][0]["basis"] == "exemplar"])
+        rows += at.supervised(plan.seed)
     return {
         "plan": asdict(plan),
         "text": {"source": text.name, "activations": len(ordinary[sites[0]].x_nd[: plan.tokens])},
@@ -130,81 +111,6 @@ def run(
     }
 
 
-class _Site:
-    """The labelled texts at one site, and every method on them."""
-
-    def __init__(self, site: str, sets: Sequence[ConceptSet], acts: Sequence[TextActivations], tell: Tell):
-        self.site, self.sets, self.acts, self.tell = site, sets, acts, tell
-        self.exemplars: list[list[Pooled]] = []  # of every percentile, by set
-
-    def tried(self, basis: Basis) -> list[dict[str, Any]]:
-        """All rules of a basis."""
-        self.tell(f"{self.site}: {basis.name}", 0, 1)
-        pooled = [pool(acts, basis.encode, basis.share) for acts in self.acts]
-        if basis.name == "exemplar":
-            self.exemplars.append(pooled)
-        return [self._tried(basis.name, name, rule, pooled, basis.percentile) for name, rule in basis.rules.items()]
-
-    def together(self, detail: str) -> list[dict[str, Any]]:
-        """Profiles over the regions of all percentiles, each score in its standard deviations, added up."""
-        found = []
-        for given, parts in zip(self.sets, zip(*self.exemplars, strict=True), strict=True):
-            for concept in given.concepts:
-                weights = [fitted(readouts.profile, texts, concept) for texts in parts]
-                scores = [w.score(texts) for w, texts in zip(weights, parts, strict=True)]
-                score_t = sum(score_t / score_t[training(concept)].std() for score_t in scores)
-                found.append(judged(score_t, concept))
-        columns = sum(one[0].highest.shape[1] for one in self.exemplars)
-        return [self._row(f"exemplar, {detail}", "profile", None, columns, found)]
-
-    def supervised(self, seed: int) -> list[dict[str, Any]]:
-        """Directions found with the labels of the tokens' texts: one column a concept."""
-        methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-            "DiffMean": baselines.difference_of_means,
-            "logistic probe": baselines.logistic,
-            "LAT": lambda x_nd, positive_n: baselines.lat(x_nd, positive_n, seed),
-        }
-        found: dict[str, list[list[np.ndarray]]] = {name: [] for name in methods}
-        for given, acts in zip(self.sets, self.acts, strict=True):
-            self.tell(f"{self.site}: directions of {given.name}", 0, 1)
-            tokens = [baselines.tokens_of(acts, concept) for concept in given.concepts]
-            for name, method in methods.items():
-                found[name].append([method(x_nd, positive_n) for x_nd, positive_n in tokens])
-        rows = []
-        for name, directions in found.items():
-            pooled = [
-                pool(acts, baselines.linear(np.stack(own, axis=1))).highest
-                for acts, own in zip(self.acts, directions, strict=True)
-            ]
-            judgements = [
-                judged(texts[:, c], concept)
-                for given, texts in zip(self.sets, pooled, strict=True)
-                for c, concept in enumerate(given.concepts)
-            ]
-            rows.append(self._row(name, "", None, 1, judgements))
-        raw = [pool(acts, lambda x_nd: x_nd) for acts in self.acts]
-        means = [Pooled(texts.mean, texts.mean, texts.mean, texts.tokens) for texts in raw]
-        return [*rows, self._tried("mean activation", "profile", readouts.profile, means)]
-
-    def _tried(self, basis: str, name: str, rule: Rule, pooled: Sequence[Pooled], p: float | None = None) -> dict:
-        found = [
-            judged(fitted(rule, texts, concept).score(texts), concept)
-            for given, texts in zip(self.sets, pooled, strict=True)
-            for concept in given.concepts
-        ]
-        return self._row(basis, name, p, pooled[0].highest.shape[1], found)
-
-    def _row(
-        self, basis: str, rule: str, percentile: float | None, columns: int, found: Sequence[dict[str, float]]
-    ) -> dict[str, Any]:
-        values = {kind: [_rounded(one[kind]) for one in found] for kind in KINDS}
-        return {"site": self.site, "basis": basis, "percentile": percentile, "rule": rule, "k": columns, **values}
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
-
-
 def summary(values: Sequence[float | None]) -> tuple[float, float, float]:
     """Mean over concepts, and the middle 95 % of it over resampled concepts; NaN if no concept has a value."""
     value_c = np.array([value for value in values if value is not None])
@@ -212,48 +118,6 @@ def summary(values: Sequence[float | None]) -> tuple[float, float, float]:
         return np.nan, np.nan, np.nan
     mean_b = resamples(len(value_c), RESAMPLES, seed=0) @ value_c / len(value_c)
     return float(value_c.mean()), *interval(mean_b)
-
-
-def training(concept: Concept) -> np.ndarray:
-    """The training texts of a concept, those that have it first."""
-    return np.concatenate([concept.positive, concept.negative])
-
-
-def fitted(rule: Rule, texts: Pooled, concept: Concept) -> Weights:
-    """A rule, told the training texts of a concept."""
-    rows = training(concept)
-    return rule(texts[rows], np.arange(len(rows)) < len(concept.positive))
-
-
-def judged(score_t: np.ndarray, concept: Concept) -> dict[str, float]:
-    """AUROC of evaluation texts with the concept against all others, negative ones, and hard negative ones (or NaN)."""
-    with_n = score_t[concept.eval_positive]
-    without = {"negative": score_t[concept.eval_negative], "hard": score_t[concept.eval_hard]}
-    without["auroc"] = np.concatenate(list(without.values()))
-    return {
-        kind: float(auroc(np.concatenate([with_n, score_n]), np.arange(len(with_n) + len(score_n)) < len(with_n)))
-        for kind, score_n in without.items()
-    }
-
-
-def _bases(
-    x_nd: Tensor, parts: Mapping[float, Dictionary], saes: Mapping[str, SparseAutoencoder], seed: int
-) -> Iterator[Basis]:
-    """Every unsupervised way to features at a site, one at a time: each may hold much."""
-    first = next(iter(parts.values()))
-    u_nd = baselines.centred(x_nd, first.center)
-    for percentile, d in parts.items():
-        yield Basis("exemplar", baselines.cosines(d.center, d.exemplars), CHOICES, percentile=percentile)
-        yield Basis(
-            "mean", baselines.cosines(d.center, baselines.mean_members(d, x_nd)), CHOICES, percentile=percentile
-        )
-    finest = min(parts)
-    for name, found in (("k-means", baselines.spherical_kmeans), ("random exemplars", baselines.random_exemplars)):
-        encode = baselines.cosines(first.center, found(u_nd, parts[finest].k, seed))
-        yield Basis(name, encode, CHOICES, percentile=finest)
-    yield Basis("PCA", baselines.cosines(first.center, baselines.principal(u_nd)), CHOICES)
-    for name, sae in saes.items():
-        yield Basis(name, sae.encode, SAE_CHOICES, torch.relu)
 
 
 def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:
@@ -267,6 +131,25 @@ def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[st
     if not texts:
         raise EPError("the ordinary text is empty; expected some for the dictionaries")
     return texts
+
+
+def _key(
+    loaded: LoadedModel,
+    sets: Sequence[ConceptSet],
+    plan: Plan,
+    text: DocumentSource,
+    dictionaries: Sequence[StoredDictionary],
+) -> str:
+    """What the pieces of a run follow from, but for sites and autoencoders, which the pieces name."""
+    digest = hashlib.sha256()
+    info = loaded.info
+    known = {name: value for name, value in asdict(plan).items() if name != "sites"}
+    decided = (readouts.TEMPERATURE, readouts.KEPT, baselines.PENALTY)
+    for part in (info.fingerprint, info.dtype, text.name, known, decided, [d.content_id for d in dictionaries]):
+        digest.update(repr(part).encode())
+    for given in sets:
+        digest.update(repr((given.name, given.texts, [c.name for c in given.concepts])).encode())
+    return digest.hexdigest()[:16]
 
 
 def _check_fit(

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from .axbench import KINDS, RESAMPLES
+from .axbench import RESAMPLES
+from .axbench_site import KINDS
 from .resampling import interval, resamples
 
 REFERENCES = ("DiffMean", "logistic probe")

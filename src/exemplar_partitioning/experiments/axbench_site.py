@@ -1,0 +1,208 @@
+"""Every method of concept detection at one site of a model, each a piece of work that is done once.
+
+Shapes: t texts, n tokens, d = d_model, c concepts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..errors import DataError
+from ..files import disk_errors, write_new
+from ..importing import SparseAutoencoder
+from ..store import to_json
+from . import baselines, readouts
+from .activations import Tell, TextActivations
+from .concepts import Concept, ConceptSet
+from .readouts import Encode, Pooled, Rule, Weights, auroc, pool
+
+KINDS = ("auroc", "negative", "hard")
+CHOICES: dict[str, Rule] = {
+    "contrast": readouts.contrast,
+    "best": readouts.best,
+    "five best": readouts.several(5),
+    "profile": readouts.profile,
+}
+SAE_CHOICES = {name: CHOICES[name] for name in ("best", "five best", "profile")}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Pieces of long work, each a JSON file in a folder, so that work that was cut off goes on; None keeps nothing."""
+
+    folder: Path | None
+
+    def get(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the piece of that name came to, made now if it has not been."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.json"
+        if path.is_file():
+            try:
+                return json.loads(path.read_bytes())
+            except ValueError as error:
+                raise DataError(f"{path} is damaged ({error}); remove it") from error
+        found = make()
+        with disk_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_new(path, to_json(found))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A way to features, made when it is needed, and the rules that are tried on them."""
+
+    name: str
+    encode: Callable[[], Encode]
+    rules: Mapping[str, Rule]
+    share: Encode = readouts.shares
+    percentile: float | None = None
+    detail: str = ""
+    """What else tells its piece of work from others of that name."""
+
+
+def bases(
+    x_nd: Tensor, parts: Mapping[float, Dictionary], saes: Mapping[str, SparseAutoencoder], seed: int
+) -> Iterator[Basis]:
+    """Every unsupervised way to features at a site: of the same ordinary activations, at equal numbers of columns."""
+    finest = min(parts)
+    center_d = parts[finest].center
+
+    def around(center_d: Tensor, found: Callable[[], np.ndarray | Tensor]) -> Callable[[], Encode]:
+        return lambda: baselines.cosines(center_d, found())
+
+    def directions() -> Tensor:
+        return baselines.centred(x_nd, center_d)
+
+    for percentile, d in parts.items():
+        yield Basis("exemplar", around(d.center, lambda d=d: d.exemplars), CHOICES, percentile=percentile)
+    k = parts[finest].k
+    equal = {
+        "k-means": lambda: baselines.spherical_kmeans(directions(), k, seed),
+        "random exemplars": lambda: baselines.random_exemplars(directions(), k, seed),
+    }
+    for name, found in equal.items():
+        yield Basis(name, around(center_d, found), CHOICES, percentile=finest)
+    for percentile, d in parts.items():
+        means = around(d.center, lambda d=d: baselines.mean_members(d, x_nd))
+        yield Basis("mean", means, CHOICES, percentile=percentile)
+    yield Basis("PCA", around(center_d, lambda: baselines.principal(directions())), CHOICES)
+    for name, sae in saes.items():
+        detail = hashlib.sha256(sae.W_enc.contiguous().numpy().tobytes()).hexdigest()[:8]
+        yield Basis(name, lambda sae=sae: sae.encode, SAE_CHOICES, torch.relu, detail=detail)
+
+
+class AtSite:
+    """The labelled texts at one site, and every method on them. The pieces are lists of rows of the result."""
+
+    def __init__(
+        self, site: str, sets: Sequence[ConceptSet], acts: Sequence[TextActivations], finished: Finished, tell: Tell
+    ):
+        self.site, self.sets, self.acts, self.finished, self.tell = site, sets, acts, finished, tell
+
+    def tried(self, basis: Basis) -> dict[str, Any]:
+        """All rules of a basis: `rows`, and in `scores` those of the profile, for each concept."""
+        percentile = "" if basis.percentile is None else f"p{basis.percentile:g}"
+        piece = "-".join(filter(None, (self.site, basis.name, percentile, basis.detail)))
+        return self.finished.get(piece, lambda: self._tried(basis))
+
+    def _tried(self, basis: Basis) -> dict[str, Any]:
+        self.tell(f"{self.site}: {basis.name}", 0, 1)
+        encode = basis.encode()
+        pooled = [pool(acts, encode, basis.share) for acts in self.acts]
+        scores = {name: self._scores(rule, pooled) for name, rule in basis.rules.items()}
+        k = pooled[0].highest.shape[1]
+        rows = [self._row(basis.name, name, basis.percentile, k, found) for name, found in scores.items()]
+        return {"rows": rows, "scores": [[part.tolist() for part in one] for one in scores["profile"]]}
+
+    def together(self, tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Scores of profiles over several percentiles, added up."""
+        found = []
+        for parts in zip(*(one["scores"] for one in tried), strict=True):
+            found.append(tuple(np.sum(kind, axis=0) for kind in zip(*parts, strict=True)))
+        k = sum(one["rows"][0]["k"] for one in tried)
+        return [self._row(f"exemplar, {len(tried)} percentiles", "profile", None, k, found)]
+
+    def supervised(self, seed: int) -> list[dict[str, Any]]:
+        """Directions found with the labels of the tokens' texts, one a concept."""
+        return self.finished.get(f"{self.site}-supervised", lambda: {"rows": self._supervised(seed)})["rows"]
+
+    def _supervised(self, seed: int) -> list[dict[str, Any]]:
+        methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+            "DiffMean": baselines.difference_of_means,
+            "logistic probe": baselines.logistic,
+            "LAT": lambda x_nd, positive_n: baselines.lat(x_nd, positive_n, seed),
+        }
+        found: dict[str, list[Scores]] = {name: [] for name in methods}
+        for given, acts in zip(self.sets, self.acts, strict=True):
+            weights: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+            for number, concept in enumerate(given.concepts):
+                self.tell(f"{self.site}: directions of {given.name}", number, len(given.concepts))
+                x_nd, positive_n = baselines.tokens_of(acts, concept)
+                for name, method in methods.items():
+                    weights[name].append(method(x_nd, positive_n))
+            for name, own in weights.items():
+                score_tc = pool(acts, baselines.linear(np.stack(own, axis=1))).highest
+                found[name] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
+        return [self._row(name, "", None, 1, own) for name, own in found.items()]
+
+    def _scores(self, rule: Rule, pooled: Sequence[Pooled]) -> list[Scores]:
+        """Scores of evaluation texts, in standard deviations of those of training texts, for every concept."""
+        found = []
+        for given, texts in zip(self.sets, pooled, strict=True):
+            for concept in given.concepts:
+                score_t = fitted(rule, texts, concept).score(texts)
+                spread = score_t[training(concept)].std() or 1.0
+                found.append(evaluated(score_t / spread, concept))
+        return found
+
+    def _row(
+        self, basis: str, rule: str, percentile: float | None, columns: int, found: Sequence[Scores]
+    ) -> dict[str, Any]:
+        judgements = [judged(*scores) for scores in found]
+        values = {kind: [_rounded(one[kind]) for one in judgements] for kind in KINDS}
+        return {"site": self.site, "basis": basis, "percentile": percentile, "rule": rule, "k": columns, **values}
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
+
+
+def training(concept: Concept) -> np.ndarray:
+    """The training texts of a concept, those that have it first."""
+    return np.concatenate([concept.positive, concept.negative])
+
+
+def fitted(rule: Rule, texts: Pooled, concept: Concept) -> Weights:
+    """A rule, told the training texts of a concept."""
+    rows = training(concept)
+    return rule(texts[rows], np.arange(len(rows)) < len(concept.positive))
+
+
+Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of the evaluation texts of a concept: positive, negative and hard negative ones."""
+
+
+def evaluated(score_t: np.ndarray, concept: Concept) -> Scores:
+    """The scores of a concept's evaluation texts."""
+    return score_t[concept.eval_positive], score_t[concept.eval_negative], score_t[concept.eval_hard]
+
+
+def judged(positive: np.ndarray, negative: np.ndarray, hard: np.ndarray) -> dict[str, float]:
+    """AUROC of positive texts against all others (`auroc`), negative ones, and hard negative ones (NaN without any)."""
+    others = {"auroc": np.concatenate([negative, hard]), "negative": negative, "hard": hard}
+    return {
+        kind: float(auroc(np.concatenate([positive, found]), np.arange(len(positive) + len(found)) < len(positive)))
+        for kind, found in others.items()
+    }
