@@ -206,14 +206,14 @@ def check_fits(sae: SparseAutoencoder, streamed: Streamed) -> None:
 
 
 def check_same(dictionary: StoredDictionary, streamed: Streamed) -> None:
-    """Raise EPError unless a dictionary was built from activations of this model and site."""
+    """Raise EPError unless a dictionary was built from activations of this model and site, in whatever dtype."""
     config, theirs = dictionary.config, streamed.record
-    mine = (config.site.name, config.model.fingerprint, config.model.dtype)
-    if mine != (theirs["site"], theirs["model"]["fingerprint"], theirs["model"]["dtype"]):
+    mine = (config.site.name, config.model.id, config.model.tokenizer_hash)
+    if mine != (theirs["site"], theirs["model"]["id"], theirs["model"]["tokenizer_hash"]):
         raise EPError(
-            f"{dictionary.path} was built at {config.site.name} of {config.model.id} in {config.model.dtype}, the "
-            f"activations in {streamed.folder} are of {theirs['site']} of {theirs['model']['id']} in "
-            f"{theirs['model']['dtype']}; extract them from the dictionary's model"
+            f"{dictionary.path} was built at {config.site.name} of {config.model.id}, the activations in "
+            f"{streamed.folder} are of {theirs['site']} of {theirs['model']['id']}; extract them from the "
+            "dictionary's model and site"
         )
 
 
