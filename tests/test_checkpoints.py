@@ -41,7 +41,8 @@ def run(module, *arguments):
 @pytest.fixture(scope="module")
 def finetuned(tiny_folder, corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("finetuned")
-    sizes = ["--stages", STAGES, "--steps", STEPS, "--batch", 4, "--rate", 0.003, "--questions", 3, "--planted", 1]
+    sizes = ["--stages", STAGES, "--steps", STEPS, "--batch", 4, "--rate", 0.003, "--questions", 3]
+    sizes += ["--planted", 1, "--planted-steps", STEPS]
     given = [corpus, "--model", tiny_folder, "--out", out / "models", "--result", out / "finetune.json", *sizes]
     run(finetune, *given)
     return out, given
