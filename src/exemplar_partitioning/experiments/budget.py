@@ -4,8 +4,8 @@ Dictionaries are built from the first 10,000, 30,000, ... activations of a strea
 same stream. Both are measured on documents that neither saw, and by detection: the unit that tells the classes of a
 labelled task apart best on training texts, tried on others (`detection.py`).
 
-Costs are counted in tokens, in floating point operations by the formulas below, and in seconds as measured; the model's
-forward pass over the tokens counts for both.
+Costs are counted in tokens, in floating point operations by the formulas below, and in seconds of processor time as
+measured; the model's forward pass over the tokens counts for both.
 
 Shapes: n activations, k regions, f features, d = d_model, m budgets, t tasks, b resamples.
 """
@@ -50,7 +50,7 @@ class Grown:
 def grown(streamed: Streamed, tokens: int, percentile: float) -> Grown:
     """Calibrate and cluster the first `tokens` activations as `ep build` does; EPError if there are not so many."""
     rows = streamed.training(tokens)
-    begun = time.monotonic()
+    begun = time.process_time()
     size = min(BATCH, tokens)
     sample = rows[: max(min(SAMPLE, tokens) // size, 1) * size]
     found = calibrate([streamed.rows(part) for part in np.split(sample, len(sample) // size)], [percentile])
@@ -60,7 +60,7 @@ def grown(streamed: Streamed, tokens: int, percentile: float) -> Grown:
         part = rows[start : start + _ROWS]
         clustering.add(streamed.rows(part))
         compared += len(part) * clustering.k
-    seconds = time.monotonic() - begun
+    seconds = time.process_time() - begun
     d = len(found.center)
     flops = 2.0 * d * compared + float(d) * len(sample) * size
     dictionary = Dictionary(found.center, clustering.exemplars.clone(), clustering.threshold)

@@ -156,13 +156,13 @@ def stream_to(
             file.truncate()
         extractor = Extractor(loaded.model, sites)
         for chunk in _remaining(text_chunks(documents, loaded, cut, max_tokens), record["rows"]):
-            begun = time.monotonic()
+            begun = time.process_time()
             x_nd = extract(extractor, chunk, lambda _: None)[sites[0]]
             arrays = (x_nd.to(loaded.model.dtype).view(torch.uint8).numpy(), *_origins(chunk))
             for file, array in zip(files, arrays, strict=True):
                 file.write(array.tobytes())
                 file.flush()
-            seconds = round(record["seconds"] + time.monotonic() - begun, 3)
+            seconds = round(record["seconds"] + time.process_time() - begun, 3)
             record |= {"rows": record["rows"] + len(x_nd), "seconds": seconds, "digest": chunk.digest}
             write_new(folder / "stream.json", to_json(record))
             tell("extracting activations", chunk.tokens_read, max_tokens)
