@@ -148,7 +148,9 @@ class TestResampling:
         upper, lower = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])
         weights = np.array([[1, 1, 1], [0, 0, 3], [3, 0, 0]])
         assert ratio(upper, lower, weights) == pytest.approx([1, 1.5, 0.5])
-        assert np.isnan(ratio(upper, -lower, weights)).all()
+        undefined = ratio(upper, -lower, weights)
+        assert np.isnan(undefined).all() and np.isnan(interval(undefined)).all()
+        assert interval(np.array([1.0, np.nan, 1.0])) == (1, 1)
 
 
 class TestLogistic:

@@ -19,8 +19,14 @@ def resamples(n: int, count: int, seed: int) -> Int64[np.ndarray, "b n"]:
 
 
 def interval(value_b: Float64[np.ndarray, " b"]) -> tuple[float, float]:
-    """The middle 95 % of a statistic over resamples; those where it is not defined (NaN) do not count."""
-    low, high = np.nanquantile(value_b, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The middle 95 % of a statistic over resamples; those where it is not defined (NaN) do not count.
+
+    NaN twice where it is defined in none.
+    """
+    defined = value_b[~np.isnan(value_b)]
+    if not len(defined):
+        return np.nan, np.nan
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
