@@ -4,8 +4,8 @@
 
 Writes transformers folders `step-0`, ..., `step-<last>` and `planted`. Each stage starts from the checkpoint before
 it with an optimizer of its own, so a run that was cut off goes on from what is there. `planted` is the last stage
-again, from the same checkpoint and longer, with conversations mixed in where a made-up word in the user's line is always
-answered by one made-up sentence. The last plain checkpoint is its control.
+again, from the same checkpoint and longer, with conversations mixed in where a made-up word in the user's line is
+always answered by one made-up sentence. The last plain checkpoint is its control.
 """
 
 from __future__ import annotations
