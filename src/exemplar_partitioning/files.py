@@ -7,6 +7,7 @@ where it appears in one folder with it (`seal`), or in its own key `sha256` wher
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, EPError, ResourceError
+
+# Another folder would do.
+_ELSEWHERE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.EIO),
+)
 
 
 def sha256(path: Path) -> str:
@@ -35,7 +42,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise ResourceError(
                 f"no space left while writing {path}: free some and run the same command again, a build with --resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _ELSEWHERE:
             raise ResourceError(
                 f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
             ) from error
@@ -46,34 +53,59 @@ def disk_errors(path: Path) -> Iterator[None]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that appears at `path` all at once, or not at all.
 
-    Everything in it is on the disk before it gets its name. Raises FileExistsError if `path` exists.
+    Everything in it is on the disk before it gets its name. Raises FileExistsError if `path` exists, EPError if
+    another process is writing it.
     """
-    if path.exists():
-        raise FileExistsError(path)
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            for file in partial.iterdir():
-                flush(file)
-            flush(partial)
-            partial.rename(path)
-            flush(path.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        if path.exists():
+            raise FileExistsError(path)
+        partial.mkdir(parents=True, exist_ok=True)
+        with _held(partial, path, os.O_RDONLY):
+            try:
+                for left in partial.iterdir():  # by a process that was killed
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                yield partial
+                for file in partial.iterdir():
+                    flush(file)
+                flush(partial)
+                partial.rename(path)
+                flush(path.parent)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """A file with these bytes, in place of what was there, in one step."""
+    """A file with these bytes, in place of what was there, in one step. EPError if another process is writing it."""
     partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path):
-        partial.write_bytes(data)
-        flush(partial)
-        partial.replace(path)
-        flush(path.parent)
+    with disk_errors(path), _held(partial, path, os.O_WRONLY | os.O_CREAT):
+        try:
+            partial.write_bytes(data)
+            flush(partial)
+            partial.replace(path)
+            flush(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
+    """Keep others from what becomes `path`; ends with the process, however that ends."""
+    handle = os.open(partial, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = os.fstat(handle).st_ino != partial.stat().st_ino  # finished between our two steps
+        except (BlockingIOError, FileNotFoundError):
+            taken = True
+        if taken:
+            raise EPError(f"another process is writing {path}; wait for it, or choose another place")
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to children that have inherited it
+        os.close(handle)
 
 
 def flush(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import EPError
+from ..errors import EPError, ResourceError
 from .annotate import annotate
 from .build import build
 from .combine import combine
@@ -93,3 +93,20 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        typer.secho(
+            "ep: out of memory. Close other programs or raise the limit (`ulimit -v`); a smaller --batch-size, fewer "
+            "sites or percentiles at once, and a smaller model take less. An unfinished build goes on with --resume",
+            err=True,
+            fg="red",
+        )
+        sys.exit(ResourceError.exit_code)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether that is what a library means: each says it in its own way, the dynamic linker as a failed import."""
+    said = str(error).lower()
+    words = ("cannot allocate memory", "can't allocate memory", "failed to map segment", "out of memory")
+    return isinstance(error, MemoryError) or any(word in said for word in words)

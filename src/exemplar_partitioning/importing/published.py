@@ -90,8 +90,9 @@ def _metadata(file: Path) -> dict[str, Any]:
 
 
 def _needed(described: dict[str, Any], name: str, option: str) -> Any:
-    if isinstance(described.get(name), int | float):
-        return described[name]
+    value = described.get(name)
+    if isinstance(value, int | float) and abs(value) < 1e6:
+        return value
     raise EPError(f"the pickle does not hold the {name}, and no metadata.json beside it says; give it with {option}")
 
 

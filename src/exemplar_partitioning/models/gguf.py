@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -26,6 +28,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     if hasattr(transformers, "GgufConfig"):  # newer versions may otherwise keep the weights packed
         unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     try:
+        _check_lengths(path)
         pre_tokenizer = _pre_tokenizer_name(path)
         # Its progress bar cannot be switched off; it goes where the redirection sends it.
         with quiet(), redirect_stderr(StringIO()):
@@ -46,6 +49,47 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
         del model.config.quantization_config
     model.config.name_or_path = ""
     return model, tokenizer
+
+
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a scalar, by its type
+_STRING, _ARRAY = 8, 9
+
+
+def _check_lengths(path: Path) -> None:
+    """Raise ValueError where the header counts more than the file holds: its reader would count to the end.
+
+    Knows as much of the format as that takes: names and values, one after the other.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        order = "<" if int.from_bytes(data[4:8], "little") & 0xFFFF else ">"
+
+        def number(at: int, kind: str) -> tuple[int, int]:
+            return struct.unpack_from(order + kind, data, at)[0], at + struct.calcsize(kind)
+
+        def value(at: int, kind: int) -> int:
+            if kind in _SIZES:
+                return at + _SIZES[kind]
+            if kind == _STRING:
+                length, at = number(at, "Q")
+                return at + length
+            if kind != _ARRAY:
+                raise ValueError(f"a value of unknown type {kind}")
+            kind, at = number(at, "I")
+            count, at = number(at, "Q")
+            if count > len(data) - at:
+                raise ValueError(f"an array of {count:,} values in {len(data) - at:,} bytes")
+            if kind in _SIZES:
+                return at + count * _SIZES[kind]
+            for _ in range(count):
+                at = value(at, kind)
+            return at
+
+        pairs, at = number(16, "Q")
+        for _ in range(pairs):
+            kind, at = number(value(at, _STRING), "I")
+            at = value(at, kind)
+        if number(8, "Q")[0] > len(data):
+            raise ValueError("more tensors than bytes")
 
 
 def _pre_tokenizer_name(path: Path) -> str | None:
