@@ -42,14 +42,19 @@ def _part(name: str) -> str:
     return "\n\n".join(
         (
             f"`{r['command']}`: {r['model']['id']}, {r['model']['dtype']}, {r['site']}, seed {r['seed']}. Regions of "
-            f"other text ({first['text']}): {dictionaries}. {len(tasks)} tasks, {sum(t['train'] for t in tasks):,} "
-            f"training and {sum(t['test'] for t in tasks):,} test rows, {sum(t['tokens'] for t in tasks):,} tokens; "
+            f"other text ({_names(first['text'])}): {dictionaries}. "
+            f"{len(tasks)} tasks, {sum(t['train'] for t in tasks):,} training and "
+            f"{sum(t['test'] for t in tasks):,} test rows, {sum(t['tokens'] for t in tasks):,} tokens; "
             f"{sum(t['cut'] for t in tasks):,} texts were read up to token {r['plan']['context_size']}; "
             f"{_dropped(tasks)}.",
             _table(r),
             f"![Retention over percentiles, and accuracy task by task](figures/{_figure(name).name})",
         )
     )
+
+
+def _names(sources: str) -> str:
+    return ", ".join(source.split("/")[-1] for source in sources.split(", "))
 
 
 def _dropped(tasks: list[dict]) -> str:
