@@ -1,9 +1,10 @@
 """Faults on purpose, all of them (tests/faults): what was tried, survived, refused clearly, or came out wrong.
 
-Files of every kind damaged at random places; kills, full disks, read-only folders, several writers, jumping clocks, names
-and little memory while things are written; requests that no page sends. The target is nothing wrong: never a crash, a
-hang, a trace, or an answer that is another one without a word. Any case can be repeated: it follows from the seed and its
-number. Most formats of others have no checksum: `read as it stands` counts damaged ones that still are well-formed.
+Files of every kind damaged at random places, and made to do harm; requests that no page sends; kills, full disks,
+read-only folders, several writers, jumping clocks, awkward names and little memory while things are written. The target
+is nothing wrong: never a crash, a hang, a trace, or an answer that is another one without a word. Any case can be
+repeated: it follows from the seed and its number. Most formats of others have no checksum: `read as it stands` counts
+damaged ones that still are well-formed.
 """
 
 from __future__ import annotations
@@ -55,9 +56,8 @@ def _row(what: str, outcomes: Outcomes) -> Row:
     found = {"tried": len(outcomes), "survived": counts[SAME], "refused clearly": counts[REFUSED]}
     found |= {"read as it stands": counts[OTHER]} if counts[OTHER] else {}
     print(f"{what}: {dict(counts)}", *wrong[:20], sep="\n    ", flush=True)
-    return Row(
-        what, target="0 wrong", found={**found, "wrong": counts[WRONG], **({"first wrong": wrong[:3]} if wrong else {})}
-    )
+    found |= {"wrong": counts[WRONG]} | ({"first wrong": wrong[:3]} if wrong else {})
+    return Row(what, target="0 wrong", found=found)
 
 
 def _total(rows: list[Row]) -> dict[str, int]:
@@ -136,7 +136,7 @@ def together(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
     rounds = 1 if quick else 10
-    for writing in disk.writings(None, None, folder):
+    for writing in disk.writings(None, None, folder)[:-1]:  # checkpoints lie in folders that are locked
         yield writing.name, [outcome for _ in range(rounds) for outcome in disk.at_once(writing, folder)]
 
 

@@ -30,7 +30,14 @@ def test_damaged_files_of_every_kind(tmp_path):
 
 
 def test_files_made_to_do_harm(tmp_path):
-    assert not wrong(pool.run(hostile.prepare, (str(tmp_path),), range(len(hostile.CASES))))
+    cases = [case for case, name in enumerate(hostile.CASES) if not name.startswith("GGUF")]
+    assert not wrong(pool.run(hostile.prepare, (str(tmp_path),), cases))
+
+
+def test_a_gguf_header_that_counts_beyond_its_file(tmp_path):
+    """Its reader would count to 2^60."""
+    with pytest.raises(DataError, match="values in"):
+        hostile.CASES["GGUF, an array of 2^60"](tmp_path)
 
 
 def _dies(name):

@@ -150,13 +150,13 @@ def sealed(value: Mapping[str, Any]) -> bytes:
     return to_json({**value, "sha256": _digest(value)})
 
 
-def unsealed(path: Path) -> dict[str, Any]:
-    """The object that `sealed` wrote to a file; without its hash, it is taken as it is.
+def unsealed(path: Path, *, always: bool = False) -> dict[str, Any]:
+    """The object that `sealed` wrote to a file; without its hash it is taken as it is, unless it always has one.
 
     Raises DataError if it is no JSON object, or another than was written.
     """
     value = read_json(path)
-    digest = value.pop("sha256", None)
+    digest = value.pop("sha256", "no hash" if always else None)
     try:
         found = _digest(value)
     except (ValueError, RecursionError) as error:

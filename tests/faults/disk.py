@@ -120,8 +120,8 @@ def writings(model: Path | None, text: Path | None, folder: Path) -> list[Writin
 
     return [
         *found,
-        Writing("build", build, step=1 << 16),
-        Writing("annotate", annotate, put(folder / "built"), 1 << 17),
+        Writing("build", build, step=1 << 18),
+        Writing("annotate", annotate, put(folder / "built"), 1 << 18),
     ]
 
 
@@ -134,7 +134,7 @@ def small_disk(path: Path) -> Iterator[Callable[[int], None]]:
     def leave(room: int) -> None:
         info = os.statvfs(path)
         used = (info.f_blocks - info.f_bfree) * info.f_frsize
-        subprocess.run(["mount", "-o", f"remount,size={used + room}", str(path)], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={max(4096, used + room)}", str(path)], check=True)
 
     try:
         yield leave

@@ -23,6 +23,8 @@ from exemplar_partitioning.packaged import fetch_wheel
 from test_build import LONG
 from test_packaged import make_wheel
 
+from .pool import PRELOAD
+
 _EXPORTS = ("saelens", "sparsify", "interp-engine", "mib")
 
 
@@ -111,7 +113,7 @@ def _broken(job: Job, out: Path, expected: dict[str, bytes]) -> list[str]:
 
 def _start(job: Job, out: Path) -> multiprocessing.Process:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.subjects", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload([*PRELOAD, "transformers.models.llama.modeling_llama"])
     process = context.Process(target=_quietly, args=(job.work, out))
     process.start()
     return process  # pyright: ignore[reportReturnType]

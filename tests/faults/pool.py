@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+PRELOAD = ["exemplar_partitioning.builder", "exemplar_partitioning.annotation", "pytest"]
 SECONDS = 30.0  # of a case; beyond, it hangs
 MEMORY = 4 << 30  # bytes a process may have beyond what it starts with
 
@@ -34,7 +35,7 @@ def run(prepare: Callable[..., Work], given: tuple, cases: Iterable[int], second
     prepare: a function of a module; called there with `given`, it returns the work: case to (kind, said).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.subjects"])
+    context.set_forkserver_preload(PRELOAD)
     left, found = list(cases), []
     while left:
         mine, theirs = context.Pipe(duplex=False)

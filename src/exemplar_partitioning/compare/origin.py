@@ -34,7 +34,7 @@ def read_origin(dictionary: StoredDictionary) -> dict[str, Any] | None:
     path = dictionary.path / FILE
     if not path.is_file():
         return None
-    record = unsealed(path)
+    record = unsealed(path, always=True)
     if record.get("format") != _FORMAT or "operation" not in record:
         raise DataError(f"{path} does not say where a dictionary came from; remove it, or copy the folder again")
     return record

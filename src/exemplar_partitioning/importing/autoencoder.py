@@ -191,5 +191,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
-    with foreign(path, "arrays"), np.load(path, allow_pickle=False) as arrays:
+    # opened here, since numpy leaves a damaged file open
+    with foreign(path, "arrays"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
