@@ -30,8 +30,8 @@ def scratch():
 def activations(tiny_folder):
     """Of a small model on text: few kinds of tokens, many rows alike; some rows without a direction."""
     loaded = load_model(tiny_folder)
-    site = Site("resid_post", 1)
-    windows = [loaded.tokenizer(text)["input_ids"] for text in sentences(60, seed=5)]
+    site = Site(1, "resid_post")
+    windows = [np.array(loaded.tokenizer(text)["input_ids"]) for text in sentences(60, seed=5)]
     x = Extractor(loaded.model, [site]).extract(windows)[site].numpy()
     x[[3, 700, 900]] = [[np.nan], [0], [np.inf]]
     return x
