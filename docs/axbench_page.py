@@ -10,13 +10,16 @@ FIGURE = HERE / "figures" / "axbench.svg"
 
 
 def parts() -> dict[str, str]:
-    """The generated part by the name in its markers."""
-    results = _results()
+    """The generated part by the name in its markers; none before there are results."""
+    if not (results := _results()):
+        return {}
     return {"axbench": "\n\n".join((_made(results), _pooled(results), _figure(), _places(results), _paper(results)))}
 
 
 def figure_files() -> dict[Path, str]:
     """The figure, and the digest of what it follows from."""
+    if not FOUND:
+        return {}
     from exemplar_partitioning.experiments import axbench_plots, axbench_pooled
 
     code = [Path(module.__file__).read_bytes() for module in (axbench_plots, axbench_pooled)]
@@ -28,9 +31,9 @@ def draw() -> None:
     from exemplar_partitioning.experiments.axbench_plots import axbench_figure
     from exemplar_partitioning.figures import to_bytes
 
-    ((file, digest),) = figure_files().items()
-    svg = to_bytes(axbench_figure(_results()), "svg")
-    file.write_bytes(svg + f"<!-- source sha256 {digest} -->\n".encode())
+    for file, digest in figure_files().items():
+        svg = to_bytes(axbench_figure(_results()), "svg")
+        file.write_bytes(svg + f"<!-- source sha256 {digest} -->\n".encode())
 
 
 def _results() -> list[dict]:
@@ -108,7 +111,7 @@ def _places(results: list[dict]) -> str:
             here = {
                 (x["basis"], x["rule"]): x for x in r["rows"] if x["site"] == site and x["percentile"] in (None, finest)
             }
-            cells = [_mean(here[key]["auroc"]) for key in _SHOWN]
+            cells = [_mean(here[key]["auroc"]) if key in here else "" for key in _SHOWN]
             lines.append(f"| {r['model']['id']}, {site}, p {finest:g} | " + " | ".join(cells) + " |")
     head = " | ".join(", ".join(filter(None, key)) for key in _SHOWN)
     saes = [
@@ -148,6 +151,8 @@ def _paper(results: list[dict]) -> str:
     ]
     lines = ["| | the paper, AxBench (Gemma-2-2B, block 20, Concept500) | here |", "|---|--:|--:|"]
     for basis, rule, value in published:
+        if (basis, rule) not in found:
+            continue
         lines.append(
             f"| {', '.join(filter(None, (basis, rule)))} | {value} | {_interval(found[basis, rule]['auroc'])} |"
         )

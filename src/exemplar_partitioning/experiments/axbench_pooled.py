@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from .axbench import RESAMPLES
 from .axbench_site import KINDS
-from .resampling import interval, resamples
+from .resampling import interval, ratio, resamples
 
 REFERENCES = ("DiffMean", "logistic probe")
 Method = tuple[str, str, float | None]
@@ -64,7 +64,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             warnings.simplefilter("ignore", RuntimeWarning)  # a concept without hard negatives anywhere: NaN
             value_c = np.nanmean(value_sc, axis=0)
         known_c = np.isfinite(value_c)
-        mean_b = weight_bc[:, known_c] @ value_c[known_c] / weight_bc[:, known_c].sum(axis=1)
+        mean_b = ratio(np.where(known_c, value_c, 0), known_c.astype(float), weight_bc)
         return [round(float(x), 4) for x in (value_c[known_c].mean(), *interval(mean_b))]
 
     return [
