@@ -7,7 +7,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 FIGURES = ("tokens", "saturation")
-KINDS = ("saes", "agreement", *FIGURES)
 
 
 def found(kind: str) -> dict[str, Path]:
@@ -17,7 +16,8 @@ def found(kind: str) -> dict[str, Path]:
 
 def parts() -> dict[str, str]:
     """The generated parts by the name in their markers."""
-    made = {"saes": _saes([json.loads(path.read_bytes()) for path in found("saes").values()])}
+    trained = [json.loads(path.read_bytes()) for path in found("saes").values()]
+    made = {"saes": _saes(trained)} if trained else {}
     for kind, part in (("agreement", _agreement), ("tokens", _tokens), ("saturation", _saturation)):
         for name, path in found(kind).items():
             made[f"{kind}-{name}"] = part(json.loads(path.read_bytes()), name)

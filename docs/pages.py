@@ -21,7 +21,7 @@ BEHAVIOURS = HERE / "behaviours.md"
 TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
 COMPARING = HERE / "comparing.md"
 RESULTS = HERE / "results.md"
-RESULTS_PARTS = ("probes_page",)  # modules beside this one that make the parts of results.md
+RESULTS_PARTS = ("probes_page", "autoencoders_page")  # modules beside this one that make the parts of results.md
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 
