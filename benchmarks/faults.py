@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from .measure import RESULTS, Row, write
@@ -30,13 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; default: all. Rows of others are kept")
     parser.add_argument("--quick", action="store_true", help="a few cases of each, for a look")
+    parser.add_argument("--only", help="of the damaged files, this kind alone", choices=_kinds())
     given = parser.parse_args()
-    rows = _kept(given.parts, quick=given.quick)
+    rows = _kept([f"{part}: {given.only or ''}" for part in given.parts], quick=given.quick)
     for name in given.parts or PARTS:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="ep-faults-") as folder:
             Path(folder).chmod(0o755)
-            for what, outcomes in PARTS[name](Path(folder), given.quick):
+            part = partial(damaged, only=given.only) if name == "damaged" else PARTS[name]
+            for what, outcomes in part(Path(folder), given.quick):
                 rows.append(_row(f"{name}: {what}", outcomes))
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
         write("faults", quick=given.quick, seed=SEED, about=__doc__ or "", data=_total(rows), rows=rows)
@@ -71,14 +74,22 @@ def _kept(parts: list[str], *, quick: bool) -> list[Row]:
     if not parts or not path.exists():
         return []
     rows = [Row(row["what"], target=row["target"], found=row["found"]) for row in json.loads(path.read_text())["rows"]]
-    return [row for row in rows if row.what.partition(":")[0] not in parts]
+    return [row for row in rows if not row.what.startswith(tuple(parts))]
 
 
-def damaged(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+def _kinds() -> list[str]:
+    from faults.subjects import SUBJECTS
+
+    return list(SUBJECTS)
+
+
+def damaged(folder: Path, quick: bool, only: str | None = None) -> Iterator[tuple[str, Outcomes]]:
     """More than 10,000 damages over all kinds of files."""
     from faults import pool, subjects
 
     for number, (name, subject) in enumerate(subjects.SUBJECTS.items()):
+        if only not in (None, name):
+            continue
         pristine = folder / f"{number}"
         pristine.mkdir()
         subject.make(pristine)
