@@ -79,6 +79,7 @@ def _saes(rs: list[dict]) -> str:
             f"{r['lr']:g}",
             f"{r['seconds']:,.0f}",
             f"{r['quality']['explained_variance']:.3f}",
+            f"{r['quality']['explained_ordinary']:.3f}",
             f"{r['quality']['l0']:.1f}",
             f"{r['quality']['dead']:.1%}",
             f"{r['difference']:.0e}" if r["difference"] else "0",
@@ -86,8 +87,8 @@ def _saes(rs: list[dict]) -> str:
         for r in sorted(rs, key=lambda r: (r["kind"], r["tokens"]))
     ]
     head = (
-        "autoencoder | features | activations | steps | lr | seconds | variance explained | L0 | never active | "
-        "our reader differs by"
+        "autoencoder | features | activations | steps | lr | seconds | variance explained | without outliers | L0 | "
+        "never active | our reader differs by"
     )
     return f"{about}\n\n{_table(head, rows)}"
 

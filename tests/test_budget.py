@@ -119,9 +119,18 @@ def test_quality_of_an_autoencoder_by_hand():
         torch.cat([eye, -eye, 0 * eye], 1), torch.zeros(12), torch.cat([eye, -eye, eye]), torch.zeros(4), "relu"
     )
     x_nd = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
-    assert budget.autoencoder_quality(sae, x_nd) == {"explained_variance": 1.0, "l0": 4.0, "dead": 0.3333}
+    assert budget.autoencoder_quality(sae, x_nd) == {
+        "explained_variance": 1.0,
+        "explained_ordinary": 1.0,
+        "l0": 4.0,
+        "dead": 0.3333,
+    }
     nothing = SparseAutoencoder(eye, torch.full((4,), -100.0), eye, x_nd.mean(0), "relu")
-    assert budget.autoencoder_quality(nothing, x_nd) == {"explained_variance": 0.0, "l0": 0.0, "dead": 1.0}
+    assert budget.autoencoder_quality(nothing, x_nd)["explained_variance"] == 0
+    outlier = torch.cat([x_nd, 1000 * torch.ones(1, 4)])
+    first = SparseAutoencoder(torch.ones(4, 1), torch.full((1,), -200.0), torch.ones(1, 4) / 4, torch.zeros(4), "relu")
+    quality = budget.autoencoder_quality(first, outlier)
+    assert quality["explained_variance"] > 0.9 and quality["explained_ordinary"] < 0.01
 
 
 def test_the_unit_is_chosen_on_training_texts_and_in_its_direction():

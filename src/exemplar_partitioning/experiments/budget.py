@@ -34,6 +34,7 @@ from .streamed import Streamed, Tell
 HELD_OUT = 30_000  # activations at most
 BUDGETS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 RESAMPLES = 2000
+OUTLIER = 5
 _ROWS = 4096
 
 
@@ -83,15 +84,22 @@ def autoencoder_flops(activations: int, d: int, features: int) -> float:
 
 
 def autoencoder_quality(sae: SparseAutoencoder, x_nd: Float[Tensor, "n d"]) -> dict[str, float]:
-    """Share of the variance explained, features active at once, and the share of features that never are."""
+    """Share of the variance explained, features active at once, and the share of features that never are.
+
+    Some models have a few activations so long that most of the variance is theirs; `explained_ordinary` leaves out
+    those farther from the mean than OUTLIER times the median.
+    """
     active_f = torch.zeros(sae.W_enc.shape[1], dtype=torch.int64)
-    error = 0.0
+    errors = []
     for part in x_nd.split(_ROWS):
         features_nf = sae.encode(part)
         active_f += (features_nf > 0).sum(dim=0)
-        error += float((sae.decode(features_nf) - part).double().square().sum())
+        errors.append((sae.decode(features_nf) - part).double().square().sum(dim=1))
+    error_n, length_n = torch.cat(errors), (x_nd - x_nd.mean(dim=0)).norm(dim=1)
+    ordinary_n = length_n <= OUTLIER * length_n.median()
     return {
-        "explained_variance": round(1 - error / _variation(x_nd), 4),
+        "explained_variance": round(1 - float(error_n.sum()) / _variation(x_nd), 4),
+        "explained_ordinary": round(1 - float(error_n[ordinary_n].sum()) / _variation(x_nd[ordinary_n]), 4),
         "l0": round(float(active_f.sum()) / len(x_nd), 2),
         "dead": round(float((active_f == 0).double().mean()), 4),
     }
