@@ -6,6 +6,7 @@ import pytest
 
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.files import new_folder, write_new
+from exemplar_partitioning.importing.pickles import read_pickle
 from explorer_site import served
 from faults import disk, hostile, pool, subjects, web
 from faults.pool import WRONG
@@ -32,6 +33,12 @@ def test_damaged_files_of_every_kind(tmp_path):
 def test_files_made_to_do_harm(tmp_path):
     cases = [case for case, name in enumerate(hostile.CASES) if not name.startswith("GGUF")]
     assert not wrong(pool.run(hostile.prepare, (str(tmp_path),), cases))
+
+
+def test_a_pickle_with_a_strange_escape(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"S'\\u'\n.")
+    with pytest.raises(DataError, match="STRING"):
+        read_pickle(tmp_path / "a.pkl")
 
 
 def test_a_gguf_header_that_counts_beyond_its_file(tmp_path):

@@ -93,7 +93,13 @@ def write_new(path: Path, data: bytes) -> None:
 @contextmanager
 def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
     """Keep others from what becomes `path`; ends with the process, however that ends."""
-    handle = os.open(partial, flags, 0o666)
+    busy = EPError(f"another process is writing {path}; wait for it, or choose another place")
+    try:
+        handle = os.open(partial, flags, 0o666)
+    except FileNotFoundError:
+        if not partial.parent.is_dir():
+            raise
+        raise busy from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +107,7 @@ def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             taken = True
         if taken:
-            raise EPError(f"another process is writing {path}; wait for it, or choose another place")
+            raise busy
         yield
     finally:
         fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to children that have inherited it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from ..store import StoredDictionary
 from . import copy_template
@@ -23,4 +23,4 @@ def write(dictionary: StoredDictionary, folder: Path) -> None:
         "exemplars": dictionary.exemplars.contiguous(),
         "typical_norm": torch.tensor(dictionary.typical_norm),
     }
-    save_file(tensors, folder / "ep_dictionary.safetensors")
+    (folder / "ep_dictionary.safetensors").write_bytes(serialise(tensors))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from ..store import StoredDictionary
 from . import copy_template
@@ -16,4 +16,4 @@ def write(dictionary: StoredDictionary, folder: Path) -> None:
     """ep_featurizer.py and dictionary.safetensors."""
     copy_template("ep_featurizer.py", folder)
     tensors = {"center": dictionary.center.contiguous(), "exemplars": dictionary.exemplars.contiguous()}
-    save_file(tensors, folder / "dictionary.safetensors")
+    (folder / "dictionary.safetensors").write_bytes(serialise(tensors))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..annotation.folder import BIN_WIDTH, FOLDER
@@ -25,9 +25,9 @@ _VERSION = "6.54.12"
 def write(dictionary: StoredDictionary, folder: Path) -> None:
     """cfg.json and sae_weights.safetensors; of an annotated dictionary also sparsity.safetensors."""
     (folder / "cfg.json").write_bytes(to_json(config(dictionary)))
-    save_file(tensors(dictionary), folder / "sae_weights.safetensors")
+    (folder / "sae_weights.safetensors").write_bytes(serialise(tensors(dictionary)))
     if (dictionary.path / FOLDER).is_dir():
-        save_file({"sparsity": log_frequency(dictionary)}, folder / "sparsity.safetensors")
+        (folder / "sparsity.safetensors").write_bytes(serialise({"sparsity": log_frequency(dictionary)}))
 
 
 def tensors(dictionary: StoredDictionary) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from ..store import StoredDictionary, to_json
 
@@ -32,4 +32,4 @@ def write(dictionary: StoredDictionary, folder: Path) -> None:
         "b_dec": dictionary.center.contiguous(),
     }
     (folder / "cfg.json").write_bytes(to_json(config))
-    save_file(tensors, folder / "sae.safetensors")
+    (folder / "sae.safetensors").write_bytes(serialise(tensors))

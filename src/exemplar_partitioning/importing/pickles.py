@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,11 @@ def read_pickle(path: Path) -> Any:
     Raises DataError: not a pickle, truncated, or with an instruction or class that data does not need.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            warnings.catch_warnings(action="ignore"),  # of strange escapes in text, by pickletools
+        ):
             return _Machine(path, len(data)).run(data)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
