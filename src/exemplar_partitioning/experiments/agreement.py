@@ -121,7 +121,7 @@ def _inputs(of: csr_array, count_u: np.ndarray | None = None) -> Inputs:
 
 def shared_f1(a_un: csr_array, b_nv: csr_array) -> csr_array:
     """F1 of the inputs of every two units that share any: sparse float64 [u, v]."""
-    shared = (a_un @ b_nv).tocoo()
+    shared = csr_array(a_un @ b_nv).tocoo()
     size_u, size_v = np.asarray(a_un.sum(axis=1)).ravel(), np.asarray(b_nv.sum(axis=0)).ravel()
     f1 = 2 * shared.data / (size_u[shared.row] + size_v[shared.col])
     return csr_array((f1, (shared.row, shared.col)), shape=shared.shape)
