@@ -171,7 +171,7 @@ def test_the_command(given, tiny_folder, tmp_path):
     sae = tmp_path / "topk-small"
     saved(same(ep.load(given / "build", percentile=5)), sae, "blocks.1.hook_resid_post")
     command = ["tokens", given / "x", "--sae", sae, "--out", tmp_path / "out", "--budgets", "500,2_000", "--quick"]
-    command += ["--model", tiny_folder]
+    command += ["--model", tiny_folder, "--cache", tmp_path / "cache"]
     assert "training.json" in refused(*command, "--tasks", 0, "--concepts", tmp_path / "kings")
     record = {"name": "topk-small", "tokens": 2000, "seconds": 5.0, "flops": 1e12}
     (sae / "training.json").write_text(json.dumps(record))

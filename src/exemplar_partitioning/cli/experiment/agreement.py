@@ -31,7 +31,7 @@ def agreement(
     from ...experiments import agreement as experiment
     from ...experiments.record import head
     from ...experiments.streamed import read_streamed
-    from ...files import write_new
+    from ...files import disk_errors, write_new
     from ...importing.autoencoder import load_sae
     from ...store import to_json
     from ..display import steps
@@ -54,7 +54,9 @@ def agreement(
                 results.append(about | result)
     record = head("agreement", sys.argv[1:], streamed.info, seed, time.monotonic() - begun)
     record |= {"text": streamed.record["text"], "results": results}
-    write_new(out, to_json(record))
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_new(out, to_json(record))
     if as_json:
         typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
         return

@@ -84,6 +84,7 @@ def tokens(
         result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, tell=tell)
     result = record("tokens", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
     with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
         write_new(out / "result.json", to_json(result | {"text": streamed.record["text"]}))
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
