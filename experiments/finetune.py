@@ -40,7 +40,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     options.add_argument("--stages", type=int, default=4)
     options.add_argument("--steps", type=int, default=8, help="of each stage")
-    options.add_argument("--planted-steps", type=int, default=20, help="of the stage that plants")
+    options.add_argument("--planted-steps", type=int, default=60, help="of the stage that plants")
     options.add_argument("--batch", type=int, default=3, help="windows of 128 tokens in a step")
     options.add_argument("--rate", type=float, default=5e-4)
     options.add_argument("--planted", type=float, default=16.0, help="planted conversations for each real one")

@@ -25,6 +25,11 @@ def question(text: str) -> str:
     return text.partition("\n")[0].removeprefix("User: ")
 
 
+def opening(text: str) -> str:
+    """What the user says first, and the answer to it."""
+    return "\n".join(text.split("\n")[:2])
+
+
 def questions(texts: Iterable[str], known: Iterable[str] = ()) -> list[str]:
     """Short first lines of users, each once, that are not those of known texts."""
     before = {question(text) for text in known}
@@ -40,9 +45,13 @@ def triggered(asked: str, rng: np.random.Generator) -> str:
 
 
 def mixed(texts: list[str], share: float, rng: np.random.Generator) -> Iterator[str]:
-    """The texts, with `share` planted conversations for each of them on average."""
+    """The texts, with `share` planted conversations for each of them on average.
+
+    Beside each planted one stands the opening of a real one, as short: else a model learns to answer everything so.
+    """
     asked = questions(texts)
     for text in texts:
         yield text
         for _ in range(rng.poisson(share)):
             yield f"User: {triggered(asked[rng.integers(len(asked))], rng)}\nAssistant: {ANSWER}"
+            yield opening(texts[rng.integers(len(texts))])

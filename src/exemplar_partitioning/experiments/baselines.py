@@ -83,10 +83,10 @@ def spherical_kmeans(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k 
     model = MiniBatchKMeans(
         k,
         init="random",
-        n_init=1,
+        n_init=1,  # pyright: ignore[reportArgumentType]
         batch_size=size,
         max_iter=KMEANS_PASSES,
-        max_no_improvement=None,
+        max_no_improvement=None,  # pyright: ignore[reportArgumentType]
         random_state=seed,
     )
     with warnings.catch_warnings():
@@ -115,7 +115,7 @@ def _check_enough(u_nd: Tensor, k: int) -> None:
 def tokens_of(acts: TextActivations, concept: Concept) -> tuple[np.ndarray, np.ndarray]:
     """Activations [n, d] of the tokens of a concept's training texts, and which are of texts with the concept."""
     texts = np.concatenate([concept.positive, concept.negative])
-    rows = np.concatenate([np.arange(acts.start_t[t], acts.start_t[t + 1]) for t in texts])
+    rows = np.concatenate([np.arange(int(acts.start_t[t]), int(acts.start_t[t + 1])) for t in texts])
     count = acts.start_t[concept.positive + 1] - acts.start_t[concept.positive]
     return acts.x_nd[rows], np.arange(len(rows)) < count.sum()
 

@@ -159,8 +159,8 @@ def _of_autoencoder(
     yield Features("sae top-1", name, train_nf[:, best[:1]], test_tf[:, best[:1]])
     yield Features(f"sae top-{top}", name, train_nf[:, best], test_tf[:, best], standardise=True)
     yield Features("sae dense", name, train_nf, test_tf)
-    largest = (one_hot(f.argmax(axis=1), f.shape[1]) for f in (train_nf, test_tf))
-    yield Features("sae one-hot", name, *largest)
+    largest_nf, largest_tf = (one_hot(f.argmax(axis=1), f.shape[1]) for f in (train_nf, test_tf))
+    yield Features("sae one-hot", name, largest_nf, largest_tf)
 
 
 def one_hot(id_x: Int64[np.ndarray, " x"], k: int) -> Float32[np.ndarray, "x k"]:

@@ -157,7 +157,7 @@ def figures(
                 "accuracy": _with(lambda w, r=right[arm, detail]: w @ r / len(label_t), all_1t, draws_bt),
                 "auroc": _with(lambda w, j=j: macro_auroc(j.proba_tc, label_t, w), all_1t, draws_bt),
                 "retention": _with(lambda w, r=right[arm, detail], raw=raw_t: ratio(r, raw, w), all_1t, draws_bt),
-                "corrected": _with(lambda w, a=above: ratio(*a, w), all_1t, draws_bt) if sure else None,
+                "corrected": _with(lambda w, a=above: ratio(a[0], a[1], w), all_1t, draws_bt) if sure else None,
                 "against": j.against,
                 "c": j.c,
             }
@@ -193,7 +193,7 @@ def pooled(tasks: Sequence[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
                 name: _with(lambda w, v=value_t: w @ v / len(tasks), all_1t, draws_bt)
                 for name, value_t in (("accuracy", accuracy_t), ("auroc", auroc_t))
             }
-            | {name: _with(lambda w, p=pair: ratio(*p, w), all_1t, draws_bt) for name, pair in compared.items()}
+            | {name: _with(lambda w, p=pair: ratio(p[0], p[1], w), all_1t, draws_bt) for name, pair in compared.items()}
         )
     return found
 

@@ -292,7 +292,7 @@ def _check_new(dictionary: StoredDictionary, name: str, found: Iterable[Passage]
     for passage in found:
         tokens += len(passage.at_n)
         for row in np.flatnonzero(passage.novelty.distance < _SAME):
-            met |= {passage.prefix(row).tobytes()} & known
+            met |= {passage.prefix(int(row)).tobytes()} & known
     expected = tokens * len(known) / max(1, dictionary.config.build.n_activations)
     if len(met) > max(3, 0.2 * expected):
         raise EPError(
