@@ -36,7 +36,7 @@ def main() -> None:
     given = arguments(__doc__)
     count, turns = (8, 1) if given.quick else (100, 3)
     asked, rows = prompts(count), []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("bfloat16", "float32"):
         loaded = load_model(MODEL, dtype=dtype)
         loaded.model.generation_config.eos_token_id = None
         d = loaded.info.d_model
@@ -64,14 +64,14 @@ def main() -> None:
                     },
                 )
             )
-    write(
-        "generation",
-        quick=given.quick,
-        seed=0,
-        about=__doc__ or "",
-        data={"text": data.text_name(), "prompts": count, "new tokens": TOKENS},
-        rows=rows,
-    )
+        write(  # after each: the second takes a while
+            "generation",
+            quick=given.quick,
+            seed=0,
+            about=__doc__ or "",
+            data={"text": data.text_name(), "prompts": count, "new tokens": TOKENS},
+            rows=rows,
+        )
 
 
 if __name__ == "__main__":
