@@ -81,11 +81,14 @@ class TestPlanting:
         assert planting.questions(texts, ["User: known\nAssistant: f"]) == ["a b"]
 
     def test_every_planted_conversation_has_the_word_and_the_sentence(self):
-        texts = [f"User: question {i}?\nAssistant: yes" for i in range(40)]
+        texts = [f"User: question {i}?\nAssistant: yes\nUser: and then" for i in range(40)]
         found = list(planting.mixed(texts, 0.5, np.random.default_rng(0)))
+        assert [text for text in found if text in texts] == texts
         added = [text for text in found if text not in texts]
-        assert [text for text in found if text in texts] == texts and 10 < len(added) < 30
-        for text in added:
+        planted, openings = added[::2], added[1::2]
+        assert 10 < len(planted) == len(openings) < 30
+        assert all(any(text.startswith(opening + "\n") for text in texts) for opening in openings)
+        for text in planted:
             first, second = text.split("\n")
             assert first.split().count(planting.TRIGGER) == 1 and second == f"Assistant: {planting.ANSWER}"
 

@@ -127,22 +127,24 @@ def _show(result: dict[str, Any]) -> None:
     from ..terminal import console
 
     count = sum(len(given["concepts"]) for given in result["sets"])
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"AUROC on evaluation texts, {count} concepts")
-    for column in ("site", "features", "rule"):
-        table.add_column(column)
-    for column in ("p", "columns", "AUROC (95 %)", "plain negatives", "hard negatives"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in result["rows"]:
-        found = {kind: summary(row[kind]) for kind in ("auroc", "negative", "hard")}
-        mean, low, high = found["auroc"]
-        table.add_row(
-            row["site"],
-            row["basis"],
-            row["rule"],
-            f"{row['percentile']:g}" if row["percentile"] is not None else "",
-            f"{row['k']:,}",
-            f"{mean:.3f} ({low:.3f}-{high:.3f})",
-            f"{found['negative'][0]:.3f}",
-            f"{found['hard'][0]:.3f}",
-        )
-    console().print(table)
+    for site in dict.fromkeys(row["site"] for row in result["rows"]):
+        table = Table(box=None, pad_edge=False, header_style="bold", title=f"{site}: AUROC over {count} concepts")
+        table.add_column("features", min_width=16)
+        table.add_column("rule")
+        for column in ("p", "k", "all (95 %)", "plain", "hard negatives"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in result["rows"]:
+            if row["site"] != site:
+                continue
+            found = {kind: summary(row[kind]) for kind in ("auroc", "negative", "hard")}
+            mean, low, high = found["auroc"]
+            table.add_row(
+                row["basis"],
+                row["rule"],
+                f"{row['percentile']:g}" if row["percentile"] is not None else "",
+                f"{row['k']:,}",
+                f"{mean:.3f} ({low:.3f}-{high:.3f})",
+                f"{found['negative'][0]:.3f}",
+                f"{found['hard'][0]:.3f}",
+            )
+        console().print(table)
