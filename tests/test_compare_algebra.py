@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     shutil.copytree(a.path, tmp_path / "c")
     config = (tmp_path / "c" / "config.json").read_text().replace("f" * 64, "e" * 64)
     (tmp_path / "c" / "config.json").write_text(config)
+    (tmp_path / "c" / "config.json.sha256").unlink()
     with pytest.raises(EPError, match=r"weights ffffffffffff and eeeeeeeeeeee.*ep transport"):
         ep.combine("union", a, ep.load(tmp_path / "c"), tmp_path / "out")
 
