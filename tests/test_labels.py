@@ -451,7 +451,7 @@ def test_command_interrupted_loses_nothing(d, ep_label):
 
     def answer(request, count):
         if count > 5:
-            released.wait(20)
+            released.wait(100)
         return 200, f"answer {count}"
 
     with Server(answer) as server:

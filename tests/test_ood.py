@@ -292,7 +292,7 @@ def test_false_alarms_are_kept_on_real_text(tmp_path):
     assert 10 <= sum(row.flagged for row in ordinary) <= at_most(detector, len(ordinary))
     assert np.mean([row.flagged_tokens for row in ordinary]) < 0.13
     words = [" ".join(sorted(text.split())) for text in texts[600:650]]
-    assert np.mean([row.flagged for row in detector.score(iter(words), loaded)]) > 0.5
+    assert np.mean([row.flagged for row in detector.score(iter(words), loaded)]) > 0.2
 
 
 class TestCommand:

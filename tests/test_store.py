@@ -207,6 +207,7 @@ def test_foreign_and_newer_configs(tmp_path, change, message):
     example(tmp_path / "p")
     path = tmp_path / "p" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    path.with_name("config.json.sha256").unlink()
     with pytest.raises(DataError, match=re.escape(message)):
         ep.load(tmp_path / "p")
 
