@@ -229,6 +229,17 @@ class TestReadouts:
         assert eleventh > 0 and found.of == "profile"
         assert dict(zip(found.columns, found.weight, strict=True)) == pytest.approx(expected)
 
+    def test_ridge_is_weighted_ridge_regression(self):
+        from sklearn.linear_model import Ridge
+
+        train, positive_n = random_pooled(np.random.default_rng(11), texts=25)
+        found = readouts.ridge()(train, positive_n)
+        x_nk = train.profile.astype(float)
+        weight_n = np.where(positive_n, 0.5 / positive_n.sum(), 0.5 / (~positive_n).sum())
+        spread = weight_n @ ((x_nk - weight_n @ x_nk) ** 2).sum(axis=1)
+        slow = Ridge(readouts.PENALTY * spread).fit(x_nk, np.where(positive_n, 1.0, -1.0), sample_weight=weight_n)
+        assert found.of == "profile" and np.allclose(found.weight, slow.coef_, rtol=1e-6, atol=1e-12)
+
     def test_shares_are_of_the_nearest(self):
         cosine_nk = torch.tensor([[0.9, 0.5, 0.4], [0.7, 0.7, -1.0]])
         found = readouts.shares(cosine_nk)
@@ -240,15 +251,19 @@ class TestReadouts:
         highest = np.array([[1, 1], [1, 1], [0.9, 0], [0, 0]], np.float32)
         assert readouts.best(Pooled(highest, highest, highest, np.ones(4)), positive_n).columns == [1]
 
+    @pytest.mark.parametrize("trained_on", axbench_site.TRAININGS)
     @pytest.mark.parametrize("name", list(axbench_site.CHOICES))
-    def test_rules_see_training_texts_only(self, name):
+    def test_rules_see_training_texts_only(self, name, trained_on):
         texts, _ = random_pooled(np.random.default_rng(5), texts=40)
-        concept = Concept("", "", *np.arange(40).reshape(2, 20)[:, :10], *[np.arange(20, 20)] * 4)
+        concept = Concept("", "", *np.arange(30).reshape(3, 10), *[np.arange(20, 20)] * 3)
         blind = Pooled(texts.highest.copy(), texts.mean.copy(), texts.profile.copy(), texts.tokens)
-        unseen = np.setdiff1d(np.arange(40), [*concept.positive, *concept.negative])
+        seen = [*concept.positive, *concept.negative, *(concept.others if trained_on == "all" else ())]
+        unseen = np.setdiff1d(np.arange(40), seen)
         for of in (blind.highest, blind.mean, blind.profile):
             of[unseen] = np.nan
-        seeing, found = (axbench_site.fitted(axbench_site.CHOICES[name], given, concept) for given in (texts, blind))
+        seeing, found = (
+            axbench_site.fitted(axbench_site.CHOICES[name], given, concept, trained_on) for given in (texts, blind)
+        )
         assert np.array_equal(seeing.columns, found.columns) and np.array_equal(seeing.weight, found.weight)
 
     def test_judged_against_each_kind(self):
@@ -340,16 +355,21 @@ class TestWhole:
             text=text,
             saes={"a": sae, "elsewhere": elsewhere},
         )
-        rows = {(r["site"], r["basis"], r["rule"], r["percentile"]): r for r in found["rows"]}
-        assert len(rows) == len(found["rows"])
+        trained = {(r["site"], r["basis"], r["rule"], r["percentile"], r["training"]): r for r in found["rows"]}
+        assert len(trained) == len(found["rows"])
+        rows = {key[:-1]: row for key, row in trained.items() if key[-1] == "own"}
+        assert {key[:-1] for key, row in trained.items() if key[-1] == "all"} == set(rows)
         assert not any(basis == "elsewhere" for _, basis, _, _ in rows)
         for basis in ("exemplar", "mean"):
-            for rule in ("best", "five best", "profile"):
+            for rule in ("best", "five best", "profile", "ridge"):
                 assert np.mean(rows["resid_post.0", basis, rule, 5.0]["auroc"]) > 0.8, (basis, rule)
         assert (
             np.mean(rows["resid_post.0", "logistic probe", "", None]["auroc"]) > 0.5
         )  # it has ten texts to learn from
-        assert np.mean(rows["resid_post.0", "exemplar, 2 percentiles", "profile", None]["auroc"]) > 0.8
+        for texts in axbench_site.TRAININGS:
+            for rule in axbench_site.TOGETHER:
+                row = trained["resid_post.0", "exemplar, 2 percentiles", rule, None, texts]
+                assert np.mean(row["auroc"]) > 0.8, (rule, texts)
         sizes = {(d["site"], d["percentile"]): d["k"] for d in found["dictionaries"]}
         for basis in ("exemplar", "mean", "k-means", "random exemplars"):
             assert rows["resid_post.1", basis, "best", 5.0]["k"] == sizes["resid_post.1", 5.0]
@@ -413,10 +433,11 @@ class TestPooled:
         values = rng.random((len(sites), len(methods), 3, concepts)).round(4)
         values[:, 1] += 1  # DiffMean is the better reference
         rows = [
-            {"site": site, "basis": m[0], "rule": m[1], "percentile": m[2], "k": 1}
-            | dict(zip(axbench_site.KINDS, map(list, values[i, j]), strict=True))
+            {"site": site, "basis": m[0], "rule": m[1], "percentile": m[2], "training": texts, "k": 1}
+            | dict(zip(axbench_site.KINDS, map(list, values[i, j] + 0.25 * (texts == "all")), strict=True))
             for i, site in enumerate(sites)
             for j, m in enumerate(methods)
+            for texts in axbench_site.TRAININGS
         ]
         for row in rows:
             row["hard"][0] = None
@@ -431,9 +452,10 @@ class TestPooled:
 
     def test_means_are_over_places_and_then_concepts(self):
         results = [self.result("a", ["x", "y"], 3, 1), self.result("b", ["z"], 2, 2)]
-        rows = {row["basis"]: row for row in axbench_pooled.pooled(results)}
+        trained = {(row["basis"], row["training"]): row for row in axbench_pooled.pooled(results)}
+        rows = {basis: row for (basis, texts), row in trained.items() if texts == "own"}
         assert set(rows) == {"exemplar", "DiffMean", "logistic probe", "LAT"}  # the SAE was not tried everywhere
-        assert axbench_pooled.reference(axbench_pooled.methods(results)) == ("DiffMean", "", None)
+        assert axbench_pooled.reference(axbench_pooled.methods(results)) == ("DiffMean", "", None, "own")
         by = {c: [] for c in range(3)}
         hard, above = {c: [] for c in range(3)}, {c: [] for c in range(3)}
         for result in results:
@@ -452,6 +474,8 @@ class TestPooled:
         value, low, high = rows["exemplar"]["above_reference"]
         assert value == pytest.approx(np.mean([np.mean(v) for v in above.values()]), abs=1e-4) and low <= value <= high
         assert rows["DiffMean"]["above_reference"] == [0, 0, 0]
+        more = trained["DiffMean", "all"]
+        assert more["above_reference"] == pytest.approx([0.25] * 3) and more["above_same"] == [0, 0, 0]
 
     def test_the_figure_is_drawn(self):
         from exemplar_partitioning.figures import to_bytes

@@ -144,7 +144,7 @@ def _key(
     digest = hashlib.sha256()
     info = loaded.info
     known = {name: value for name, value in asdict(plan).items() if name != "sites"}
-    decided = (readouts.TEMPERATURE, readouts.KEPT, baselines.PENALTY)
+    decided = (readouts.TEMPERATURE, readouts.KEPT, readouts.PENALTY, baselines.PENALTY)
     for part in (info.fingerprint, info.dtype, text.name, known, decided, [d.content_id for d in dictionaries]):
         digest.update(repr(part).encode())
     for given in sets:

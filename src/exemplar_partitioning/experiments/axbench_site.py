@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,13 +27,20 @@ from .concepts import Concept, ConceptSet
 from .readouts import Encode, Pooled, Rule, Weights, auroc, pool
 
 KINDS = ("auroc", "negative", "hard")
+Training = Literal["own", "all"]
+"""Texts that a rule may look at: AxBench's, which are the concept's and the negative ones of its genre; or also those
+of the set's other concepts. Negative training texts were not written by who wrote all the others."""
 CHOICES: dict[str, Rule] = {
     "contrast": readouts.contrast,
     "best": readouts.best,
     "five best": readouts.several(5),
     "profile": readouts.profile,
+    "ridge": readouts.ridge(),
 }
-SAE_CHOICES = {name: CHOICES[name] for name in ("best", "five best", "profile")}
+SAE_CHOICES = {name: CHOICES[name] for name in ("best", "five best", "profile", "ridge")}
+MEAN_CHOICES = {"ridge": readouts.ridge("mean")}
+TOGETHER = ("profile", "ridge")  # rules whose scores are also added up over percentiles
+TRAININGS: tuple[Training, ...] = ("own", "all")
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ def bases(
     for name, sae in saes.items():
         detail = hashlib.sha256(sae.W_enc.contiguous().numpy().tobytes()).hexdigest()[:8]
         yield Basis(name, lambda sae=sae: sae.encode, SAE_CHOICES, torch.relu, detail=detail)
+    yield Basis("mean activation", lambda: baselines.standardised(x_nd), MEAN_CHOICES, torch.relu)
 
 
 class AtSite:
@@ -121,18 +129,26 @@ class AtSite:
         self.tell(f"{self.site}: {basis.name}", 0, 1)
         encode = basis.encode()
         pooled = [pool(acts, encode, basis.share) for acts in self.acts]
-        scores = {name: self._scores(rule, pooled) for name, rule in basis.rules.items()}
         k = pooled[0].highest.shape[1]
-        rows = [self._row(basis.name, name, basis.percentile, k, found) for name, found in scores.items()]
-        return {"rows": rows, "scores": [[part.tolist() for part in one] for one in scores["profile"]]}
+        rows, together = [], {}
+        for name, rule in basis.rules.items():
+            for texts in TRAININGS:
+                found = self._scores(rule, pooled, texts)
+                rows.append(self._row(basis.name, name, basis.percentile, k, texts, found))
+                if name in TOGETHER:
+                    together[f"{name} {texts}"] = [[part.tolist() for part in one] for one in found]
+        return {"rows": rows, "scores": together}
 
     def together(self, tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Scores of profiles over several percentiles, added up."""
-        found = []
-        for parts in zip(*(one["scores"] for one in tried), strict=True):
-            found.append(tuple(np.sum(kind, axis=0) for kind in zip(*parts, strict=True)))
-        k = sum(one["rows"][0]["k"] for one in tried)
-        return [self._row(f"exemplar, {len(tried)} percentiles", "profile", None, k, found)]
+        """Scores of a rule over several percentiles, added up."""
+        k, rows = sum(one["rows"][0]["k"] for one in tried), []
+        for rule in TOGETHER:
+            for texts in TRAININGS:
+                found = []
+                for parts in zip(*(one["scores"][f"{rule} {texts}"] for one in tried), strict=True):
+                    found.append(tuple(np.sum(kind, axis=0) for kind in zip(*parts, strict=True)))
+                rows.append(self._row(f"exemplar, {len(tried)} percentiles", rule, None, k, texts, found))
+        return rows
 
     def supervised(self, seed: int) -> list[dict[str, Any]]:
         """Directions found with the labels of the tokens' texts, one a concept."""
@@ -144,49 +160,57 @@ class AtSite:
             "logistic probe": baselines.logistic,
             "LAT": lambda x_nd, positive_n: baselines.lat(x_nd, positive_n, seed),
         }
-        found: dict[str, list[Scores]] = {name: [] for name in methods}
+        found: dict[tuple[str, Training], list[Scores]] = {(name, t): [] for name in methods for t in TRAININGS}
         for given, acts in zip(self.sets, self.acts, strict=True):
-            weights: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+            weights: dict[tuple[str, Training], list[np.ndarray]] = {key: [] for key in found}
             for number, concept in enumerate(given.concepts):
                 self.tell(f"{self.site}: directions of {given.name}", number, len(given.concepts))
-                x_nd, positive_n = baselines.tokens_of(acts, concept)
-                for name, method in methods.items():
-                    weights[name].append(method(x_nd, positive_n))
-            for name, own in weights.items():
+                for texts in TRAININGS:
+                    x_nd, positive_n = baselines.tokens_of(acts, concept.positive, without(concept, texts))
+                    for name, method in methods.items():
+                        weights[name, texts].append(method(x_nd, positive_n))
+            for key, own in weights.items():
                 score_tc = pool(acts, baselines.linear(np.stack(own, axis=1))).highest
-                found[name] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
-        return [self._row(name, "", None, 1, own) for name, own in found.items()]
+                found[key] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
+        return [self._row(name, "", None, 1, texts, own) for (name, texts), own in found.items()]
 
-    def _scores(self, rule: Rule, pooled: Sequence[Pooled]) -> list[Scores]:
+    def _scores(self, rule: Rule, pooled: Sequence[Pooled], trained_on: Training) -> list[Scores]:
         """Scores of evaluation texts, in standard deviations of those of training texts, for every concept."""
         found = []
         for given, texts in zip(self.sets, pooled, strict=True):
             for concept in given.concepts:
-                score_t = fitted(rule, texts, concept).score(texts)
-                spread = score_t[training(concept)].std() or 1.0
-                found.append(evaluated(score_t / spread, concept))
+                score_t = fitted(rule, texts, concept, trained_on).score(texts)
+                rows = np.concatenate([concept.positive, without(concept, trained_on)])
+                found.append(evaluated(score_t / (score_t[rows].std() or 1.0), concept))
         return found
 
     def _row(
-        self, basis: str, rule: str, percentile: float | None, columns: int, found: Sequence[Scores]
+        self,
+        basis: str,
+        rule: str,
+        percentile: float | None,
+        columns: int,
+        trained_on: Training,
+        found: Sequence[Scores],
     ) -> dict[str, Any]:
         judgements = [judged(*scores) for scores in found]
         values = {kind: [_rounded(one[kind]) for one in judgements] for kind in KINDS}
-        return {"site": self.site, "basis": basis, "percentile": percentile, "rule": rule, "k": columns, **values}
+        name = {"site": self.site, "basis": basis, "percentile": percentile, "rule": rule, "training": trained_on}
+        return name | {"k": columns, **values}
 
 
 def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
 
 
-def training(concept: Concept) -> np.ndarray:
-    """The training texts of a concept, those that have it first."""
-    return np.concatenate([concept.positive, concept.negative])
+def without(concept: Concept, trained_on: Training) -> np.ndarray:
+    """The training texts without a concept."""
+    return concept.negative if trained_on == "own" else np.concatenate([concept.negative, concept.others])
 
 
-def fitted(rule: Rule, texts: Pooled, concept: Concept) -> Weights:
+def fitted(rule: Rule, texts: Pooled, concept: Concept, trained_on: Training) -> Weights:
     """A rule, told the training texts of a concept."""
-    rows = training(concept)
+    rows = np.concatenate([concept.positive, without(concept, trained_on)])
     return rule(texts[rows], np.arange(len(rows)) < len(concept.positive))
 
 

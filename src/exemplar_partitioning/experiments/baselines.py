@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from ..calibration import BATCH, calibrate
@@ -19,7 +19,6 @@ from ..errors import EPError
 from ..geometry import directions
 from ..leader import LeaderClustering
 from .activations import TextActivations
-from .concepts import Concept
 from .readouts import Encode
 
 CALIBRATED = 4 * BATCH  # activations
@@ -112,11 +111,20 @@ def _check_enough(u_nd: Tensor, k: int) -> None:
         raise EPError(f"{k:,} directions cannot be had from {len(u_nd):,} activations; give more text")
 
 
-def tokens_of(acts: TextActivations, concept: Concept) -> tuple[np.ndarray, np.ndarray]:
-    """Activations [n, d] of the tokens of a concept's training texts, and which are of texts with the concept."""
-    texts = np.concatenate([concept.positive, concept.negative])
+def standardised(x_nd: Tensor) -> Encode:
+    """Every coordinate in standard deviations from its mean among some activations."""
+    mean_d, scale_d = x_nd.mean(dim=0), x_nd.std(dim=0)
+    scale_d[scale_d == 0] = 1
+    return lambda y_nd: (y_nd - mean_d) / scale_d
+
+
+def tokens_of(
+    acts: TextActivations, positive: Int64[np.ndarray, " p"], negative: Int64[np.ndarray, " q"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Activations [n, d] of the tokens of texts with a concept and without, and which are of texts with it."""
+    texts = np.concatenate([positive, negative])
     rows = np.concatenate([np.arange(int(acts.start_t[t]), int(acts.start_t[t + 1])) for t in texts])
-    count = acts.start_t[concept.positive + 1] - acts.start_t[concept.positive]
+    count = acts.start_t[positive + 1] - acts.start_t[positive]
     return acts.x_nd[rows], np.arange(len(rows)) < count.sum()
 
 

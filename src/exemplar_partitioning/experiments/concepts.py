@@ -40,7 +40,7 @@ Rows = Int64[np.ndarray, " n"]
 class Concept:
     """One concept: indices of its texts in its set's `texts`.
 
-    others: training texts with other concepts of the set, which no rule is fitted to.
+    others: training texts with other concepts of the set, which AxBench fits nothing to.
     """
 
     name: str
