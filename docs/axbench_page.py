@@ -13,7 +13,8 @@ def parts() -> dict[str, str]:
     """The generated part by the name in its markers; none before there are results."""
     if not (results := _results()):
         return {}
-    return {"axbench": "\n\n".join((_made(results), _pooled(results), _figure(), _places(results), _paper(results)))}
+    written = (_made, _pooled, lambda _: _figure(), _resolutions, _places, _paper)
+    return {"axbench": "\n\n".join(write(results) for write in written)}
 
 
 def figure_files() -> dict[Path, str]:
@@ -61,22 +62,46 @@ def _sizes(result: dict, site: str) -> str:
 
 
 def _pooled(results: list[dict]) -> str:
+    """Every method at the finest percentile, best first, with the texts it was trained on."""
     from exemplar_partitioning.experiments.axbench_pooled import methods, pooled, reference
 
-    best = reference(methods(results))[0]
+    found = methods(results)
+    best = {trained_on: reference(found, trained_on)[0] for trained_on in ("own", "all")}
+    finest = min(d["percentile"] for d in results[0]["dictionaries"])
     lines = [
-        "Mean over concepts, models and sites; intervals by resampling concepts (95 %).",
+        f"Mean over concepts, models and sites, at p {finest:g}; intervals by resampling concepts (95 %). *Own*: "
+        "trained as AxBench trains, on the concept's texts and the negative texts of its genre. *All*: the texts of "
+        f"the set's other concepts are negative ones, too. Differences are paired: with the {best['own']} of AxBench's "
+        f"training, and with the better of DiffMean and the logistic probe on the same texts ({best['own']} for own, "
+        f"{best['all']} for all).",
         "",
-        f"| features | rule | p | AUROC | against negatives | against hard negatives | above {best} |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        f"| features | rule | trained on | AUROC | against negatives | hard negatives | above {best['own']}, own "
+        "| above the better probe on the same texts |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(pooled(results), key=lambda row: -row["auroc"][0]):
-        percentile = "" if row["percentile"] is None else f"{row['percentile']:g}"
-        above = "" if row["basis"] == best else _interval(row["above_reference"], "+.3f")
+        if row["percentile"] not in (None, finest):
+            continue
         lines.append(
-            f"| {row['basis']} | {row['rule']} | {percentile} | {_interval(row['auroc'])} | {row['negative'][0]:.3f} "
-            f"| {row['hard'][0]:.3f} | {above} |"
+            f"| {row['basis']} | {row['rule']} | {row['training']} | {_interval(row['auroc'])} "
+            f"| {row['negative'][0]:.3f} | {row['hard'][0]:.3f} | {_interval(row['above_reference'], '+.3f')} "
+            f"| {_interval(row['above_same'], '+.3f')} |"
         )
+    return "\n".join(lines)
+
+
+def _resolutions(results: list[dict]) -> str:
+    """Mean AUROC over percentiles, of exemplars and of means of members."""
+    from exemplar_partitioning.experiments.axbench_pooled import pooled
+
+    rows = {(r["basis"], r["rule"], r["training"], r["percentile"]): r["auroc"] for r in pooled(results)}
+    percentiles = sorted({key[3] for key in rows if key[3] is not None})
+    lines = ["| features | rule | trained on | " + " | ".join(f"p {p:g}" for p in percentiles) + " |"]
+    lines.append("|---|---|---" + "|--:" * len(percentiles) + "|")
+    for basis in ("exemplar", "mean"):
+        for rule, trained_on in (("best", "own"), ("five best", "own"), ("profile", "all"), ("ridge", "all")):
+            cells = (_interval(rows[basis, rule, trained_on, p]) for p in percentiles)
+            lines.append(f"| {basis} | {rule} | {trained_on} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -90,15 +115,18 @@ def _figure() -> str:
 
 
 _SHOWN = (
-    ("exemplar", "best"),
-    ("mean", "best"),
-    ("exemplar", "five best"),
-    ("exemplar", "profile"),
-    ("k-means", "profile"),
-    ("random exemplars", "profile"),
-    ("DiffMean", ""),
-    ("logistic probe", ""),
-    ("LAT", ""),
+    ("exemplar", "best", "own"),
+    ("mean", "best", "own"),
+    ("exemplar", "five best", "own"),
+    ("DiffMean", "", "own"),
+    ("logistic probe", "", "own"),
+    ("exemplar", "best", "all"),
+    ("exemplar", "ridge", "all"),
+    ("k-means", "ridge", "all"),
+    ("random exemplars", "ridge", "all"),
+    ("mean activation", "ridge", "all"),
+    ("DiffMean", "", "all"),
+    ("logistic probe", "", "all"),
 )
 
 
@@ -109,25 +137,33 @@ def _places(results: list[dict]) -> str:
         finest = min(d["percentile"] for d in r["dictionaries"])
         for site in r["plan"]["sites"]:
             here = {
-                (x["basis"], x["rule"]): x for x in r["rows"] if x["site"] == site and x["percentile"] in (None, finest)
+                (x["basis"], x["rule"], x["training"]): x
+                for x in r["rows"]
+                if x["site"] == site and x["percentile"] in (None, finest)
             }
             cells = [_mean(here[key]["auroc"]) if key in here else "" for key in _SHOWN]
-            lines.append(f"| {r['model']['id']}, {site}, p {finest:g} | " + " | ".join(cells) + " |")
+            lines.append(f"| {r['model']['id']}, {site} | " + " | ".join(cells) + " |")
     head = " | ".join(", ".join(filter(None, key)) for key in _SHOWN)
-    saes = [
-        f"| {r['model']['id']}, {x['site']} | {x['basis']} | {x['k']:,} | {x['rule']} | {_mean(x['auroc'])} "
-        f"| {_mean(x['hard'])} |"
-        for r in results
-        for x in r["rows"]
-        if x["basis"] in r["saes"]
-    ]
     table = "\n".join([f"| at | {head} |", "|---" + "|--:" * len(_SHOWN) + "|", *lines])
-    if not saes:
-        return table
-    autoencoders = "\n".join(
-        ["| at | autoencoder | features | rule | AUROC | hard |", "|---|---|--:|---|--:|--:|", *saes]
-    )
-    return f"{table}\n\n{autoencoders}"
+    return "\n\n".join(filter(None, (table, _autoencoders(results))))
+
+
+def _autoencoders(results: list[dict]) -> str:
+    """Autoencoders beside exemplars and random ones of the same site, under the same rules."""
+    lines = []
+    for r in results:
+        finest = min(d["percentile"] for d in r["dictionaries"])
+        for site in sorted({x["site"] for x in r["rows"] if x["basis"] in r["saes"]}):
+            for x in r["rows"]:
+                beside = x["basis"] in ("exemplar", "mean", "random exemplars") and x["percentile"] == finest
+                shown = x["site"] == site and x["rule"] in ("best", "five best", "ridge")
+                if shown and (beside or x["basis"] in r["saes"]):
+                    lines.append(
+                        f"| {r['model']['id']}, {site} | {x['basis']} | {x['k']:,} | {x['rule']} | {x['training']} "
+                        f"| {_mean(x['auroc'])} | {_mean(x['hard'])} |"
+                    )
+    head = ["| at | features | number | rule | trained on | AUROC | hard |", "|---|---|--:|---|---|--:|--:|"]
+    return "\n".join([*head, *lines]) if lines else ""
 
 
 def _mean(values: list[float | None]) -> str:
@@ -140,7 +176,11 @@ def _paper(results: list[dict]) -> str:
     from exemplar_partitioning.experiments.axbench_pooled import pooled
 
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
-    found = {(row["basis"], row["rule"]): row for row in pooled(results) if row["percentile"] in (None, finest)}
+    found = {
+        (row["basis"], row["rule"]): row
+        for row in pooled(results)
+        if row["percentile"] in (None, finest) and row["training"] == "own"
+    }
     published = [
         ("exemplar", "contrast", ".881"),
         ("exemplar", "best", ".832"),

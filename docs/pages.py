@@ -21,7 +21,8 @@ BEHAVIOURS = HERE / "behaviours.md"
 TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
 COMPARING = HERE / "comparing.md"
 RESULTS = HERE / "results.md"
-RESULTS_PARTS = ("probes_page", "autoencoders_page")  # modules beside this one that make the parts of results.md
+# modules beside this one that make the parts of results.md
+RESULTS_PARTS = ("axbench_page", "probes_page", "ood_page", "budget_page", "autoencoders_page")
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 

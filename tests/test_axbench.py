@@ -234,11 +234,11 @@ class TestReadouts:
 
         train, positive_n = random_pooled(np.random.default_rng(11), texts=25)
         found = readouts.ridge()(train, positive_n)
-        x_nk = train.profile.astype(float)
+        x_nk = train.highest.astype(float)
         weight_n = np.where(positive_n, 0.5 / positive_n.sum(), 0.5 / (~positive_n).sum())
         spread = weight_n @ ((x_nk - weight_n @ x_nk) ** 2).sum(axis=1)
         slow = Ridge(readouts.PENALTY * spread).fit(x_nk, np.where(positive_n, 1.0, -1.0), sample_weight=weight_n)
-        assert found.of == "profile" and np.allclose(found.weight, slow.coef_, rtol=1e-6, atol=1e-12)
+        assert found.of == "highest" and np.allclose(found.weight, slow.coef_, rtol=1e-6, atol=1e-12)
 
     def test_shares_are_of_the_nearest(self):
         cosine_nk = torch.tensor([[0.9, 0.5, 0.4], [0.7, 0.7, -1.0]])
@@ -408,7 +408,7 @@ class TestWhole:
         assert result["experiment"] == "axbench" and result["text"]["source"] == text_file.name
         assert {row["percentile"] for row in result["rows"]} == {4.0, None}
         table = CliRunner().invoke(app, arguments[:-1])
-        assert "hard negatives" in table.output and "random exemplars" in table.output
+        assert "hard" in table.output and "random exemplars" in table.output
         again = json.loads((tmp_path / "result.json").read_bytes())
         assert again["rows"] == result["rows"]
 

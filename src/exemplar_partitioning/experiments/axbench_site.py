@@ -38,7 +38,7 @@ CHOICES: dict[str, Rule] = {
     "ridge": readouts.ridge(),
 }
 SAE_CHOICES = {name: CHOICES[name] for name in ("best", "five best", "profile", "ridge")}
-MEAN_CHOICES = {"ridge": readouts.ridge("mean")}
+MEAN_CHOICES = {"ridge": readouts.ridge("mean", 0.003)}  # a penalty found for it likewise
 TOGETHER = ("profile", "ridge")  # rules whose scores are also added up over percentiles
 TRAININGS: tuple[Training, ...] = ("own", "all")
 

@@ -29,7 +29,7 @@ Encode = Callable[[Tensor], Tensor]
 TOKENS_AT_ONCE = 2048
 TEMPERATURE = 0.02  # of soft membership, in cosine; with the next, decided on training texts of one site
 KEPT = 10  # columns that have a weight in a profile
-PENALTY = 0.1  # of the ridge, in mean squared lengths of centred rows; decided by cross-validation on training texts
+PENALTY = 0.001  # of the ridge, in mean squared lengths of centred rows; by cross-validation on the same texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,8 @@ def profile(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
     return Weights(columns, weight_c / spread_k[columns], "profile")
 
 
-def ridge(of: Of = "profile") -> Rule:
-    """Ridge regression on all columns of the profile, the two kinds of texts with equal weight.
+def ridge(of: Of = "highest", penalty: float = PENALTY) -> Rule:
+    """Ridge regression on all columns of the maxima, or of another pooling; the two kinds of texts have equal weight.
 
     The solution lies in the span of the rows, so the system to solve is as large as there are training texts.
     """
@@ -171,7 +171,7 @@ def ridge(of: Of = "profile") -> Rule:
         weight_m = np.where(positive_m, 0.5 / positive_m.sum(), 0.5 / (~positive_m).sum())
         x_mk -= weight_m @ x_mk
         gram_mm = x_mk @ x_mk.T
-        gram_mm.flat[:: len(x_mk) + 1] += PENALTY * (weight_m @ gram_mm.diagonal()) / weight_m
+        gram_mm.flat[:: len(x_mk) + 1] += penalty * (weight_m @ gram_mm.diagonal()) / weight_m
         dual_m = np.linalg.solve(gram_mm, np.where(positive_m, 1.0, -1.0))
         return Weights(np.arange(x_mk.shape[1]), dual_m @ x_mk, of)
 

@@ -128,10 +128,16 @@ def _show(result: dict[str, Any]) -> None:
 
     count = sum(len(given["concepts"]) for given in result["sets"])
     for site in dict.fromkeys(row["site"] for row in result["rows"]):
-        table = Table(box=None, pad_edge=False, header_style="bold", title=f"{site}: AUROC over {count} concepts")
+        table = Table(
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            title=f"{site}: AUROC over {count} concepts, by training texts",
+        )
         table.add_column("features", min_width=16)
         table.add_column("rule")
-        for column in ("p", "k", "all (95 %)", "plain", "hard negatives"):
+        table.add_column("texts")
+        for column in ("p", "k", "AUROC (95 %)", "plain", "hard"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in result["rows"]:
             if row["site"] != site:
@@ -141,6 +147,7 @@ def _show(result: dict[str, Any]) -> None:
             table.add_row(
                 row["basis"],
                 row["rule"],
+                row["training"],
                 f"{row['percentile']:g}" if row["percentile"] is not None else "",
                 f"{row['k']:,}",
                 f"{mean:.3f} ({low:.3f}-{high:.3f})",
