@@ -26,7 +26,7 @@ def parts() -> dict[str, str]:
 
 def figure_files() -> dict[Path, str]:
     """Every figure, and the digest of what it follows from."""
-    from exemplar_partitioning.experiments import budget_plots
+    from exemplar_partitioning.experiments.tokens import plots as budget_plots
 
     code = Path(budget_plots.__file__).read_bytes()
     return {
@@ -38,7 +38,7 @@ def figure_files() -> dict[Path, str]:
 
 def draw() -> None:
     """Write the figures."""
-    from exemplar_partitioning.experiments.budget_plots import saturation_figure, tokens_figure
+    from exemplar_partitioning.experiments.tokens.plots import saturation_figure, tokens_figure
     from exemplar_partitioning.figures import to_bytes
 
     digests = figure_files()

@@ -21,7 +21,8 @@ def figure_files() -> dict[Path, str]:
     """The figure, and the digest of what it follows from."""
     if not FOUND:
         return {}
-    from exemplar_partitioning.experiments import axbench_plots, axbench_pooled
+    from exemplar_partitioning.experiments.axbench import plots as axbench_plots
+    from exemplar_partitioning.experiments.axbench import pooled as axbench_pooled
 
     code = [Path(module.__file__).read_bytes() for module in (axbench_plots, axbench_pooled)]
     return {FIGURE: hashlib.sha256(b"".join([*(path.read_bytes() for path in FOUND), *code])).hexdigest()}
@@ -29,7 +30,7 @@ def figure_files() -> dict[Path, str]:
 
 def draw() -> None:
     """Write the figure."""
-    from exemplar_partitioning.experiments.axbench_plots import axbench_figure
+    from exemplar_partitioning.experiments.axbench.plots import axbench_figure
     from exemplar_partitioning.figures import to_bytes
 
     for file, digest in figure_files().items():
@@ -63,7 +64,7 @@ def _sizes(result: dict, site: str) -> str:
 
 def _pooled(results: list[dict]) -> str:
     """Every method at the finest percentile, best first, with the texts it was trained on."""
-    from exemplar_partitioning.experiments.axbench_pooled import methods, pooled, reference
+    from exemplar_partitioning.experiments.axbench.pooled import methods, pooled, reference
 
     found = methods(results)
     best = {trained_on: reference(found, trained_on)[0] for trained_on in ("own", "all")}
@@ -92,7 +93,7 @@ def _pooled(results: list[dict]) -> str:
 
 def _resolutions(results: list[dict]) -> str:
     """Mean AUROC over percentiles, of exemplars and of means of members."""
-    from exemplar_partitioning.experiments.axbench_pooled import pooled
+    from exemplar_partitioning.experiments.axbench.pooled import pooled
 
     rows = {(r["basis"], r["rule"], r["training"], r["percentile"]): r["auroc"] for r in pooled(results)}
     percentiles = sorted({key[3] for key in rows if key[3] is not None})
@@ -173,7 +174,7 @@ def _mean(values: list[float | None]) -> str:
 
 def _paper(results: list[dict]) -> str:
     """The paper's order of methods, beside ours."""
-    from exemplar_partitioning.experiments.axbench_pooled import pooled
+    from exemplar_partitioning.experiments.axbench.pooled import pooled
 
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
     found = {

@@ -16,7 +16,7 @@ def parts() -> dict[str, str]:
 
 def figure_files() -> dict[Path, str]:
     """Every figure, and the digest of what it follows from."""
-    from exemplar_partitioning.experiments import ood_plots
+    from exemplar_partitioning.experiments.ood import plots as ood_plots
 
     code = Path(ood_plots.__file__).read_bytes()
     return {_figure(name): hashlib.sha256(path.read_bytes() + code).hexdigest() for name, path in FOUND.items()}
@@ -24,7 +24,7 @@ def figure_files() -> dict[Path, str]:
 
 def draw() -> None:
     """Write the figures."""
-    from exemplar_partitioning.experiments.ood_plots import ood_figure
+    from exemplar_partitioning.experiments.ood.plots import ood_figure
     from exemplar_partitioning.figures import to_bytes
 
     for (file, digest), path in zip(figure_files().items(), FOUND.values(), strict=True):

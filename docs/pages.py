@@ -22,7 +22,7 @@ TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").gl
 COMPARING = HERE / "comparing.md"
 RESULTS = HERE / "results.md"
 # modules beside this one that make the parts of results.md
-RESULTS_PARTS = ("axbench_page", "probes_page", "ood_page", "budget_page", "autoencoders_page")
+RESULTS_PARTS = ("axbench_page", "probes_page", "ood_page", "autoencoders_page")
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 
@@ -101,7 +101,7 @@ def benchmarks_table() -> str:
 
 def draw_arms(name: str) -> None:
     """The figure of an experiment on a behaviour."""
-    from exemplar_partitioning.experiments.plots import arms_figure
+    from exemplar_partitioning.experiments.behaviours.plots import arms_figure
     from exemplar_partitioning.figures import to_bytes
 
     svg = to_bytes(arms_figure(json.loads(TRIED[name].read_bytes())), "svg")
@@ -114,7 +114,7 @@ def arms_file(name: str) -> Path:
 
 def arms_digest(name: str) -> str:
     """What the figure of an experiment follows from."""
-    from exemplar_partitioning.experiments import plots
+    from exemplar_partitioning.experiments.behaviours import plots
 
     return hashlib.sha256(TRIED[name].read_bytes() + Path(plots.__file__).read_bytes()).hexdigest()
 

@@ -15,7 +15,7 @@ def parts() -> dict[str, str]:
 
 def figure_files() -> dict[Path, str]:
     """Every figure, and the digest of what it follows from."""
-    from exemplar_partitioning.experiments import probe_plots
+    from exemplar_partitioning.experiments.probes import plots as probe_plots
 
     code = Path(probe_plots.__file__).read_bytes()
     return {_figure(name): hashlib.sha256(path.read_bytes() + code).hexdigest() for name, path in FOUND.items()}
@@ -23,7 +23,7 @@ def figure_files() -> dict[Path, str]:
 
 def draw() -> None:
     """Write the figures."""
-    from exemplar_partitioning.experiments.probe_plots import probes_figure
+    from exemplar_partitioning.experiments.probes.plots import probes_figure
     from exemplar_partitioning.figures import to_bytes
 
     for (file, digest), path in zip(figure_files().items(), FOUND.values(), strict=True):

@@ -34,8 +34,8 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 
-from exemplar_partitioning.experiments.budget import autoencoder_flops, autoencoder_quality
 from exemplar_partitioning.experiments.streamed import Streamed, read_streamed
+from exemplar_partitioning.experiments.tokens.run import autoencoder_flops, autoencoder_quality
 from exemplar_partitioning.importing import load_sae
 from exemplar_partitioning.store import to_json
 

@@ -13,11 +13,14 @@ import exemplar_partitioning as ep
 from conftest import WORDS, sentences
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import axbench, axbench_pooled, axbench_site, baselines, readouts
 from exemplar_partitioning.experiments.activations import TextActivations
-from exemplar_partitioning.experiments.axbench_plots import axbench_figure
+from exemplar_partitioning.experiments.axbench import baselines, readouts
+from exemplar_partitioning.experiments.axbench import pooled as axbench_pooled
+from exemplar_partitioning.experiments.axbench import run as axbench
+from exemplar_partitioning.experiments.axbench import site as axbench_site
+from exemplar_partitioning.experiments.axbench.plots import axbench_figure
+from exemplar_partitioning.experiments.axbench.readouts import Pooled, auroc, pool
 from exemplar_partitioning.experiments.concepts import Concept, first_concepts, read_concepts
-from exemplar_partitioning.experiments.readouts import Pooled, auroc, pool
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
 from exemplar_partitioning.text.documents import DocumentSource, read_documents
 

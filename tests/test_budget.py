@@ -11,8 +11,9 @@ import exemplar_partitioning as ep
 from autoencoders import invoke, made, refused, same, saved
 from conftest import sentences
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import budget, detection
 from exemplar_partitioning.experiments.streamed import HELD_OUT, Cut, read_streamed, stream_to
+from exemplar_partitioning.experiments.tokens import detection
+from exemplar_partitioning.experiments.tokens import run as budget
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
 from exemplar_partitioning.leader import LeaderClustering
 from exemplar_partitioning.models.capture import Extractor

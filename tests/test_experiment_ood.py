@@ -17,12 +17,13 @@ import exemplar_partitioning as ep
 from conftest import sentences
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.experiments import ood_methods, ood_tasks
-from exemplar_partitioning.experiments.ood import losses
-from exemplar_partitioning.experiments.ood_methods import mahalanobis, nearest, norm, pca_residual
-from exemplar_partitioning.experiments.ood_metrics import fpr95, resampled, separation, spread
-from exemplar_partitioning.experiments.ood_plots import ood_figure
-from exemplar_partitioning.experiments.ood_tasks import CLINC, CODE, LANGUAGES, PROSE, Sizes, suites
+from exemplar_partitioning.experiments.ood import methods as ood_methods
+from exemplar_partitioning.experiments.ood import tasks as ood_tasks
+from exemplar_partitioning.experiments.ood.methods import mahalanobis, nearest, norm, pca_residual
+from exemplar_partitioning.experiments.ood.metrics import fpr95, resampled, separation, spread
+from exemplar_partitioning.experiments.ood.plots import ood_figure
+from exemplar_partitioning.experiments.ood.run import losses
+from exemplar_partitioning.experiments.ood.tasks import CLINC, CODE, LANGUAGES, PROSE, Sizes, suites
 from exemplar_partitioning.figures import to_bytes
 
 

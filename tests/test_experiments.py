@@ -10,8 +10,8 @@ import torch
 import exemplar_partitioning as ep
 from conftest import WORDS
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.experiments import causal
-from exemplar_partitioning.experiments.behaviours import (
+from exemplar_partitioning.experiments.behaviours import run as causal
+from exemplar_partitioning.experiments.behaviours.known import (
     Behaviour,
     asks_for_a_list,
     is_chinese,
@@ -19,8 +19,8 @@ from exemplar_partitioning.experiments.behaviours import (
     refuses,
     refuses_or_deflects,
 )
-from exemplar_partitioning.experiments.prompts import Prompts, split
-from exemplar_partitioning.experiments.scoring import Answers, answers, judged, paired, perplexity
+from exemplar_partitioning.experiments.behaviours.prompts import Prompts, split
+from exemplar_partitioning.experiments.behaviours.scoring import Answers, answers, judged, paired, perplexity
 from exemplar_partitioning.interventions.generation import Generation
 
 
@@ -57,7 +57,7 @@ def test_other_judges():
 @pytest.mark.packaged
 def test_the_judge_of_refusals_agrees_with_people():
     """169 answers labelled by people. Those it misses mostly answer another question, which the labels call refusal."""
-    from exemplar_partitioning.experiments.prompts import PYRIT, labelled_answers
+    from exemplar_partitioning.experiments.behaviours.prompts import PYRIT, labelled_answers
     from exemplar_partitioning.packaged import cache_dir
 
     if not (cache_dir() / "wheels" / PYRIT.filename).exists():
@@ -205,7 +205,7 @@ class TestPlanted:
         assert all(0 <= arm["low"] <= arm["rate"] <= arm["high"] <= 1 for arm in again["arms"])
 
     def test_its_figure(self, result):
-        from exemplar_partitioning.experiments.plots import arms_figure
+        from exemplar_partitioning.experiments.behaviours.plots import arms_figure
         from exemplar_partitioning.figures import to_bytes
 
         svg = to_bytes(arms_figure(result), "svg")

@@ -14,10 +14,10 @@ import exemplar_partitioning as ep
 from conftest import WORDS
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.experiments import probes
 from exemplar_partitioning.experiments.activations import TextActivations
-from exemplar_partitioning.experiments.logistic import prepared, probe, top_features
-from exemplar_partitioning.experiments.probe_features import Plan, one_hot, read_rows, shares
+from exemplar_partitioning.experiments.probes import run as probes
+from exemplar_partitioning.experiments.probes.features import Plan, one_hot, read_rows, shares
+from exemplar_partitioning.experiments.probes.logistic import prepared, probe, top_features
 from exemplar_partitioning.experiments.resampling import auroc, interval, macro_auroc, ratio, resamples
 from exemplar_partitioning.experiments.tasks import collection_names, collection_task, file_task, make_task, split
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder

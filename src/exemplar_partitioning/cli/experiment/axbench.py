@@ -67,7 +67,7 @@ def axbench(
     Every rule is fitted to training texts and tried on evaluation texts, hard negatives among them; mean AUROC over
     concepts, with intervals.
     """
-    from ...experiments import axbench as experiment
+    from ...experiments.axbench import run as experiment
     from ...experiments.concepts import first_concepts, read_concepts
     from ...experiments.record import record
     from ...files import disk_errors, write_new
@@ -123,7 +123,7 @@ def _saes(paths: list[Path]) -> dict[str, SparseAutoencoder]:
 def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from ...experiments.axbench import summary
+    from ...experiments.axbench.run import summary
     from ..terminal import console
 
     count = sum(len(given["concepts"]) for given in result["sets"])

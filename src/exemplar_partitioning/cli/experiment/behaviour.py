@@ -13,9 +13,9 @@ import typer
 from .. import options
 
 if TYPE_CHECKING:
-    from ...experiments.behaviours import Behaviour
-    from ...experiments.prompts import Prompts
-    from ...experiments.scoring import Answers
+    from ...experiments.behaviours.known import Behaviour
+    from ...experiments.behaviours.prompts import Prompts
+    from ...experiments.behaviours.scoring import Answers
 
 _PROMPTS = "Prompts"
 _SWEEP = "What is tried"
@@ -83,9 +83,9 @@ def behaviour(
     Chosen on validation prompts, tried on others, beside a null region, random directions and the difference of
     means. Answers are judged by plain rules, and dropped unless --keep-answers.
     """
-    from ...experiments import causal
-    from ...experiments.behaviours import BEHAVIOURS
-    from ...experiments.plots import arms_figure
+    from ...experiments.behaviours import run as causal
+    from ...experiments.behaviours.known import BEHAVIOURS
+    from ...experiments.behaviours.plots import arms_figure
     from ...experiments.record import record
     from ...figures import to_bytes
     from ...files import disk_errors, write_new
@@ -150,7 +150,7 @@ def _prompts(
     seed: int,
 ) -> Prompts:
     from ...errors import EPError
-    from ...experiments import prompts
+    from ...experiments.behaviours import prompts
     from ...text.documents import read_prompts
 
     if showing is None and behaviour.name != "refusal":
@@ -182,8 +182,8 @@ def _described(prompts: Prompts) -> dict[str, Any]:
 
 def _judge_judged() -> dict[str, Any]:
     """How the judge of refusals agrees with people."""
-    from ...experiments.behaviours import refuses
-    from ...experiments.prompts import labelled_answers
+    from ...experiments.behaviours.known import refuses
+    from ...experiments.behaviours.prompts import labelled_answers
 
     rows = [(refuses(answer), label) for answer, label in labelled_answers()]
     return {

@@ -45,8 +45,8 @@ def ood(
     Rivals: k-NN on all activations, as many random ones as exemplars, Mahalanobis, PCA residual, norm, perplexity.
     Then a detector is fitted on ordinary text, and its false alarms on other ordinary text are counted.
     """
-    from ...experiments import ood as experiment
-    from ...experiments.ood_tasks import Sizes, suites
+    from ...experiments.ood import run as experiment
+    from ...experiments.ood.tasks import Sizes, suites
     from ...experiments.record import record
     from ...files import disk_errors, write_new
     from ...models.load import load_model

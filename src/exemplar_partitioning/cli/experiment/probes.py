@@ -63,7 +63,7 @@ def probes(
     Logistic regression from one-hot regions, shares of regions, cosines, autoencoder features and raw activations,
     beside token ids and random cells; accuracy, AUROC and retention on test rows.
     """
-    from ...experiments import probes as experiment
+    from ...experiments.probes import run as experiment
     from ...experiments.record import record
     from ...files import disk_errors, write_new
     from ...importing.autoencoder import load_sae

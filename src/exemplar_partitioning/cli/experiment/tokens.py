@@ -13,7 +13,7 @@ import typer
 from .. import options
 
 if TYPE_CHECKING:
-    from ...experiments.detection import Question
+    from ...experiments.tokens.detection import Question
 
 _TASKS = "Tasks"
 
@@ -54,11 +54,11 @@ def tokens(
     others. How many times fewer tokens, operations and seconds for the same, with intervals over tasks.
     """
     from ...errors import EPError
-    from ...experiments import budget as experiment
     from ...experiments.activations import text_activations
     from ...experiments.agreement import check_fits
     from ...experiments.record import record
     from ...experiments.streamed import read_streamed
+    from ...experiments.tokens import run as experiment
     from ...files import disk_errors, write_new
     from ...importing.autoencoder import load_sae
     from ...models.load import load_model
@@ -105,7 +105,7 @@ def _questions(
     tasks: int, concepts: list[Path], train: int, test: int, seed: int
 ) -> list[tuple[list[Question], list[str]]]:
     from ...errors import EPError
-    from ...experiments.detection import from_collection, from_concepts
+    from ...experiments.tokens.detection import from_collection, from_concepts
 
     if not tasks and not concepts:
         raise EPError("there is nothing to detect: give --tasks or --concepts")

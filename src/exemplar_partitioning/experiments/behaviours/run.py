@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..annotation import annotate
-from ..annotation.folder import FOLDER
-from ..builder import build
-from ..errors import EPError
-from ..interventions import steer
-from ..interventions.acting import Direction
-from ..localisation import last_activations, meets, rates
-from ..models.load import LoadedModel
-from ..models.sites import resolve_sites
-from ..store import StoredDictionary, find, load
-from ..stream import text_chunks
-from ..text.documents import Sources, read_documents
+from ...annotation import annotate
+from ...annotation.folder import FOLDER
+from ...builder import build
+from ...errors import EPError
+from ...interventions import steer
+from ...interventions.acting import Direction
+from ...localisation import last_activations, meets, rates
+from ...models.load import LoadedModel
+from ...models.sites import resolve_sites
+from ...store import StoredDictionary, find, load
+from ...stream import text_chunks
+from ...text.documents import Sources, read_documents
 from .arms import FEWEST, Arm, Arms
-from .behaviours import Behaviour
+from .known import Behaviour
 from .prompts import Prompts
 from .scoring import Answers, answers, paired, perplexity
 

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ..nearest import full_precision
-from .activations import TextActivations
+from ...nearest import full_precision
+from ..activations import TextActivations
 
 Encode = Callable[[Tensor], Tensor]
 """Activations float32 [n, d] to features float32 [n, k]."""

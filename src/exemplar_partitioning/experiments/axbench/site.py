@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dictionary import Dictionary
-from ..errors import DataError
-from ..files import disk_errors, write_new
-from ..importing import SparseAutoencoder
-from ..store import to_json
+from ...dictionary import Dictionary
+from ...errors import DataError
+from ...files import disk_errors, write_new
+from ...importing import SparseAutoencoder
+from ...store import to_json
+from ..activations import Tell, TextActivations
+from ..concepts import Concept, ConceptSet
 from . import baselines, readouts
-from .activations import Tell, TextActivations
-from .concepts import Concept, ConceptSet
 from .readouts import Encode, Pooled, Rule, Weights, auroc, pool
 
 KINDS = ("auroc", "negative", "hard")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from .resampling import auroc, interval, resamples
+from ..resampling import auroc, interval, resamples
 
 
 def resampled(novel_t: Bool[np.ndarray, " t"], count: int, seed: int) -> Int64[np.ndarray, "b t"]:

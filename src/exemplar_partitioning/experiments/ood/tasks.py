@@ -1,4 +1,4 @@
-"""Text for `experiments/ood.py`: ordinary documents in parts that share no source document, and novel ones.
+"""Text for `ood/run.py`: ordinary documents in parts that share no source document, and novel ones.
 
 A suite has one kind of ordinary text. Its tasks each have novel documents and, where those come from a source of
 their own, ordinary documents of that source to compare with, so that nothing but what the task is about differs.
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, EPError
-from ..models.load import LoadedModel, special_token_ids
-from ..text.corpus import genre_of
-from ..text.documents import read_documents
+from ...errors import DataError, EPError
+from ...models.load import LoadedModel, special_token_ids
+from ...text.corpus import genre_of
+from ...text.documents import read_documents
 
 CHARACTERS = 600  # of a document that are used: about the tokens of a window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .axbench_pooled import REFERENCES, pooled
+from .pooled import REFERENCES, pooled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ _MARKS = "osD^v<>pP*"
 
 def axbench_figure(results: Sequence[dict[str, Any]]) -> Figure:
     """Mean AUROC of every method with its interval, pooled; marks: each model and site."""
-    from ..figures import blank, style
+    from ...figures import blank, style
 
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
     rows = [row for row in pooled(results) if row["percentile"] in (None, finest) and row["basis"] not in _LEFT_OUT]

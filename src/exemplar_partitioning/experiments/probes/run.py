@@ -31,17 +31,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ..errors import EPError
-from ..files import disk_errors, write_new
-from ..importing.autoencoder import SparseAutoencoder
-from ..models.load import LoadedModel
-from ..models.sites import resolve_sites
-from ..reading import check_model
-from ..store import StoredDictionary, to_json
+from ...errors import EPError
+from ...files import disk_errors, write_new
+from ...importing.autoencoder import SparseAutoencoder
+from ...models.load import LoadedModel
+from ...models.sites import resolve_sites
+from ...reading import check_model
+from ...store import StoredDictionary, to_json
+from ..resampling import interval, macro_auroc, ratio, resamples
+from ..tasks import Task
+from .features import Plan, Rows, arms, read_rows
 from .logistic import probe
-from .probe_features import Plan, Rows, arms, read_rows
-from .resampling import interval, macro_auroc, ratio, resamples
-from .tasks import Task
 
 Tell = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""

@@ -1,4 +1,4 @@
-"""Several results of `axbench.run` as one: every method over all models, sites and concepts, paired with a reference.
+"""Several results of `run.py` as one: every method over all models, sites and concepts, paired with a reference.
 
 Shapes: s places (a site of a model), c concepts, b resamples.
 """
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from .axbench import RESAMPLES
-from .axbench_site import KINDS, TRAININGS
-from .resampling import interval, ratio, resamples
+from ..resampling import interval, ratio, resamples
+from .run import RESAMPLES
+from .site import KINDS, TRAININGS
 
 REFERENCES = ("DiffMean", "logistic probe")
 Method = tuple[str, str, float | None, str]

@@ -1,4 +1,4 @@
-"""What every arm of the probes may look at (see `probes`).
+"""What every arm of the probes may look at (see `run.py`).
 
 Shapes: n training rows, t test rows, x both, k regions, d = d_model.
 """
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from ..dictionary import Dictionary
-from ..errors import EPError
-from ..importing.autoencoder import SparseAutoencoder
-from ..models.load import LoadedModel
-from ..store import StoredDictionary
-from .activations import TextActivations, text_activations
+from ...dictionary import Dictionary
+from ...errors import EPError
+from ...importing.autoencoder import SparseAutoencoder
+from ...models.load import LoadedModel
+from ...store import StoredDictionary
+from ..activations import TextActivations, text_activations
+from ..tasks import Task, split
 from .logistic import top_features
-from .tasks import Task, split
 
 
 @dataclass(frozen=True)

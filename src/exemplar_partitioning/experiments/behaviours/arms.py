@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..interventions import ablate, ablate_everywhere, swap
-from ..interventions.acting import Direction, directions_of
-from ..localisation import RegionRate
-from ..models.load import LoadedModel
-from ..store import StoredDictionary
+from ...interventions import ablate, ablate_everywhere, swap
+from ...interventions.acting import Direction, directions_of
+from ...localisation import RegionRate
+from ...models.load import LoadedModel
+from ...store import StoredDictionary
 
 FEWEST = 5  # prompts a region must have met to be a candidate, or a control
 SPANS = (2, 3, 5)  # regions whose exemplars are ablated together

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from .activations import TextActivations
-from .concepts import read_concepts
-from .readouts import Encode, auroc, pool
-from .tasks import collection_names, collection_task, split
+from ..activations import TextActivations
+from ..axbench.readouts import Encode, auroc, pool
+from ..concepts import read_concepts
+from ..tasks import collection_names, collection_task, split
 
 
 @dataclass(frozen=True, eq=False)

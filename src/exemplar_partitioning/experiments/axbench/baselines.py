@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from ..calibration import BATCH, calibrate
-from ..dictionary import Dictionary
-from ..errors import EPError
-from ..geometry import directions
-from ..leader import LeaderClustering
-from .activations import TextActivations
+from ...calibration import BATCH, calibrate
+from ...dictionary import Dictionary
+from ...errors import EPError
+from ...geometry import directions
+from ...leader import LeaderClustering
+from ..activations import TextActivations
 from .readouts import Encode
 
 CALIBRATED = 4 * BATCH  # activations

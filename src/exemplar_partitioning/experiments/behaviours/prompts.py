@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import EPError
-from ..packaged import Wheel, fetch_wheel
-from ..text.documents import read_documents
+from ...errors import EPError
+from ...packaged import Wheel, fetch_wheel
+from ...text.documents import read_documents
 
 PYRIT = Wheel(
     "pyrit",

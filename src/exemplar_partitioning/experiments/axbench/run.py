@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import EPError
-from ..importing import SparseAutoencoder
-from ..models.load import LoadedModel
-from ..models.sites import Site, resolve_sites
-from ..reading import check_model
-from ..store import StoredDictionary
-from ..text.documents import DocumentSource
+from ...errors import EPError
+from ...importing import SparseAutoencoder
+from ...models.load import LoadedModel
+from ...models.sites import Site, resolve_sites
+from ...reading import check_model
+from ...store import StoredDictionary
+from ...text.documents import DocumentSource
+from ..activations import Tell, TextActivations, text_activations
+from ..concepts import ConceptSet
+from ..resampling import interval, resamples
 from . import baselines, readouts
-from .activations import Tell, TextActivations, text_activations
-from .axbench_site import AtSite, Finished, bases
-from .concepts import ConceptSet
-from .resampling import interval, resamples
+from .site import AtSite, Finished, bases
 
 RESAMPLES = 4000
 ORDINARY_CONTEXT = 128  # tokens of an ordinary text that are read, as in a build

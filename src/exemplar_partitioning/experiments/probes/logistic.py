@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from .tasks import FOLDS
+from ..tasks import FOLDS
 
 GRID = tuple(10.0**power for power in range(-2, 5))  # C, for rows of unit mean square length
 

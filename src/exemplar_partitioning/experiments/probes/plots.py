@@ -12,8 +12,8 @@ _FORMS = {"one-hot": "C0", "share": "C1", "cosine": "C2", "random": "0.5"}
 
 
 def probes_figure(result: dict[str, Any]) -> Figure:
-    """Retention above chance over percentiles, pooled; and accuracy task by task at the finest (`probes.run`)."""
-    from ..figures import blank, style
+    """Retention above chance over percentiles, pooled; and accuracy task by task at the finest (`run.py`)."""
+    from ...figures import blank, style
 
     with style():
         figure, _ = blank(7.0, 3.0, ncols=2)

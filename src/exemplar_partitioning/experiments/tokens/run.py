@@ -22,14 +22,14 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ..calibration import BATCH, SAMPLE, calibrate
-from ..dictionary import Dictionary
-from ..importing.autoencoder import SparseAutoencoder
-from ..leader import LeaderClustering
-from .activations import TextActivations
+from ...calibration import BATCH, SAMPLE, calibrate
+from ...dictionary import Dictionary
+from ...importing.autoencoder import SparseAutoencoder
+from ...leader import LeaderClustering
+from ..activations import TextActivations
+from ..resampling import interval, resamples
+from ..streamed import Streamed, Tell
 from .detection import Question, detected
-from .resampling import interval, resamples
-from .streamed import Streamed, Tell
 
 HELD_OUT = 30_000  # activations at most
 BUDGETS = (10_000, 30_000, 100_000, 300_000, 1_000_000)

@@ -1,6 +1,6 @@
 """Does a dictionary tell text it was not made for? Its scores against detectors that keep far more.
 
-For each suite (`ood_tasks`): dictionaries are built from ordinary text, the rivals (`ood_methods`) are made from the
+For each suite (`tasks.py`): dictionaries are built from ordinary text, the rivals (`methods.py`) are made from the
 activations of the same text, and all score the same activations of novel and of held-out ordinary documents. A
 document's score is the mean over its tokens, for every method. Then a detector of the finest dictionary is fitted on
 ordinary documents that nothing has seen, and its alarms are counted (`exemplar_partitioning.ood`).
@@ -22,18 +22,18 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from ..annotation import FOLDER as ANNOTATION
-from ..annotation import annotate
-from ..builder import build
-from ..localisation import wilson
-from ..models.load import LoadedModel, bos_id
-from ..ood import Detector, DocumentNovelty, token_scores
-from ..ood.scores import SCORES
-from ..store import StoredDictionary, find, load
-from .activations import Tell, TextActivations, text_activations
-from .ood_methods import Method, mahalanobis, nearest, norm, pca_residual
-from .ood_metrics import resampled, separation, spread
-from .ood_tasks import Sizes, Suite, Task
+from ...annotation import FOLDER as ANNOTATION
+from ...annotation import annotate
+from ...builder import build
+from ...localisation import wilson
+from ...models.load import LoadedModel, bos_id
+from ...ood import Detector, DocumentNovelty, token_scores
+from ...ood.scores import SCORES
+from ...store import StoredDictionary, find, load
+from ..activations import Tell, TextActivations, text_activations
+from .methods import Method, mahalanobis, nearest, norm, pca_residual
+from .metrics import resampled, separation, spread
+from .tasks import Sizes, Suite, Task
 
 PERPLEXITY = "perplexity"
 NEIGHBOURS = {"k-NN, k = 1": 1, "k-NN, k = 10": 10}

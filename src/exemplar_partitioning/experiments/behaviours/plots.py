@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def arms_figure(result: dict[str, Any]) -> Figure:
-    """How often the behaviour shows on test prompts under every arm (`causal.run`).
+    """How often the behaviour shows on test prompts under every arm (`run.py`).
 
     With 95 % intervals, or as a stroke for each of several of one kind.
     """
-    from ..figures import blank, style
+    from ...figures import blank, style
 
     arms: dict[str, list[dict[str, Any]]] = {"no intervention": [result["baseline"]]}
     for arm in result["arms"]:

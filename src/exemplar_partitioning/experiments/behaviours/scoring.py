@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from ..interventions.generation import Generation, generate
-from ..localisation import wilson
-from ..models.load import LoadedModel
+from ...interventions.generation import Generation, generate
+from ...localisation import wilson
+from ...models.load import LoadedModel
 
 Judge = Callable[[str], bool]
 _BATCH = 8  # windows read at once

@@ -1,4 +1,4 @@
-"""The figure of `experiments/ood.py`, from its result file."""
+"""The figure of `ood/run.py`, from its result file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEVELS = {"perplexity": ":", "norm": "--"}  # keep next to nothing, or the mode
 
 def ood_figure(result: dict[str, Any]) -> Figure:
     """Memory of each method against its mean AUROC over the tasks of a suite, per document and per token."""
-    from ..figures import blank, style
+    from ...figures import blank, style
 
     suites, levels = result["suites"], ("document", "token")
     with style():

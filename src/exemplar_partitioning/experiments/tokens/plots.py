@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def tokens_figure(result: dict[str, Any]) -> Figure:
-    """Detection against tokens, and against operations with the model's forward pass (`budget.run`)."""
-    from ..figures import blank, style
+    """Detection against tokens, and against operations with the model's forward pass (`run.py`)."""
+    from ...figures import blank, style
 
     with style():
         figure, _ = blank(7.0, 2.7, ncols=2, sharey=True)
@@ -41,7 +41,7 @@ def _curve(axes: Axes, rows: list[dict[str, Any]], cost: str, colour: str, label
 
 def saturation_figure(result: dict[str, Any]) -> Figure:
     """Growth on every kind of text, a panel a percentile; a square where a build would have stopped."""
-    from ..figures import blank, style
+    from ...figures import blank, style
 
     percentiles = list(dict.fromkeys(row["percentile"] for row in result["results"]))
     with style():

@@ -1,0 +1,1 @@
+"""Concept detection by regions, autoencoders and directions."""

@@ -1,0 +1,1 @@
+"""A behaviour localised in regions, and taken out."""
