@@ -19,7 +19,7 @@ from exemplar_partitioning.experiments.axbench import pooled as axbench_pooled
 from exemplar_partitioning.experiments.axbench import run as axbench
 from exemplar_partitioning.experiments.axbench import site as axbench_site
 from exemplar_partitioning.experiments.axbench.plots import axbench_figure
-from exemplar_partitioning.experiments.axbench.readouts import Pooled, auroc, pool
+from exemplar_partitioning.experiments.axbench.readouts import Examples, Pooled, auroc, pool
 from exemplar_partitioning.experiments.concepts import Concept, first_concepts, read_concepts
 from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
 from exemplar_partitioning.text.documents import DocumentSource, read_documents
@@ -208,13 +208,13 @@ class TestReadouts:
         for t in range(len(train.tokens)):
             sums[bool(positive_n[t])] += [train.mean[t]] * int(train.tokens[t])
         expected = np.mean(sums[True], axis=0) - np.mean(sums[False], axis=0)
-        assert readouts.contrast(train, positive_n).columns == [expected.argmax()]
+        assert readouts.contrast(Examples(train, positive_n)).columns == [expected.argmax()]
 
     def test_best_and_several(self):
         train, positive_n = random_pooled(np.random.default_rng(4))
         areas = [slow_auroc(column, positive_n) for column in train.highest.T]
-        assert areas[int(readouts.best(train, positive_n).columns[0])] == max(areas)
-        few = readouts.several(5)(train, positive_n)
+        assert areas[int(readouts.best(Examples(train, positive_n)).columns[0])] == max(areas)
+        few = readouts.several(5)(Examples(train, positive_n))
         assert sorted(np.array(areas)[few.columns])[::-1] == sorted(areas)[::-1][:5]
         score_n = few.score(train)
         z = [train.highest[:, k] / train.highest[:, k].std() for k in few.columns]
@@ -222,7 +222,7 @@ class TestReadouts:
 
     def test_profile_is_a_shrunken_difference(self):
         train, positive_n = random_pooled(np.random.default_rng(10))
-        found = readouts.profile(train, positive_n)
+        found = readouts.profile(Examples(train, positive_n))
         steps = []
         for of_k in train.profile.T.astype(float):
             gap = of_k[positive_n].mean() - of_k[~positive_n].mean()
@@ -236,7 +236,7 @@ class TestReadouts:
         from sklearn.linear_model import Ridge
 
         train, positive_n = random_pooled(np.random.default_rng(11), texts=25)
-        found = readouts.ridge()(train, positive_n)
+        found = readouts.ridge()(Examples(train, positive_n))
         x_nk = train.highest.astype(float)
         weight_n = np.where(positive_n, 0.5 / positive_n.sum(), 0.5 / (~positive_n).sum())
         spread = weight_n @ ((x_nk - weight_n @ x_nk) ** 2).sum(axis=1)
@@ -252,7 +252,7 @@ class TestReadouts:
     def test_margin_decides_among_faultless_columns(self):
         positive_n = np.array([True, True, False, False])
         highest = np.array([[1, 1], [1, 1], [0.9, 0], [0, 0]], np.float32)
-        assert readouts.best(Pooled(highest, highest, highest, np.ones(4)), positive_n).columns == [1]
+        assert readouts.best(Examples(Pooled(highest, highest, highest, np.ones(4)), positive_n)).columns == [1]
 
     @pytest.mark.parametrize("trained_on", axbench_site.TRAININGS)
     @pytest.mark.parametrize("name", list(axbench_site.CHOICES))
@@ -264,9 +264,8 @@ class TestReadouts:
         unseen = np.setdiff1d(np.arange(40), seen)
         for of in (blind.highest, blind.mean, blind.profile):
             of[unseen] = np.nan
-        seeing, found = (
-            axbench_site.fitted(axbench_site.CHOICES[name], given, concept, trained_on) for given in (texts, blind)
-        )
+        rule = axbench_site.CHOICES[name]
+        seeing, found = (rule(axbench_site.learned_from(given, concept, trained_on)[1]) for given in (texts, blind))
         assert np.array_equal(seeing.columns, found.columns) and np.array_equal(seeing.weight, found.weight)
 
     def test_judged_against_each_kind(self):

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
-from scipy.stats import rankdata
 from torch import Tensor
 
 from ...nearest import full_precision
@@ -64,8 +64,25 @@ class Weights:
         return getattr(texts, self.of)[:, self.columns].astype(np.float64) @ self.weight
 
 
-Rule = Callable[[Pooled, Bool[np.ndarray, " m"]], Weights]
-"""Training texts, and which of them have the concept, to weights."""
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Training texts, and which of them have the concept."""
+
+    texts: Pooled
+    positive_m: Bool[np.ndarray, " m"]
+
+    @cached_property
+    def merit_k(self) -> Float[np.ndarray, " k"]:
+        """Training AUROC of the maxima; the margin, in standard deviations, decides among equals only."""
+        highest = self.texts.highest
+        with_mk, without_mk = highest[self.positive_m], highest[~self.positive_m]
+        spread_k = highest.std(axis=0) + np.finfo(np.float32).tiny
+        margin_k = (with_mk.mean(axis=0) - without_mk.mean(axis=0)) / spread_k
+        return auroc(highest, self.positive_m) + 1e-6 * margin_k
+
+
+Rule = Callable[[Examples], Weights]
+"""Training texts to weights."""
 
 
 def shares(cosine_nk: Tensor) -> Tensor:
@@ -111,49 +128,56 @@ def _blocks(start_t: Int64[np.ndarray, " t1"]) -> Iterator[tuple[slice, np.ndarr
 def auroc(score: Float[np.ndarray, "m ..."], positive_m: Bool[np.ndarray, " m"]) -> np.ndarray:
     """How often a positive row scores above a negative one, ties counting half: a number for each column.
 
-    Mann-Whitney's U by ranks. NaN unless there are rows of both kinds.
+    NaN unless there are rows of both kinds.
     """
-    ranks = rankdata(score, axis=0)
-    p, n = int(positive_m.sum()), int((~positive_m).sum())
-    if not p or not n:
-        return np.full(np.shape(score)[1:], np.nan)
-    return (ranks[positive_m].sum(axis=0) - p * (p + 1) / 2) / (p * n)
+    shape, pairs = np.shape(score)[1:], int(positive_m.sum()) * int((~positive_m).sum())
+    if not pairs:
+        return np.full(shape, np.nan)
+    columns_km = np.ascontiguousarray(np.reshape(score, (len(score), -1)).T)
+    without_kn, with_kp = np.sort(columns_km[:, ~positive_m], axis=1), columns_km[:, positive_m]
+    twice = [
+        sum(int(np.searchsorted(without_n, with_p, side).sum()) for side in ("left", "right"))
+        for without_n, with_p in zip(without_kn, with_kp, strict=True)
+    ]
+    return np.reshape(twice, shape) / (2 * pairs)
 
 
-def contrast(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+def contrast(given: Examples) -> Weights:
     """The column whose mean over tokens with the concept most exceeds that over tokens without (the paper's first)."""
-    means = [np.average(part.mean, axis=0, weights=part.tokens) for part in (train[positive_m], train[~positive_m])]
+    parts = (given.texts[given.positive_m], given.texts[~given.positive_m])
+    means = [np.average(part.mean, axis=0, weights=part.tokens) for part in parts]
     return _one(int((means[0] - means[1]).argmax()))
 
 
-def best(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+def best(given: Examples) -> Weights:
     """The column that tells training texts apart best, by AUROC (the paper's second; SAE-A of AxBench).
 
     Several may do it without fault: then the one with the widest margin, in standard deviations.
     """
-    return _one(int(_merit(train, positive_m).argmax()))
+    return _one(int(given.merit_k.argmax()))
 
 
 def several(count: int) -> Rule:
     """The best few columns, each in standard deviations, added up."""
 
-    def rule(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
-        columns = np.argsort(-_merit(train, positive_m), kind="stable")[:count]
-        spread_c = train.highest[:, columns].std(axis=0, dtype=np.float64)
+    def rule(given: Examples) -> Weights:
+        columns = np.argsort(-given.merit_k, kind="stable")[:count]
+        spread_c = given.texts.highest[:, columns].std(axis=0, dtype=np.float64)
         return Weights(columns, np.divide(1, spread_c, out=np.zeros_like(spread_c), where=spread_c > 0))
 
     return rule
 
 
-def profile(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
+def profile(given: Examples) -> Weights:
     """Columns with a larger share of the texts that have the concept, weighed by how much larger.
 
     The difference between mean profiles, in standard deviations, is shrunk until few columns are left, where it is
     largest. Columns with a smaller share say nothing: they tell what the other texts are, not what the concept is.
     """
-    with_mk, without_mk = (train.profile[kind].astype(np.float64) for kind in (positive_m, ~positive_m))
-    spread_k = train.profile.std(axis=0, dtype=np.float64) + np.finfo(np.float32).tiny
-    difference_k = (with_mk.mean(axis=0) - without_mk.mean(axis=0)) / spread_k
+    profile_mk, positive_m = given.texts.profile, given.positive_m
+    with_k, without_k = (profile_mk[kind].mean(axis=0, dtype=np.float64) for kind in (positive_m, ~positive_m))
+    spread_k = profile_mk.std(axis=0, dtype=np.float64) + np.finfo(np.float32).tiny
+    difference_k = (with_k - without_k) / spread_k
     columns = np.argsort(-difference_k, kind="stable")[: KEPT + 1]
     weight_c = difference_k[columns] - max(difference_k[columns[-1]], 0.0)
     columns, weight_c = columns[weight_c > 0], weight_c[weight_c > 0]
@@ -166,8 +190,9 @@ def ridge(of: Of = "highest", penalty: float = PENALTY) -> Rule:
     The solution lies in the span of the rows, so the system to solve is as large as there are training texts.
     """
 
-    def rule(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Weights:
-        x_mk = getattr(train, of).astype(np.float64)
+    def rule(given: Examples) -> Weights:
+        positive_m = given.positive_m
+        x_mk = getattr(given.texts, of).astype(np.float64)
         weight_m = np.where(positive_m, 0.5 / positive_m.sum(), 0.5 / (~positive_m).sum())
         x_mk -= weight_m @ x_mk
         gram_mm = x_mk @ x_mk.T
@@ -180,11 +205,3 @@ def ridge(of: Of = "highest", penalty: float = PENALTY) -> Rule:
 
 def _one(column: int) -> Weights:
     return Weights(np.array([column]), np.ones(1))
-
-
-def _merit(train: Pooled, positive_m: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " k"]:
-    """Training AUROC; the margin decides among equals only."""
-    with_mk, without_mk = train.highest[positive_m], train.highest[~positive_m]
-    spread_k = train.highest.std(axis=0) + np.finfo(np.float32).tiny
-    margin_k = (with_mk.mean(axis=0) - without_mk.mean(axis=0)) / spread_k
-    return auroc(train.highest, positive_m) + 1e-6 * margin_k

@@ -24,7 +24,7 @@ from ...store import to_json
 from ..activations import Tell, TextActivations
 from ..concepts import Concept, ConceptSet
 from . import baselines, readouts
-from .readouts import Encode, Pooled, Rule, Weights, auroc, pool
+from .readouts import Encode, Examples, Pooled, Rule, auroc, pool
 
 KINDS = ("auroc", "negative", "hard")
 Training = Literal["own", "all"]
@@ -130,14 +130,23 @@ class AtSite:
         encode = basis.encode()
         pooled = [pool(acts, encode, basis.share) for acts in self.acts]
         k = pooled[0].highest.shape[1]
-        rows, together = [], {}
-        for name, rule in basis.rules.items():
-            for texts in TRAININGS:
-                found = self._scores(rule, pooled, texts)
-                rows.append(self._row(basis.name, name, basis.percentile, k, texts, found))
-                if name in TOGETHER:
-                    together[f"{name} {texts}"] = [[part.tolist() for part in one] for one in found]
-        return {"rows": rows, "scores": together}
+        scores: dict[tuple[str, Training], list[Scores]] = {(name, t): [] for name in basis.rules for t in TRAININGS}
+        for given, texts in zip(self.sets, pooled, strict=True):
+            for concept in given.concepts:
+                for trained_on in TRAININGS:
+                    rows, examples = learned_from(texts, concept, trained_on)
+                    for name, rule in basis.rules.items():
+                        score_t = rule(examples).score(texts)
+                        spread = score_t[rows].std() or 1.0  # scores are in standard deviations of training texts
+                        scores[name, trained_on].append(evaluated(score_t / spread, concept))
+        return {
+            "rows": [self._row(basis.name, name, basis.percentile, k, t, own) for (name, t), own in scores.items()],
+            "scores": {
+                f"{name} {t}": [[part.tolist() for part in one] for one in own]
+                for (name, t), own in scores.items()
+                if name in TOGETHER
+            },
+        }
 
     def together(self, tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Scores of a rule over several percentiles, added up."""
@@ -174,16 +183,6 @@ class AtSite:
                 found[key] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
         return [self._row(name, "", None, 1, texts, own) for (name, texts), own in found.items()]
 
-    def _scores(self, rule: Rule, pooled: Sequence[Pooled], trained_on: Training) -> list[Scores]:
-        """Scores of evaluation texts, in standard deviations of those of training texts, for every concept."""
-        found = []
-        for given, texts in zip(self.sets, pooled, strict=True):
-            for concept in given.concepts:
-                score_t = fitted(rule, texts, concept, trained_on).score(texts)
-                rows = np.concatenate([concept.positive, without(concept, trained_on)])
-                found.append(evaluated(score_t / (score_t[rows].std() or 1.0), concept))
-        return found
-
     def _row(
         self,
         basis: str,
@@ -208,10 +207,10 @@ def without(concept: Concept, trained_on: Training) -> np.ndarray:
     return concept.negative if trained_on == "own" else np.concatenate([concept.negative, concept.others])
 
 
-def fitted(rule: Rule, texts: Pooled, concept: Concept, trained_on: Training) -> Weights:
-    """A rule, told the training texts of a concept."""
+def learned_from(texts: Pooled, concept: Concept, trained_on: Training) -> tuple[np.ndarray, Examples]:
+    """The training texts of a concept, those that have it first: their rows, and as examples for a rule."""
     rows = np.concatenate([concept.positive, without(concept, trained_on)])
-    return rule(texts[rows], np.arange(len(rows)) < len(concept.positive))
+    return rows, Examples(texts[rows], np.arange(len(rows)) < len(concept.positive))
 
 
 Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
