@@ -13,7 +13,7 @@ def parts() -> dict[str, str]:
     """The generated part by the name in its markers; none before there are results."""
     if not (results := _results()):
         return {}
-    written = (_made, _pooled, lambda _: _figure(), _resolutions, _places, _paper)
+    written = (_made, _short, _pooled, lambda _: _figure(), _resolutions, _places, _paper)
     return {"axbench": "\n\n".join(write(results) for write in written)}
 
 
@@ -88,6 +88,31 @@ def _pooled(results: list[dict]) -> str:
             f"| {row['negative'][0]:.3f} | {row['hard'][0]:.3f} | {_interval(row['above_reference'], '+.3f')} "
             f"| {_interval(row['above_same'], '+.3f')} |"
         )
+    return "\n".join(lines)
+
+
+CHOSEN = ("exemplar", "ridge", "all")  # by cross-validation on training texts of one site
+
+
+def _short(results: list[dict]) -> str:
+    """What the table says of the readout that was chosen, and of the one best region."""
+    from exemplar_partitioning.experiments.axbench.pooled import pooled
+
+    finest = min(d["percentile"] for d in results[0]["dictionaries"])
+    rows = {(r["basis"], r["rule"], r["training"]): r for r in pooled(results) if r["percentile"] in (None, finest)}
+    chosen, one = rows[CHOSEN], rows["exemplar", "best", "own"]
+    beside = ("k-means", "random exemplars", "mean activation")
+    same = {basis: _interval(rows[basis, *CHOSEN[1:]]["auroc"]) for basis in beside}
+    lines = [
+        f"- **Ridge on regions** (chosen on training texts): {_interval(chosen['auroc'])}; "
+        f"{_interval(chosen['above_reference'], '+.3f')} above the better supervised probe as AxBench trains it, "
+        f"{_interval(chosen['above_same'], '+.3f')} above the better one that saw the same texts.",
+        f"- The same regression on as many k-means centroids: {same['k-means']}; on random exemplars: "
+        f"{same['random exemplars']}; on mean activations: {same['mean activation']}.",
+        f"- **One region**, the best by training AUROC: {_interval(one['auroc'])}, "
+        f"{_interval(one['above_reference'], '+.3f')} above the better probe; trained against the other concepts, too: "
+        f"{_interval(rows['exemplar', 'best', 'all']['auroc'])}.",
+    ]
     return "\n".join(lines)
 
 
