@@ -109,7 +109,9 @@ def _licenses(said: str) -> list[dict[str, Any]]:
         return [{"license": {"id": spdx[1], "acknowledgement": acknowledged, **properties}}]
     named = _NAMED.fullmatch(said)
     if not named:
-        raise ValueError(f"the licence {said!r} is neither an SPDX name nor `name (https://...)`; extend docs/downloads.py")
+        raise ValueError(
+            f"the licence {said!r} is neither an SPDX name nor `name (https://...)`; extend docs/downloads.py"
+        )
     return [{"license": {"name": named[1], "url": named[2], "acknowledgement": "declared"}}]
 
 

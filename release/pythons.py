@@ -29,7 +29,17 @@ def wheels(python: str) -> dict[str, str]:
     uv = shutil.which("uv", path=Path(sys.executable).parent) or "uv"
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "pylock.toml"
-        command = [uv, "pip", "compile", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", f"{python}.9"]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            f"{python}.9",
+        ]
         command += ["--python-platform", PLATFORM, "--format", "pylock.toml", "--output-file", str(lock)]
         ran = subprocess.run([*command, str(ROOT / "constraints.txt")], capture_output=True, text=True)
         if ran.returncode:

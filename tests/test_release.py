@@ -82,7 +82,10 @@ def test_what_is_missing_or_too_much_in_a_wheel_is_said(archives, tmp_path):
 def test_the_wheel_works(installed):
     """The package as installed: its version, the pages it serves, and a dictionary read with it."""
     where = python("-c", "import exemplar_partitioning as ep; print(ep.__file__, ep.__version__)", path=installed)
-    assert where.stdout.split() == [str(installed / "exemplar_partitioning" / "__init__.py"), PROJECT["project"]["version"]]
+    assert where.stdout.split() == [
+        str(installed / "exemplar_partitioning" / "__init__.py"),
+        PROJECT["project"]["version"],
+    ]
     shown = python("-m", "exemplar_partitioning", "show", GOLDEN, path=installed)
     assert shown.returncode == 0, shown.stderr
     assert "resid_post" in shown.stdout
