@@ -1,7 +1,7 @@
 """Does the index serve every pinned dependency ready to install, for every Python we support? `make pythons`.
 
-uv resolves constraints.txt for each of them, for Linux on x86-64, from metadata alone; release/pythons.json says which wheel
-serves. That the package runs on those Pythons is another matter: see "Release" in CONTRIBUTING.md.
+uv resolves constraints.txt for each of them, for Linux on x86-64, from metadata alone; release/pythons.json says which
+wheel serves. That the package runs on those Pythons is another matter: see "Release" in CONTRIBUTING.md.
 """
 
 import json
