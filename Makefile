@@ -6,7 +6,7 @@ DEMO_DIR ?= dictionaries/demo
 # One environment for each folder of tests/peers: the requirements of the peers exclude one another.
 PEERS := $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/requirements.txt))
 
-.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages docs browser clean
+.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages notebooks docs dist pythons floor floor-pins browser clean
 
 setup: .venv/.ready
 
@@ -53,6 +53,10 @@ pages: setup
 	$(BIN)/python docs/concept_figures.py
 	$(BIN)/python docs/downloads.py
 
+# Run the notebooks for real (a few minutes each) and keep what they print.
+notebooks: setup
+	$(BIN)/python docs/notebooks.py
+
 # The documentation as a site, in site/. Its tools have an environment of their own.
 docs: .venvs/docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/python -m mkdocs build --strict
@@ -65,6 +69,50 @@ docs: .venvs/docs/.ready
 
 schema: setup
 	$(BIN)/python docs/schemas.py
+
+# What is released, in dist/: built, looked into, installed into an empty environment and used.
+dist: .venvs/release/.ready
+	rm -rf dist .venvs/wheel
+	.venvs/release/bin/python -m build
+	.venvs/release/bin/python release/contents.py dist
+	$(PYTHON) -m venv .venvs/wheel
+	.venvs/wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venvs/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && ../.venvs/wheel/bin/python -c "import exemplar_partitioning as ep; print(ep.__file__)"
+	.venvs/wheel/bin/ep --help
+	.venvs/wheel/bin/ep show tests/golden/schema-1.0
+
+# Which wheels the index has of every pin, for every Python that is supported.
+pythons: .venvs/release/.ready
+	.venvs/release/bin/python release/pythons.py
+
+.venvs/release/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/release
+	.venvs/release/bin/python -m pip install --quiet --constraint constraints.txt "pip>=25.1"
+	.venvs/release/bin/python -m pip install --quiet --constraint constraints.txt --group release
+	touch $@
+
+# The laws, models, files and command line with every dependency as old as pyproject.toml allows (torch is the pinned one).
+FLOOR_TESTS := leader calibration dictionary estimator store build models_load models_capture interventions \
+  text_documents cli tutorial show explorer_api report
+floor: .venvs/floor/.ready
+	.venvs/floor/bin/python -m pytest $(FLOOR_TESTS:%=tests/test_%.py) --override-ini filterwarnings=default \
+	  --disable-warnings -m "not packaged"
+
+.venvs/floor/.ready: .venvs/release/.ready constraints-floor.txt pyproject.toml
+	$(PYTHON) -m venv .venvs/floor --without-pip
+	.venvs/release/bin/python -m pip --python .venvs/floor/bin/python install --quiet \
+	  --constraint constraints-floor.txt torch
+	.venvs/release/bin/python -m pip --python .venvs/floor/bin/python install --quiet \
+	  --constraint constraints-floor.txt --editable ".[explorer,figures,labels,datasets]" --group dev
+	touch $@
+
+# Find those oldest versions that go together. CUDA's packages are torch's own affair.
+floor-pins: .venvs/release/.ready
+	grep ^torch== constraints.txt > .venvs/torch.txt
+	.venvs/release/bin/uv pip compile --quiet pyproject.toml --all-extras --group dev --resolution lowest-direct \
+	  --constraint .venvs/torch.txt --python-version 3.11.9 --no-annotate --no-header --output-file .venvs/floor.txt
+	grep --extended-regexp --invert-match "^(nvidia|cuda|triton)" .venvs/floor.txt > constraints-floor.txt
 
 # Browser tests need Chromium; without one they are skipped, saying so.
 browser:

@@ -11,11 +11,19 @@ sys.path.insert(0, str(HERE))
 
 import error_messages  # noqa: E402 - beside this file
 
-PAGES = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "benchmarks.md": "benchmarks/README.md"}
+PAGES = {
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "changelog.md": "CHANGELOG.md",
+    "benchmarks.md": "benchmarks/README.md",
+}
 FROM_SCRATCH = ROOT / "examples" / "ep_from_scratch.py"
+NOTEBOOKS = {f"{path.stem}.md": path for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))}
 MOVED = {source: name for name, source in PAGES.items()} | {
     "README.md": "index.md",
     "examples/ep_from_scratch.py": "from-scratch.md",
+    **{path.name: name for name, path in NOTEBOOKS.items()},
+    **{f"examples/notebooks/{path.name}": name for name, path in NOTEBOOKS.items()},
 }
 
 
@@ -27,7 +35,21 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
     code = f"# The method on one page\n\n`examples/ep_from_scratch.py`:\n\n```python\n{FROM_SCRATCH.read_text()}```\n"
     files.append(File.generated(config, "from-scratch.md", content=code))
+    for name, path in NOTEBOOKS.items():
+        text, pictures = _notebook(path)
+        files.append(File.generated(config, name, content=text))
+        for picture, content in pictures.items():
+            files.append(File.generated(config, picture, content=content))
     return files
+
+
+def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, with the outputs that are kept in it, and its pictures."""
+    from nbconvert import MarkdownExporter
+
+    resources = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
+    text, resources = MarkdownExporter().from_filename(str(path), resources=resources)
+    return text, resources["outputs"]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -54,6 +76,6 @@ def _on_site(found: re.Match, files: Any) -> str:
     text, target, anchor = found["text"], found["target"], found["anchor"] or ""
     if target is None or target.startswith("https://"):  # a block of code, or another site
         return found[0]
-    target = target.removeprefix("../").removeprefix("docs/")
+    target = re.sub(r"^(\.\./)+", "", target).removeprefix("docs/")
     target = MOVED.get(target, target)
     return f"[{text}]({target}{anchor})" if files.get_file_from_path(target) else text
