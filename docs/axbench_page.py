@@ -64,7 +64,7 @@ def _sizes(result: dict, site: str) -> str:
 
 def _pooled(results: list[dict]) -> str:
     """Every method at the finest percentile, best first, with the texts it was trained on."""
-    from exemplar_partitioning.experiments.axbench.pooled import methods, pooled, reference
+    from exemplar_partitioning.experiments.axbench.pooled import methods, pooled, reference, shown
 
     found = methods(results)
     best = {trained_on: reference(found, trained_on)[0] for trained_on in ("own", "all")}
@@ -80,9 +80,7 @@ def _pooled(results: list[dict]) -> str:
         "| above the better probe on the same texts |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
-    for row in sorted(pooled(results), key=lambda row: -row["auroc"][0]):
-        if row["percentile"] not in (None, finest):
-            continue
+    for row in shown(pooled(results), finest):
         lines.append(
             f"| {row['basis']} | {row['rule']} | {row['training']} | {_interval(row['auroc'])} "
             f"| {row['negative'][0]:.3f} | {row['hard'][0]:.3f} | {_interval(row['above_reference'], '+.3f')} "

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .pooled import REFERENCES, pooled
+from .pooled import REFERENCES, pooled, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OURS = ("exemplar", "mean")
-_LEFT_OUT = ("PCA", "LAT")
 _MARKS = "osD^v<>pP*"
 
 
@@ -20,8 +19,7 @@ def axbench_figure(results: Sequence[dict[str, Any]]) -> Figure:
     from ...figures import blank, style
 
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
-    rows = [row for row in pooled(results) if row["percentile"] in (None, finest) and row["basis"] not in _LEFT_OUT]
-    rows.sort(key=lambda row: row["auroc"][0])
+    rows = shown(pooled(results), finest)[::-1]
     places = [f"{r['model']['id']}, {site}" for r in results for site in r["plan"]["sites"]]
     best = max(row["auroc"][0] for row in rows if row["basis"] in REFERENCES and row["training"] == "own")
     with style():

@@ -18,6 +18,10 @@ from .run import RESAMPLES
 from .site import KINDS, TRAININGS
 
 REFERENCES = ("DiffMean", "logistic probe")
+_OWN = ("contrast", "best", "five best", "")  # rules shown as AxBench trains them; and of regions all
+_ALL = ("best", "five best", "profile", "ridge", "")  # rules shown as trained against other concepts, too
+_TWICE = ("exemplar", "mean activation")
+_FEW = {"PCA": ("best", "ridge"), "LAT": ("",)}
 Method = tuple[str, str, float | None, str]
 """Basis, rule, percentile, and the texts it was trained on."""
 
@@ -83,3 +87,15 @@ def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for (basis, rule, percentile, trained_on), values in found.items()
     ]
+
+
+def shown(rows: Sequence[dict[str, Any]], percentile: float) -> list[dict[str, Any]]:
+    """Pooled rows that a reader is shown: of one percentile, without rules where they are of no use; best first."""
+
+    def wanted(row: dict[str, Any]) -> bool:
+        basis, rule, own = row["basis"], row["rule"], row["training"] == "own"
+        if row["percentile"] not in (None, percentile) or rule not in _FEW.get(basis, (rule,)):
+            return False
+        return basis in _TWICE or rule in (_OWN if own else _ALL)
+
+    return sorted(filter(wanted, rows), key=lambda row: -row["auroc"][0])
