@@ -173,21 +173,33 @@ def _places(results: list[dict]) -> str:
 
 
 def _autoencoders(results: list[dict]) -> str:
-    """Autoencoders beside exemplars and random ones of the same site, under the same rules."""
+    """Autoencoders beside exemplars of the same site, under the same rules."""
+    from exemplar_partitioning.experiments.axbench.run import summary
+
     lines = []
     for r in results:
         finest = min(d["percentile"] for d in r["dictionaries"])
-        for site in sorted({x["site"] for x in r["rows"] if x["basis"] in r["saes"]}):
-            for x in r["rows"]:
-                beside = x["basis"] in ("exemplar", "mean", "random exemplars") and x["percentile"] == finest
-                shown = x["site"] == site and x["rule"] in ("best", "five best", "ridge")
-                if shown and (beside or x["basis"] in r["saes"]):
+        rows = {
+            (x["site"], x["basis"], x["rule"], x["training"]): x for x in r["rows"] if x["percentile"] in (None, finest)
+        }
+        for rule, texts in (
+            ("best", "own"),
+            ("best", "all"),
+            ("five best", "own"),
+            ("five best", "all"),
+            ("ridge", "all"),
+        ):
+            for (site, basis, *method), x in rows.items():
+                if basis in r["saes"] and method == [rule, texts]:
+                    ours = rows[site, "exemplar", rule, texts]
+                    pairs = zip(ours["auroc"], x["auroc"], strict=True)
+                    above = _interval(list(summary([a - b for a, b in pairs])), "+.3f")
                     lines.append(
-                        f"| {r['model']['id']}, {site} | {x['basis']} | {x['k']:,} | {x['rule']} | {x['training']} "
-                        f"| {_mean(x['auroc'])} | {_mean(x['hard'])} |"
+                        f"| {r['model']['id']}, {site} | {rule}, {texts} | {ours['k']:,} exemplars: "
+                        f"{_mean(ours['auroc'])} | {basis}, {x['k']:,} | {_mean(x['auroc'])} | {above} |"
                     )
-    head = ["| at | features | number | rule | trained on | AUROC | hard |", "|---|---|--:|---|---|--:|--:|"]
-    return "\n".join([*head, *lines]) if lines else ""
+    head = "| at | rule, trained on | regions | autoencoder | AUROC | regions minus autoencoder (95 %) |"
+    return "\n".join([head, "|---|---|---|---|--:|--:|", *lines]) if lines else ""
 
 
 def _mean(values: list[float | None]) -> str:

@@ -22,7 +22,7 @@ TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").gl
 COMPARING = HERE / "comparing.md"
 RESULTS = HERE / "results.md"
 # modules beside this one that make the parts of results.md
-RESULTS_PARTS = ("axbench_page", "probes_page", "ood_page", "autoencoders_page")
+RESULTS_PARTS = ("claims_page", "axbench_page", "probes_page", "ood_page", "autoencoders_page")
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 
 
@@ -245,6 +245,7 @@ def parts(result: dict) -> dict[str, str]:
         f"{result['tokens']:,} tokens of {first['text']['source']} in {minutes:.0f} minutes on "
         f"{result['threads']} cores.\n\n{dictionaries_table(result)}",
         "benchmarks": benchmarks_table(),
+        **_module("claims_page").parts(),
     }
 
 
