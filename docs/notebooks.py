@@ -34,7 +34,10 @@ def run(path: Path, workdir: Path, before: str = "") -> nbformat.NotebookNode:
         cell["id"] = f"cell-{number}"  # nbformat's are random
         if cell.cell_type == "code":
             cell["outputs"] = [output for output in cell.outputs if output.get("name") != "stderr"]
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},  # no version: not the machine's affair
+    }
     return notebook
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, {str(TESTS)!r})
 from conftest import sentences
 from exemplar_partitioning.text import documents
 from exemplar_partitioning.text.readers import Document
-documents.read_corpus = lambda reading: (Document(f"small/{{i}}", t) for i, t in enumerate(sentences(7_000, seed=2)))
+documents.read_corpus = lambda reading: (Document(f"small/{{i}}", t) for i, t in enumerate(sentences(24_000, seed=2)))
 """
 
 

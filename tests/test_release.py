@@ -105,7 +105,9 @@ def test_the_wheel_works(installed):
 def test_nothing_asks_for_the_network_until_told_to(what):
     done = python("-c", NO_NETWORK + what, path=ROOT / "src")
     assert done.returncode == 0, done.stderr
-    blocked = python("-c", NO_NETWORK + "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", path=ROOT / "src")
+    blocked = python(
+        "-c", NO_NETWORK + "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", path=ROOT / "src"
+    )
     assert "asked for the network" in blocked.stderr
 
 
