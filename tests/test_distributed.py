@@ -2,18 +2,23 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import exemplar_partitioning as ep
 from exemplar_partitioning.builder.growing import Growing, feed
 from exemplar_partitioning.builder.settings import BuildSettings
 from exemplar_partitioning.distributed.deciding import NOTHING, Ahead, end, settle
 from exemplar_partitioning.distributed.identity import check
+from exemplar_partitioning.distributed.pool import _count, connected
 from exemplar_partitioning.distributed.snapshot import Snapshots
+from exemplar_partitioning.distributed.team import Ray, team
 from exemplar_partitioning.distributed.wire import News, Proposal, Segment, Windows
-from exemplar_partitioning.errors import DataError, EPError
+from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.leader import LeaderClustering
 from exemplar_partitioning.stream import Chunk
 from exemplar_partitioning.text.windows import Window
@@ -24,15 +29,14 @@ SPECIAL = frozenset({0})
 
 def stream(rng, chunks):
     """Chunks of windows of all lengths and their activations at two sites: clouds, copies, rows without a direction."""
-    told, digest = [], 0
+    told = []
     clouds = rng.normal(size=(40, D)).astype(np.float32)
     for index in range(chunks):
         lengths = rng.integers(1, 40, size=int(rng.integers(1, 90)))
         windows = [Window(f"{index}:{i}", 0, rng.integers(1, 50, n).astype(np.int32), 0) for i, n in enumerate(lengths)]
         for window in windows:
             window.ids[0] = 0 if len(window.ids) > 1 else 1
-        digest += 1
-        chunk = Chunk(windows, SPECIAL, 0, 0, f"digest {digest}", "text" if index == chunks - 1 else None)
+        chunk = Chunk(windows, SPECIAL, 0, 0, f"digest {index}", "text" if index == chunks - 1 else None)
         n = len(chunk.kept)
         x = {}
         for site in ("a", "b"):
@@ -93,9 +97,7 @@ class Owner:
         proposal.check(len(chunk.kept), D, [(one.site, one.clustering.k) for one in self.ahead], "host")
         made = [NOTHING if one.stopped else one.decide(chunk, proposal, i) for i, one in enumerate(self.ahead)]
         closed = [np.flatnonzero(one.clustering.soles >= 2) for one in self.growing]
-        self.news.append(
-            News([m.exemplars.reshape(-1, D).numpy() for m in made], [m.births for m in made], closed)
-        )
+        self.news.append(News([m.exemplars.reshape(-1, D).numpy() for m in made], [m.births for m in made], closed))
         return made
 
     def settle(self, chunk, made, skipped, segments):
@@ -149,7 +151,7 @@ def test_lag_order_and_loss_leave_no_trace(seed, window, until):
                 fresh.hold(at, copy.deepcopy(told[at][1]), start)
                 answers[i] = sent(fresh.settle(at, cuts))
             else:
-                needed = first + len(owner.news) - len(flying) + int(i) + 1 - first
+                needed = len(owner.news) - len(flying) + int(i) + 1  # with what became of this chunk
                 worker[1] = owner.tell(*worker, int(rng.integers(max(needed, worker[1]), len(owner.news) + 1)))
                 answers[i] = sent(worker[0].settle(at, cuts))
         for i, (at, chunk, _, _, proposal) in enumerate(flying):
@@ -158,7 +160,6 @@ def test_lag_order_and_loss_leave_no_trace(seed, window, until):
         index += len(flying)
     if until:
         assert {one.stopped for one in growing} - {"text"}
-    assert all(not worker[0].held for worker in workers) or True
 
 
 def proposal(**change):
@@ -202,6 +203,35 @@ def test_counts_must_add_up():
     for rows, k in ((3, 4), (5, 4), (4, 3)):
         with pytest.raises(DataError, match="add up"):
             Segment.of(ids, alone).dense(rows, k, "h")
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EPError, match=r"Ray, which is not installed .*pip install 'exemplar-partitioning\[ray\]'"):
+        connected("local", 1).__enter__()
+
+
+def test_a_cluster_that_is_not_there():
+    with pytest.raises(ResourceError, match=r"no Ray cluster at '127.0.0.1:1'.*ray start --head.*--ray local"):
+        connected("127.0.0.1:1", 1).__enter__()
+
+
+def test_workers_need_room():
+    assert _count({"CPU": 16.0}, {"CPU": 4.0}, None) == 4
+    assert _count({"CPU": 16.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 1.0}, None) == 3
+    with pytest.raises(ResourceError, match=r"has 16 CPUs, but a worker needs 4 CPUs: .*room for 4, not for 5"):
+        _count({"CPU": 16.0}, {"CPU": 4.0}, 5)
+    with pytest.raises(ResourceError, match=r"0 GPUs, but a worker needs 1 CPU and 1 GPU"):
+        _count({"CPU": 16.0}, {"CPU": 1.0, "GPU": 1.0}, None)
+    with pytest.raises(EPError, match="workers is 0"):
+        Ray("local", 0)
+
+
+def test_a_model_object_is_refused(tiny_folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    loaded = ep.load_model(model, tokenizer=transformers.AutoTokenizer.from_pretrained(tiny_folder))
+    with pytest.raises(EPError, match=r"name or path, and got a model object .*save_pretrained"):
+        team(Ray("local"), object, loaded, ["resid_post.0"], batch_size=1, context_size=4).__enter__()
 
 
 def test_a_worker_that_differs_is_refused_with_both_sides_named():

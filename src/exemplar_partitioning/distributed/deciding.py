@@ -9,6 +9,7 @@ Shapes: n rows of a chunk, r proposed rows, k exemplars, d = d_model.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -86,7 +87,7 @@ class Ahead(Growing):
         rows = proposal.rows[self.site][places]
         x_rd = torch.from_numpy(proposal.x[self.site][places])
         starts = [0, *rows[ROWS::ROWS].tolist(), n]
-        for i, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for i, (start, end) in enumerate(itertools.pairwise(starts)):
             part = slice(i * ROWS, (i + 1) * ROWS)
             block = directions(x_rd[part].to(births.center.device), births.center, strict=True)
             rows_n = torch.as_tensor(rows[part].astype(np.int64) - start, device=block.rows_n.device)

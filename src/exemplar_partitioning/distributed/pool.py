@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,8 +103,8 @@ def _reach(address: str) -> None:
         socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
         raise ResourceError(
-            f"no Ray cluster at {address!r}: {error}. Start one with `ray start --head` on that host, or use --ray local "
-            "for one in this machine"
+            f"no Ray cluster at {address!r}: {error}. Start one with `ray start --head` on that host, or use "
+            "--ray local for one in this machine"
         ) from error
 
 

@@ -145,7 +145,7 @@ class Snapshots:
         held = self.held.pop(index)
         ids = [np.full(len(held.x[one.site]), -1, np.int64) for one in self.each]
         alone = [np.zeros(len(array), bool) for array in ids]
-        for site, at, _, block, here in self._blocks(held.x, [len(cut) > 0 for cut in cuts]):
+        for _, at, _, block, here in self._blocks(held.x, [len(cut) > 0 for cut in cuts]):
             rows_n = block.rows_n.cpu().numpy() + at
             for i in here:
                 one, found = self.each[i], held.found[i][at // ROWS]

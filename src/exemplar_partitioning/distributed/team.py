@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def team(
     mine = identity(loaded, sites, batch_size, context_size)
     known = software(threads, device)
     task = Task(loaded.source, loaded.info.dtype, device, threads, tuple(sites), batch_size, context_size, known)
-    with connected(ray.address, cpus=(ray.workers or 1) * threads) as module:
+    cpus = ray.workers * threads if ray.workers else os.cpu_count() or 1
+    with connected(ray.address, cpus) as module:
         pool = Pool(module, ray.workers, kind, task, mine)
         try:
             yield pool
