@@ -133,7 +133,7 @@ def measured(d: int, k: int) -> Costs:
     growing = Growing("a", 1.0, clustering, settings)
     ahead = Ahead.of(growing, "cpu")
     terms, seconds = [], []
-    for turn in range(24):
+    for _ in range(24):
         rows, counted = int(rng.choice([10, 100, 400])), int(rng.choice([100, 1000, k]))
         at = np.sort(rng.choice(len(chunk.kept), rows, replace=False)).astype(np.int32)
         x_rd = rng.normal(size=(rows, d)).astype(np.float32)

@@ -96,16 +96,14 @@ class RayBuild(Run):
 
     def _handed_out(self, stream: Iterator[Chunk]) -> Iterator[Chunk]:
         """Chunks of the stream as far as they calibrate, those after each already with the workers."""
-        rows, waiting, full = sum(self.state.spilled), deque[Chunk](), False
+        known, rows, waiting = len(self.state.spilled), sum(self.state.spilled), deque[Chunk]()
         for index, chunk in enumerate(stream):
             waiting.append(chunk)
-            if index >= len(self.state.spilled):
+            if index >= known:
                 self._queue.append(chunk)
                 self._out[chunk.digest] = chunk
                 rows += len(chunk.kept)
-            full = bool(chunk.last) or (
-                rows >= self.settings.calibration_sample and index + 1 >= len(self.state.spilled)
-            )
+            full = bool(chunk.last) or (rows >= self.settings.calibration_sample and index + 1 >= known)
             while waiting and (full or len(waiting) > DEPTH * self.pool.count):
                 yield waiting.popleft()
             if full:

@@ -23,7 +23,7 @@ from ..geometry import Block, directions
 from ..leader import LeaderClustering
 from ..nearest import ROWS, full_precision
 from ..stream import Chunk
-from .wire import Known, Proposal, Segment
+from .wire import Known, Proposal, Segment, broken
 
 
 class Births(LeaderClustering):
@@ -105,6 +105,8 @@ def settle(growing: Growing, decision: Decision, segments: list[Segment], skippe
     skipped: rows of the chunk without a direction.
     """
     start = growing.clustering.position
+    if len(segments) != len(decision.cuts):
+        raise broken(where, f"counts of {len(segments)} runs of rows instead of {len(decision.cuts)}")
     for a, b, segment in zip([0, *decision.cuts[:-1]], decision.cuts, segments, strict=True):
         born = slice(*np.searchsorted(decision.births, (start + a, start + b)))
         bad = int(np.diff(np.searchsorted(skipped, (a, b)))[0])

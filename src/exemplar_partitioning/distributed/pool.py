@@ -11,16 +11,18 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import EPError, ResourceError
+from ..models.quiet import first_line
 from .identity import check
 from .wire import Task, size
 
 _CONNECT_SECONDS = 10.0  # for a connection to an address
 _JOIN_SECONDS = 600.0  # for any worker to be there, its model loaded
+_WHERE, _PREPARE = "where", "prepare"  # keys of the first two calls of every worker
 _LOSSES = 5  # workers lost in a row, nothing done between: then it is no accident
 
 
@@ -84,10 +86,9 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
             warnings.simplefilter("ignore")
             ray.init(address=address, **options)
     except Exception as error:  # of many kinds, from several layers
-        said = str(error).strip().split("\n")[0][:300]
         raise ResourceError(
-            f"no Ray cluster at {address!r}: {said}. Start one with `ray start --head` and join it from every host, or "
-            "use --ray local for one in this machine"
+            f"no Ray cluster at {address!r}: {first_line(error)}. Start one with `ray start --head` and join it from "
+            "every host, or use --ray local for one in this machine"
         ) from error
     try:
         yield ray
@@ -147,8 +148,8 @@ class Pool:
     def _join(self) -> None:
         hand = Hand(self._kind.remote())
         self.hands.append(hand)
-        self._calls[hand.actor.__ray_call__.remote(_where)] = hand, _where
-        self._calls[hand.actor.prepare.remote(self.task)] = hand, check
+        self._calls[hand.actor.where.remote()] = hand, _WHERE
+        self._calls[hand.actor.prepare.remote(self.task)] = hand, _PREPARE
 
     def call(self, hand: Hand, key: Any, method: str, *given: Any) -> None:
         """Give a worker something to do; `poll` tells when it is done."""
@@ -166,27 +167,37 @@ class Pool:
                 f"no worker was ready within {_JOIN_SECONDS:.0f} s: is the cluster busy with other work, or are its "
                 "hosts gone? Everything so far is kept; go on with the same command and --resume"
             )
-        done, _ = self.ray.wait(list(self._calls), num_returns=1, timeout=seconds, fetch_local=False)
-        if done:  # whatever else is there already
-            done, _ = self.ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0, fetch_local=False)
+        done = self._wait(1, seconds) and self._wait(len(self._calls), 0)  # the second: whatever else is there already
         happened: list[Done | Lost | Hand] = []
         for ref in done:
             if ref not in self._calls:
                 continue  # of a worker just lost
             hand, key = self._calls.pop(ref)
-            if key is not _where and key is not check:
+            if key not in (_WHERE, _PREPARE):
                 hand.calls.remove(key)
                 happened.append(Done(hand, key, ref))
             elif (found := self._first(hand, key, ref)) is not None:
                 happened.append(found)
         return happened
 
+    def _wait(self, count: int, seconds: float) -> list[Any]:
+        if not self._calls:
+            time.sleep(seconds)
+            return []
+        try:
+            return self.ray.wait(list(self._calls), num_returns=count, timeout=seconds, fetch_local=False)[0]
+        except self.ray.exceptions.RayError as error:
+            raise ResourceError(
+                f"the Ray cluster is gone ({first_line(error)}); everything so far is kept, go on with the same "
+                "command and --resume"
+            ) from error
+
     def _first(self, hand: Hand, key: Any, ref: Any) -> Hand | Lost | None:
         """The first two answers of a worker: where it is, and what it is."""
         value = self.get(Done(hand, key, ref))
         if isinstance(value, Lost):
             return value
-        if key is _where:
+        if key == _WHERE:
             hand.where, hand.node = value
             return None
         check(self.identity, value, hand.where)
@@ -195,24 +206,22 @@ class Pool:
 
     def get(self, done: Done) -> Any:
         """The value of a call, or Lost if it is gone with its worker. Raises what the call raised."""
-        from ray.exceptions import RayError, RayTaskError
-
         try:
             value = self.ray.get(done.ref)
-        except RayTaskError as error:
+        except self.ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, EPError):
                 raise type(cause)(f"the worker on {done.hand.where}: {cause}") from error
             raise cause from error
-        except RayError as error:
+        except self.ray.exceptions.RayError as error:
             return self._lose(done, error)
         self.received += size(value)
-        self._in_a_row = 0 if done.key is not _where and done.key is not check else self._in_a_row
+        self._in_a_row = 0 if done.key not in (_WHERE, _PREPARE) else self._in_a_row
         return value
 
     def _lose(self, done: Done, error: Exception) -> Lost:
         hand = done.hand
-        keys = [key for key in (done.key, *hand.calls) if key is not _where and key is not check]
+        keys = [key for key in (done.key, *hand.calls) if key not in (_WHERE, _PREPARE)]
         if hand in self.hands:  # else known to be lost, and this an answer that it left behind
             self.hands.remove(hand)
             self._calls = {ref: (other, key) for ref, (other, key) in self._calls.items() if other is not hand}
@@ -225,7 +234,7 @@ class Pool:
             if self._in_a_row >= _LOSSES + 2 * self.count:
                 raise ResourceError(
                     f"{self._in_a_row} workers were lost with nothing done between, the last on {hand.where}: "
-                    f"{str(error).strip().split(chr(10))[0][:300]}. Is there memory for the model and a few chunks of "
+                    f"{first_line(error)}. Is there memory for the model and a few chunks of "
                     "activations on every host? Everything so far is kept; go on with the same command and --resume"
                 )
             self._join()
@@ -235,16 +244,10 @@ class Pool:
     def close(self) -> None:
         """Let the workers go, whatever they are doing."""
         for hand in self.hands:
-            self.ray.kill(hand.actor)
+            with suppress(Exception):  # the cluster may be gone
+                self.ray.kill(hand.actor)
         self.hands.clear()
         self._calls.clear()
-
-
-def _where(_: Any) -> tuple[str, str]:
-    """Host and node of the process this runs in."""
-    import ray
-
-    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})", ray.get_runtime_context().get_node_id()
 
 
 def _count(there: Mapping[str, float], each: Mapping[str, float], asked: int | None) -> int:

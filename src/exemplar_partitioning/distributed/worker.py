@@ -5,6 +5,7 @@ All state of a build or an annotation lives with its owner: a worker may die at 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,12 @@ from .wire import Known, News, Proposal, Segment, Task, Windows
 
 class Worker:
     """A model, ready to extract as the owner of a build would."""
+
+    def where(self) -> tuple[str, str]:
+        """Host, for people, and node of the cluster."""
+        import ray
+
+        return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})", ray.get_runtime_context().get_node_id()
 
     def prepare(self, task: Task) -> dict[str, str]:
         """Load the model; returns what this worker's activations follow from, or as much as differs already."""
