@@ -64,7 +64,7 @@ def state(growing):
     arrays = {name: array.tolist() for name, array in growing.arrays().items()}
     c = growing.clustering
     tokens = [(p.document, p.position, p.window_tokens.tolist(), p.raw_norm) for p in growing.provenance]
-    return arrays, c.position, c.skipped, growing.growth, growing.stopped, growing.digest, tokens
+    return arrays, c.position, c.skipped, list(growing.growth), growing.stopped, growing.digest, tokens
 
 
 def single(told, growing):
