@@ -95,7 +95,7 @@ class Watch(threading.Thread):
                     self._used[one.pid] = times.user + times.system
                 except psutil.NoSuchProcess:
                     continue
-            workers = [one for one in there if one.is_running() and "BuildWorker" in _name(one)]
+            workers = [one for one in there if one.is_running() and _name(one).startswith("ray::BuildW")]
             if self.left and workers and time.monotonic() > due:
                 self._rng.choice(workers).kill()
                 self.left, self.killed = self.left - 1, self.killed + 1

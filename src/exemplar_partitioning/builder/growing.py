@@ -83,7 +83,7 @@ class Growing:
 
     def take(
         self, exemplars: Tensor, births: Int64[np.ndarray, " new"], provenance: Sequence[Provenance], **counts: Any
-    ):
+    ) -> None:
         """Rows clustered elsewhere, up to a place where a decision may fall due; see `LeaderClustering.take`."""
         self.clustering.take(exemplars, births, **counts)
         self.provenance += provenance

@@ -204,7 +204,7 @@ class Run:
     def _chunks(self) -> Iterator[Chunk]:
         return text_chunks(self.source, self.loaded, self.settings, self.settings.max_tokens)
 
-    def _collect(self, stream: Iterable[Chunk]) -> list[Chunk]:
+    def _collect(self, stream: Iterator[Chunk]) -> list[Chunk]:
         """Extract and keep chunks until there are enough activations to calibrate on."""
         state, kept = self.state, []
         if not state.growing or state.clustered < len(state.spilled):
@@ -247,7 +247,7 @@ class Run:
         self._save()
         self._tell("calibrated")
 
-    def _cluster(self, collected: list[Chunk], stream: Iterable[Chunk]) -> None:
+    def _cluster(self, collected: list[Chunk], stream: Iterator[Chunk]) -> None:
         state = self.state
         for index, chunk in enumerate(itertools.chain(collected, stream)):
             if index >= state.clustered:
