@@ -52,7 +52,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the owner: for every chunk, for every proposed row, and for every exemplar counted in a chunk."""
+    """Seconds of the owner: for every chunk, its text included; for every row proposed; for every exemplar met."""
 
     chunk: float
     row: float
@@ -110,7 +110,7 @@ def _settled(i: int, workers: int, begun: np.ndarray, done: np.ndarray, decided:
 
 
 def measured(d: int, k: int) -> Costs:
-    """What a chunk costs the owner in this process: fits over proposals and counts of several sizes."""
+    """What a chunk costs the owner, each proposed row becoming an exemplar: a fit over several sizes."""
     import torch
 
     from exemplar_partitioning.builder.growing import Growing
@@ -124,7 +124,7 @@ def measured(d: int, k: int) -> Costs:
     rng = np.random.default_rng(0)
     window = np.ones(BATCH // 128, np.int32)
     chunk = Chunk([Window("a", 0, window, 0) for _ in range(128)], frozenset(), 0, 0, "", None)
-    settings = BuildSettings.model_construct(saturation_window=BATCH, until_unseen=None)
+    settings = BuildSettings.model_construct(saturation_window=10**9, until_unseen=None)
     clustering = LeaderClustering(torch.zeros(d), 0.6)
     e_kd = rng.normal(size=(k, d)).astype(np.float32)
     e_kd /= np.linalg.norm(e_kd, axis=1, keepdims=True)
@@ -152,7 +152,24 @@ def measured(d: int, k: int) -> Costs:
         terms.append((1.0, rows, counted))
         seconds.append(pause - begun + time.process_time() - resumed)
     found = np.linalg.lstsq(np.array(terms)[4:], np.array(seconds)[4:])[0]  # the first turns warm up
-    return Costs(*np.maximum(found, 0.0).tolist())
+    chunk_s, row_s, count_s = np.maximum(found, 0.0).tolist()
+    return Costs(chunk_s + reading(), row_s, count_s)
+
+
+def reading() -> float:
+    """Seconds to read, tokenise and cut a chunk of the packaged text."""
+    from exemplar_partitioning.models.load import load_model
+    from exemplar_partitioning.store import TextRecord
+    from exemplar_partitioning.stream import text_chunks
+    from exemplar_partitioning.text.documents import read_documents
+
+    loaded = load_model("smollm2-135m-instruct", device="cpu")
+    windowing = TextRecord(source="", context_size=128, prepend_bos=True, bos_id=1, shuffle_buffer=0, seed=0, digest="")
+    chunks = text_chunks(read_documents(None, field="text"), loaded, windowing, 10**9)
+    next(chunks)
+    begun = time.process_time()
+    read = [len(next(chunks).kept) for _ in range(6)]
+    return (time.process_time() - begun) / sum(read) * BATCH
 
 
 def rows_of(growth: Growth, rate: float, what: str, tokens: float, d: int, costs: Costs) -> list[Row]:
