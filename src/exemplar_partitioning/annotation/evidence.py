@@ -229,10 +229,12 @@ class Evidence:
 
     def merge(self, arrays: dict[str, np.ndarray]) -> None:
         """Add what another gathered about the same dictionary over other rows, as its `arrays` gave it."""
-        count, direction, distance, square = (
-            torch.from_numpy(arrays[name]) for name in ("count", "direction", "distance", "square")
-        )
-        self.halves = self.halves.merge(MemberStatistics(count, direction, distance, square, int(arrays["skipped"][0])))
+        h = self.halves
+        own = {"count": h.count_k, "direction": h.direction_kd, "distance": h.distance_k, "square": h.square_k}
+        for name, sums in own.items():  # in place, as sums of directions are large; what is given may be read-only
+            np.add(sums.numpy(), arrays[name], out=sums.numpy())
+        h.skipped += int(arrays["skipped"][0])
+        h.check_range()
         self.within_k += arrays["within"]
         self.histogram_kb += arrays["histogram"]
         for name, part in self._parts().items():

@@ -90,6 +90,8 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
             f"no Ray cluster at {address!r}: {first_line(error)}. Start one with `ray start --head` and join it from "
             "every host, or use --ray local for one in this machine"
         ) from error
+    # Deaths of workers are ours to tell; Ray would print them to the standard output, among JSON, and has no option.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield ray
     finally:
