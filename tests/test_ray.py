@@ -29,7 +29,7 @@ OPTIONS = LONG | {"calibration_sample": 4000, "saturation_window": 3000, "until_
 def cluster():
     """Room for workers; gives the address."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
