@@ -20,6 +20,8 @@ BENCHMARKS = (
     "annotation",
     "explorer",
     "generation",
+    "ray",
+    "scaling",
 )
 
 

@@ -20,14 +20,18 @@ from hypothesis import strategies as st
 import exemplar_partitioning as ep
 import oracle
 from conftest import sentences, tree
-from exemplar_partitioning.annotation.evidence import Sample, thousandths
+from exemplar_partitioning.annotation.evidence import ChunkRows, Sample, thousandths
 from exemplar_partitioning.annotation.examples import NONE, BestRows, ascending, descending, shuffled
 from exemplar_partitioning.annotation.folder import BIN_WIDTH, BINS
+from exemplar_partitioning.annotation.gathered import Gathered
 from exemplar_partitioning.annotation.quality import _Noise, inequality, metrics, nearest_other
 from exemplar_partitioning.annotation.tokens import PairCounts
 from exemplar_partitioning.errors import DataError, EPError, Interrupted, ResourceError
+from exemplar_partitioning.models import Extractor, resolve_sites
 from exemplar_partitioning.models.lens import lens
 from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.stream import extract, text_chunks
+from exemplar_partitioning.text.documents import read_documents
 from test_build import activations
 from tiny_models import FAMILIES, random_windows, tiny
 
@@ -415,6 +419,30 @@ def test_stop_saves_and_the_same_call_goes_on(built, annotated, tiny_folder, tex
 def test_annotating_leaves_the_dictionary_as_it_was(built, annotated):
     assert {n: d for n, d in tree(annotated).items() if "annotation" not in n} == tree(built)
     assert not (annotated / ".annotate").exists()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_parts_merge_to_the_whole(built, tiny_folder, text_file, order):
+    """L4: chunks dealt out to three, merged in any order, are what one gathers."""
+    dictionaries = [ep.load(built, site=f"resid_post.{layer}", percentile=5) for layer in (0, 1)]
+    loaded = load_model(str(tiny_folder))
+    extractor = Extractor(loaded.model, resolve_sites("resid_post.0,resid_post.1", loaded.architecture))
+    given = [(d.config.site.name, d) for d in dictionaries], loaded.architecture.vocab_size
+    whole, merged, parts = Gathered(*given), Gathered(*given), [Gathered(*given) for _ in order]
+    source = read_documents([text_file], field="text")
+    for i, chunk in enumerate(text_chunks(source, loaded, dictionaries[0].config.text, 10**9)):
+        for gathered in (whole, parts[i % 3]):
+            x = {str(site): x_nd for site, x_nd in extract(extractor, chunk, lambda _: None).items()}
+            gathered.add(ChunkRows(chunk), x)
+    for part in order:
+        merged.merge(parts[part].arrays())
+    expected, found = whole.arrays(), merged.arrays()
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if "/" not in name:  # the places of a sample are in the order of coming
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    for site, sample in whole.samples.items():
+        np.testing.assert_array_equal(merged.samples[site].ordered, sample.ordered)
 
 
 def test_one_dictionary_alone_gets_the_same_evidence(built, annotated, tiny_folder, text_file, tmp_path):

@@ -162,16 +162,20 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     rows_n = good_n.nonzero()[:, 0]
     skipped = len(x_nd) - len(rows_n)
     if skipped and strict:
-        first = int((~good_n).nonzero()[0, 0])
-        raise DataError(
-            f"{skipped} of {len(x_nd)} activations have no direction (row {first} first): each must be finite, "
-            "not zero, and differ from the centre; drop them, or leave out strict to skip and count them"
-        )
+        raise no_direction(skipped, len(x_nd), int((~good_n).nonzero()[0, 0]))
     x_nd, safe_n = x_nd[rows_n].contiguous(), safe_n[rows_n]
     u_nd = y_nd[rows_n].div_(norm_n[rows_n, None])
     extreme = (~safe_n).nonzero()[:, 0]  # norms too large or small for float32 squares
     u_nd[extreme] = reference_directions(x_nd[extreme], c_d)[0].float()
     return Block(x_nd, c_d, u_nd, rows_n)
+
+
+def no_direction(skipped: int, rows: int, first: int) -> DataError:
+    """What to say of rows without a direction where none may be."""
+    return DataError(
+        f"{skipped} of {rows} activations have no direction (row {first} first): each must be finite, "
+        "not zero, and differ from the centre; drop them, or leave out strict to skip and count them"
+    )
 
 
 def angle(distance: Tensor) -> Tensor:

@@ -123,18 +123,34 @@ class LeaderClustering:
         self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
+    def take(
+        self,
+        exemplars: Float32[Tensor, "new d"],
+        births: Int64[np.ndarray, " new"],
+        arrivals: Int64[np.ndarray, " k"],
+        soles: Int64[np.ndarray, " k"],
+        *,
+        rows: int,
+        skipped: int,
+    ) -> None:
+        """Take what became of the next rows of the stream where another clustering went on from this one.
+
+        exemplars, births: of the rows that became exemplars.  arrivals, soles: of those rows alone, over the
+        exemplars there are then.  skipped: how many of the rows have no direction.
+        """
+        self._matrix.append(exemplars.to(self._matrix.device))
+        self.births = np.concatenate([self.births, births])
+        none = np.zeros(len(births), np.int64)
+        self.arrivals = np.concatenate([self.arrivals, none]) + arrivals
+        self.soles = np.minimum(np.concatenate([self.soles, none]) + soles, 2)
+        self.position += rows
+        self.skipped += skipped
+
     def _count_soles(self, block: Block, ids_n: Tensor, covers: Covers, born_at: Tensor) -> None:
         """Find rows that only their nearest exemplar covers, among those where it is open and still matters."""
-        matters_n = (covers.sure_n < 2) & torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
+        matters_n = torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
         matters_n[born_at] = False  # a row that became an exemplar was covered by none
-        pair = matters_n[covers.row_p].nonzero()[:, 0]
-        pair = pair[torch.argsort(covers.row_p[pair], stable=True)]
-        row_p, col_p, within_p = covers.row_p[pair], covers.col_p[pair], covers.within_p[pair]
-        unsure = (~within_p).nonzero()[:, 0]
-        sim_p = self._search.reference_pairs(block, row_p[unsure], col_p[unsure])
-        within_p[unsure] = (1.0 - sim_p) <= self.threshold
-        covers_n = torch.bincount(row_p[within_p], minlength=len(block))
-        alone = ids_n[matters_n & (covers_n == 1)].cpu().numpy()
+        alone = ids_n[covered_alone(self._search, block, covers, self.threshold, matters_n)].cpu().numpy()
         self.soles = np.minimum(self.soles + np.bincount(alone, minlength=self.k), 2)
 
     def _grow(
@@ -142,6 +158,15 @@ class LeaderClustering:
     ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"], Covers]:
         """Make exemplars of uncovered rows; returns the nearest of all rows, the new ones' rows, and all covers."""
         first = self.k
+        born_at = self._found(block, uncovered_r)
+        nearer = self._search.candidates(block, first, born_at, self.threshold)
+        assert found.covers is not None and nearer.covers is not None
+        ids_n, _ = self._search.decide(block, found.merge(nearer))
+        ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
+        return ids_n, born_at, found.covers.merge(nearer.covers)
+
+    def _found(self, block: Block, uncovered_r: Int64[Tensor, " r"]) -> Int64[Tensor, " new"]:
+        """Make exemplars of the rows that no exemplar covers, there or among themselves; returns which."""
         u_rd = block.reference(uncovered_r)
         e_rd = u_rd.float()
         new = torch.as_tensor(self._new_leaders(u_rd, e_rd), device=uncovered_r.device)
@@ -151,11 +176,7 @@ class LeaderClustering:
         self.births = np.concatenate([self.births, stream_rows])
         zeros = np.zeros(len(new), np.int64)
         self.arrivals, self.soles = np.concatenate([self.arrivals, zeros]), np.concatenate([self.soles, zeros])
-        nearer = self._search.candidates(block, first, born_at, self.threshold)
-        assert found.covers is not None and nearer.covers is not None
-        ids_n, _ = self._search.decide(block, found.merge(nearer))
-        ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
-        return ids_n, born_at, found.covers.merge(nearer.covers)
+        return born_at
 
     def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:
         """Rows that become exemplars, among rows that no older exemplar covers."""
@@ -183,3 +204,17 @@ class LeaderClustering:
             a, b = i[start : start + ROWS], j[start : start + ROWS]
             covers_rr[a, b] = (1.0 - reference_similarity(u_rd[b], e_rd[a])) <= self.threshold
         return covers_rr.cpu().numpy()
+
+
+def covered_alone(
+    search: Search, block: Block, covers: Covers, threshold: float, matters_n: Bool[Tensor, " n"]
+) -> Bool[Tensor, " n"]:
+    """Rows, among those that matter, that exactly one exemplar covers."""
+    matters_n = matters_n & (covers.sure_n < 2)
+    pair = matters_n[covers.row_p].nonzero()[:, 0]
+    pair = pair[torch.argsort(covers.row_p[pair], stable=True)]
+    row_p, col_p, within_p = covers.row_p[pair], covers.col_p[pair], covers.within_p[pair]
+    unsure = (~within_p).nonzero()[:, 0]
+    sim_p = search.reference_pairs(block, row_p[unsure], col_p[unsure])
+    within_p[unsure] = (1.0 - sim_p) <= threshold
+    return matters_n & (torch.bincount(row_p[within_p], minlength=len(block)) == 1)

@@ -54,7 +54,7 @@ class MemberStatistics:
         self.direction_kd.index_add_(0, ids_n, u_nd)
         self.distance_k.index_add_(0, ids_n, torch.round(distance_n * 2.0**_BITS).long())
         self.square_k.index_add_(0, ids_n, torch.round(distance_n.square() * 2.0**_BITS).long())
-        self._check_range()
+        self.check_range()
 
     def merge(self, other: MemberStatistics) -> MemberStatistics:
         """The sums of both; commutative and associative to the last bit."""
@@ -70,10 +70,11 @@ class MemberStatistics:
             self.square_k + other.square_k,
             self.skipped + other.skipped,
         )
-        merged._check_range()
+        merged.check_range()
         return merged
 
-    def _check_range(self) -> None:
+    def check_range(self) -> None:
+        """Raise EPError if a region has more members than the sums can hold."""
         if len(self.count_k) and int(self.count_k.max()) > _MAX_MEMBERS:
             raise EPError(
                 f"a region has {int(self.count_k.max()):,} members; the exact sums hold {_MAX_MEMBERS:,}: "

@@ -48,7 +48,6 @@ class ChunkRows:
         row_of[chunk.kept] = np.arange(len(chunk.kept))
         self._row_of, self._at = row_of, chunk.kept
         self._first, self._end = first[chunk.kept], end[chunk.kept]
-        self.names = {document_hash(window.document): window.document for window in windows}
         hashes = np.array([document_hash(window.document) for window in windows], np.uint64)
         self.document_n: UInt64[np.ndarray, " n"] = np.repeat(hashes, lengths)[chunk.kept]
         self.position_n: Int64[np.ndarray, " n"] = np.concatenate([w.positions for w in windows])[chunk.kept].astype(
@@ -64,6 +63,11 @@ class ChunkRows:
         inside = (index >= self._first[rows][:, None]) & (index < self._end[rows][:, None])
         index = np.where(inside, index, 0)
         return np.where(inside, self._ids[index], -1).astype(np.int32), np.where(inside, self._row_of[index], -1)
+
+
+def document_names(chunk: Chunk) -> dict[int, str]:
+    """The documents of a chunk, by what stands for them."""
+    return {document_hash(window.document): window.document for window in chunk.windows}
 
 
 def document_hash(document: str) -> int:
@@ -223,6 +227,19 @@ class Evidence:
         for name, part in self._parts().items():
             part.restore({f.removeprefix(f"{name}."): a for f, a in arrays.items() if f.startswith(f"{name}.")})
 
+    def merge(self, arrays: dict[str, np.ndarray]) -> None:
+        """Add what another gathered about the same dictionary over other rows, as its `arrays` gave it."""
+        h = self.halves
+        own = {"count": h.count_k, "direction": h.direction_kd, "distance": h.distance_k, "square": h.square_k}
+        for name, sums in own.items():  # in place, as sums of directions are large; what is given may be read-only
+            np.add(sums.numpy(), arrays[name], out=sums.numpy())
+        h.skipped += int(arrays["skipped"][0])
+        h.check_range()
+        self.within_k += arrays["within"]
+        self.histogram_kb += arrays["histogram"]
+        for name, part in self._parts().items():
+            part.merge({f.removeprefix(f"{name}."): a for f, a in arrays.items() if f.startswith(f"{name}.")})
+
     def _parts(self) -> dict[str, PairCounts | BestRows]:
         return {"at": self.at, "before": self.before, **self.examples}
 
@@ -245,11 +262,19 @@ class Sample:
     def add(self, rows: ChunkRows, x_nd: Float[Tensor, "n d"]) -> None:
         """Take the rows of a chunk; those without a direction stay out."""
         there = has_direction(x_nd, self.center).numpy().nonzero()[0]
-        key = shuffled(rows.document_n[there], rows.position_n[there])
+        self._take(shuffled(rows.document_n[there], rows.position_n[there]), x_nd.numpy(), there)
+
+    def merge(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take what another drew from other rows, as its `arrays` gave it."""
+        there = np.flatnonzero(arrays["key"] != NONE)
+        self._take(arrays["key"][there], arrays["x"], there)
+
+    def _take(self, key: Int64[np.ndarray, " m"], x_nd: np.ndarray, there: np.ndarray) -> None:
+        """Keep the rows with the smallest keys of those here and these, which are at some places in x_nd."""
         smallest = np.argsort(np.concatenate([self.key, key]), kind="stable")[: len(self.key)]
         new = smallest[smallest >= len(self.key)] - len(self.key)
         places = np.setdiff1d(np.arange(len(self.key)), smallest)  # empty, or of rows that others have driven out
-        self.key[places], self.x[places] = key[new], x_nd.numpy()[there[new]]
+        self.key[places], self.x[places] = key[new], x_nd[there[new]]
 
     @property
     def ordered(self) -> Float[np.ndarray, "n d"]:

@@ -70,6 +70,16 @@ class BestRows:
         for array, values in ((self.key, key), (self.document, document), (self.position, position)):
             array[region[order], place] = values[order]
 
+    def merge(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take what another kept of other rows, as its `arrays` gave it."""
+        region, place = np.nonzero(arrays["key"] != NONE)
+        key, document, position = (arrays[name][region, place] for name in ("key", "document", "position"))
+
+        def payload_of(rows: np.ndarray) -> Payload:
+            return {name: arrays[f"payload.{name}"][region[rows], place[rows]] for name in self.payload}
+
+        self.offer(region, key, document, position, payload_of)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, for a checkpoint."""
         own = {"key": self.key, "document": self.document, "position": self.position}

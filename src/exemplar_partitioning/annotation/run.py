@@ -27,7 +27,8 @@ from ..stream import Chunk, extract, text_chunks
 from ..text.corpus import CORPUS_NAME
 from ..text.documents import HUB_PREFIX, DocumentSource, read_documents
 from . import folder
-from .evidence import ChunkRows, Evidence, Sample, SiteRows
+from .evidence import ChunkRows, document_names
+from .gathered import Gathered
 from .memory import return_freed
 from .quality import EVALUATED, inequality, quality
 from .tables import Tables, TokenTexts
@@ -75,6 +76,8 @@ def annotate(
     checkpoint_seconds: float = 60.0,
     on_event: Callable[[AnnotateEvent], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    ray: str | None = None,
+    workers: int | None = None,
 ) -> list[StoredDictionary]:
     """Gather evidence for every region of every dictionary in a folder, in one pass over some text.
 
@@ -92,6 +95,7 @@ def annotate(
         checkpoint_seconds: at least so long between two checkpoints.
         on_event: told how it goes.
         stop: asked between batches; True saves a checkpoint and raises Interrupted.
+        ray, workers: gather on a Ray cluster, as `build` does; the result is the same, byte for byte.
 
     Returns:
         The dictionaries; their `.annotation` is there now.
@@ -104,7 +108,15 @@ def annotate(
     dictionaries = _open(root, folders, core_device)
     loaded = _loaded(dictionaries, model, device)
     source = read_documents(_source(dictionaries[0], text), field=field)
-    run = _Run(root, dictionaries, loaded, source, max_tokens, replace, on_event or (lambda _: None), stop)
+    given = root, dictionaries, loaded, source, max_tokens, replace, on_event or (lambda _: None), stop
+    if ray is None:
+        run = Run(*given)
+    else:
+        from ..distributed.annotate import RayAnnotation
+        from ..distributed.team import Ray
+
+        run = RayAnnotation(*given, ray=Ray(ray, workers))
+    del given
     del dictionaries  # the run lets go of each once it is written
     with run.locked():
         run.run(checkpoint_seconds)
@@ -147,7 +159,7 @@ def _source(dictionary: StoredDictionary, text: Any) -> Any:
     )
 
 
-class _Run:
+class Run:
     def __init__(
         self,
         path: Path,
@@ -167,19 +179,14 @@ class _Run:
         self.sites = {name: resolve_sites(name, loaded.architecture)[0] for name in dict.fromkeys(sites)}
         self.extractor = Extractor(loaded.model, list(self.sites.values()))
         vocab = loaded.architecture.vocab_size
-        self.evidence = [Evidence(dictionary, vocab) for dictionary in dictionaries]
+        self.gathered = Gathered([(d.config.site.name, d) for d in dictionaries], vocab)
         self.texts = TokenTexts(loaded.tokenizer, vocab)
-        self.samples = {name: self._sample(name) for name in self.sites}
         self.names: dict[int, str] = {}  # documents that examples come from, by hash
         self.documents: set[int] = set()
         self.done = self.tokens = 0  # chunks, tokens of text
         self.digest = ""
         self.extracted, self.extracting = 0, 0.0  # by this process: tokens, seconds
         self.saved = time.monotonic()
-
-    def _sample(self, site: str) -> Sample:
-        here = [dictionary for dictionary in self.dictionaries if dictionary.config.site.name == site]
-        return Sample(EVALUATED + max(dictionary.k for dictionary in here), here[0].center)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -216,19 +223,7 @@ class _Run:
     def run(self, checkpoint_seconds: float) -> None:
         self._restore()
         self._tell("resume" if self.done else "start")
-        for index, chunk in enumerate(self._chunks()):
-            if index >= self.done:
-                self._add(chunk)
-                self.done, self.digest, self.tokens = index + 1, chunk.digest, chunk.tokens_read
-                if self.stop():
-                    self._interrupted()
-                if time.monotonic() - self.saved >= checkpoint_seconds:
-                    self._save()
-            elif index == self.done - 1 and chunk.digest != self.digest:
-                raise EPError(
-                    f"{self.source.name} is not the text this annotation began with: its first "
-                    f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {self.work} to start again"
-                )
+        self._gather(self._new_chunks(), checkpoint_seconds)
         if not self.done:
             raise EPError(f"{self.source.name} gave no text to read within --max-tokens {self.max_tokens:,}")
         self._save()
@@ -237,8 +232,30 @@ class _Run:
         shutil.rmtree(self.work, ignore_errors=True)
         self._tell("done")
 
-    def _chunks(self) -> Iterator[Chunk]:
-        return text_chunks(self.source, self.loaded, self.dictionaries[0].config.text, self.max_tokens)
+    def _new_chunks(self) -> Iterator[Chunk]:
+        """Chunks after those that an earlier process took; raises EPError if these are of another text."""
+        known, windowing = self.done, self.dictionaries[0].config.text
+        for index, chunk in enumerate(text_chunks(self.source, self.loaded, windowing, self.max_tokens)):
+            if index >= known:
+                yield chunk
+            elif index == known - 1 and chunk.digest != self.digest:
+                raise EPError(
+                    f"{self.source.name} is not the text this annotation began with: its first "
+                    f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {self.work} to start again"
+                )
+
+    def _gather(self, chunks: Iterator[Chunk], checkpoint_seconds: float) -> None:
+        """Take all chunks, with a checkpoint now and then."""
+        for chunk in chunks:
+            self._add(chunk)
+            self._count(chunk)
+            if self.stop():
+                self._interrupted()
+            if time.monotonic() - self.saved >= checkpoint_seconds:
+                self._save()
+
+    def _count(self, chunk: Chunk) -> None:
+        self.done, self.digest, self.tokens = self.done + 1, chunk.digest, chunk.tokens_read
 
     def _add(self, chunk: Chunk) -> None:
         begun, done, total = time.monotonic(), 0, sum(len(window.ids) for window in chunk.windows)
@@ -254,16 +271,13 @@ class _Run:
         activations = extract(self.extractor, chunk, on_batch)
         self.extracted += chunk.tokens
         self.extracting += time.monotonic() - begun
-        rows = ChunkRows(chunk)
-        self.names |= rows.names
-        self.documents |= rows.names.keys()
-        for name, site in self.sites.items():
-            here = [e for e, d in zip(self.evidence, self.dictionaries, strict=True) if d.config.site.name == name]
-            x_nd = activations.pop(site)
-            self.samples[name].add(rows, x_nd)
-            at_site, assignments = SiteRows.assign(rows, x_nd, here)
-            for evidence, assignment in zip(here, assignments, strict=True):
-                evidence.add(at_site, assignment)
+        self._name_documents(chunk)
+        self.gathered.add(ChunkRows(chunk), {name: activations.pop(site) for name, site in self.sites.items()})
+
+    def _name_documents(self, chunk: Chunk) -> None:
+        names = document_names(chunk)
+        self.names |= names
+        self.documents |= names.keys()
 
     def _interrupted(self) -> None:
         self._save()
@@ -272,14 +286,8 @@ class _Run:
         )
 
     def _save(self) -> None:
-        used = set[int]()
-        arrays: dict[str, np.ndarray] = {"documents": np.array(sorted(self.documents), np.uint64)}
-        for i, evidence in enumerate(self.evidence):
-            arrays |= {f"{i}.{name}": array for name, array in evidence.arrays().items()}
-            for best in evidence.examples.values():
-                used |= set(np.unique(best.document).tolist())
-        for name, sample in self.samples.items():
-            arrays |= {f"{name}/{field}": array for field, array in sample.arrays().items()}
+        arrays = {"documents": np.array(sorted(self.documents), np.uint64), **self.gathered.arrays()}
+        used = self.gathered.documents
         self.names = {key: name for key, name in self.names.items() if key in used}
         names = sorted(self.names.items())
         self.checkpoints.save(arrays, {"done": self.done, "tokens": self.tokens, "digest": self.digest, "names": names})
@@ -291,10 +299,7 @@ class _Run:
             return
         arrays, record = found
         try:
-            for i, evidence in enumerate(self.evidence):
-                evidence.restore(_below(f"{i}.", arrays))
-            for name, sample in self.samples.items():
-                sample.restore(_below(f"{name}/", arrays))
+            self.gathered.restore(arrays)
             self.done, self.tokens, self.digest = record["done"], record["tokens"], record["digest"]
             self.names = {int(key): name for key, name in record["names"]}
             self.documents = set(arrays["documents"].tolist())
@@ -309,13 +314,13 @@ class _Run:
     def _write_all(self) -> None:
         """Write what was found, and hold ever less of it: the sums go first, then the smaller dictionaries."""
         order = np.argsort([-dictionary.k for dictionary in self.dictionaries])
-        found = [(self.dictionaries[i], self.evidence[i]) for i in order]
+        found = [(self.dictionaries[i], self.gathered.evidence[i][1]) for i in order]
         self.dictionaries.clear()
-        self.evidence.clear()
+        self.gathered.evidence.clear()
         tables = [Tables(self.loaded, self.texts, *each, self.names) for each in found]
         del found
-        samples = {name: torch.from_numpy(sample.ordered) for name, sample in self.samples.items()}
-        self.samples.clear()
+        samples = {name: torch.from_numpy(sample.ordered) for name, sample in self.gathered.samples.items()}
+        self.gathered.samples.clear()
         while tables:
             self._write(tables.pop(), samples)
 
@@ -359,7 +364,3 @@ def _split(sample_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Rows to evaluate on, and others to draw k from; of a small sample, the same rows may serve both."""
     drawn = sample_nd[-k:] if len(sample_nd) < EVALUATED + k else sample_nd[EVALUATED : EVALUATED + k]
     return sample_nd[:EVALUATED], drawn
-
-
-def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

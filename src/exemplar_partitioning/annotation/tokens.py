@@ -29,6 +29,9 @@ class PairCounts:
     def _compact(self) -> None:
         pairs, counts = np.unique(np.concatenate([self._pairs[:0], *self._loose]), return_counts=True)
         self._loose = []
+        self._join(pairs, counts)
+
+    def _join(self, pairs: np.ndarray, counts: np.ndarray) -> None:
         counts = np.concatenate([self._counts, counts.astype(np.int32)])
         self._pairs, inverse = np.unique(np.concatenate([self._pairs, pairs]), return_inverse=True)
         self._counts = np.zeros(len(self._pairs), np.int32)
@@ -38,6 +41,10 @@ class PairCounts:
         """The counts, for a checkpoint."""
         self._compact()
         return {"pairs": self._pairs, "counts": self._counts}
+
+    def merge(self, arrays: dict[str, np.ndarray]) -> None:
+        """Add the counts of another, as its `arrays` gave them."""
+        self._join(arrays["pairs"], arrays["counts"])
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         self._pairs, self._counts = arrays["pairs"], arrays["counts"]

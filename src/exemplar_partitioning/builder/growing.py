@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from ..geometry import Block, directions
@@ -70,12 +70,24 @@ class Growing:
     def _cluster(self, block: Block, offered: int, chunk: Chunk, first_row: int) -> None:
         k, position = self.clustering.k, self.clustering.position
         self.clustering.add_block(block, offered)
-        for birth in self.clustering.births[k:]:
+        self._witness(block, self.clustering.births[k:], position, chunk, first_row)
+
+    def _witness(self, block: Block, births: np.ndarray, position: int, chunk: Chunk, first_row: int) -> None:
+        """Note what is to know of new exemplars, rows of a block that began at a position of the stream."""
+        for birth in births:
             row = int(birth) - position
             document, at, window_tokens = chunk.token(first_row + row)
             x_d = block.x_nd[int(torch.searchsorted(block.rows_n, row))]
             norm = float(x_d.double().norm())
             self.provenance.append(Provenance(document, at, window_tokens, norm))
+
+    def take(
+        self, exemplars: Tensor, births: Int64[np.ndarray, " new"], provenance: Sequence[Provenance], **counts: Any
+    ) -> None:
+        """Rows clustered elsewhere, up to a place where a decision may fall due; see `LeaderClustering.take`."""
+        self.clustering.take(exemplars, births, **counts)
+        self.provenance += provenance
+        self._decide()
 
     @property
     def _last_birth(self) -> int:

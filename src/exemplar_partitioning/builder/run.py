@@ -42,7 +42,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_PERCENTILES = (1.0, 2.0, 4.0, 8.0, 10.0)
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Someone asked the build to stop; raised only between whole chunks of work."""
 
 
@@ -73,6 +73,8 @@ def build(
     resume: bool = False,
     on_event: Callable[[Event], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    ray: str | None = None,
+    workers: int | None = None,
 ) -> BuildResult:
     """Build dictionaries of a model's activations on some text, and write them to a folder.
 
@@ -98,6 +100,8 @@ def build(
         resume: continue what an earlier call with the same arguments left unfinished.
         on_event: told how the build goes.
         stop: asked between batches; True saves a checkpoint and raises Interrupted.
+        ray, workers: extract on a Ray cluster: `local` for one in this machine, `auto` for the one that runs here,
+            or `host:port`; as many workers as there is room for, unless told. The result is the same, byte for byte.
 
     Raises:
         EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of
@@ -134,9 +138,15 @@ def build(
         raise EPError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; got {first['input']}") from error
     workspace = Workspace(Path(out), settings, resume=resume)
     try:
-        result = _Run(
-            loaded, chosen, source, unread, workspace, checkpoint_seconds, on_event or (lambda _: None), stop
-        ).run()
+        given = loaded, chosen, source, unread, workspace, checkpoint_seconds, on_event or (lambda _: None), stop
+        if ray is None:
+            run = Run(*given)
+        else:
+            from ..distributed.build import RayBuild
+            from ..distributed.team import Ray
+
+            run = RayBuild(*given, ray=Ray(ray, workers))
+        result = run.run()
     except BaseException:
         workspace.close()
         raise
@@ -144,7 +154,7 @@ def build(
     return result
 
 
-class _Run:
+class Run:
     def __init__(
         self,
         loaded: LoadedModel,
@@ -183,7 +193,7 @@ class _Run:
             if not self.state.growing:
                 self._calibrate()
             self._cluster(collected, stream)
-        except _Stop:
+        except Stop:
             self._save()
             raise Interrupted(
                 f"stopped after {self.tokens:,} tokens; everything so far is kept in {self.workspace.out}, "
@@ -194,7 +204,7 @@ class _Run:
     def _chunks(self) -> Iterator[Chunk]:
         return text_chunks(self.source, self.loaded, self.settings, self.settings.max_tokens)
 
-    def _collect(self, stream: Iterable[Chunk]) -> list[Chunk]:
+    def _collect(self, stream: Iterator[Chunk]) -> list[Chunk]:
         """Extract and keep chunks until there are enough activations to calibrate on."""
         state, kept = self.state, []
         if not state.growing or state.clustered < len(state.spilled):
@@ -227,7 +237,7 @@ class _Run:
         self._tell("calibrating")
         for site in s.sites:
             if self.stop():
-                raise _Stop
+                raise Stop
             found = calibrate(self.spill.batches(site, s.calibration_batch, count), s.percentiles)
             state.sample = found.n_activations
             state.spread[site] = {str(p): spread for p, spread in found.spread.items()}
@@ -237,14 +247,14 @@ class _Run:
         self._save()
         self._tell("calibrated")
 
-    def _cluster(self, collected: list[Chunk], stream: Iterable[Chunk]) -> None:
+    def _cluster(self, collected: list[Chunk], stream: Iterator[Chunk]) -> None:
         state = self.state
         for index, chunk in enumerate(itertools.chain(collected, stream)):
             if index >= state.clustered:
                 if all(growing.stopped for growing in state.growing):
                     return
                 if self.stop():
-                    raise _Stop
+                    raise Stop
                 held = index < len(state.spilled)
                 activations = self.spill.chunk(index) if held else self._extract(chunk)
                 self._add(chunk, activations)
@@ -272,7 +282,7 @@ class _Run:
             done += ids
             self._tell("progress", chunk.tokens * done // total, time.monotonic() - begun)
             if self.stop():
-                raise _Stop
+                raise Stop
 
         activations = extract(self.extractor, chunk, on_batch)
         self.extracted += chunk.tokens
@@ -332,10 +342,15 @@ class _Run:
             "seconds_of_last_process": round(result.seconds, 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "dictionaries": [asdict(summary) for summary in result.dictionaries],
+            **self._notes(),
         }
         write_new(self.workspace.out / "build.json", to_json(record))
         self._tell("done")
         return result
+
+    def _notes(self) -> dict[str, Any]:
+        """What else to write about how the build went."""
+        return {}
 
     def _finished(self) -> BuildResult:
         """The result of a build that was already whole."""

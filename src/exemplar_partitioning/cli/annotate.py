@@ -35,6 +35,8 @@ def annotate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
 ) -> None:
     """Gather evidence for every region: members, examples in context, top tokens, logit lens.
 
@@ -42,6 +44,7 @@ def annotate(
     command goes on where it was.
     """
     tokens = options.count(max_tokens)
+    options.workers(ray, workers)
 
     import torch
 
@@ -62,6 +65,8 @@ def annotate(
             replace=replace,
             on_event=display,
             stop=asked,
+            ray=ray,
+            workers=workers,
         )
     if not as_json:
         say_what_is_known(dictionaries, path)

@@ -124,6 +124,8 @@ def build(
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all", rich_help_panel=_MACHINE)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in one forward pass.", rich_help_panel=_MACHINE)] = 16,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
 ) -> None:
     """Build dictionaries of a model's activations on some text.
 
@@ -135,6 +137,7 @@ def build(
     tokens, window = options.count(max_tokens), options.count(saturation_window)
     batch, sample = options.count(calibration_batch), options.count(calibration_sample)
     percentiles = options.percentiles(percentile)
+    options.workers(ray, workers)
 
     import torch
 
@@ -173,6 +176,8 @@ def build(
             resume=resume,
             on_event=display,
             stop=asked,
+            ray=ray,
+            workers=workers,
         )
         if annotate and not all((found / annotation.FOLDER).is_dir() for found in find(folder)):
             annotation.annotate(
@@ -183,6 +188,8 @@ def build(
                 field=field,
                 on_event=JsonLines() if as_json else Bar(),
                 stop=asked,
+                ray=ray,
+                workers=workers,
             )
     if not as_json:
         _say_what_is_there(result)

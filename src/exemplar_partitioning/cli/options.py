@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from ..store import StoredDictionary
+
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Extract on a Ray cluster: local for one in this machine, auto for the one that runs here, or host:port. "
+        "Same result, byte for byte.",
+        show_default=False,
+        rich_help_panel="Many machines",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Workers on the cluster, each with the threads, or the GPU, of this process.",
+        show_default="as many as it has room for",
+        rich_help_panel="Many machines",
+    ),
+]
+
+
+def workers(ray: str | None, asked: int | None) -> None:
+    """See that workers are only asked for on a cluster."""
+    if asked is not None and ray is None:
+        raise typer.BadParameter("--workers needs --ray: local, auto or host:port")
 
 
 def count(text: str) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,16 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A causal language model ready to run, its tokenizer, and who they are."""
+    """A causal language model ready to run, its tokenizer, and who they are.
+
+    source: name, absolute path or hub id it was loaded from, and revision of a hub id; None for a model object.
+    """
 
     model: Any
     tokenizer: Any
     info: ModelInfo
     architecture: Architecture
+    source: tuple[str, str | None] | None = None
 
 
 def load_model(
@@ -110,7 +114,11 @@ def load_model(
         loaded, own_tokenizer = _from_hub(name, revision, wanted)
         revision, license = getattr(loaded.config, "_commit_hash", None) or revision, None
     loaded.to(target).eval()
-    return _describe(loaded, tokenizer or own_tokenizer, name, revision, license)
+    described = _describe(loaded, tokenizer or own_tokenizer, name, revision, license)
+    if tokenizer is not None:
+        return described
+    there = str(path.resolve()) if path.exists() and packaged is None else name
+    return replace(described, source=(there, None if packaged or path.exists() else revision))
 
 
 def pick_device(device: str) -> torch.device:

@@ -1,0 +1,56 @@
+"""A pool of workers for a model: what builds and annotations on Ray have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import EPError
+from ..models.load import LoadedModel
+from .identity import identity, software
+from .pool import Pool, connected
+from .wire import Task
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Where to work, and with how many workers.
+
+    address: `local` for a cluster in this machine, `auto` for the one that runs here, or `host:port`.
+    workers: None for as many as the cluster has room for, each with the threads, or the GPU, of this process.
+    """
+
+    address: str
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise EPError(f"workers is {self.workers}; expected at least 1")
+
+
+@contextmanager
+def team(
+    ray: Ray, kind: type, loaded: LoadedModel, sites: Sequence[str], *, batch_size: int, context_size: int
+) -> Iterator[Pool]:
+    """Workers of a kind that extract what this process would, while the context lasts."""
+    if loaded.source is None:
+        raise EPError(
+            "workers load the model themselves, so they need its name or path, and got a model object (which may hold "
+            "hooks and wrappers that cannot travel): save it with save_pretrained to a folder that all hosts see, and "
+            "give its path"
+        )
+    threads, device = torch.get_num_threads(), loaded.model.device.type
+    mine = identity(loaded, sites, batch_size, context_size)
+    known = software(threads, device)
+    task = Task(loaded.source, loaded.info.dtype, device, threads, tuple(sites), batch_size, context_size, known)
+    cpus = ray.workers * threads if ray.workers else os.cpu_count() or 1
+    with connected(ray.address, cpus) as module:
+        pool = Pool(module, ray.workers, kind, task, mine)
+        try:
+            yield pool
+        finally:
+            pool.close()
