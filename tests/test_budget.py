@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import exemplar_partitioning as ep
 from autoencoders import invoke, made, refused, same, saved
 from conftest import sentences
 from exemplar_partitioning.errors import DataError, EPError
+from exemplar_partitioning.experiments.axbench.readouts import auroc
 from exemplar_partitioning.experiments.streamed import HELD_OUT, Cut, read_streamed, stream_to
 from exemplar_partitioning.experiments.tokens import detection
 from exemplar_partitioning.experiments.tokens import run as budget
@@ -144,6 +146,9 @@ def test_the_unit_is_chosen_on_training_texts_and_in_its_direction():
     assert detection.judged(highest, question) == 1
     highest[test, 3] = answer[test]
     assert detection.judged(highest, question) == 0
+    highest[:, 4] = answer + 2 * np.random.default_rng(1).random(40)  # tells less, from above
+    chosen = replace(question, either=False)
+    assert detection.judged(highest, chosen) == round(float(auroc(highest[test, 4], answer[test])), 4)
 
 
 def concept_rows(kind, count, seed):

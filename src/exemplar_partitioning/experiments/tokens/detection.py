@@ -1,7 +1,7 @@
 """Detection: the one unit of a dictionary or an autoencoder that tells two kinds of text apart.
 
-A unit's score of a text is its largest over the text's tokens. The unit is chosen by AUROC on training texts, in the
-direction it has there, and judged by AUROC on test texts.
+A unit's score of a text is its largest over the text's tokens. The unit is chosen by AUROC on training texts and judged
+by AUROC on test texts. Either answer of a task may be what a unit stands for; of a concept it is the concept.
 
 Shapes: t texts, u units.
 """
@@ -23,13 +23,17 @@ from ..tasks import collection_names, collection_task, split
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question with two answers about texts: their indices in a common list, and the answers."""
+    """A question with two answers about texts: their indices in a common list, and the answers.
+
+    either: a unit may also be chosen for being lower where the answer is yes.
+    """
 
     name: str
     train: Int64[np.ndarray, " a"]
     train_answer: Bool[np.ndarray, " a"]
     test: Int64[np.ndarray, " b"]
     test_answer: Bool[np.ndarray, " b"]
+    either: bool = True
 
 
 def from_collection(count: int, train: int, test: int, seed: int = 0) -> tuple[list[Question], list[str]]:
@@ -48,17 +52,20 @@ def from_collection(count: int, train: int, test: int, seed: int = 0) -> tuple[l
 
 
 def from_concepts(path: Path) -> tuple[list[Question], list[str]]:
-    """The concepts of a set of AxBench, hard negatives among the test texts, and the set's texts (`read_concepts`)."""
+    """The concepts of a set of AxBench, and the set's texts (`read_concepts`).
+
+    Hard negatives are among the test texts, the set's other concepts among the training texts without the concept.
+    """
     given = read_concepts(path)
     found = []
     for concept in given.concepts:
-        train = np.concatenate([concept.positive, concept.negative])
+        train = np.concatenate([concept.positive, concept.negative, concept.others])
         test = np.concatenate([concept.eval_positive, concept.eval_negative, concept.eval_hard])
         answers = [
             np.arange(len(of)) < len(positive)
             for of, positive in ((train, concept.positive), (test, concept.eval_positive))
         ]
-        found.append(Question(f"{given.name}: {concept.name}", train, answers[0], test, answers[1]))
+        found.append(Question(f"{given.name}: {concept.name}", train, answers[0], test, answers[1], either=False))
     return found, given.texts
 
 
@@ -74,6 +81,6 @@ def detected(encode: Encode, sets: Sequence[tuple[Sequence[Question], TextActiva
 def judged(highest_tu: Float32[np.ndarray, "t u"], question: Question) -> float:
     """Choose a unit on training texts, judge it on test texts."""
     train_u = auroc(highest_tu[question.train], question.train_answer)
-    chosen = int(np.abs(train_u - 0.5).argmax())
+    chosen = int((np.abs(train_u - 0.5) if question.either else train_u).argmax())
     test = float(auroc(highest_tu[question.test, chosen], question.test_answer))
-    return round(test if train_u[chosen] >= 0.5 else 1 - test, 4)
+    return round(test if train_u[chosen] >= 0.5 or not question.either else 1 - test, 4)
