@@ -8,7 +8,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def parts() -> dict[str, str]:
     """The generated part by the name in its markers."""
-    rows = [_detection(), _one_region(), _probes(), _ood(), _agreement()]
+    rows = [_detection(), _one_region(), _probes(), _ood(), _tokens(), _agreement()]
     lines = ["| the paper (arXiv 2605.14347, its versions) | here |", "|---|---|"]
     return {"claims": "\n".join([*lines, *(f"| {claim} | {found} |" for claim, found in rows)])}
 
