@@ -566,3 +566,13 @@ def test_a_missing_extra_is_told(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(EPError, match=r'needs plotly: pip install "exemplar-partitioning\[explorer\]"'):
         explore(built[0])
+
+
+def test_examples_are_read_by_many_at_once(tmp_path):
+    """A reader of pyarrow aborts the process where two threads use it, as requests did."""
+    (d,) = annotated(tmp_path, k=400, percentiles=(2,))
+    alone = [store.load(d.path).annotation.examples(i) for i in range(d.k)]
+    shared = store.load(d.path).annotation
+    with ThreadPoolExecutor(8) as several:
+        for _ in range(3):
+            assert list(several.map(shared.examples, range(d.k))) == alone

@@ -82,10 +82,12 @@ def writings(model: Path | None, text: Path | None, folder: Path) -> list[Writin
         if not (out / SITE / "p2").exists():
             store.save(out / SITE / "p2", d.config, d, d.regions)
 
+    a, examples = d.annotation, d.annotation._examples[0].read()
+
     def evidence(out: Path) -> None:
-        here, a = store.load(out), d.annotation
+        here = store.load(out)
         if not (here.path / "annotation").exists():
-            annotation.write(here, a.record, a.regions, [a._examples[0].read()], a.mean_directions, a.histogram)
+            annotation.write(here, a.record, a.regions, [examples], a.mean_directions, a.histogram)
 
     def exported(out: Path) -> None:
         for to in TARGETS:

@@ -12,6 +12,7 @@ the partition keeps its bytes and its name.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +147,7 @@ class Annotation:
     def __init__(self, dictionary: StoredDictionary):
         """Raises EPError if there is none, saying how to get it; DataError if it is damaged or another dictionary's."""
         self.dictionary, self.path = dictionary, dictionary.path / FOLDER
+        self._reading = threading.Lock()  # pyarrow aborts where two threads use one reader
         if not self.path.is_dir():
             raise EPError(
                 f"{dictionary.path} is not annotated: there are no members, examples and lens to show. "
@@ -198,7 +200,9 @@ class Annotation:
         if first == end:
             return []
         groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
-        table = file.read_row_groups(groups).slice(first - groups[0] * ROW_GROUP, end - first)
+        with self._reading:
+            found = file.read_row_groups(groups)
+        table = found.slice(first - groups[0] * ROW_GROUP, end - first)
         return [row for row in table.to_pylist() if kind in (None, row["kind"])]
 
     @cached_property
