@@ -35,6 +35,9 @@ def small_world(tiny_folder, tmp_path, monkeypatch):
     model = tmp_path / "cache" / "models" / MODEL
     shutil.copytree(tiny_folder, model)
     (model / "source.json").write_text(json.dumps({"files": {}}))
+    config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = 256  # windows as a real model reads them
+    (model / "config.json").write_text(json.dumps(config))
     for name, value in {"EP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
