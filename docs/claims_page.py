@@ -8,7 +8,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def parts() -> dict[str, str]:
     """The generated part by the name in its markers."""
-    rows = [_detection(), _one_region(), _probes(), _ood(), _tokens(), _agreement()]
+    rows = [_detection(), _one_region(), _probes(), _ood(), _tokens(), _agreement(), _saturation()]
     lines = ["| the paper (arXiv 2605.14347, its versions) | here |", "|---|---|"]
     return {"claims": "\n".join([*lines, *(f"| {claim} | {found} |" for claim, found in rows)])}
 
@@ -137,5 +137,5 @@ def _saturation() -> tuple[str, str]:
         counts.append(f"{sum(row['saturated_at'] is not None for row in here)} of {len(here)} at p {p:g}")
     return (
         "Dictionaries saturate on every kind of text",
-        f"Within {max(row['activations'] for row in rows):,} activations: {', '.join(counts)} kinds",
+        f"Saturated within {max(row['activations'] for row in rows):,} activations: {', '.join(counts)}",
     )

@@ -11,6 +11,7 @@ import exemplar_partitioning as ep
 from conftest import sentences
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.experiments import saturation
+from exemplar_partitioning.experiments.record import head
 
 
 def births(exponent, n, scale=1.0):
@@ -66,3 +67,9 @@ def test_the_command(tiny_folder, tmp_path):
     assert words["unseen"]["estimate"] > few["unseen"]["estimate"] and few["new_in_last_tenth"] == 0
     with pytest.raises(ep.EPError, match="two or more"):
         CliRunner().invoke(app, [*command[:4], *rest, "--out", str(tmp_path / "out")], catch_exceptions=False)
+
+
+def test_a_recorded_command_names_no_folder_of_the_machine(tiny_folder):
+    info = ep.load_model(tiny_folder).info
+    arguments = ["--domain", "a=/home/b/c.jsonl", "/home/d", "e/f", "p=1"]
+    assert head("x", arguments, info, seed=0, seconds=1)["command"] == "ep --domain a=c.jsonl d e/f p=1"

@@ -43,5 +43,6 @@ def head(
 
 
 def _short(argument: str) -> str:
-    path = Path(argument)
-    return path.name if path.is_absolute() else argument
+    name, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return f"{name}{equals}{path.name}" if path.is_absolute() else argument
