@@ -1,6 +1,7 @@
 """The table of claims in results.md and README.md: what the paper says, and what the result files say."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -31,6 +32,7 @@ def _shown(figure: list, form: str = ".3f") -> str:
     return f"{value} ({low} to {high})"
 
 
+@cache
 def _pooled() -> dict[tuple, dict]:
     from exemplar_partitioning.experiments.axbench.pooled import pooled
 
