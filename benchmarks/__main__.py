@@ -14,6 +14,7 @@ BENCHMARKS = (
     "calibration",
     "clustering",
     "large",
+    "long",
     "identical",
     "interrupted",
     "whole",

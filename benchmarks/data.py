@@ -127,19 +127,36 @@ def clustered_directions(
     activations at p = 1 (0.4 to 0.8). The threshold is below the distance of almost all exemplars from each other.
     """
     rng = np.random.default_rng(seed)
-    scale_d = np.arange(1, d + 1, dtype=np.float32) ** -0.25
+    e_kd = exemplars_in_families(rng, k, d)
+    return e_kd, around(rng, e_kd, n, (0.42, 0.8), share_new), 0.62
 
-    def draw(rows: int) -> np.ndarray:
-        return _unit(rng.standard_normal((rows, d), np.float32) * scale_d)
 
-    families = draw(max(1, k // 100))
-    e_kd = _unit(0.55 * families[rng.integers(len(families), size=k)] + 0.84 * draw(k))
+def exemplars_in_families(rng: np.random.Generator, k: int, d: int) -> Float32[np.ndarray, "k d"]:
+    """Directions with a power-law spectrum, a hundred to a family, similarity about 0.3 within one."""
+    families = _draw(rng, max(1, k // 100), d)
+    return _unit(0.55 * families[rng.integers(len(families), size=k)] + 0.84 * _draw(rng, k, d))
+
+
+def around(
+    rng: np.random.Generator,
+    e_kd: Float32[np.ndarray, "k d"],
+    n: int,
+    similarity: tuple[float, float],
+    share_new: float = 0.0,
+) -> Float32[np.ndarray, "n d"]:
+    """Activations that are so similar to exemplars, chosen by Zipf's law; a share of them is far from all."""
+    k, d = e_kd.shape
     chosen = rng.choice(k, size=n, p=zipf(k))
-    along = rng.uniform(0.42, 0.8, size=(n, 1)).astype(np.float32)
+    along = rng.uniform(*similarity, size=(n, 1)).astype(np.float32)
     fresh = rng.random(n) < share_new
-    x_nd = along * e_kd[chosen] + np.sqrt(1 - along**2) * draw(n)
-    x_nd[fresh] = draw(int(fresh.sum()))
-    return e_kd, x_nd * rng.uniform(20, 60, size=(n, 1)).astype(np.float32), 0.62
+    x_nd = along * e_kd[chosen] + np.sqrt(1 - along**2) * _draw(rng, n, d)
+    x_nd[fresh] = _draw(rng, int(fresh.sum()), d)
+    return x_nd * rng.uniform(20, 60, size=(n, 1)).astype(np.float32)
+
+
+def _draw(rng: np.random.Generator, rows: int, d: int) -> Float32[np.ndarray, "n d"]:
+    scale_d = np.arange(1, d + 1, dtype=np.float32) ** -0.25
+    return _unit(rng.standard_normal((rows, d), np.float32) * scale_d)
 
 
 def zipf(k: int) -> np.ndarray:

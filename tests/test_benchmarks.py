@@ -97,7 +97,7 @@ def test_table_has_a_line_for_each_row():
 @pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
 def test_results_are_readable(path):
     record = json.loads(path.read_text())
-    assert record["benchmark"] in (*command.BENCHMARKS, "faults")
+    assert record["benchmark"] in (*command.BENCHMARKS, "faults", "hosts")
     assert record["command"].startswith(f"python -m benchmarks.{record['benchmark']}")
     assert {"seed", "data", "quick", "about"} <= record.keys()
     assert {"cpu", "cores", "bfloat16_units", "torch", "numpy", "commit"} <= record["environment"].keys()
