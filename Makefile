@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Against the real packages of other tools; `make test` skips these tests. One of them: make test-peers-sae_lens
 test-peers: $(PEERS:%=test-peers-%)

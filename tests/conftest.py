@@ -1,5 +1,7 @@
 """A tiny model with a real tokenizer, saved as a user would have it, and some text for it."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # One thread: on a busy machine, threads that wait for each other make small matrices a hundred times slower.
 torch.set_num_threads(1)
+# In the background of a shell it is ignored, and so it would be in the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = ["the", "a", "old", "grey", "dog", "fox", "king", "river", "stone", "walks", "sings", "sees", "knows", "under"]
 
