@@ -26,7 +26,8 @@ def run(path: Path, workdir: Path, before: str = "") -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     if before:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
-    client = NotebookClient(notebook, timeout=3600, record_timing=False, resources={"metadata": {"path": str(workdir)}})
+    where = {"metadata": {"path": str(workdir)}}
+    client = NotebookClient(notebook, timeout=3600, record_timing=False, coalesce_streams=True, resources=where)
     client.execute()
     if before:
         del notebook.cells[0]

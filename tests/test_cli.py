@@ -154,6 +154,13 @@ def test_a_full_disk(tiny_folder, text_file, tmp_path):
     assert run("build", tiny_folder, text_file, *BUILD, "--out", tmp_path / "o", "--resume").returncode == 0
 
 
+def test_too_little_address_space(built):
+    command = f"ulimit -v 600000; exec {sys.executable} -m exemplar_partitioning show {built[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "585 MB of address space are allowed here" in done.stderr and "ulimit -v" in done.stderr
+
+
 def test_importing_is_light():
     """No transformers, torch or pyarrow before they are needed; the core needs no transformers at all."""
     code = (

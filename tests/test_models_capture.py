@@ -157,7 +157,8 @@ class TupleBlock(nn.Module):
         self.block = block
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
-        return (self.block(hidden_states, **kwargs), "cache")
+        output = self.block(hidden_states, **kwargs)
+        return (output[0] if isinstance(output, tuple) else output, "cache")  # transformers 5.0 has tuples itself
 
 
 class KeywordModel(nn.Module):

@@ -30,6 +30,7 @@ from .dictionary import Dictionary
 from .errors import DataError, EPError
 from .files import check_seal, new_folder, read_json, seal, sha256, to_json, verify
 from .nearest import Prefilter
+from .parquet import read_groups, read_table
 
 if TYPE_CHECKING:
     from .annotation.folder import Annotation
@@ -207,7 +208,7 @@ class StoredDictionary(Dictionary):
     @cached_property
     def regions(self) -> pa.Table:
         """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
-        return pq.read_table(self._regions_file)
+        return read_table(self._regions_file)
 
     @cached_property
     def typical_norm(self) -> float:
@@ -260,7 +261,8 @@ class StoredDictionary(Dictionary):
 
     def region(self, index: int) -> dict[str, Any]:
         """One row of `regions`, read without the others."""
-        group = pq.ParquetFile(self._regions_file).read_row_group(self.check_region(index) // _ROW_GROUP)
+        with pq.ParquetFile(self._regions_file) as file:
+            group = read_groups(file, [self.check_region(index) // _ROW_GROUP])
         return group.slice(index % _ROW_GROUP, 1).to_pylist()[0]
 
 

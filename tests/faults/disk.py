@@ -37,6 +37,7 @@ from test_build import LONG
 from .pool import REFUSED, SAME, WRONG, Work
 
 SITE = "resid_post.1"
+MEMORY_SECONDS = 120  # then it hangs
 NAMES = (
     *(
         "-rf",
@@ -307,14 +308,17 @@ def names(folder: Path) -> list[tuple[str, str]]:
 
 
 def memory(ep_command: Path, folder: Path) -> list[tuple[str, str]]:
-    """`ep show` under ever more address space: a result, or advice and the exit code for it; never a trace."""
+    """`ep show` under ever more address space: a result, or advice and its exit code; never a trace or a hang."""
     annotated(folder / "build", k=60, percentiles=(2,))
     found = []
-    for megabytes in (100, 200, 300, 400, 500, 600, 700, 800, 1000, 1500, 3000, 6000):
+    for megabytes in (*range(100, 1250, 50), 1500, 3000, 6000):
         command = f"ulimit -v {megabytes << 10}; exec {ep_command} show {folder / 'build'}"
-        done = subprocess.run(
-            ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        given = {"capture_output": True, "text": True, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+        try:
+            done = subprocess.run(["bash", "-c", command], timeout=MEMORY_SECONDS, **given)
+        except subprocess.TimeoutExpired:
+            found.append((WRONG, f"ep show in {megabytes} MB: no end within {MEMORY_SECONDS} s"))
+            continue
         said = f"ep show in {megabytes} MB: exit code {done.returncode}"
         if "Traceback" in done.stderr or done.returncode not in (0, 4):
             found.append((WRONG, f"{said}: {done.stderr.strip()[-200:]}"))

@@ -28,6 +28,7 @@ from safetensors.numpy import save as serialise
 
 from ..errors import DataError, EPError
 from ..files import check_seal, new_folder, read_json, seal, sha256, to_json, verify
+from ..parquet import read_groups, read_table
 from ..store import FileRecord, StoredDictionary, TextRecord
 
 FOLDER = "annotation"
@@ -175,7 +176,7 @@ class Annotation:
             raise DataError(
                 f"{path} does not hold a row for each of {self.dictionary.k} regions as docs/format.md says"
             )
-        return pq.read_table(path)
+        return read_table(path)
 
     def region(self, index: int) -> dict[str, Any]:
         """One row of `regions` as plain values."""
@@ -201,7 +202,7 @@ class Annotation:
             return []
         groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
         with self._reading:
-            found = file.read_row_groups(groups)
+            found = read_groups(file, groups)
         table = found.slice(first - groups[0] * ROW_GROUP, end - first)
         return [row for row in table.to_pylist() if kind in (None, row["kind"])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import Annotated
 
@@ -30,6 +31,9 @@ from .show import show
 from .steer import steer
 from .transport import transport
 from .tree import tree
+
+# With less address space, libraries end the process themselves while they are loaded, each in its own way.
+_LEAST_MEMORY = 1000 << 20
 
 app = typer.Typer(
     name="ep",
@@ -83,6 +87,15 @@ def main() -> None:
     # OpenMP threads that spin while they wait make every step some ten times slower as soon as another
     # program wants a core; sleeping after a short while costs nothing. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
+        typer.secho(
+            f"ep: {limit >> 20:,} MB of address space are allowed here; {_LEAST_MEMORY >> 20:,} are needed before any "
+            "work begins. Raise the limit (`ulimit -v`)",
+            err=True,
+            fg="red",
+        )
+        sys.exit(ResourceError.exit_code)
     try:
         app()
     except EPError as error:

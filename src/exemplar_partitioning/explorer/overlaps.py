@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import DataError, EPError
 from ..files import sha256
+from ..parquet import read_table
 from .library import Library
 
 _COLUMNS = {"region_a": pa.int64(), "region_b": pa.int64(), "jaccard": pa.float64(), "f1": pa.float64()}
@@ -143,7 +143,7 @@ def _summary(path: Path) -> _Summary:
 
 def _shared(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        table = read_table(path, list(_COLUMNS))
         region_a, region_b, *both = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
