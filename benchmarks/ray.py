@@ -204,7 +204,7 @@ def overhead(tokens: int, turns: int) -> list[Row]:
 def main() -> None:
     given = arguments(__doc__)
     tokens, longer, sample, batches, turns = (
-        (34_000, 70_000, 32_768, 4, 1) if given.quick else (66_000, 420_000, 212_992, CACHED_BATCHES, 3)
+        (34_000, 70_000, 32_768, 4, 1) if given.quick else (50_000, 320_000, 212_992, CACHED_BATCHES, 2)
     )
     rows = identity(tokens)
     rows.append(traffic(longer, sample, 2))
