@@ -17,10 +17,7 @@ RESULT = HERE / "results" / "smollm2.json"
 FIGURE = HERE / "figures" / "smollm2.svg"
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
-BEHAVIOURS = HERE / "behaviours.md"
 TRIED = {path.stem: path for path in sorted((HERE / "results" / "behaviours").glob("*.json"))}
-COMPARING = HERE / "comparing.md"
-RESULTS = HERE / "results.md"
 # modules beside this one that make the parts of results.md
 RESULTS_PARTS = ("claims_page", "axbench_page", "probes_page", "ood_page", "autoencoders_page")
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
@@ -205,16 +202,6 @@ def judge() -> str:
     )
 
 
-def behaviours_filled(page: str) -> str:
-    """behaviours.md with its generated parts as they should be."""
-    return _filled(page, {name: behaviour(name) for name in TRIED} | {"judge": judge()}, BEHAVIOURS.name)
-
-
-def comparing_filled(page: str) -> str:
-    """comparing.md with its generated parts as they should be."""
-    return _filled(page, _module("comparing_page").parts(), COMPARING.name)
-
-
 def results_pages() -> list[ModuleType]:
     """The modules that make the parts of results.md, each with parts(), figure_files() and draw()."""
     return [_module(name) for name in RESULTS_PARTS]
@@ -225,13 +212,6 @@ def _module(name: str) -> ModuleType:
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))
     return import_module(name)
-
-
-def results_filled(page: str) -> str:
-    """results.md with its generated parts as they should be."""
-    for module in results_pages():
-        page = _filled(page, module.parts(), RESULTS.name)
-    return page
 
 
 def parts(result: dict) -> dict[str, str]:
@@ -249,33 +229,34 @@ def parts(result: dict) -> dict[str, str]:
     }
 
 
-def filled(readme: str, result: dict) -> str:
-    """The README with its generated parts as they should be."""
-    return _filled(readme, parts(result), README.name)
+def pages() -> dict[Path, dict[str, str]]:
+    """Every page with generated parts, and these by the names in their markers."""
+    machines = _module("machines_page")
+    return {
+        README: parts(json.loads(RESULT.read_bytes())),
+        HERE / "behaviours.md": {name: behaviour(name) for name in TRIED} | {"judge": judge()},
+        HERE / "comparing.md": _module("comparing_page").parts(),
+        HERE / "results.md": {name: text for module in results_pages() for name, text in module.parts().items()},
+        HERE / "scaling.md": machines.scaling_parts(),
+        HERE / "errors.md": machines.errors_parts(),
+    }
 
 
-def _filled(page: str, parts: dict[str, str], file: str) -> str:
+def filled(file: Path, parts: dict[str, str]) -> str:
+    """A page with its generated parts as they should be."""
+    page = file.read_text()
     for name, text in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        assert pattern.search(page), f"{file} has no part {name}"
+        assert pattern.search(page), f"{file.name} has no part {name}"
         page = pattern.sub(lambda match, text=text: match[1] + text + "\n" + match[2], page)
     return page
 
 
 def stale() -> list[str]:
     """What is not as the result files say."""
-    result = json.loads(RESULT.read_bytes())
-    found = []
+    found = [str(file.relative_to(ROOT)) for file, made in pages().items() if filled(file, made) != file.read_text()]
     if not FIGURE.is_file() or source_digest() not in FIGURE.read_text():
         found.append(str(FIGURE.relative_to(ROOT)))
-    if filled(README.read_text(), result) != README.read_text():
-        found.append("README.md")
-    if behaviours_filled(BEHAVIOURS.read_text()) != BEHAVIOURS.read_text():
-        found.append("docs/behaviours.md")
-    if comparing_filled(COMPARING.read_text()) != COMPARING.read_text():
-        found.append("docs/comparing.md")
-    if results_filled(RESULTS.read_text()) != RESULTS.read_text():
-        found.append("docs/results.md")
     figures = {file: digest for module in results_pages() for file, digest in module.figure_files().items()}
     found += [
         str(file.relative_to(ROOT))
@@ -293,13 +274,10 @@ def stale() -> list[str]:
 if __name__ == "__main__":
     if "--check" in sys.argv:
         sys.exit(f"out of date: {', '.join(stale())}; run `make pages`" if stale() else 0)
-    loaded = json.loads(RESULT.read_bytes())
-    draw(loaded)
-    README.write_text(filled(README.read_text(), loaded))
-    BEHAVIOURS.write_text(behaviours_filled(BEHAVIOURS.read_text()))
+    draw(json.loads(RESULT.read_bytes()))
+    for file, made in pages().items():
+        file.write_text(filled(file, made))
     for name in TRIED:
         draw_arms(name)
-    COMPARING.write_text(comparing_filled(COMPARING.read_text()))
-    RESULTS.write_text(results_filled(RESULTS.read_text()))
     for module in results_pages():
         module.draw()

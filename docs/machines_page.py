@@ -1,0 +1,92 @@
+"""Generated parts of scaling.md and errors.md, from benchmarks/results: clusters, long streams, faults."""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def scaling_parts() -> dict[str, str]:
+    """By the names in their markers."""
+    return {"ray": _ray(), "long": _long()}
+
+
+def errors_parts() -> dict[str, str]:
+    return {"faults": _faults()}
+
+
+def _read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_bytes())
+
+
+def _made(record: dict) -> str:
+    """How figures came about."""
+    e = record["environment"]
+    threads = "1 thread" if e["threads"] == 1 else f"{e['threads']} threads"
+    return (
+        f"`{record['command']}`, seed {record['seed']}; {e['cores']} cores {e['cpu']}, {threads}, bf16 units: "
+        f"{e['bfloat16_units']}; torch {e['torch']}; commit {e['commit']}."
+    )
+
+
+def _ray() -> str:
+    """The same bytes, and what it costs."""
+    ray, hosts = _read("ray"), _read("hosts")
+    bytes_rows = [row for record in (ray, hosts) for row in record["rows"] if "sha256" in row["found"]]
+    lines = [_made(ray), "", "| build | sha256 of all its files |", "|---|---|"]
+    lines += [f"| {row['what']} | {row['found']['sha256'][:16]} |" for row in bytes_rows]
+    (silent,) = (row["found"]["longest silence, s"] for row in hosts["rows"] if "workers lost" in row["found"])
+    lines += [
+        "",
+        f"The last two are of `{hosts['command']}`: hosts are network namespaces, and the link of one goes down for "
+        f"good while chunks are proposed. The build went on without it after {silent:.0f} s.",
+        "",
+    ]
+    (traffic,) = (row for row in ray["rows"] if any(name.startswith("owner's traffic") for name in row["found"]))
+    lines += ["| owner and workers | |", "|---|--:|", f"| {traffic['what']} | |"]
+    lines += [f"| {name} | {_number(value)} |" for name, value in traffic["found"].items()]
+    lines += ["", "| rows that a snapshot does not cover | share | become exemplars |", "|---|--:|--:|"]
+    lines += [
+        f"| {row['what']} | {row['found']['rows proposed']} | {row['found']['became exemplars']} |"
+        for row in ray["rows"]
+        if "became exemplars" in row["found"]
+    ]
+    lines += ["", "| time | on Ray | one process | ratio | processor s on Ray | processor s, one process |"]
+    lines += ["|---|--:|--:|--:|--:|--:|"]
+    for row in ray["rows"]:
+        if row["ours"] and row["textbook"]:
+            both = [row[side]["median_s"] for side in ("ours", "textbook")]
+            cpu = [row["found"][f"processor s, {name}"] for name in ("workers", "one process")]
+            busy = " (others used the machine)" * (row["ours"]["disturbed"] or row["textbook"]["disturbed"])
+            times = f"{both[0]:.0f} s | {both[1]:.0f} s | {both[0] / both[1]:.2f}"
+            lines.append(f"| {row['what']}{busy} | {times} | {cpu[0]:.0f} | {cpu[1]:.0f} |")
+    return "\n".join(lines)
+
+
+def _long() -> str:
+    """Ten million activations from disk."""
+    record = _read("long")
+    *marks, whole = record["rows"]
+    names = list(marks[0]["found"])
+    lines = [_made(record), "", f"| after | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    lines += [f"| {row['what']} | {' | '.join(_number(row['found'][name]) for name in names)} |" for row in marks]
+    lines += ["", "; ".join(f"{name}: {_number(value)}" for name, value in whole["found"].items()) + "."]
+    return "\n".join(lines)
+
+
+def _faults() -> str:
+    """What was tried, survived, refused, or came out wrong."""
+    record = _read("faults")
+    names = ("tried", "survived", "refused clearly", "read as it stands", "wrong")
+    lines = [_made(record), "", f"| fault | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    rows = [(row["what"], row["found"]) for row in record["rows"]] + [("**all**", record["data"])]
+    lines += [f"| {what} | {' | '.join(f'{found.get(name, 0):,}' for name in names)} |" for what, found in rows]
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
