@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from .measure import RESULTS, Row, write
+from .measure import Row, kept_rows, write
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few cases of each, for a look")
     parser.add_argument("--only", help="of the damaged files, this kind alone", choices=_kinds())
     given = parser.parse_args()
-    rows = _kept([f"{part}: {given.only or ''}" for part in given.parts], quick=given.quick)
+    rows = kept_rows("faults", [f"{part}: {given.only or ''}" for part in given.parts], quick=given.quick)
     for name in given.parts or PARTS:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="ep-faults-") as folder:
@@ -66,15 +66,6 @@ def _row(what: str, outcomes: Outcomes) -> Row:
 def _total(rows: list[Row]) -> dict[str, int]:
     names = ("tried", "survived", "refused clearly", "read as it stands", "wrong")
     return {name: sum((row.found or {}).get(name, 0) for row in rows) for name in names}
-
-
-def _kept(parts: list[str], *, quick: bool) -> list[Row]:
-    """Rows of the parts that are not done again."""
-    path = RESULTS / f"faults{'-quick' if quick else ''}.json"
-    if not parts or not path.exists():
-        return []
-    rows = [Row(row["what"], target=row["target"], found=row["found"]) for row in json.loads(path.read_text())["rows"]]
-    return [row for row in rows if not row.what.startswith(tuple(parts))]
 
 
 def _kinds() -> list[str]:

@@ -56,6 +56,10 @@ class Samples:
     def median(self) -> float:
         return statistics.median(self.quiet or self.seconds)
 
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Samples:
+        return cls(record["samples_s"], record["other_cores"])
+
     def record(self) -> dict[str, Any]:
         return {
             "median_s": round(self.median, 4),
@@ -260,6 +264,13 @@ class Row:
     memory_textbook: float | None = None
     found: Mapping[str, Any] | None = None
 
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Row:
+        """The row that `record` made this of."""
+        sides = (record[side] and Samples.read(record[side]) for side in ("ours", "textbook"))
+        memory = (record["memory"][side] for side in ("ours_gb", "textbook_gb"))
+        return cls(record["what"], *sides, record["ratio"], record["target"], *memory, record["found"])
+
     def record(self) -> dict[str, Any]:
         ratio = self.ratio
         if ratio is None and self.ours and self.textbook:
@@ -274,6 +285,18 @@ class Row:
             "memory": {name: None if gb is None else round(gb, 3) for name, gb in memory.items()},
             "found": dict(self.found or {}),
         }
+
+
+def kept_rows(name: str, parts: Sequence[str], *, quick: bool) -> list[Row]:
+    """Rows of an earlier result but for those of some parts, which are done again; none where all parts are.
+
+    What a row is of begins with the name of its part.
+    """
+    path = RESULTS / f"{name}{'-quick' if quick else ''}.json"
+    if not parts or not path.exists():
+        return []
+    rows = [Row.read(row) for row in json.loads(path.read_text())["rows"]]
+    return [row for row in rows if not row.what.startswith(tuple(parts))]
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -315,9 +338,13 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def arguments(about: str | None) -> argparse.Namespace:
-    """The options every benchmark has."""
+def arguments(about: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The options every benchmark has. parts: names of what can be run alone, to be found in `parts`."""
     parser = argparse.ArgumentParser(description=(about or "").split("\n\n")[0])
+    if parts:
+        parser.add_argument(
+            "parts", nargs="*", help=f"some of {', '.join(parts)}; default: all. Rows of others are kept"
+        )
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look: no figures to quote")
     parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: all)")
     given = parser.parse_args()

@@ -1,7 +1,8 @@
 """Builds on a Ray cluster: the same bytes for any number of workers, what the owner sends and gets, and what it costs.
 
 SmolLM2 block 15, packaged text, every process with one thread. The cluster is one in this machine, so eight workers
-share its cores: only bytes are compared there. Traffic is counted after calibration, at p = 1 alone. The lag is
+share its cores: only bytes are compared there. Traffic is counted after calibration, at p = 1 alone, apart from the
+exemplars that every worker is told of once when it joins, which the length of a stream does not change. The lag is
 measured without Ray, on the cached activations: rows that a snapshot of so many chunks ago does not cover. Overhead
 compares one worker with one process, and two workers of one thread each with one process of two threads; processor
 seconds of all processes stand beside the times, as these are fair on a busy machine too.
@@ -17,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import psutil
 
 from .data import BATCH, CACHED_BATCHES, activations, text_name
 from .interrupted import digest
-from .measure import Row, alternate, arguments, write
+from .measure import Row, alternate, arguments, kept_rows, write
 
 LAGS = (0, 1, 3, 8, 24)  # chunks
 
@@ -110,37 +111,39 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def identity(tokens: int) -> list[Row]:
+def identity(quick: bool) -> Iterator[Row]:
     """One process, then 1, 2, 4 and 8 workers, then with kills: the digest of all files of each."""
+    tokens = 34_000 if quick else 50_000
     given = tokens, "1,4", 16_384
     alone = build(*given)
-    rows = [Row("one process", found={"sha256": alone.sha256})]
+    yield Row("one process", found={"sha256": alone.sha256, "tokens": tokens})
     for workers, kills in ((1, 0), (2, 0), (4, 0), (8, 0), (2, 3), (8, 4)):
         ran = build(*given, "--ray", "local", "--workers", str(workers), kills=kills)
         what = f"{workers} worker{'s' * (workers > 1)}" + f", {ran.kills} killed" * bool(kills)
-        rows.append(Row(what, found={"sha256": ran.sha256}, target="the same sha256"))
-        print(what, ran.sha256, flush=True)
+        yield Row(what, found={"sha256": ran.sha256}, target="the same sha256")
         assert ran.sha256 == alone.sha256, "the builds differ"
-    return rows
 
 
-def traffic(tokens: int, sample: int, workers: int) -> Row:
+def traffic(quick: bool) -> Iterator[Row]:
     """What the owner sent and got after calibration, by the activations there were."""
+    tokens, sample, workers = (70_000, 32_768, 2) if quick else (320_000, 212_992, 2)
     said = build(tokens, "1", sample, "--ray", "local", "--workers", str(workers)).record["ray"]
-    share = (said["sent"] + said["received"]) / said["activations"]
+    sent = said["sent"] - said["introductions"]
     found = {
-        "owner's traffic, share of activations' bytes": f"{share:.2%}",
-        "sent": f"{said['sent'] / said['activations']:.2%}",
+        "owner's traffic, share of activations' bytes": f"{(sent + said['received']) / said['activations']:.2%}",
+        "sent": f"{sent / said['activations']:.2%}",
         "received": f"{said['received'] / said['activations']:.2%}",
+        "sent to each worker as it joined, MB": said["introductions"] / workers / 1e6,
         "rows proposed": f"{said['proposed'] / said['rows']:.2%}",
         "mean lag, chunks": said["lag"] / said["chunks"],
         "owner's seconds at work a chunk": said["seconds"] / said["chunks"],
     }
-    return Row(f"p = 1, {said['rows']:,} activations after {sample:,}, {workers} workers", found=found, target="<= 2%")
+    yield Row(f"p = 1, {said['rows']:,} activations after {sample:,}, {workers} workers", found=found, target="<= 2%")
 
 
-def lags(batches: int) -> list[Row]:
+def lag(quick: bool) -> Iterator[Row]:
     """Rows of real activations that snapshots of some age do not cover, in the second half of the stream."""
+    batches = 4 if quick else CACHED_BATCHES
     import torch
 
     from exemplar_partitioning.dictionary import Dictionary
@@ -154,12 +157,11 @@ def lags(batches: int) -> list[Row]:
     for start in range(0, len(x_nd), BATCH):
         clustering.add(x_nd[start : start + BATCH])
         ks.append(clustering.k)
-    rows = []
     chunks = range(batches // 2, batches)
-    for lag in LAGS:
+    for old in LAGS:
         proposed = 0
         for chunk in chunks:
-            known = clustering.exemplars[: ks[max(chunk - lag, 0)]].clone()
+            known = clustering.exemplars[: ks[max(chunk - old, 0)]].clone()
             snapshot = Dictionary(clustering.center, known, clustering.threshold)
             _, distances = snapshot.assign(x_nd[chunk * BATCH : (chunk + 1) * BATCH])
             proposed += int((distances > clustering.threshold).sum())
@@ -168,13 +170,12 @@ def lags(batches: int) -> list[Row]:
             "rows proposed": f"{share:.3%}",
             "became exemplars": f"{(ks[-1] - ks[chunks[0]]) / len(chunks) / BATCH:.3%}",
         }
-        rows.append(Row(f"p = 1, activations {chunks[0] * BATCH:,} on, snapshot {lag} chunks old", found=found))
-    return rows
+        yield Row(f"p = 1, activations {chunks[0] * BATCH:,} on, snapshot {old} chunks old", found=found)
 
 
-def overhead(tokens: int, turns: int) -> list[Row]:
+def overhead(quick: bool) -> Iterator[Row]:
     """Whole builds in turn: one process beside workers on the same cores. `textbook` is one process here."""
-    rows = []
+    tokens, turns = (34_000, 1) if quick else (50_000, 2)
     for threads, workers in ((1, 1), (2, 2)):
         ran: dict[str, Ran] = {}
 
@@ -189,35 +190,26 @@ def overhead(tokens: int, turns: int) -> list[Row]:
             "workers": side("workers", "--ray", "local", "--workers", str(workers), threads=1),
         }
         samples, _ = alternate(sides, turns)
-        rows.append(
-            Row(
-                f"{workers} worker{'s' * (workers > 1)} of 1 thread, and one process of {threads}",
-                ours=samples["workers"],
-                textbook=samples["one process"],
-                target=">= 0.91x: 10% slower at most",
-                found={f"processor s, {name}": round(each.cpu, 1) for name, each in ran.items()},
-            )
+        yield Row(
+            f"{workers} worker{'s' * (workers > 1)} of 1 thread, and one process of {threads}",
+            ours=samples["workers"],
+            textbook=samples["one process"],
+            target=">= 0.91x: 10% slower at most",
+            found={f"processor s, {name}": round(each.cpu, 1) for name, each in ran.items()},
         )
-    return rows
+
+
+PARTS = {part.__name__: part for part in (identity, traffic, lag, overhead)}
 
 
 def main() -> None:
-    given = arguments(__doc__)
-    tokens, longer, sample, batches, turns = (
-        (34_000, 70_000, 32_768, 4, 1) if given.quick else (50_000, 320_000, 212_992, CACHED_BATCHES, 2)
-    )
-    rows = identity(tokens)
-    rows.append(traffic(longer, sample, 2))
-    rows += lags(batches)
-    rows += overhead(tokens, turns)
-    write(
-        "ray",
-        quick=given.quick,
-        seed=0,
-        about=__doc__ or "",
-        data={"text": "packaged text; lags: " + text_name(), "tokens": tokens, "tokens, traffic": longer},
-        rows=rows,
-    )
+    given = arguments(__doc__, tuple(PARTS))
+    data = {"text": "packaged text; lag: " + text_name()}
+    rows = kept_rows("ray", given.parts, quick=given.quick)
+    for name in given.parts or PARTS:
+        for row in PARTS[name](given.quick):
+            rows.append(replace(row, what=f"{name}: {row.what}"))
+            write("ray", quick=given.quick, seed=0, about=__doc__ or "", data=data, rows=rows)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,12 @@ class Flight:
 class Traffic:
     """Bytes of arrays between owner and workers since the end of calibration, and what there was to send.
 
-    proposed: rows that snapshots did not cover.  activations: bytes of all activations, at all sites.
+    introductions: bytes sent to workers as they joined, part of sent.  proposed: rows that snapshots did not cover.  activations: bytes of all activations, at all sites.
     lag: sum over chunks of how many were decided between a snapshot and its chunk.  seconds: of the owner at work.
     """
 
     sent: int = 0
+    introductions: int = 0
     received: int = 0
     chunks: int = 0
     rows: int = 0
@@ -187,6 +188,7 @@ class RayBuild(Run):
         ]
         hand.told = self._published
         self.traffic.sent += size(known)
+        self.traffic.introductions += size(known)
         self.pool.call(hand, ("know", -1), "know", known)
 
     def _hand_out(self) -> bool:
