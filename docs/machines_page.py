@@ -32,34 +32,33 @@ def _made(record: dict) -> str:
 def _ray() -> str:
     """The same bytes, and what it costs."""
     ray, hosts = _read("ray"), _read("hosts")
-    bytes_rows = [row for record in (ray, hosts) for row in record["rows"] if "sha256" in row["found"]]
+    parts: dict[str, list[dict]] = {}
+    for row in ray["rows"]:
+        part, what = row["what"].split(": ", 1)
+        parts.setdefault(part, []).append(row | {"what": what})
     lines = [_made(ray), "", "| build | sha256 of all its files |", "|---|---|"]
-    lines += [f"| {row['what']} | {row['found']['sha256'][:16]} |" for row in bytes_rows]
+    lines += [f"| {row['what']} | {row['found']['sha256']} |" for row in [*parts["identity"], *hosts["rows"]]]
     (silent,) = (row["found"]["longest silence, s"] for row in hosts["rows"] if "workers lost" in row["found"])
     lines += [
         "",
-        f"The last two are of `{hosts['command']}`: hosts are network namespaces, and the link of one goes down for "
-        f"good while chunks are proposed. The build went on without it after {silent:.0f} s.",
-        "",
+        f"The last two are of `{hosts['command']}`, with a tiny model: hosts are network namespaces, and the link of one "
+        f"goes down for good while chunks are proposed. The build went on without it after {silent:.0f} s.",
     ]
-    (traffic,) = (row for row in ray["rows"] if any(name.startswith("owner's traffic") for name in row["found"]))
-    lines += ["| owner and workers | |", "|---|--:|", f"| {traffic['what']} | |"]
-    lines += [f"| {name} | {_number(value)} |" for name, value in traffic["found"].items()]
-    lines += ["", "| rows that a snapshot does not cover | share | become exemplars |", "|---|--:|--:|"]
-    lines += [
-        f"| {row['what']} | {row['found']['rows proposed']} | {row['found']['became exemplars']} |"
-        for row in ray["rows"]
-        if "became exemplars" in row["found"]
-    ]
+    for row in parts["traffic"]:
+        lines += ["", f"| {row['what']} | |", "|---|--:|"]
+        lines += [f"| {name} | {_number(value)} |" for name, value in row["found"].items()]
+    if lag := parts.get("lag"):
+        lines += ["", "| rows that a snapshot does not cover | share | become exemplars |", "|---|--:|--:|"]
+        found = ((row["what"], row["found"]) for row in lag)
+        lines += [f"| {what} | {each['rows proposed']} | {each['became exemplars']} |" for what, each in found]
     lines += ["", "| time | on Ray | one process | ratio | processor s on Ray | processor s, one process |"]
     lines += ["|---|--:|--:|--:|--:|--:|"]
-    for row in ray["rows"]:
-        if row["ours"] and row["textbook"]:
-            both = [row[side]["median_s"] for side in ("ours", "textbook")]
-            cpu = [row["found"][f"processor s, {name}"] for name in ("workers", "one process")]
-            busy = " (others used the machine)" * (row["ours"]["disturbed"] or row["textbook"]["disturbed"])
-            times = f"{both[0]:.0f} s | {both[1]:.0f} s | {both[0] / both[1]:.2f}"
-            lines.append(f"| {row['what']}{busy} | {times} | {cpu[0]:.0f} | {cpu[1]:.0f} |")
+    for row in parts["overhead"]:
+        both = [row[side]["median_s"] for side in ("ours", "textbook")]
+        cpu = [row["found"][f"processor s, {name}"] for name in ("workers", "one process")]
+        busy = " (others used the machine)" * (row["ours"]["disturbed"] or row["textbook"]["disturbed"])
+        times = f"{both[0]:.0f} s | {both[1]:.0f} s | {both[0] / both[1]:.2f}"
+        lines.append(f"| {row['what']}{busy} | {times} | {cpu[0]:.0f} | {cpu[1]:.0f} |")
     return "\n".join(lines)
 
 

@@ -54,7 +54,8 @@ class Flight:
 class Traffic:
     """Bytes of arrays between owner and workers since the end of calibration, and what there was to send.
 
-    introductions: bytes sent to workers as they joined, part of sent.  proposed: rows that snapshots did not cover.  activations: bytes of all activations, at all sites.
+    introductions: bytes sent to workers as they joined, part of sent.
+    proposed: rows that snapshots did not cover.  activations: bytes of all activations, at all sites.
     lag: sum over chunks of how many were decided between a snapshot and its chunk.  seconds: of the owner at work.
     """
 
