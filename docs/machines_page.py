@@ -41,8 +41,8 @@ def _ray() -> str:
     (silent,) = (row["found"]["longest silence, s"] for row in hosts["rows"] if "workers lost" in row["found"])
     lines += [
         "",
-        f"The last two are of `{hosts['command']}`, with a tiny model: hosts are network namespaces, and the link of one "
-        f"goes down for good while chunks are proposed. The build went on without it after {silent:.0f} s.",
+        f"The last two are of `{hosts['command']}`, with a tiny model: hosts are network namespaces, and the link of "
+        f"one goes down for good while chunks are proposed. The build went on without it after {silent:.0f} s.",
     ]
     for row in parts["traffic"]:
         lines += ["", f"| {row['what']} | |", "|---|--:|"]
