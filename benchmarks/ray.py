@@ -175,7 +175,7 @@ def lag(quick: bool) -> Iterator[Row]:
 
 def overhead(quick: bool) -> Iterator[Row]:
     """Whole builds in turn: one process beside workers on the same cores. `textbook` is one process here."""
-    tokens, turns = (34_000, 1) if quick else (50_000, 2)
+    tokens, turns = (34_000, 1) if quick else (50_000, 1)
     for threads, workers in ((1, 1), (2, 2)):
         ran: dict[str, Ran] = {}
 
