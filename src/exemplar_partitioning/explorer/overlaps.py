@@ -145,7 +145,7 @@ def _shared(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
     try:
         table = read_table(path, list(_COLUMNS))
         region_a, region_b, *both = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{path} cannot be read ({reason}): write it anew with `ep match A B --text TEXT --out DIR`, without --csv"
