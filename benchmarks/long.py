@@ -11,6 +11,7 @@ measured in the same run, before the stream and after it. Memory is the growth o
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,8 +70,8 @@ def product_speed(k: int) -> float:
     dtype = getattr(torch, ExemplarMatrix(D).prefilter)
     a_nd, e_kd = torch.randn(data.BATCH, D).to(dtype), torch.randn(k, D).to(dtype)
     out_nk = torch.empty(data.BATCH, k, dtype=dtype)
-    seconds = sorted(timed(lambda: torch.mm(a_nd, e_kd.T, out=out_nk))[1] for _ in range(6))
-    return 2 * data.BATCH * k * D / float(np.median(seconds[:5]))
+    seconds = [timed(lambda: torch.mm(a_nd, e_kd.T, out=out_nk))[1] for _ in range(6)]
+    return 2 * data.BATCH * k * D / statistics.median(seconds[1:])  # the first warms up
 
 
 def clustered(path: Path) -> list[Mark]:

@@ -143,7 +143,6 @@ def traffic(quick: bool) -> Iterator[Row]:
 
 def lag(quick: bool) -> Iterator[Row]:
     """Rows of real activations that snapshots of some age do not cover, in the second half of the stream."""
-    batches = 4 if quick else CACHED_BATCHES
     import torch
 
     from exemplar_partitioning.dictionary import Dictionary
@@ -151,6 +150,7 @@ def lag(quick: bool) -> Iterator[Row]:
 
     from .clustering import settled
 
+    batches = 4 if quick else CACHED_BATCHES
     center, thresholds = settled(min(batches, 13))
     x_nd = torch.from_numpy(activations(batches * BATCH))
     clustering, ks = LeaderClustering(torch.from_numpy(center), thresholds[1.0]), [0]
@@ -175,7 +175,7 @@ def lag(quick: bool) -> Iterator[Row]:
 
 def overhead(quick: bool) -> Iterator[Row]:
     """Whole builds in turn: one process beside workers on the same cores. `textbook` is one process here."""
-    tokens, turns = (34_000, 1) if quick else (50_000, 1)
+    tokens, turns = (34_000, 1) if quick else (50_000, 3)
     for threads, workers in ((1, 1), (2, 2)):
         ran: dict[str, Ran] = {}
 

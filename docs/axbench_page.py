@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -38,8 +39,17 @@ def draw() -> None:
         file.write_bytes(svg + f"<!-- source sha256 {digest} -->\n".encode())
 
 
+@cache
 def _results() -> list[dict]:
     return [json.loads(path.read_bytes()) for path in FOUND]
+
+
+@cache
+def pooled_rows() -> list[dict]:
+    """Every method over all results; once, for all tables that show some of it."""
+    from exemplar_partitioning.experiments.axbench.pooled import pooled
+
+    return pooled(_results())
 
 
 def _made(results: list[dict]) -> str:
@@ -64,7 +74,7 @@ def _sizes(result: dict, site: str) -> str:
 
 def _pooled(results: list[dict]) -> str:
     """Every method at the finest percentile, best first, with the texts it was trained on."""
-    from exemplar_partitioning.experiments.axbench.pooled import methods, pooled, reference, shown
+    from exemplar_partitioning.experiments.axbench.pooled import methods, reference, shown
 
     found = methods(results)
     best = {trained_on: reference(found, trained_on)[0] for trained_on in ("own", "all")}
@@ -80,7 +90,7 @@ def _pooled(results: list[dict]) -> str:
         "| above the better probe on the same texts |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
-    for row in shown(pooled(results), finest):
+    for row in shown(pooled_rows(), finest):
         lines.append(
             f"| {row['basis']} | {row['rule']} | {row['training']} | {_interval(row['auroc'])} "
             f"| {row['negative'][0]:.3f} | {row['hard'][0]:.3f} | {_interval(row['above_reference'], '+.3f')} "
@@ -94,10 +104,8 @@ CHOSEN = ("exemplar", "ridge", "all")  # by cross-validation on training texts o
 
 def _short(results: list[dict]) -> str:
     """What the table says of the readout that was chosen, and of the one best region."""
-    from exemplar_partitioning.experiments.axbench.pooled import pooled
-
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
-    rows = {(r["basis"], r["rule"], r["training"]): r for r in pooled(results) if r["percentile"] in (None, finest)}
+    rows = {(r["basis"], r["rule"], r["training"]): r for r in pooled_rows() if r["percentile"] in (None, finest)}
     chosen, one = rows[CHOSEN], rows["exemplar", "best", "own"]
     beside = ("k-means", "random exemplars", "mean activation")
     same = {basis: _interval(rows[basis, *CHOSEN[1:]]["auroc"]) for basis in beside}
@@ -116,9 +124,7 @@ def _short(results: list[dict]) -> str:
 
 def _resolutions(results: list[dict]) -> str:
     """Mean AUROC over percentiles, of exemplars and of means of members."""
-    from exemplar_partitioning.experiments.axbench.pooled import pooled
-
-    rows = {(r["basis"], r["rule"], r["training"], r["percentile"]): r["auroc"] for r in pooled(results)}
+    rows = {(r["basis"], r["rule"], r["training"], r["percentile"]): r["auroc"] for r in pooled_rows()}
     percentiles = sorted({key[3] for key in rows if key[3] is not None})
     lines = ["| features | rule | trained on | " + " | ".join(f"p {p:g}" for p in percentiles) + " |"]
     lines.append("|---|---|---" + "|--:" * len(percentiles) + "|")
@@ -209,12 +215,10 @@ def _mean(values: list[float | None]) -> str:
 
 def _paper(results: list[dict]) -> str:
     """The paper's order of methods, beside ours."""
-    from exemplar_partitioning.experiments.axbench.pooled import pooled
-
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
     found = {
         (row["basis"], row["rule"]): row
-        for row in pooled(results)
+        for row in pooled_rows()
         if row["percentile"] in (None, finest) and row["training"] == "own"
     }
     published = [

@@ -1,8 +1,9 @@
 """The table of claims in results.md and README.md: what the paper says, and what the result files say."""
 
 import json
-from functools import cache
 from pathlib import Path
+
+import axbench_page
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -32,14 +33,11 @@ def _shown(figure: list, form: str = ".3f") -> str:
     return f"{value} ({low} to {high})"
 
 
-@cache
 def _pooled() -> dict[tuple, dict]:
-    from exemplar_partitioning.experiments.axbench.pooled import pooled
-
-    results = [json.loads(path.read_bytes()) for path in sorted((RESULTS / "axbench").glob("*.json"))]
-    finest = min(d["percentile"] for d in results[0]["dictionaries"])
-    rows = [row for row in pooled(results) if row["percentile"] in (None, finest)]
-    return {(row["basis"], row["rule"], row["training"]): row for row in rows}
+    """The methods of concept detection at the finest percentile."""
+    rows = axbench_page.pooled_rows()
+    finest = min(row["percentile"] for row in rows if row["percentile"] is not None)
+    return {(row["basis"], row["rule"], row["training"]): row for row in rows if row["percentile"] in (None, finest)}
 
 
 def _detection() -> tuple[str, str]:

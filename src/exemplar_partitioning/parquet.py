@@ -1,4 +1,4 @@
-"""Our tables, read in the calling thread: they are small, and Arrow waits for ever where it cannot start threads."""
+"""Parquet read in the calling thread: our tables are small, and Arrow waits for ever where it cannot start threads."""
 
 from __future__ import annotations
 

@@ -87,16 +87,8 @@ def main() -> None:
     # OpenMP threads that spin while they wait make every step some ten times slower as soon as another
     # program wants a core; sleeping after a short while costs nothing. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
-        typer.secho(
-            f"ep: {limit >> 20:,} MB of address space are allowed here; {_LEAST_MEMORY >> 20:,} are needed before any "
-            "work begins. Raise the limit (`ulimit -v`)",
-            err=True,
-            fg="red",
-        )
-        sys.exit(ResourceError.exit_code)
     try:
+        _check_address_space()
         app()
     except EPError as error:
         typer.secho(f"ep: {error}", err=True, fg="red")
@@ -116,6 +108,15 @@ def main() -> None:
             fg="red",
         )
         sys.exit(ResourceError.exit_code)
+
+
+def _check_address_space() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
+        raise ResourceError(
+            f"{limit >> 20:,} MB of address space are allowed here; {_LEAST_MEMORY >> 20:,} are needed before any work "
+            "begins. Raise the limit (`ulimit -v`)"
+        )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -188,8 +188,9 @@ class RayBuild(Run):
             for one, growing in zip(self._ahead, self.state.growing, strict=True)
         ]
         hand.told = self._published
-        self.traffic.sent += size(known)
-        self.traffic.introductions += size(known)
+        told = size(known)
+        self.traffic.sent += told
+        self.traffic.introductions += told
         self.pool.call(hand, ("know", -1), "know", known)
 
     def _hand_out(self) -> bool:

