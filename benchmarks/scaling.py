@@ -159,7 +159,7 @@ def measured(d: int, k: int) -> Costs:
 def reading() -> float:
     """Seconds to read, tokenise and cut a chunk of the packaged text."""
     from exemplar_partitioning.models.load import load_model
-    from exemplar_partitioning.store import TextRecord
+    from exemplar_partitioning.records import TextRecord
     from exemplar_partitioning.stream import text_chunks
     from exemplar_partitioning.text.documents import read_documents
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from exemplar_partitioning import store
+from exemplar_partitioning import records, store
 from exemplar_partitioning.annotation import folder
 
-SCHEMAS = {"config": store.json_schema, "annotation": folder.json_schema}
+SCHEMAS = {"config": records.json_schema, "annotation": folder.json_schema}
 
 if __name__ == "__main__":
     for name, schema in SCHEMAS.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from exemplar_partitioning import store
+from exemplar_partitioning import records, store
 from exemplar_partitioning.annotation import folder as annotation
 from exemplar_partitioning.dictionary import Dictionary
 from exemplar_partitioning.store import StoredDictionary
@@ -72,11 +72,11 @@ def _sizes(rng: np.random.Generator, k: int) -> np.ndarray:
     return np.minimum(20_000, rng.pareto(0.9, size=k) * 12).astype(np.int64)
 
 
-def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_norm: float) -> store.Config:
+def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_norm: float) -> records.Config:
     steps = np.unique(np.linspace(max(1, n // 40), n, 40).astype(int))
     grown = np.maximum(1, k * (1 - np.exp(-5 * steps / n)) / (1 - np.exp(-5))).astype(int)
-    return store.Config(
-        model=store.ModelRecord(
+    return records.Config(
+        model=records.ModelRecord(
             id="synthetic-<b>model</b>",
             revision=None,
             architecture="LlamaForCausalLM",
@@ -88,8 +88,8 @@ def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_
             tokenizer_hash="a" * 64,
             license=None,
         ),
-        site=store.SiteRecord(name=SITE, transformer_lens="blocks.1.hook_resid_post", module_path="model.layers.1"),
-        text=store.TextRecord(
+        site=records.SiteRecord(name=SITE, transformer_lens="blocks.1.hook_resid_post", module_path="model.layers.1"),
+        text=records.TextRecord(
             source="synthetic.jsonl",
             context_size=128,
             prepend_bos=True,
@@ -98,7 +98,7 @@ def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_
             seed=0,
             digest="d" * 64,
         ),
-        calibration=store.CalibrationRecord(
+        calibration=records.CalibrationRecord(
             percentile=percentile,
             threshold=threshold,
             spread=0.001,
@@ -106,14 +106,14 @@ def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_
             n_activations=200,
             center_norm=center_norm,
         ),
-        build=store.BuildRecord(
+        build=records.BuildRecord(
             k=k,
             n_activations=n,
             skipped=0,
             stopped="saturated",
             saturation_window=500,
             until_unseen=None,
-            unseen=store.UnseenRecord(estimate=0.002, low=0.0005, high=0.005),
+            unseen=records.UnseenRecord(estimate=0.002, low=0.0005, high=0.005),
             growth=list(zip(steps.tolist(), grown.tolist(), strict=True)),
             device="cpu",
         ),
@@ -140,11 +140,11 @@ def _regions(rng: np.random.Generator, exemplars_kd: np.ndarray, token_k: np.nda
             "arrivals": pa.array(arrivals_k, pa.int64()),
             "window_tokens": _lists(np.full(k, 8), pa.array(windows.ravel(), pa.int32()), "window_tokens"),
         },
-        schema=store.REGIONS_SCHEMA,
+        schema=records.REGIONS_SCHEMA,
     )
 
 
-def _lists(lengths: np.ndarray, values: pa.Array, column: str, schema: pa.Schema = store.REGIONS_SCHEMA) -> pa.Array:
+def _lists(lengths: np.ndarray, values: pa.Array, column: str, schema: pa.Schema = records.REGIONS_SCHEMA) -> pa.Array:
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return pa.ListArray.from_arrays(offsets, values, type=schema.field(column).type)
 

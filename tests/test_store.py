@@ -14,7 +14,7 @@ import torch
 
 import exemplar_partitioning as ep
 from conftest import tree
-from exemplar_partitioning import store
+from exemplar_partitioning import records, store
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import disk_errors, new_folder
 
@@ -43,10 +43,10 @@ def example(path, k=5, percentile=2.5):
             "arrivals": [2**33 + i for i in range(k)],
             "window_tokens": [[1, *range(10, 11 + i)] for i in range(k)],
         },
-        schema=store.REGIONS_SCHEMA,
+        schema=records.REGIONS_SCHEMA,
     )
-    config = store.Config(
-        model=store.ModelRecord(
+    config = records.Config(
+        model=records.ModelRecord(
             id="example",
             revision=None,
             architecture="LlamaForCausalLM",
@@ -58,10 +58,10 @@ def example(path, k=5, percentile=2.5):
             tokenizer_hash="a" * 64,
             license=None,
         ),
-        site=store.SiteRecord(
+        site=records.SiteRecord(
             name="resid_post.1", transformer_lens="blocks.1.hook_resid_post", module_path="model.layers.1"
         ),
-        text=store.TextRecord(
+        text=records.TextRecord(
             source="file.jsonl",
             context_size=128,
             prepend_bos=True,
@@ -70,17 +70,17 @@ def example(path, k=5, percentile=2.5):
             seed=0,
             digest="d" * 64,
         ),
-        calibration=store.CalibrationRecord(
+        calibration=records.CalibrationRecord(
             percentile=percentile, threshold=0.25, spread=0.001, batch=100, n_activations=200, center_norm=2.9580398915
         ),
-        build=store.BuildRecord(
+        build=records.BuildRecord(
             k=k,
             n_activations=1000,
             skipped=1,
             stopped="saturated",
             saturation_window=500,
             until_unseen=None,
-            unseen=store.UnseenRecord(estimate=0.002, low=0.0, high=0.005),
+            unseen=records.UnseenRecord(estimate=0.002, low=0.0, high=0.005),
             growth=[(500, 4), (1000, k)],
             device="cpu",
         ),
@@ -132,7 +132,7 @@ def test_golden_folder_still_loads():
 
 def test_committed_json_schema_is_the_models(tmp_path):
     committed = json.loads(SCHEMA.read_bytes())
-    assert committed == store.json_schema(), "run `make schema` and commit docs/config.schema.json"
+    assert committed == records.json_schema(), "run `make schema` and commit docs/config.schema.json"
     jsonschema.validate(json.loads((GOLDEN / "config.json").read_bytes()), committed)
 
 

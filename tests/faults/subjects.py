@@ -22,7 +22,7 @@ import torch
 
 import exemplar_partitioning as ep
 from annotated import annotated
-from exemplar_partitioning import checkpoints, store
+from exemplar_partitioning import checkpoints, records, store
 from exemplar_partitioning.atlas import layout
 from exemplar_partitioning.builder import checkpoint
 from exemplar_partitioning.builder.growing import Growing
@@ -170,7 +170,7 @@ def _one_file(name: str) -> Subject:
 
 
 def _settings() -> BuildSettings:
-    model = store.ModelRecord(
+    model = records.ModelRecord(
         id="tiny",
         revision=None,
         architecture="LlamaForCausalLM",

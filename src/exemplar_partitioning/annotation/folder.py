@@ -29,7 +29,8 @@ from safetensors.numpy import save as serialise
 from ..errors import DataError, EPError
 from ..files import check_seal, new_folder, read_json, seal, sha256, to_json, verify
 from ..parquet import read_groups, read_table
-from ..store import FileRecord, StoredDictionary, TextRecord
+from ..records import FileRecord, TextRecord
+from ..store import StoredDictionary
 
 FOLDER = "annotation"
 BINS = 64  # of the distance histogram

@@ -13,20 +13,8 @@ from ..dictionary import Dictionary
 from ..errors import EPError
 from ..models.load import LoadedModel
 from ..models.sites import Site
-from ..store import (
-    REGIONS_SCHEMA,
-    BuildRecord,
-    CalibrationRecord,
-    Config,
-    SiteRecord,
-    TextRecord,
-    UnseenRecord,
-    content_ids,
-    find,
-    percentile_name,
-    save,
-    versions,
-)
+from ..records import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
+from ..store import content_ids, find, percentile_name, save, versions
 from .checkpoint import State
 from .growing import Growing
 from .settings import BuildSettings

@@ -27,7 +27,8 @@ from ..leader import LeaderClustering
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import Site, resolve_sites
-from ..store import ModelRecord, find, read_config, to_json
+from ..records import ModelRecord
+from ..store import find, read_config, to_json
 from ..stream import Chunk, extract, text_chunks
 from ..text.documents import DocumentSource, read_documents
 from .checkpoint import Spill, Workspace

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..calibration import BATCH, SAMPLE
+from ..records import Config, ModelRecord
 from ..statistics import UnseenMass
-from ..store import Config, ModelRecord
 
 
 class BuildSettings(BaseModel):

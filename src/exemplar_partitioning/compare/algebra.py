@@ -34,7 +34,8 @@ from torch import Tensor
 from ..dictionary import Dictionary
 from ..errors import EPError
 from ..leader import LeaderClustering
-from ..store import BuildRecord, StoredDictionary, content_ids, load, percentile_name, save
+from ..records import BuildRecord
+from ..store import StoredDictionary, content_ids, load, percentile_name, save
 from .matching import raw_exemplars
 from .origin import write_origin
 

@@ -33,19 +33,8 @@ from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
-from ..store import (
-    REGIONS_SCHEMA,
-    CalibrationRecord,
-    Config,
-    ModelRecord,
-    SiteRecord,
-    StoredDictionary,
-    content_ids,
-    load,
-    percentile_name,
-    save,
-    versions,
-)
+from ..records import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
+from ..store import StoredDictionary, content_ids, load, percentile_name, save, versions
 from .common import Place, tokenised
 from .origin import write_origin
 

@@ -19,7 +19,8 @@ from ..annotation.folder import FOLDER, Annotation
 from ..errors import EPError
 from ..labels import Label, Labels, automatic
 from ..labels.stored import FILE as LABELS
-from ..store import Config, StoredDictionary, find, load, read_config
+from ..records import Config
+from ..store import StoredDictionary, find, load, read_config
 
 _ROWS = 1024  # of a block of cosines
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float
 
-from .. import __version__, store
+from .. import __version__, records, store
 from ..dictionary import Dictionary
 from ..errors import DataError, EPError
 from ..files import foreign, read_json, sha256
@@ -142,7 +142,7 @@ def _regions(
             "arrivals": pa.array(arrivals, pa.int64()),
             "window_tokens": [window for *_, window in places],
         },
-        schema=store.REGIONS_SCHEMA,
+        schema=records.REGIONS_SCHEMA,
     )
 
 
@@ -203,13 +203,13 @@ def _config(
     site: str,
     percentile: float,
     model: LoadedModel | None,
-) -> store.Config:
+) -> records.Config:
     arrivals_k = table["arrivals"].to_numpy()
     n = int(arrivals_k.sum())
-    return store.Config(
+    return records.Config(
         model=_model(described, dictionary, model),
         site=_site(site, model),
-        text=store.TextRecord(
+        text=records.TextRecord(
             source=str(described.get("dataset", UNKNOWN)),
             context_size=int(described.get("ctx", described.get("context_size", 128))),
             prepend_bos=True,
@@ -220,7 +220,7 @@ def _config(
             chat=False,
             positions="all",
         ),
-        calibration=store.CalibrationRecord(
+        calibration=records.CalibrationRecord(
             percentile=percentile,
             threshold=dictionary.threshold,
             spread=0.0,
@@ -228,7 +228,7 @@ def _config(
             n_activations=int(described.get("calibration_tokens", 0)),
             center_norm=float(dictionary.center.norm()),
         ),
-        build=store.BuildRecord(
+        build=records.BuildRecord(
             k=dictionary.k,
             n_activations=n,
             skipped=0,
@@ -236,7 +236,7 @@ def _config(
             saturation_window=_BATCH,
             until_unseen=None,
             # Nothing is known of it but that it is a share.
-            unseen=store.UnseenRecord(estimate=float((arrivals_k == 1).sum() / max(1, n)), low=0.0, high=1.0),
+            unseen=records.UnseenRecord(estimate=float((arrivals_k == 1).sum() / max(1, n)), low=0.0, high=1.0),
             growth=[(n, dictionary.k)],
             device=UNKNOWN,
         ),
@@ -244,10 +244,10 @@ def _config(
     )
 
 
-def _model(described: dict[str, Any], dictionary: Dictionary, model: LoadedModel | None) -> store.ModelRecord:
+def _model(described: dict[str, Any], dictionary: Dictionary, model: LoadedModel | None) -> records.ModelRecord:
     if model is not None:
-        return store.ModelRecord(**asdict(model.info))
-    return store.ModelRecord(
+        return records.ModelRecord(**asdict(model.info))
+    return records.ModelRecord(
         id=str(described.get("model", UNKNOWN)),
         revision=None,
         architecture=UNKNOWN,
@@ -261,7 +261,7 @@ def _model(described: dict[str, Any], dictionary: Dictionary, model: LoadedModel
     )
 
 
-def _site(name: str, model: LoadedModel | None) -> store.SiteRecord:
+def _site(name: str, model: LoadedModel | None) -> records.SiteRecord:
     from ..models.sites import POINTS, Site, resolve_sites
 
     point, _, layer = name.rpartition(".")
@@ -274,4 +274,4 @@ def _site(name: str, model: LoadedModel | None) -> store.SiteRecord:
         raise EPError(
             f"site is {name!r}; expected one of {', '.join(POINTS)} with the block's number, as resid_post.12"
         )
-    return store.SiteRecord(name=str(site), transformer_lens=site.transformer_lens, module_path=path)
+    return records.SiteRecord(name=str(site), transformer_lens=site.transformer_lens, module_path=path)
