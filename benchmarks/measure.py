@@ -348,6 +348,8 @@ def arguments(about: str | None, parts: Sequence[str] = ()) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look: no figures to quote")
     parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: all)")
     given = parser.parse_args()
+    if unknown := set(given.parts if parts else ()) - set(parts):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     if given.threads:
         use_threads(given.threads)
     return given

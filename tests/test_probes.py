@@ -16,7 +16,7 @@ from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.experiments.activations import TextActivations
 from exemplar_partitioning.experiments.probes import run as probes
-from exemplar_partitioning.experiments.probes.features import Plan, one_hot, read_rows, shares
+from exemplar_partitioning.experiments.probes.features import Plan, named, one_hot, read_rows, shares
 from exemplar_partitioning.experiments.probes.logistic import prepared, probe, top_features
 from exemplar_partitioning.experiments.resampling import auroc, interval, macro_auroc, ratio, resamples
 from exemplar_partitioning.experiments.tasks import collection_names, collection_task, file_task, make_task, split
@@ -193,6 +193,14 @@ def test_forms_of_regions_by_hand():
     assert found == pytest.approx(np.array([[1 / 3, 2 / 3, 0], [2 / 5, 0, 2 / 5]]))
 
 
+def test_an_exemplar_says_no_more_than_its_number():
+    exemplars = torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    d = ep.Dictionary(torch.zeros(6), exemplars, 0.9)
+    ids = np.array([2, 0, -1, 2])
+    found = named(d, ids)
+    assert (found[ids >= 0] == exemplars.numpy()[ids[ids >= 0]]).all() and not found[2].any()
+
+
 class TestFigures:
     """Retention by hand: ten rows, of which guessing gets 5, raw 9 and the arm 7."""
 
@@ -262,12 +270,28 @@ def result(built, loaded, sae, tmp_path_factory):
 class TestPlanted:
     def test_region_of_the_last_token_keeps_what_the_probe_reads(self, result):
         found = {(row["arm"], row["detail"]): row for row in result[0]["pooled"]}
-        for arm in (("raw", ""), ("token", ""), ("one-hot", "p 2"), ("cosine", "p 2"), ("sae dense", "made")):
+        for arm in (
+            ("raw", ""),
+            ("token", ""),
+            ("one-hot", "p 2"),
+            ("exemplar", "p 2"),
+            ("cosine", "p 2"),
+            ("sae dense", "made"),
+        ):
             assert found[arm]["accuracy"][0] >= 0.9, arm
         assert found["majority", ""]["accuracy"][0] == 0.5
         assert found["one-hot", "p 2"]["corrected"][0] >= 0.8
         arms = {arm for arm, _ in found}
-        assert arms >= {"share", "random", "words", "raw mean", "sae top-1", "sae top-4", "sae one-hot"}
+        assert arms >= {
+            "share",
+            "random",
+            "random direction",
+            "words",
+            "raw mean",
+            "sae top-1",
+            "sae top-4",
+            "sae one-hot",
+        }
         assert ("one-hot", "all p") in found
 
     def test_intervals_hold_their_values(self, result):

@@ -143,9 +143,12 @@ def _of_regions(
         forms["share"].append(shares(region_n, rows.every.start_t))
         for arm, features in forms.items():
             yield Features(arm, p, *rows.halves(features[-1]), against=_AGAINST[arm])
+        yield Features("exemplar", p, *rows.halves(named(d, region_n[rows.last_x])), standardise=True)
         yield Features("cosine", p, *rows.halves(np.nan_to_num(d.encode(last_xd, "cosine"))), standardise=True)
-        cells_x, _ = random_cells(d, seed).assign(last_xd)
+        cells = random_cells(d, seed)
+        cells_x, _ = cells.assign(last_xd)
         yield Features("random", p, *rows.halves(one_hot(cells_x, d.k)))
+        yield Features("random direction", p, *rows.halves(named(cells, cells_x)), standardise=True)
     if len(dictionaries) > 1:
         for arm, features in forms.items():
             yield Features(arm, "all p", *rows.halves(np.concatenate(features, axis=1)), against=_AGAINST[arm])
@@ -168,6 +171,14 @@ def one_hot(id_x: Int64[np.ndarray, " x"], k: int) -> Float32[np.ndarray, "x k"]
     features = np.zeros((len(id_x), k), np.float32)
     inside = np.flatnonzero(id_x >= 0)
     features[inside, id_x[inside]] = 1
+    return features
+
+
+def named(dictionary: Dictionary, id_x: Int64[np.ndarray, " x"]) -> Float32[np.ndarray, "x d"]:
+    """The exemplar of each row's region; nothing where there is none."""
+    features = np.zeros((len(id_x), dictionary.d_model), np.float32)
+    inside = np.flatnonzero(id_x >= 0)
+    features[inside] = dictionary.exemplars.numpy()[id_x[inside]]
     return features
 
 

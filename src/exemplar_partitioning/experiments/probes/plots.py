@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FORMS = {"one-hot": "C0", "share": "C1", "cosine": "C2", "random": "0.5"}
+_FORMS = {"one-hot": "C0", "exemplar": "C3", "share": "C1", "cosine": "C2", "random": "0.5"}
 
 
 def probes_figure(result: dict[str, Any]) -> Figure:

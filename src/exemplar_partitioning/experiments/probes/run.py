@@ -5,9 +5,11 @@ For every task, logistic regression learns on training rows and is judged on tes
 - `raw`: the activation of the last token, as sae-probes has it; `raw mean`: the mean over the tokens of the text;
 - `one-hot`: which region the last token lies in, and nothing else; `share`: the share of tokens in each region; both
   also of all percentiles side by side;
+- `exemplar`: the exemplar of the last token's region in place of the activation. It says no more than the one-hot form,
+  each region having one, but what is learned of a region then tells of others that lie near it;
 - `cosine`: cosines of the last token to all exemplars;
 - controls: `majority`; `token` and `words`, the same two forms of token ids in place of regions; `random`, one-hot over
-  as many cells around random directions;
+  as many cells around random directions, and `random direction`, that direction in place of the activation;
 - `sae top-1`, `sae top-k`: features that differ most between classes of training rows; `sae dense`: all of them;
   `sae one-hot`: which feature is largest.
 
