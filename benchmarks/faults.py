@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from .measure import Row, kept_rows, write
+from .measure import Row, check_parts, kept_rows, write
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few cases of each, for a look")
     parser.add_argument("--only", help="of the damaged files, this kind alone", choices=_kinds())
     given = parser.parse_args()
+    check_parts(parser, given.parts, tuple(PARTS))
     rows = kept_rows("faults", [f"{part}: {given.only or ''}" for part in given.parts], quick=given.quick)
     for name in given.parts or PARTS:
         begun = time.monotonic()

@@ -348,11 +348,17 @@ def arguments(about: str | None, parts: Sequence[str] = ()) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look: no figures to quote")
     parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: all)")
     given = parser.parse_args()
-    if unknown := set(given.parts if parts else ()) - set(parts):
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    if parts:
+        check_parts(parser, given.parts, parts)
     if given.threads:
         use_threads(given.threads)
     return given
+
+
+def check_parts(parser: argparse.ArgumentParser, given: Sequence[str], parts: Sequence[str]) -> None:
+    """End with a message if some that are asked for do not exist."""
+    if unknown := sorted(set(given) - set(parts)):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
 
 
 def _threads() -> int:
