@@ -4,8 +4,8 @@ SmolLM2 block 15, packaged text, every process with one thread. The cluster is o
 share its cores: only bytes are compared there. Traffic is counted after calibration, at p = 1 alone, apart from the
 exemplars that every worker is told of once when it joins, which the length of a stream does not change. The lag is
 measured without Ray, on the cached activations: rows that a snapshot of so many chunks ago does not cover. Overhead
-compares one worker with one process, and two workers of one thread each with one process of two threads; processor
-seconds of all processes stand beside the times, as these are fair on a busy machine too.
+compares builds on equal cores: two workers of one thread each with one process of two threads, and one worker with one
+process, all of whose processes are held to one core. Processor seconds of all processes stand beside the times.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import psutil
 
 from .data import BATCH, CACHED_BATCHES, activations, text_name
 from .interrupted import digest
-from .measure import Row, alternate, arguments, kept_rows, write
+from .measure import Row, Samples, arguments, kept_rows, timed, write
 
 LAGS = (0, 1, 3, 8, 24)  # chunks
 
@@ -42,8 +43,16 @@ class Ran:
     kills: int = 0
 
 
-def build(tokens: int, percentile: str, sample: int, *more: str, threads: int = 1, kills: int = 0) -> Ran:
-    """Run `ep build` into a folder that is removed, and kill some of its workers on the way."""
+def build(
+    tokens: int,
+    percentile: str,
+    sample: int,
+    *more: str,
+    threads: int = 1,
+    kills: int = 0,
+    cores: list[int] | None = None,
+) -> Ran:
+    """Run `ep build` into a folder that is removed, on all cores or some, and kill some of its workers on the way."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = [sys.executable, "-m", "exemplar_partitioning", "build", "--no-annotate", "--threads", str(threads)]
@@ -56,6 +65,8 @@ def build(tokens: int, percentile: str, sample: int, *more: str, threads: int = 
             stderr=subprocess.DEVNULL,
             env=environment,
         )
+        if cores is not None:
+            process.cpu_affinity(cores)
         watch = Watch(process, kills)
         watch.start()
         assert process.wait() == 0, command
@@ -175,27 +186,25 @@ def lag(quick: bool) -> Iterator[Row]:
 
 def overhead(quick: bool) -> Iterator[Row]:
     """Whole builds in turn: one process beside workers on the same cores. `textbook` is one process here."""
-    tokens, turns = (34_000, 1) if quick else (50_000, 3)
-    for threads, workers in ((1, 1), (2, 2)):
-        ran: dict[str, Ran] = {}
-
-        def side(name: str, *more: str, threads: int, ran: dict[str, Ran] = ran) -> Callable[[], None]:
-            def work() -> None:
-                ran[name] = build(tokens, "1", 16_384, *more, threads=threads)
-
-            return work
-
-        sides = {
-            "one process": side("one process", threads=threads),
-            "workers": side("workers", "--ray", "local", "--workers", str(workers), threads=1),
-        }
-        samples, _ = alternate(sides, turns)
+    tokens, turns = (34_000, 1) if quick else (120_000, 2)
+    for workers in (2, 1):
+        sides = {"one process": ((), workers), "workers": (("--ray", "local", "--workers", str(workers)), 1)}
+        samples, cpu = {name: Samples([], []) for name in sides}, dict[str, float]()
+        for name, (more, threads) in [*sides.items()] * turns:
+            given = partial(build, tokens, "1", 16_384, *more, threads=threads, cores=list(range(workers)))
+            ran, seconds, others = timed(given)
+            cpu[name] = round(ran.cpu, 1)
+            samples[name].seconds.append(seconds)
+            free = (os.cpu_count() or 1) - workers  # cores that others may have
+            samples[name].others.append(max(0.0, others - ran.cpu / seconds - free))
+            print(f"  {name}: {seconds:.1f} s", flush=True)
+        many = "s" * (workers > 1)
         yield Row(
-            f"{workers} worker{'s' * (workers > 1)} of 1 thread, and one process of {threads}",
+            f"{tokens:,} tokens, {workers} core{many}: {workers} worker{many} of 1 thread, one process of {workers}",
             ours=samples["workers"],
             textbook=samples["one process"],
             target=">= 0.91x: 10% slower at most",
-            found={f"processor s, {name}": round(each.cpu, 1) for name, each in ran.items()},
+            found={f"processor s, {name}": seconds for name, seconds in cpu.items()},
         )
 
 
