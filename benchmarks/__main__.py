@@ -21,6 +21,7 @@ BENCHMARKS = (
     "annotation",
     "explorer",
     "generation",
+    "gpu",
     "ray",
     "scaling",
 )

@@ -24,15 +24,15 @@ PREFILTERS = get_args(Prefilter)
 SIDES = ("textbook", *(f"ours {prefilter}" for prefilter in PREFILTERS))
 
 
-def started(side: str, e_kd: np.ndarray, threshold: float) -> Any:
-    """A clustering of one side that stands at these exemplars."""
+def started(side: str, e_kd: np.ndarray, threshold: float, device: str = "cpu") -> Any:
+    """A clustering of one side that stands at these exemplars; plain `ours` has the prefilter of the device."""
     k, d = e_kd.shape
     if side == "textbook":
         theirs = textbook.Clustering(np.zeros(d, np.float32), threshold)
         theirs.restore(e_kd)
         return theirs
-    prefilter: Any = side.removeprefix("ours ")
-    mine = LeaderClustering(torch.zeros(d), threshold, prefilter=prefilter)
+    prefilter: Any = side.removeprefix("ours").strip() or None
+    mine = LeaderClustering(torch.zeros(d), threshold, device=device, prefilter=prefilter)
     # as after 20 batches: what came to each exemplar, and how much of it only that one covered
     rng = np.random.default_rng(data.SEED)
     arrivals = 1 + rng.multinomial(20 * data.BATCH, data.zipf(k))

@@ -19,7 +19,7 @@ from ..checkpoints import Checkpoints
 from ..errors import EPError, Interrupted
 from ..files import disk_errors, write_new
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, load_model
+from ..models.load import LoadedModel, load_model, pick_device, search_device
 from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
 from ..store import StoredDictionary, find, load, to_json, versions
@@ -103,7 +103,7 @@ def annotate(
     Raises:
         EPError: another model, a folder that is annotated already, or text that gives no activations.
     """
-    root, core_device = Path(path), device if device.startswith("cuda") else "cpu"
+    root, core_device = Path(path), search_device(_device(model, device))
     folders = (find(root) if root.is_dir() else []) or [root]  # loading it says what is wrong
     dictionaries = _open(root, folders, core_device)
     loaded = _loaded(dictionaries, model, device)
@@ -133,6 +133,13 @@ def _open(path: Path, folders: list[Path], device: str) -> list[StoredDictionary
                 f"{first.text.windowing}; {other.model.id}, {other.text.windowing}); annotate them one by one"
             )
     return dictionaries
+
+
+def _device(model: Any, device: str) -> torch.device:
+    """Where the model is, or will be."""
+    if model is None or isinstance(model, str):
+        return pick_device(device)
+    return (model.model if isinstance(model, LoadedModel) else model).device
 
 
 def _loaded(dictionaries: list[StoredDictionary], model: Any, device: str) -> LoadedModel:

@@ -25,7 +25,7 @@ from ..errors import EPError, Interrupted
 from ..files import write_new
 from ..leader import LeaderClustering
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, load_model
+from ..models.load import LoadedModel, bos_id, load_model, search_device
 from ..models.sites import Site, resolve_sites
 from ..records import ModelRecord
 from ..store import find, read_config, to_json
@@ -172,9 +172,7 @@ class Run:
         self.checkpoint_seconds, self.on_event, self.stop = checkpoint_seconds, on_event, stop
         self.extractor = Extractor(loaded.model, sites, batch_size=self.settings.batch_size)
         self.bos = bos_id(loaded) if self.settings.prepend_bos else None
-        # the clustering runs beside the model, but on a CPU where the device has no float64
-        device = loaded.model.device
-        self.core_device = "cpu" if device.type == "mps" else str(device)
+        self.core_device = search_device(loaded.model.device)
         self.started = time.monotonic()
         self.tokens = 0  # of text, in chunks extracted by any process
         self.extracted, self.extracting = 0, 0.0  # by this process: tokens, seconds

@@ -28,6 +28,7 @@ from .wire import News, Proposal, Segment, Windows, size
 from .worker import BuildWorker
 
 DEPTH = 3  # chunks a worker holds: one at work, one that waits for decisions, one to go on with
+_AHEAD = 2  # of these at most so many that it has still to extract: at the end of the text nobody has more to do
 _POLL_SECONDS = 0.2  # between two looks at whether to stop
 
 
@@ -130,7 +131,9 @@ class RayBuild(Run):
 
     def _serve(self) -> None:
         """Hand out chunks that calibrate, and see which have arrived."""
-        while self._queue and (hands := [hand for hand in self.pool.ready if len(hand.calls) < DEPTH]):
+        joined = len(self.pool.ready) == self.pool.count
+        depth = DEPTH if joined else 1  # or the first worker would take what the next should have
+        while self._queue and (hands := [hand for hand in self.pool.ready if len(hand.calls) < depth]):
             chunk = self._queue.popleft()
             hand = min(hands, key=lambda hand: len(hand.calls))
             self.pool.call(hand, chunk.digest, "extract", Windows.of(chunk))
@@ -196,16 +199,16 @@ class RayBuild(Run):
     def _hand_out(self) -> bool:
         """Give chunks to workers; False when there is nothing left to do."""
         while hands := self.pool.ready:
-            hand = min(hands, key=lambda hand: self._load[hand])
+            free = [hand for hand in hands if self._load[hand] < DEPTH and _to_extract(hand) < _AHEAD]
             if self._again:  # first, and however much the worker has: the others may wait for it
                 flight = self._again.pop()
-            elif self._load[hand] >= DEPTH or len(self._flights) >= DEPTH * self.pool.count:
+            elif not free or len(self._flights) >= DEPTH * self.pool.count:
                 break
             elif (found := self._next_flight()) is not None:
                 flight = found
             else:
                 break
-            self._give(flight, hand)
+            self._give(flight, min(free or hands, key=lambda hand: (_to_extract(hand), self._load[hand])))
         over = _stopped(self.state.growing) or (not self._flights and (self._read_all or _stopped(self._ahead)))
         return not over
 
@@ -335,6 +338,11 @@ class RayBuild(Run):
 
     def _notes(self) -> dict[str, Any]:
         return {"ray": {"workers": self.pool.count, "workers_lost": self.pool.lost, **vars(self.traffic)}}
+
+
+def _to_extract(hand: Hand) -> int:
+    """Chunks that a worker has still to extract, the one at work included."""
+    return sum(kind in ("propose", "redo") for kind, _ in hand.calls)
 
 
 def _stopped(growing: Sequence[Growing]) -> bool:

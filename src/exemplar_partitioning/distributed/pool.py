@@ -120,11 +120,14 @@ class Pool:
         count: of workers; None for as many as the cluster has room for.
         kind: class of the workers, from worker.py.
         task: given to each.
-        identity: of the owner; a worker with another is refused.
+
+    identity: of the owner, to be set before the first `poll`; a worker with another is refused.
     """
 
-    def __init__(self, ray: Any, count: int | None, kind: type, task: Task, identity: Mapping[str, str]):
-        self.ray, self.task, self.identity = ray, task, identity
+    identity: Mapping[str, str]
+
+    def __init__(self, ray: Any, count: int | None, kind: type, task: Task):
+        self.ray, self.task = ray, task
         each = {"CPU": float(task.threads)} | ({"GPU": 1.0} if task.device == "cuda" else {})
         self.count = _count(ray.cluster_resources(), each, count)
         self._kind = ray.remote(

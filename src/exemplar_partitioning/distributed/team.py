@@ -44,13 +44,13 @@ def team(
             "give its path"
         )
     threads, device = torch.get_num_threads(), loaded.model.device.type
-    mine = identity(loaded, sites, batch_size, context_size)
     known = software(threads, device)
     task = Task(loaded.source, loaded.info.dtype, device, threads, tuple(sites), batch_size, context_size, known)
     cpus = ray.workers * threads if ray.workers else os.cpu_count() or 1
     with connected(ray.address, cpus) as module:
-        pool = Pool(module, ray.workers, kind, task, mine)
+        pool = Pool(module, ray.workers, kind, task)
         try:
+            pool.identity = identity(loaded, sites, batch_size, context_size)  # workers load their models meanwhile
             yield pool
         finally:
             pool.close()

@@ -17,7 +17,7 @@ from ..annotation.gathered import Gathered
 from ..annotation.memory import return_freed
 from ..dictionary import Dictionary
 from ..models.capture import Extractor
-from ..models.load import load_model
+from ..models.load import load_model, search_device
 from ..models.sites import resolve_sites
 from ..stream import Chunk, extract
 from .identity import identity, software
@@ -42,7 +42,7 @@ class Worker:
             return mine
         name, revision = task.source
         loaded = load_model(name, revision=revision, dtype=task.dtype, device=task.device)
-        self.vocab_size, self.device = loaded.architecture.vocab_size, task.device if task.device != "mps" else "cpu"
+        self.vocab_size, self.device = loaded.architecture.vocab_size, search_device(loaded.model.device)
         self.sites = {site: resolve_sites(site, loaded.architecture)[0] for site in task.sites}
         self.extractor = Extractor(loaded.model, list(self.sites.values()), batch_size=task.batch_size)
         return identity(loaded, task.sites, task.batch_size, task.context_size)

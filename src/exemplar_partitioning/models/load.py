@@ -121,6 +121,11 @@ def load_model(
     return replace(described, source=(there, None if packaged or path.exists() else revision))
 
 
+def search_device(beside: torch.device) -> str:
+    """Where exemplars are searched: beside the model, but on a CPU where the model's device has no float64."""
+    return "cpu" if beside.type == "mps" else str(beside)
+
+
 def pick_device(device: str) -> torch.device:
     """The device meant by a name; "auto" is CUDA where there is one, else the CPU.
 
