@@ -26,7 +26,9 @@ def _over_percentiles(axes: Axes, result: dict[str, Any]) -> None:
     percentiles = sorted(d["percentile"] for d in result["dictionaries"])
     found = {(row["arm"], row["detail"]): row for row in result["pooled"]}
     for arm, colour in _FORMS.items():
-        rows = [found[arm, f"p {p:g}"] for p in percentiles]
+        rows = [found[key] for p in percentiles if (key := (arm, f"p {p:g}")) in found]
+        if not rows:  # a result older than the arm
+            continue
         for figure, line in (("retention", "-"), ("corrected", "--")):
             value, low, high = zip(*(row[figure] for row in rows), strict=True)
             axes.plot(percentiles, value, line, marker="o", ms=3, color=colour, label=arm if line == "-" else None)
