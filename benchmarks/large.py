@@ -7,6 +7,7 @@ steady state of a long build; the memory is that of the whole dictionary and the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any, get_args
@@ -18,9 +19,14 @@ from exemplar_partitioning.leader import LeaderClustering
 from exemplar_partitioning.nearest import ExemplarMatrix, Prefilter
 
 from . import data, textbook
-from .measure import Row, alternate, arguments, peak_memory, write
+from .measure import Row, alternate, arguments, kept_rows, peak_memory, write
 
 PREFILTERS = get_args(Prefilter)
+SIZES = {
+    "20k-2304": (20_000, data.BATCH, 2_304, 3),
+    "20k-4096": (20_000, data.BATCH, 4_096, 1),
+    "100k-2304": (100_000, data.BATCH, 2_304, 1),
+}  # exemplars, activations, width, turns
 SIDES = ("textbook", *(f"ours {prefilter}" for prefilter in PREFILTERS))
 
 
@@ -86,12 +92,14 @@ def measured(k: int, n: int, d: int, turns: int, targets: dict[str, str]) -> lis
     matched = float((theirs < k).mean())
     default = ExemplarMatrix(d).prefilter
     same = all(np.array_equal(ids["ours float32"], ids[side]) for side in SIDES[1:])
+    threads = torch.get_num_threads()
+    fewer = f", {threads} thread{'s' * (threads > 1)}" if threads < (os.cpu_count() or 1) else ""
     rows = []
     for prefilter in PREFILTERS:
         side = f"ours {prefilter}"
         rows.append(
             Row(
-                f"K = {k:,}, d = {d:,}, prefilter {prefilter}" + " (default here)" * (prefilter == default),
+                f"{of(k, d)}, prefilter {prefilter}" + " (default here)" * (prefilter == default) + fewer,
                 times[side],
                 times["textbook"],
                 target=targets.get("default" if prefilter == default else prefilter),
@@ -109,21 +117,21 @@ def measured(k: int, n: int, d: int, turns: int, targets: dict[str, str]) -> lis
     return rows
 
 
+def of(k: int, d: int) -> str:
+    """How the rows of a size begin."""
+    return f"K = {k:,}, d = {d:,}"
+
+
 def main() -> None:
-    given = arguments(__doc__)
+    given = arguments(__doc__, tuple(SIZES))
     targets = {"default": ">= 5x, <= 1 GB (with bf16 units)", "float32": ">= 1.8x (without)"}
-    sizes = [(2_000, 4_096, 512, 1, targets)]
-    if not given.quick:
-        sizes = [
-            (20_000, data.BATCH, 2_304, 3, targets),
-            (20_000, data.BATCH, 4_096, 1, {}),
-            (100_000, data.BATCH, 2_304, 1, {}),
-        ]
-    rows = []
-    for size in sizes:
-        rows += measured(*size)
+    sizes = [(2_000, 4_096, 512, 1)] if given.quick else [SIZES[name] for name in given.parts or SIZES]
+    asked = [of(k, d) for k, _, d, _ in sizes] if given.parts else []
+    rows = kept_rows("large", asked, quick=given.quick)
+    for k, n, d, turns in sizes:
+        rows += measured(k, n, d, turns, targets if d == 2_304 and k == 20_000 else {})
         synthetic.cache_clear()
-    write("large", quick=given.quick, seed=data.SEED, about=__doc__ or "", data={"activations": sizes[0][1]}, rows=rows)
+        write("large", quick=given.quick, seed=data.SEED, about=__doc__ or "", data={"activations": n}, rows=rows)
 
 
 if __name__ == "__main__":

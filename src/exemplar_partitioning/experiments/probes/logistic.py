@@ -48,13 +48,12 @@ def prepared(
     The weights of a regression with an L2 penalty lie in the span of its rows, so turning the features onto that span
     changes no prediction.
     """
-    spread_f = train_nf.std(axis=0)
-    used = np.flatnonzero(spread_f > 0)
+    used = np.flatnonzero(np.ptp(train_nf, axis=0) > 0)  # a deviation would round to more than 0 for equal numbers
     if not len(used):
         return np.zeros((len(train_nf), 1)), np.zeros((len(test_tf), 1))
     train, test = train_nf[:, used].astype(np.float64), test_tf[:, used].astype(np.float64)
     mean_f = train.mean(axis=0)
-    scale = spread_f[used] if standardise else 1.0
+    scale = train.std(axis=0) if standardise else 1.0
     train, test = (train - mean_f) / scale, (test - mean_f) / scale
     if train.shape[1] > len(train):
         span_fn, _ = np.linalg.qr(train.T)
