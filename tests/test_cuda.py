@@ -66,6 +66,7 @@ def test_a_build_and_its_annotation(tiny_folder, text_file, tmp_path):
     """Everything runs beside the model; from the exemplars on, a CPU finds the same regions."""
     given = {"calibration_batch": 1000, "calibration_sample": 3000, "max_tokens": 6000, "percentiles": (2.0,)}
     ep.build(str(tiny_folder), text_file, out=tmp_path / "build", sites=["resid_post.1"], device=DEVICE, **given)
+    ep.annotate(tmp_path / "build", text_file, model=str(tiny_folder), device=DEVICE)
     here, there = (ep.load(tmp_path / "build", percentile=2, device=device) for device in ("cpu", DEVICE))
     assert here.config.build.device == DEVICE and here.annotation is not None
     rows = clouds(500, here.d_model)
