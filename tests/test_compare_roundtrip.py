@@ -64,7 +64,7 @@ def test_a_partition_returns_to_itself_and_units_without_regions_take_no_part():
 
 def test_text_clusters_follow_the_text():
     topics = ("a dog barks in the yard", "snow falls on grey stones")
-    points = text_points([f"{i} {topic}" for i in range(60) for topic in topics])
+    points = text_points([f"{i}{topic[0]} {topic}" for i in range(60) for topic in topics])  # a word of each text's own
     found = text_clusters(points, 2)
     topic_n = np.arange(120) % 2
     assert abs(np.corrcoef(found.ids_n, topic_n)[0, 1]) > 0.99
