@@ -18,7 +18,12 @@ def figure_files() -> dict[Path, str]:
     from exemplar_partitioning.experiments.probes import plots as probe_plots
 
     code = Path(probe_plots.__file__).read_bytes()
-    return {_figure(name): hashlib.sha256(path.read_bytes() + code).hexdigest() for name, path in FOUND.items()}
+    return {_figure(name): hashlib.sha256(FOUND[name].read_bytes() + code).hexdigest() for name in _drawn()}
+
+
+def _drawn() -> list[str]:
+    """Results of several tasks; of one there is little to draw."""
+    return [name for name, path in FOUND.items() if len(json.loads(path.read_bytes())["tasks"]) > 1]
 
 
 def draw() -> None:
@@ -26,8 +31,8 @@ def draw() -> None:
     from exemplar_partitioning.experiments.probes.plots import probes_figure
     from exemplar_partitioning.figures import to_bytes
 
-    for (file, digest), path in zip(figure_files().items(), FOUND.values(), strict=True):
-        svg = to_bytes(probes_figure(json.loads(path.read_bytes())), "svg")
+    for (file, digest), name in zip(figure_files().items(), _drawn(), strict=True):
+        svg = to_bytes(probes_figure(json.loads(FOUND[name].read_bytes())), "svg")
         file.write_bytes(svg + f"<!-- source sha256 {digest} -->\n".encode())
 
 
@@ -43,12 +48,16 @@ def _part(name: str) -> str:
         (
             f"`{r['command']}`: {r['model']['id']}, {r['model']['dtype']}, {r['site']}, seed {r['seed']}. Regions of "
             f"other text ({_names(first['text'])}): {dictionaries}. "
-            f"{len(tasks)} tasks, {sum(t['train'] for t in tasks):,} training and "
+            f"{len(tasks)} task{'s' * (len(tasks) > 1)}, {sum(t['train'] for t in tasks):,} training and "
             f"{sum(t['test'] for t in tasks):,} test rows, {sum(t['tokens'] for t in tasks):,} tokens; "
             f"{sum(t['cut'] for t in tasks):,} texts were read up to token {r['plan']['context_size']}; "
             f"{_dropped(tasks)}.",
             _table(r),
-            f"![Retention over percentiles, and accuracy task by task](figures/{_figure(name).name})",
+            *(
+                [f"![Retention over percentiles, and accuracy task by task](figures/{_figure(name).name})"]
+                if name in _drawn()
+                else []
+            ),
         )
     )
 
@@ -70,18 +79,22 @@ def _table(result: dict) -> str:
         "| on test rows | | accuracy (95 %) | AUROC (95 %) | retention (95 %) | above chance (95 %) |",
         "|---|---|--:|--:|--:|--:|",
     ]
-    order = sorted(result["pooled"], key=lambda row: _ORDER.index(row["arm"]) if row["arm"] in _ORDER else len(_ORDER))
+    rows = result["pooled"] if len(result["tasks"]) > 1 else result["tasks"][0]["arms"]  # of one: over its test rows
+    order = sorted(rows, key=lambda row: _ORDER.index(row["arm"]) if row["arm"] in _ORDER else len(_ORDER))
     for row in order:
         figures = (_interval(row[name]) for name in ("accuracy", "auroc", "retention", "corrected"))
         lines.append(f"| {row['arm']} | {row['detail']} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
-_ORDER = ("majority", "raw", "raw mean", "one-hot", "share", "cosine", "random", "token", "words")
+_ORDER = (
+    *("majority", "raw", "raw mean", "one-hot", "exemplar", "share", "cosine"),
+    *("random", "random direction", "token", "words"),
+)
 
 
-def _interval(figure: list) -> str:
-    if None in figure:
+def _interval(figure: list | None) -> str:
+    if figure is None or None in figure:
         return ""
     value, low, high = figure
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
