@@ -13,7 +13,7 @@ import torch
 
 from . import data
 from .large import add, started
-from .measure import Row, Samples, alternate, arguments, timed, write
+from .measure import Row, Samples, alternate, arguments, write
 
 DEVICE = "cuda"
 
@@ -29,20 +29,11 @@ def extraction(batches: int, turns: int) -> tuple[Samples, int]:
     def work() -> None:
         for part in windows:
             extractor.extract(list(part))
-        synchronise()
+        torch.cuda.synchronize()
 
     work()
-    samples = Samples([], [])
-    for _ in range(turns):
-        _, seconds, others = timed(work)
-        samples.seconds.append(seconds / batches)
-        samples.others.append(others)
-    return samples, extractor.architecture.d_model
-
-
-def synchronise() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
+    samples, _ = alternate({"extraction": work}, turns)
+    return samples["extraction"].times(1 / batches), extractor.architecture.d_model
 
 
 def clustering(k: int, d: int, turns: int, extracted: Samples) -> Row:
@@ -55,12 +46,8 @@ def clustering(k: int, d: int, turns: int, extracted: Samples) -> Row:
         standing[side] = None
         standing[side] = started("ours", e_kd, threshold, "cpu" if side == "CPU" else DEVICE)
 
-    def on_device() -> np.ndarray:
-        ids = standing[DEVICE].add(there).numpy()
-        synchronise()
-        return ids
-
-    times, ids = alternate({"CPU": lambda: add(standing["CPU"], x_nd), DEVICE: on_device}, turns, before=restore)
+    sides = {"CPU": lambda: add(standing["CPU"], x_nd), DEVICE: lambda: standing[DEVICE].add(there).numpy()}
+    times, ids = alternate(sides, turns, before=restore)
     arrays = [(c.exemplars.numpy(force=True), c.births, c.arrivals, c.soles) for c in standing.values()]
     same = all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True)) and np.array_equal(*ids.values())
     seconds = times[DEVICE].median
@@ -79,7 +66,7 @@ def clustering(k: int, d: int, turns: int, extracted: Samples) -> Row:
 
 def main() -> None:
     given = arguments(__doc__)
-    if DEVICE == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         print("no CUDA device here: nothing to measure")
         return
     k, batches, turns = (2_000, 1, 1) if given.quick else (20_000, 16, 5)
@@ -92,8 +79,7 @@ def main() -> None:
         ),
         clustering(k, d, turns, extracted),
     ]
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE
-    about = {"device": device, "activations": data.BATCH, "text": data.text_name()}
+    about = {"device": torch.cuda.get_device_name(), "activations": data.BATCH, "text": data.text_name()}
     write("gpu", quick=given.quick, seed=data.SEED, about=__doc__ or "", data=about, rows=rows)
 
 

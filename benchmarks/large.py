@@ -22,11 +22,12 @@ from . import data, textbook
 from .measure import Row, alternate, arguments, kept_rows, peak_memory, write
 
 PREFILTERS = get_args(Prefilter)
+TARGETS = {"default": ">= 5x, <= 1 GB (with bf16 units)", "float32": ">= 1.8x (without)"}
 SIZES = {
-    "20k-2304": (20_000, data.BATCH, 2_304, 3),
-    "20k-4096": (20_000, data.BATCH, 4_096, 1),
-    "100k-2304": (100_000, data.BATCH, 2_304, 1),
-}  # exemplars, activations, width, turns
+    "20k-2304": (20_000, data.BATCH, 2_304, 3, TARGETS),
+    "20k-4096": (20_000, data.BATCH, 4_096, 1, {}),
+    "100k-2304": (100_000, data.BATCH, 2_304, 1, {}),
+}  # exemplars, activations, width, turns, targets
 SIDES = ("textbook", *(f"ours {prefilter}" for prefilter in PREFILTERS))
 
 
@@ -124,14 +125,13 @@ def of(k: int, d: int) -> str:
 
 def main() -> None:
     given = arguments(__doc__, tuple(SIZES))
-    targets = {"default": ">= 5x, <= 1 GB (with bf16 units)", "float32": ">= 1.8x (without)"}
-    sizes = [(2_000, 4_096, 512, 1)] if given.quick else [SIZES[name] for name in given.parts or SIZES]
-    asked = [of(k, d) for k, _, d, _ in sizes] if given.parts else []
+    sizes = [(2_000, 4_096, 512, 1, TARGETS)] if given.quick else [SIZES[name] for name in given.parts or SIZES]
+    asked = [of(k, d) for k, _, d, *_ in sizes] if given.parts else []
     rows = kept_rows("large", asked, quick=given.quick)
-    for k, n, d, turns in sizes:
-        rows += measured(k, n, d, turns, targets if d == 2_304 and k == 20_000 else {})
+    for size in sizes:
+        rows += measured(*size)
         synthetic.cache_clear()
-        write("large", quick=given.quick, seed=data.SEED, about=__doc__ or "", data={"activations": n}, rows=rows)
+        write("large", quick=given.quick, seed=data.SEED, about=__doc__ or "", data={"activations": size[1]}, rows=rows)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ def _part(name: str) -> str:
             _table(r),
             *(
                 [f"![Retention over percentiles, and accuracy task by task](figures/{_figure(name).name})"]
-                if name in _drawn()
-                else []
+                * (len(tasks) > 1)
             ),
         )
     )
