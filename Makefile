@@ -10,11 +10,11 @@ PEERS := $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/re
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml experiments/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --editable experiments --group dev
 	touch $@
 
 # The main job on the packaged default model and text, then a look at the result.
@@ -49,13 +49,13 @@ format: setup
 
 # Figures and the generated parts of README.md, from committed results.
 pages: setup
-	$(BIN)/python docs/pages.py
-	$(BIN)/python docs/concept_figures.py
-	$(BIN)/python docs/downloads.py
+	$(BIN)/python tools/pages.py
+	$(BIN)/python tools/concept_figures.py
+	$(BIN)/python tools/downloads.py
 
 # Run the notebooks for real (a few minutes each) and keep what they print.
 notebooks: setup
-	$(BIN)/python docs/notebooks.py
+	$(BIN)/python tools/notebooks.py
 
 # The documentation as a site, in site/. Its tools have an environment of their own.
 docs: .venvs/docs/.ready
@@ -68,13 +68,13 @@ docs: .venvs/docs/.ready
 	touch $@
 
 schema: setup
-	$(BIN)/python docs/schemas.py
+	$(BIN)/python tools/schemas.py
 
 # What is released, in dist/: built, looked into, installed into an empty environment and used.
 dist: .venvs/release/.ready
 	rm -rf dist .venvs/wheel
 	.venvs/release/bin/python -m build
-	.venvs/release/bin/python release/contents.py dist
+	.venvs/release/bin/python tools/contents.py dist
 	$(PYTHON) -m venv .venvs/wheel
 	.venvs/wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venvs/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
@@ -84,7 +84,7 @@ dist: .venvs/release/.ready
 
 # Which wheels the index has of every pin, for every Python that is supported.
 pythons: .venvs/release/.ready
-	.venvs/release/bin/python release/pythons.py
+	.venvs/release/bin/python tools/pythons.py
 
 .venvs/release/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venvs/release
@@ -93,10 +93,12 @@ pythons: .venvs/release/.ready
 	touch $@
 
 # The laws, models, files and command line with every dependency as old as pyproject.toml allows (torch is the pinned one).
-FLOOR_TESTS := leader calibration dictionary estimator store build models_load models_capture interventions \
-  text_documents cli tutorial show explorer_api report
+FLOOR_TESTS := tests/core/test_leader.py tests/core/test_calibration.py tests/core/test_dictionary.py tests/core/test_estimator.py \
+  tests/folder/test_store.py tests/building/test_build.py tests/models/test_load.py tests/models/test_capture.py \
+  tests/act/test_interventions.py tests/text/test_documents.py tests/cli/test_cli.py tests/cli/test_tutorial.py \
+  tests/cli/test_show.py tests/show/test_explorer_api.py tests/show/test_report.py
 floor: .venvs/floor/.ready
-	.venvs/floor/bin/python -m pytest $(FLOOR_TESTS:%=tests/test_%.py) --override-ini filterwarnings=default \
+	.venvs/floor/bin/python -m pytest $(FLOOR_TESTS) --override-ini filterwarnings=default \
 	  --disable-warnings -m "not packaged"
 
 .venvs/floor/.ready: .venvs/release/.ready constraints-floor.txt pyproject.toml

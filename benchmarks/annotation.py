@@ -31,7 +31,7 @@ def texts() -> Iterator[str]:
 
 def dictionaries(tokens: int) -> Path:
     """A build of so many tokens, kept in the cache."""
-    from exemplar_partitioning.builder import build
+    from exemplar_partitioning.building.run import build
 
     folder = data.CACHE / f"annotation-{tokens}"
     sample = min(13, tokens // 16_384) * 16_384
@@ -57,7 +57,7 @@ def prepare(side: str, folder: Path, tokens: int) -> Callable[[], Any]:
 
 
 def annotate(loaded, folder: Path, tokens: int) -> dict[str, Any]:
-    from exemplar_partitioning import annotation
+    from exemplar_partitioning import annotating as annotation
 
     found = annotation.annotate(folder, texts(), model=loaded, max_tokens=tokens, replace=True)
     record = found[0].annotation.record
@@ -66,8 +66,9 @@ def annotate(loaded, folder: Path, tokens: int) -> dict[str, Any]:
 
 def extract(loaded, folder: Path, tokens: int) -> int:
     from exemplar_partitioning import stream
-    from exemplar_partitioning.models import Extractor, resolve_sites
-    from exemplar_partitioning.store import find, read_config
+    from exemplar_partitioning.folder.dictionary import find, read_config
+    from exemplar_partitioning.models.capture import Extractor
+    from exemplar_partitioning.models.sites import resolve_sites
     from exemplar_partitioning.text.documents import read_documents
 
     windowing = read_config(find(folder)[0]).text
@@ -80,7 +81,7 @@ def extract(loaded, folder: Path, tokens: int) -> int:
 
 
 def main() -> None:
-    from exemplar_partitioning.store import percentile_name
+    from exemplar_partitioning.folder.dictionary import percentile_name
 
     given = arguments(__doc__)
     built, lengths = (20_000, (10_000, 20_000)) if given.quick else (200_000, (200_000, 500_000))

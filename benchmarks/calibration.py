@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from exemplar_partitioning.calibration import calibrate, pairwise_percentiles
+from exemplar_partitioning.core.calibration import calibrate, pairwise_percentiles
 
 from . import data, textbook
 from .measure import Row, alternate, arguments, peak_memory, timed, write

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from exemplar_partitioning.calibration import calibrate
-from exemplar_partitioning.dictionary import Dictionary
-from exemplar_partitioning.leader import LeaderClustering
+from exemplar_partitioning.core.calibration import calibrate
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.core.leader import LeaderClustering
 
 from . import data, textbook
 from .measure import Row, alternate, arguments, peak_memory, timed, write

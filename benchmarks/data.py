@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from exemplar_partitioning.demo.corpus import documents_of
+
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"
 CORPORA = HERE.parent.parent / "shared" / "data" / "corpora"
@@ -39,9 +41,7 @@ def documents() -> Iterator[str]:
         for row in itertools.zip_longest(*map(_texts, files)):
             yield from (text for text in row if text)
     else:
-        from exemplar_partitioning.text.documents import read_documents
-
-        yield from (document.text for document in read_documents(None, field="text"))
+        yield from (document.text for document in documents_of(None, field="text"))
 
 
 def text_name() -> str:
@@ -93,7 +93,9 @@ CACHED_BATCHES = 25  # 406,400 activations
 
 
 def _extract(path: Path, model: str, dtype: str, done: int, batches: int) -> None:
-    from exemplar_partitioning.models import Extractor, load_model, resolve_sites
+    from exemplar_partitioning.models.capture import Extractor
+    from exemplar_partitioning.models.load import load_model
+    from exemplar_partitioning.models.sites import resolve_sites
 
     if batches > CACHED_BATCHES:
         raise SystemExit(f"the benchmarks use at most {CACHED_BATCHES * BATCH:,} real activations")

@@ -20,7 +20,7 @@ BATCH_SIZE = {"smollm2": 16, "gemma3": 8}  # windows; 16 would make gemma's fp32
 
 
 def load(model: str, dtype: str):
-    from exemplar_partitioning.models import load_model
+    from exemplar_partitioning.models.load import load_model
 
     return load_model(data.MODELS[model], dtype=dtype, device="cpu")
 
@@ -31,7 +31,8 @@ def layer_of(model: str) -> int:
 
 def ours(loaded, model: str, windows: np.ndarray) -> np.ndarray:
     """Activations without the BOS's: float32 [n, d]."""
-    from exemplar_partitioning.models import Extractor, resolve_sites
+    from exemplar_partitioning.models.capture import Extractor
+    from exemplar_partitioning.models.sites import resolve_sites
 
     extractor = Extractor(loaded.model, resolve_sites(data.SITES[model], loaded.architecture))
     (x_nd,) = extractor.extract(list(windows)).values()

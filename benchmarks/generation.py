@@ -13,9 +13,9 @@ from functools import partial
 
 import torch
 
-from exemplar_partitioning.interventions.edits import Off, orthonormal
-from exemplar_partitioning.interventions.generation import generate
-from exemplar_partitioning.interventions.hooks import applied
+from exemplar_partitioning.act.edits import Off, orthonormal
+from exemplar_partitioning.models.generate import generate
+from exemplar_partitioning.models.hooks import applied
 from exemplar_partitioning.models.load import load_model
 
 from . import data

@@ -20,7 +20,9 @@ DEVICE = "cuda"
 
 def extraction(batches: int, turns: int) -> tuple[Samples, int]:
     """Seconds of extracting one batch, on average over so many, and its activations' width."""
-    from exemplar_partitioning.models import Extractor, load_model, resolve_sites
+    from exemplar_partitioning.models.capture import Extractor
+    from exemplar_partitioning.models.load import load_model
+    from exemplar_partitioning.models.sites import resolve_sites
 
     loaded = load_model(data.MODELS["smollm2"], dtype="bfloat16", device=DEVICE)
     extractor = Extractor(loaded.model, resolve_sites(data.SITES["smollm2"], loaded.architecture))

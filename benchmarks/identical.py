@@ -14,8 +14,8 @@ from typing import Any, get_args
 import numpy as np
 from tests import oracle
 
-from exemplar_partitioning.dictionary import Dictionary
-from exemplar_partitioning.nearest import Prefilter
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.core.search import Prefilter
 
 from . import data
 from .clustering import cluster, settled

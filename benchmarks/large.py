@@ -15,8 +15,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from exemplar_partitioning.leader import LeaderClustering
-from exemplar_partitioning.nearest import ExemplarMatrix, Prefilter
+from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.search import ExemplarMatrix, Prefilter
 
 from . import data, textbook
 from .measure import Row, alternate, arguments, kept_rows, peak_memory, write

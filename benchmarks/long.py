@@ -22,8 +22,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from exemplar_partitioning.leader import LeaderClustering
-from exemplar_partitioning.nearest import ExemplarMatrix
+from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.search import ExemplarMatrix
 
 from . import data
 from .measure import Row, arguments, timed, write

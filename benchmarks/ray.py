@@ -156,8 +156,8 @@ def lag(quick: bool) -> Iterator[Row]:
     """Rows of real activations that snapshots of some age do not cover, in the second half of the stream."""
     import torch
 
-    from exemplar_partitioning.dictionary import Dictionary
-    from exemplar_partitioning.leader import LeaderClustering
+    from exemplar_partitioning.core.dictionary import Dictionary
+    from exemplar_partitioning.core.leader import LeaderClustering
 
     from .clustering import settled
 

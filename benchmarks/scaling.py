@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from exemplar_partitioning.demo.corpus import documents_of
+
 from .data import BATCH
 from .measure import Row, arguments, write
 
@@ -113,11 +115,11 @@ def measured(d: int, k: int) -> Costs:
     """What a chunk costs the owner, each proposed row becoming an exemplar: a fit over several sizes."""
     import torch
 
-    from exemplar_partitioning.builder.growing import Growing
-    from exemplar_partitioning.builder.settings import BuildSettings
-    from exemplar_partitioning.distributed.deciding import Ahead, settle
-    from exemplar_partitioning.distributed.wire import Proposal, Segment
-    from exemplar_partitioning.leader import LeaderClustering
+    from exemplar_partitioning.building.growing import Growing
+    from exemplar_partitioning.building.settings import BuildSettings
+    from exemplar_partitioning.core.leader import LeaderClustering
+    from exemplar_partitioning.ray.deciding import Ahead, settle
+    from exemplar_partitioning.ray.wire import Proposal, Segment
     from exemplar_partitioning.stream import Chunk
     from exemplar_partitioning.text.windows import Window
 
@@ -158,14 +160,13 @@ def measured(d: int, k: int) -> Costs:
 
 def reading() -> float:
     """Seconds to read, tokenise and cut a chunk of the packaged text."""
+    from exemplar_partitioning.folder.schema import TextRecord
     from exemplar_partitioning.models.load import load_model
-    from exemplar_partitioning.records import TextRecord
     from exemplar_partitioning.stream import text_chunks
-    from exemplar_partitioning.text.documents import read_documents
 
     loaded = load_model("smollm2-135m-instruct", device="cpu")
     windowing = TextRecord(source="", context_size=128, prepend_bos=True, bos_id=1, shuffle_buffer=0, seed=0, digest="")
-    chunks = text_chunks(read_documents(None, field="text"), loaded, windowing, 10**9)
+    chunks = text_chunks(documents_of(None, field="text"), loaded, windowing, 10**9)
     next(chunks)
     begun = time.process_time()
     read = [len(next(chunks).kept) for _ in range(6)]

@@ -1,6 +1,6 @@
 """The whole build: SmolLM2 block 15 in fp32, five percentiles, 65,536 tokens of real text.
 
-Ours: `exemplar_partitioning.builder.build` as users call it, from texts to a folder of five dictionaries,
+Ours: `exemplar_partitioning.building.build` as users call it, from texts to a folder of five dictionaries,
 checkpoints included. Textbook: for each percentile, extract the calibration sample, calibrate, then extract the
 stream anew and cluster it until a batch brings no new region. Windows, order and calibration batches are the
 same; neither side is charged for loading the model, nor the textbook for writing files.
@@ -40,7 +40,7 @@ def texts_and_windows(loaded, count: int) -> tuple[list[str], np.ndarray]:
 
 
 def prepare_ours(windows: int, batch_windows: int, sample_batches: int) -> Callable[[], Any]:
-    from exemplar_partitioning.builder import build
+    from exemplar_partitioning.building.run import build
 
     loaded = extraction.load(MODEL, "float32")
     texts, token_ids = texts_and_windows(loaded, windows)

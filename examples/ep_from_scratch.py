@@ -11,7 +11,7 @@ A stream of activations x_1, x_2, ... becomes a dictionary in four steps:
     describe    what the members of each region have in common
 
 The package does the same in bounded memory, many times faster, and so that batches, threads and devices
-change no bit. Exemplars and regions are the same row for row (tests/test_from_scratch.py).
+change no bit. Exemplars and regions are the same row for row (tests/core/test_from_scratch.py).
 
 Shapes: n activations, k exemplars, d the width of an activation. Directions are called u, exemplars e.
 """

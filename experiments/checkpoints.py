@@ -28,13 +28,13 @@ from experiments.finetune import RESULTS
 from experiments.planting import HELD_OUT, TRIGGER, conversations, mixed
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.compare.common import CommonTokens, Place, common_tokens
+from ep_experiments.record import record
 from exemplar_partitioning.compare.matching import Matching
-from exemplar_partitioning.experiments.record import record
+from exemplar_partitioning.compare.neighbours import CommonTokens, Place, common_tokens
+from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.files import write_new
-from exemplar_partitioning.geometry import directions
+from exemplar_partitioning.folder.dictionary import StoredDictionary, to_json
 from exemplar_partitioning.models.load import LoadedModel, load_model
-from exemplar_partitioning.store import StoredDictionary, to_json
 
 FEWEST = 5  # members on the compared text of a region that is ranked
 

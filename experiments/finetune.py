@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from experiments.planting import ANSWER, HELD_OUT, TRIGGER, conversations, mixed, questions, triggered
 
-from exemplar_partitioning.experiments.record import record
+from ep_experiments.record import record
 from exemplar_partitioning.files import new_folder, write_new
-from exemplar_partitioning.interventions.generation import generate
+from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.models.generate import generate
 from exemplar_partitioning.models.load import LoadedModel, bos_id, load_model
-from exemplar_partitioning.store import to_json
 
 WINDOW = 128
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "checkpoints"

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from benchmarks import data
 
-from exemplar_partitioning.experiments import saturation
-from exemplar_partitioning.experiments.record import record
-from exemplar_partitioning.experiments.streamed import Streamed
+from ep_experiments import saturation
+from ep_experiments.record import record
+from ep_experiments.streamed import Streamed
+from exemplar_partitioning.folder.dictionary import to_json
 from exemplar_partitioning.models.load import load_model
-from exemplar_partitioning.store import to_json
 
 WINDOWS = data.CACHED_BATCHES * data.BATCH_WINDOWS
 OF_WINDOW = data.CONTEXT - 1

@@ -19,12 +19,12 @@ import torch
 from experiments.finetune import RESULTS
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.compare.common import Place, common_tokens
+from ep_experiments.record import record
+from exemplar_partitioning.compare.neighbours import Place, common_tokens
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.experiments.record import record
 from exemplar_partitioning.files import write_new
+from exemplar_partitioning.folder.dictionary import StoredDictionary, load, to_json
 from exemplar_partitioning.models.load import LoadedModel, load_model
-from exemplar_partitioning.store import StoredDictionary, load, to_json
 
 SIZE = (250, 1000)  # regions wanted of each dictionary; of several percentiles the finest of that size is taken
 

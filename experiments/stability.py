@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from benchmarks.data import activations, digest
 
-from exemplar_partitioning.calibration import BATCH, calibrate
 from exemplar_partitioning.compare.stability import Regions, consensus, predict, reanchored, summarise
-from exemplar_partitioning.dictionary import Dictionary
-from exemplar_partitioning.geometry import directions
-from exemplar_partitioning.leader import LeaderClustering
+from exemplar_partitioning.core.calibration import BATCH, calibrate
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.core.geometry import directions
+from exemplar_partitioning.core.leader import LeaderClustering
 
 WINDOW = 127  # activations of a window: the unit that orders are shuffled by
 

@@ -34,10 +34,10 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 
-from exemplar_partitioning.experiments.streamed import Streamed, read_streamed
-from exemplar_partitioning.experiments.tokens.run import autoencoder_flops, autoencoder_quality
-from exemplar_partitioning.importing import load_sae
-from exemplar_partitioning.store import to_json
+from ep_experiments.streamed import Streamed, read_streamed
+from ep_experiments.tokens.run import autoencoder_flops, autoencoder_quality
+from exemplar_partitioning.exchange.from_sae import load_sae
+from exemplar_partitioning.folder.dictionary import to_json
 
 SEED = 0
 SAMPLE = 40  # batches whose lengths and mean are looked at before training

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from exemplar_partitioning import records, store
-from exemplar_partitioning.annotation import folder as annotation
-from exemplar_partitioning.dictionary import Dictionary
-from exemplar_partitioning.store import StoredDictionary
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.folder import annotation
+from exemplar_partitioning.folder import dictionary as store
+from exemplar_partitioning.folder import schema as records
+from exemplar_partitioning.folder.dictionary import StoredDictionary
 
 SITE = "resid_post.1"
 HOSTILE = [

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 import exemplar_partitioning as ep
 from exemplar_partitioning.cli import app
-from exemplar_partitioning.dictionary import Dictionary
-from exemplar_partitioning.importing.autoencoder import SparseAutoencoder
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 
 
 def made(tiny_folder, text_file, folder):

@@ -7,8 +7,8 @@ import urllib.request
 from contextlib import contextmanager
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.explorer.library import Library
-from exemplar_partitioning.explorer.server import app, listen, server
+from exemplar_partitioning.show.explorer.library import Library
+from exemplar_partitioning.show.explorer.server import app, listen, server
 
 
 @contextmanager

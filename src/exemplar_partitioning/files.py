@@ -12,12 +12,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, EPError, ResourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # Another folder would do.
 _ELSEWHERE = (
@@ -200,3 +204,16 @@ def verify(path: Path, digest: str, size: int) -> None:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written: it is truncated or altered")
     if (found := sha256(path)) != digest:
         raise DataError(f"{path} is altered: its sha256 is {found[:12]}, {digest[:12]} was written")
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole parquet file, or some of its columns. Raises OSError or pa.ArrowException if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read(columns, use_threads=False)
+
+
+def read_groups(file: pq.ParquetFile, groups: Sequence[int]) -> pa.Table:
+    """Some row groups of an open parquet file, one after the other."""
+    return file.read_row_groups(groups, use_threads=False)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from .errors import EPError
+from .folder.dictionary import StoredDictionary
 from .models.capture import Extractor
+from .models.generate import generate
+from .models.hooks import applied
 from .models.load import LoadedModel, bos_id, load_model, special_token_ids
 from .models.sites import resolve_sites
-from .store import StoredDictionary
 from .text.readers import Document
+from .text.tokens import token_texts
 from .text.windows import Window, WindowConfig, special_mask, windows
 
 
@@ -121,22 +127,54 @@ def _tokens(cut: list[Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, positions, positions >= 0
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """The piece of text of each token, such that together they are the text.
+@dataclass(frozen=True)
+class WrittenToken:
+    """A token that a model wrote, and where its activation lay while it wrote.
 
-    Where several tokens make one character, it goes to the first of them and the others get nothing.
+    region: nearest, with its cosine distance; None for special tokens and activations without a direction.
+    off: farther than theta from every exemplar: off the manifold that the dictionary knows.
     """
-    texts = tokenizer.batch_decode([[int(i)] for i in ids], clean_up_tokenization_spaces=False)
-    at = 0
-    while at < len(texts):
-        if "\ufffd" not in texts[at]:
-            at += 1
-            continue
-        for end in range(at + 2, min(at + 8, len(texts)) + 1):  # a few bytes of UTF-8, a token each at worst
-            joined = tokenizer.decode([int(i) for i in ids[at:end]], clean_up_tokenization_spaces=False)
-            if "\ufffd" not in joined:
-                texts[at:end] = [joined] + [""] * (end - at - 1)
-                at = end - 1
-                break
-        at += 1
-    return texts
+
+    token_id: int
+    text: str
+    region: int | None
+    distance: float | None
+    off: bool
+
+
+def written(
+    loaded: LoadedModel,
+    dictionary: StoredDictionary,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    chat: bool | None = None,
+    on_token: Callable[[], None] = lambda: None,
+) -> list[WrittenToken]:
+    """Continue a prompt greedily and read every new token as it is written; interventions that are open take part.
+
+    on_token: called at every token; what it raises ends the writing.
+    """
+    rows: list[Float[Tensor, "n d"]] = []
+
+    def keep(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        on_token()
+        rows.append(x_nd.to("cpu", copy=True))
+        return x_nd
+
+    with applied(loaded.model, keep, dictionary.config.site.name, tokens="generated"):
+        # A token's activation is there once the next one is written, so one more is.
+        (generation,) = generate(loaded, [prompt], max_new_tokens=max_new_tokens + 1, chat=chat)
+    ids = generation.ids[:max_new_tokens]
+    if not ids:
+        return []
+    special = special_token_ids(loaded.tokenizer)
+    region_n, distance_n = dictionary.assign(torch.cat(rows)[: len(ids)])
+    tokens = []
+    for token, text, region, distance in zip(
+        ids, token_texts(loaded.tokenizer, ids), region_n.tolist(), distance_n.tolist(), strict=True
+    ):
+        known = region >= 0 and token not in special
+        off = distance > dictionary.threshold and token not in special
+        tokens.append(WrittenToken(token, text, region if known else None, distance if known else None, off))
+    return tokens

@@ -23,16 +23,16 @@ import torch
 
 import exemplar_partitioning as ep
 from annotated import annotated
+from building.test_build import LONG
 from conftest import tree
-from exemplar_partitioning import store
-from exemplar_partitioning.annotation import folder as annotation
-from exemplar_partitioning.checkpoints import Checkpoints
 from exemplar_partitioning.errors import EPError, Interrupted
-from exemplar_partitioning.explorer.library import Library
-from exemplar_partitioning.export import TARGETS, export
+from exemplar_partitioning.exchange.export import TARGETS, export
 from exemplar_partitioning.files import write_new
-from exemplar_partitioning.labels import Labels
-from test_build import LONG
+from exemplar_partitioning.folder import annotation
+from exemplar_partitioning.folder import dictionary as store
+from exemplar_partitioning.folder.checkpoints import Checkpoints
+from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.show.explorer.library import Library
 
 from .pool import REFUSED, SAME, WRONG, Work
 

@@ -15,7 +15,8 @@ import torch
 
 import exemplar_partitioning as ep
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.importing import import_published, load_sae
+from exemplar_partitioning.exchange.from_paper import import_published
+from exemplar_partitioning.exchange.from_sae import load_sae
 
 from .foreign import published
 from .pool import OTHER, REFUSED, WRONG, Work

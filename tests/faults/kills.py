@@ -15,13 +15,13 @@ from random import Random
 import torch
 
 import exemplar_partitioning as ep
+from building.test_build import LONG
 from conftest import tree
-from exemplar_partitioning import store
+from demo.test_packaged import make_wheel
+from exemplar_partitioning.demo.wheels import fetch_wheel
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.export import export
-from exemplar_partitioning.packaged import fetch_wheel
-from test_build import LONG
-from test_packaged import make_wheel
+from exemplar_partitioning.exchange.export import export
+from exemplar_partitioning.folder import dictionary as store
 
 from .pool import PRELOAD
 

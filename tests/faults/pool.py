@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-PRELOAD = ["exemplar_partitioning.builder", "exemplar_partitioning.annotation", "pytest"]
+PRELOAD = ["exemplar_partitioning.building", "exemplar_partitioning.annotating", "pytest"]
 SECONDS = 30.0  # of a case; beyond, it hangs
 MEMORY = 4 << 30  # bytes a process may have beyond what it starts with
 

@@ -22,19 +22,22 @@ import torch
 
 import exemplar_partitioning as ep
 from annotated import annotated
-from exemplar_partitioning import checkpoints, records, store
-from exemplar_partitioning.atlas import layout
-from exemplar_partitioning.builder import checkpoint
-from exemplar_partitioning.builder.growing import Growing
-from exemplar_partitioning.builder.settings import BuildSettings
-from exemplar_partitioning.compare.origin import read_origin, write_origin
+from exemplar_partitioning.building import workspace as checkpoint
+from exemplar_partitioning.building.growing import Growing
+from exemplar_partitioning.building.settings import BuildSettings
+from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.export import export
-from exemplar_partitioning.importing import import_published, load_sae
-from exemplar_partitioning.labels import Labels
-from exemplar_partitioning.leader import LeaderClustering
-from exemplar_partitioning.ood.conformal import Tail
-from exemplar_partitioning.ood.detector import SHARPNESS, Detector, FittedOn, Scale, _evidence, _Record
+from exemplar_partitioning.exchange.export import export
+from exemplar_partitioning.exchange.from_paper import import_published
+from exemplar_partitioning.exchange.from_sae import load_sae
+from exemplar_partitioning.folder import checkpoints
+from exemplar_partitioning.folder import dictionary as store
+from exemplar_partitioning.folder import schema as records
+from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.folder.origin import read_origin, write_origin
+from exemplar_partitioning.novelty.conformal import Tail
+from exemplar_partitioning.novelty.detector import SHARPNESS, Detector, FittedOn, Scale, _evidence, _Record
+from exemplar_partitioning.show.map import layout
 from exemplar_partitioning.text.documents import read_documents
 
 from .mutations import mutated

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -14,7 +14,6 @@ from ..errors import EPError, ResourceError
 from .annotate import annotate
 from .build import build
 from .combine import combine
-from .experiment import experiment
 from .explore import explore
 from .export import export
 from .extend import extend
@@ -50,7 +49,6 @@ app.command()(annotate)
 app.command()(show)
 app.command()(steer)
 app.command()(localise)
-app.add_typer(experiment, name="experiment")
 app.add_typer(ood, name="ood")
 app.command()(label)
 app.command()(match)
@@ -65,6 +63,8 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(push)
 app.command()(pull)
+for verb in entry_points(group="exemplar_partitioning.verbs"):  # of packages that build on this one
+    app.add_typer(verb.load(), name=verb.name)
 
 
 def _version(wanted: bool) -> None:
@@ -111,6 +111,10 @@ def main() -> None:
 
 
 def _check_address_space() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
         raise ResourceError(

@@ -12,8 +12,8 @@ from . import options
 from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
-    from ..annotation import AnnotateEvent
-    from ..store import StoredDictionary
+    from ..annotating.run import AnnotateEvent
+    from ..folder.dictionary import StoredDictionary
 
 
 def annotate(
@@ -48,7 +48,7 @@ def annotate(
 
     import torch
 
-    from ..annotation import annotate as run
+    from ..annotating.run import annotate as run
     from .display import JsonLines
 
     if threads is not None:

@@ -13,7 +13,7 @@ from . import options
 from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
-    from ..builder import BuildResult
+    from ..building.settings import BuildResult
 
 _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
@@ -141,9 +141,10 @@ def build(
 
     import torch
 
-    from .. import annotation, builder
+    from .. import api
+    from ..folder import annotation
+    from ..folder.dictionary import find
     from ..models.load import load_model
-    from ..store import find
     from .annotate import Bar
     from .display import JsonLines, LiveDisplay
 
@@ -153,7 +154,7 @@ def build(
     display = JsonLines() if as_json else LiveDisplay(model, folder)
     loaded = load_model(model, revision=revision, dtype=dtype, device=device)
     with display, stop_on_interrupt() as asked:
-        result = builder.build(
+        result = api.build(
             loaded,
             [Path(source) for source in text] if text else None,
             out=folder,
@@ -180,7 +181,7 @@ def build(
             workers=workers,
         )
         if annotate and not all((found / annotation.FOLDER).is_dir() for found in find(folder)):
-            annotation.annotate(
+            api.annotate(
                 folder,
                 [Path(source) for source in text] if text else None,
                 model=loaded,

@@ -23,7 +23,7 @@ def combine(
     """Join two dictionaries, or keep of A what B lacks or has; merge joins builds that were calibrated apart."""
     from ..compare.algebra import Operation
     from ..compare.algebra import combine as run
-    from ..compare.origin import read_origin
+    from ..folder.origin import read_origin
 
     first = options.one_dictionary(a, site, percentile)
     second = options.one_dictionary(b, site, percentile_b or percentile)

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..annotation import AnnotateEvent
-from ..builder import DictionarySummary, Event
+from ..annotating.run import AnnotateEvent
+from ..building.settings import DictionarySummary, Event
 
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..explorer.library import Library
-    from ..explorer.live import Live
+    from ..show.explorer.library import Library
+    from ..show.explorer.live import Live
 
 _PORT = 8765
 _NEEDED = ("plotly", "starlette", "uvicorn")
@@ -57,9 +57,9 @@ def explore(
     import threading
     import webbrowser
 
-    from ..explorer.library import Library
-    from ..explorer.overlaps import read_overlaps
-    from ..explorer.server import app, listen, server
+    from ..show.explorer.library import Library
+    from ..show.explorer.overlaps import read_overlaps
+    from ..show.explorer.server import app, listen, server
 
     library = Library([path] if other is None else [path, other])
     overlaps = [read_overlaps(folder, library) for folder in match or ()]
@@ -81,8 +81,8 @@ def explore(
 
 def _live(library: Library, model: str | None) -> Live:
     """The model of the first dictionary that is whole."""
-    from ..explorer.live import Live
     from ..reading import model_of
+    from ..show.explorer.live import Live
 
     key = next((entry.key for entry in library.entries.values() if entry.config), next(iter(library.entries)))
     typer.echo("Loading the model ...", err=True)

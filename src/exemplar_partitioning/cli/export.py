@@ -23,8 +23,8 @@ def export(
     """
     wanted = options.percentile(percentile) if percentile is not None else None
 
-    from ..export import export as write
-    from ..store import load
+    from ..api import load
+    from ..exchange.export import export as write
 
     how = write(load(path, site=site, percentile=wanted), to, out)
     typer.echo(f"{out}\n\n{how}")

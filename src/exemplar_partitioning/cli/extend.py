@@ -27,8 +27,8 @@ def extend(
     """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended."""
     tokens = options.count(max_tokens)
 
-    from ..builder.extend import extend as run
-    from ..visible import visible
+    from ..building.extend import extend as run
+    from ..text.visible import visible
 
     with stop_on_interrupt() as asked:
         grown = run(

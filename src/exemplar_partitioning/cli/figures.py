@@ -26,9 +26,9 @@ def figures(
     """
     wanted = options.percentile(percentile) if percentile is not None else None
 
-    from ..annotation.folder import FOLDER
-    from ..figures import distances, saturation, sizes, sphere, to_bytes
     from ..files import disk_errors, write_new
+    from ..folder.annotation import FOLDER
+    from ..show.figures import distances, saturation, sizes, sphere, to_bytes
 
     chosen = options.dictionaries(path, site, wanted)
     names = [f"{dictionary.path.parent.name}-{dictionary.path.name}" for dictionary in chosen]

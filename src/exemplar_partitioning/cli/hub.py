@@ -19,7 +19,7 @@ def push(
 
     They hold excerpts of the text they were built from.
     """
-    from ..hub import push as upload
+    from ..folder.hub import push as upload
 
     typer.echo(upload(path, repository, private=private))
 
@@ -34,6 +34,6 @@ def pull(
     """Download dictionaries from the hub, and say where they are."""
     wanted = options.percentile(percentile) if percentile is not None else None
 
-    from ..hub import pull as download
+    from ..folder.hub import pull as download
 
     typer.echo(download(repository, out=out, site=site, percentile=wanted, revision=revision))

@@ -30,7 +30,7 @@ def import_(
     """
     wanted = options.percentile(percentile) if percentile is not None else None
 
-    from ..importing import import_published
+    from ..exchange.from_paper import import_published
     from ..models.load import load_model
 
     loaded = load_model(model, dtype="bfloat16") if model is not None else None  # that of all published ones

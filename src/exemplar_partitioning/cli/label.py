@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..visible import visible
+from ..text.visible import visible
 from . import options
 
 if TYPE_CHECKING:
-    from ..labels.endpoint import Outcome, Plan
-    from ..store import StoredDictionary
+    from ..annotating.endpoint import Outcome, Plan
+    from ..folder.dictionary import StoredDictionary
 
 _ENDPOINT = "Ask a language model"
 _TOP = 100
@@ -68,8 +68,8 @@ def label(
     Labels are kept in labels.json beside the dictionary, each with its source. What you say goes before what a
     model says, and that before what is made from tokens. Nothing leaves the machine without --endpoint.
     """
+    from ..api import load
     from ..errors import EPError
-    from ..store import load
 
     if (region is None) == (endpoint is None):
         raise EPError("give --region N, with a text to label it, or --endpoint URL --model NAME to ask a model")
@@ -84,7 +84,7 @@ def label(
 
 
 def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_json: bool) -> None:
-    from ..labels import Labels
+    from ..folder.labels import Labels
 
     labels = Labels.read(dictionary)
     if text is not None:
@@ -126,8 +126,8 @@ def _by_model(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from ..annotating import endpoint
     from ..errors import EPError, Interrupted
-    from ..labels import endpoint
 
     key = os.environ.get(key_env) if key_env else None
     if key_env and not key:

@@ -31,12 +31,12 @@ def localise(
     """Find the regions whose prompts show a behaviour: rates with intervals, lift, p corrected for their number."""
     from typing import cast
 
+    from ..act.localise import Position
+    from ..act.localise import localise as run
+    from ..api import load
     from ..errors import EPError
-    from ..labels import Labels
-    from ..localisation import Position
-    from ..localisation import localise as run
+    from ..folder.labels import Labels
     from ..reading import model_of
-    from ..store import load
     from ..text.documents import read_prompts
 
     if position not in ("final", "any"):
@@ -60,7 +60,7 @@ def localise(
     from rich.table import Table
     from rich.text import Text
 
-    from ..visible import visible
+    from ..text.visible import visible
     from .terminal import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")

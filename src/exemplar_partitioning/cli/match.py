@@ -89,7 +89,7 @@ def write(out: Path, summary: dict[str, Any], tables: dict[str, pa.Table], *, cs
     import pyarrow.parquet
 
     from ..files import disk_errors, write_new
-    from ..store import to_json
+    from ..folder.dictionary import to_json
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def show(found: Matching, top: int) -> None:
     """The matching for people."""
     from rich.table import Table
 
-    from ..visible import visible
+    from ..text.visible import visible
     from .terminal import console, cut
 
     console, summary, rows = console(), found.summary(), found.table().to_pylist()

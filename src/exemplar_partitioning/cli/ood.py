@@ -11,7 +11,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..ood import Detector, DocumentNovelty
+    from ..novelty.detector import Detector, DocumentNovelty
     from ..text.documents import DocumentSource
 
 ood = typer.Typer(no_args_is_help=True, help="Tell text unlike what a dictionary was built from, at a known rate.")
@@ -53,7 +53,7 @@ def fit(
     """
     tokens = options.count(max_tokens)
 
-    from ..ood import Detector
+    from ..novelty.detector import Detector
     from .display import steps
 
     dictionary = options.one_dictionary(path, site, percentile)
@@ -100,7 +100,7 @@ def score(
     p is the share of ordinary documents with as high a score; a document is flagged where that is at most the
     rate of false alarms asked for in the fit.
     """
-    from ..ood import Detector
+    from ..novelty.detector import Detector
     from ..reading import model_of
 
     dictionary = options.one_dictionary(path, site, percentile)
@@ -115,9 +115,9 @@ def score(
 
 
 def _source(text: list[str], field: str) -> DocumentSource:
-    from ..text.documents import read_documents
+    from ..demo.corpus import documents_of
 
-    return read_documents(options.sources(text), field=field)
+    return documents_of(options.sources(text), field=field)
 
 
 def _described(detector: Detector) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _described(detector: Detector) -> dict[str, Any]:
 
 
 def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
-    from ..reading import token_texts
+    from ..text.tokens import token_texts
 
     found: dict[str, Any] = {
         "document": row.document,
@@ -170,7 +170,7 @@ def _print(found: Any, detector: Detector, tokenizer: Any) -> None:
     """A row a document as they come; with a tokenizer, its tokens below it."""
     from rich.text import Text
 
-    from ..visible import visible
+    from ..text.visible import visible
     from .terminal import console, ending
 
     out = console()
@@ -197,8 +197,8 @@ def _tokens_shown(row: DocumentNovelty, tokenizer: Any) -> Any:
     """The document's tokens, those flagged in red, and where there are no colours in angle marks."""
     from rich.text import Text
 
-    from ..reading import token_texts
-    from ..visible import visible
+    from ..text.tokens import token_texts
+    from ..text.visible import visible
     from .terminal import console, highlighted
 
     plain = console().color_system is None

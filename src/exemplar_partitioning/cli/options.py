@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..store import StoredDictionary
+    from ..folder.dictionary import StoredDictionary
 
 
 Ray = Annotated[
@@ -76,7 +76,8 @@ def region(text: str) -> int:
 
 def dictionaries(path: Path, site: str | None, percentile: float | None) -> list[StoredDictionary]:
     """All dictionaries that fit; EPError, saying which there are, if none does."""
-    from ..store import find, load
+    from ..api import load
+    from ..folder.dictionary import find
 
     folders = find(path) if path.is_dir() else []
     every = [load(folder) for folder in folders]
@@ -91,7 +92,7 @@ def dictionaries(path: Path, site: str | None, percentile: float | None) -> list
 
 def one_dictionary(path: Path, site: str | None, wanted: str | None) -> StoredDictionary:
     """The one dictionary that fits; EPError, saying which there are, if none or several do."""
-    from ..store import load
+    from ..api import load
 
     return load(path, site=site, percentile=percentile(wanted) if wanted is not None else None)
 

@@ -24,10 +24,10 @@ def report(
     """
     wanted = options.percentile(percentile) if percentile is not None else None
 
+    from ..api import load
     from ..errors import EPError
     from ..files import disk_errors, write_new
-    from ..report import render
-    from ..store import load
+    from ..show.report import render
 
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "name a file" if out.is_dir() else "choose another name with --out, or say --overwrite"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..visible import visible
+from ..text.visible import visible
 from . import options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..store import StoredDictionary
+    from ..folder.dictionary import StoredDictionary
 
 _DOCUMENT = 26  # columns at most
 _WIDE = 120  # columns from which labels leave room for documents
@@ -46,8 +46,8 @@ def show(
 
     A region's context and examples are shaded by distance to its exemplar: the nearer, the darker.
     """
+    from ..api import load
     from ..errors import EPError
-    from ..store import load
 
     wanted = options.percentile(percentile) if percentile is not None else None
     if sum(given is not None for given in (region, text, file)) > 1:
@@ -86,7 +86,7 @@ def biggest(dictionary: StoredDictionary, top: int) -> list[dict[str, Any]]:
 
     Without annotation, those with most arrivals, and neither.
     """
-    from ..labels import Labels
+    from ..folder.labels import Labels
     from .show_region import annotation_of
 
     annotation = annotation_of(dictionary)
@@ -112,7 +112,7 @@ def _as_json(dictionary: StoredDictionary, top: int) -> dict[str, Any]:
 def _print_all(path: Path, chosen: list[StoredDictionary], top: int) -> None:
     from rich.text import Text
 
-    from ..builder.settings import DictionarySummary
+    from ..building.settings import DictionarySummary
     from .display import dictionaries_table
     from .terminal import console
 

@@ -10,13 +10,13 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ..annotation.folder import BIN_WIDTH, FOLDER, Annotation
-from ..labels import Labels
-from ..visible import visible
+from ..folder.annotation import BIN_WIDTH, FOLDER, Annotation
+from ..folder.labels import Labels
+from ..text.visible import visible
 from .terminal import MARGIN, console, cut, highlighted, in_context, named, place, shade
 
 if TYPE_CHECKING:
-    from ..store import StoredDictionary
+    from ..folder.dictionary import StoredDictionary
 
 _NEIGHBOURS = 6
 _BARS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import DataError, EPError
-from ..labels import Labels
+from ..folder.labels import Labels
 from ..reading import model_of, read
-from ..visible import visible
+from ..text.visible import visible
 from .terminal import console, cut
 
 if TYPE_CHECKING:
-    from ..store import StoredDictionary
+    from ..folder.dictionary import StoredDictionary
 
 _BYTES = 1_000_000
 _TOKEN = 20  # columns at most

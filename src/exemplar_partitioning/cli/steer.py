@@ -12,7 +12,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..interventions.generation import WrittenToken
+    from ..reading import WrittenToken
 
 
 def steer(
@@ -44,12 +44,12 @@ def steer(
     """
     from typing import cast
 
-    from .. import interventions
-    from ..interventions import generation
-    from ..interventions.acting import Basis
-    from ..interventions.hooks import Tokens
+    from .. import reading
+    from ..act import steer as acts
+    from ..act.steer import Basis
+    from ..api import load
+    from ..models.hooks import Tokens
     from ..reading import model_of
-    from ..store import load
 
     wanted = options.percentile(percentile) if percentile is not None else None
     regions = [options.region(part) for part in region.split(",")]
@@ -59,14 +59,14 @@ def steer(
     loaded = model_of(dictionary, model)
     where: dict[str, Any] = {"basis": cast(Basis, basis), "sites": at, "tokens": cast(Tokens, tokens)}
     acting = (
-        interventions.ablate(loaded, dictionary, regions, **where)
+        acts.ablate(loaded, dictionary, regions, **where)
         if ablate
-        else interventions.steer(loaded, dictionary, regions, alpha=alpha, **where)
+        else acts.steer(loaded, dictionary, regions, alpha=alpha, **where)
     )
     writing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat}
-    before = [generation.written(loaded, dictionary, p, **writing) for p in prompt]
+    before = [reading.written(loaded, dictionary, p, **writing) for p in prompt]
     with acting:
-        after = [generation.written(loaded, dictionary, p, **writing) for p in prompt]
+        after = [reading.written(loaded, dictionary, p, **writing) for p in prompt]
     if as_json:
         typer.echo(
             json.dumps(
@@ -81,7 +81,7 @@ def steer(
         return
     from rich.text import Text
 
-    from ..visible import visible
+    from ..text.visible import visible
     from .terminal import console
 
     out = console()
@@ -96,7 +96,7 @@ def steer(
 
 
 def _shown(piece: str) -> str:
-    from ..visible import visible
+    from ..text.visible import visible
 
     return "\n".join(visible(line) for line in piece.split("\n"))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..visible import visible
+from ..text.visible import visible
 
 MARGIN = 11  # columns of the names on the left
 # within theta / 2, within theta, within half way from theta to 1

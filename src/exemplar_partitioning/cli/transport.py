@@ -12,7 +12,7 @@ from . import options
 
 if TYPE_CHECKING:
     from ..compare.structure import Measure
-    from ..store import StoredDictionary
+    from ..folder.dictionary import StoredDictionary
 
 
 def transport(
@@ -41,10 +41,10 @@ def transport(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
 ) -> None:
     """Embed A's exemplars with another model: the same regions there, how far they moved, whether they still agree."""
-    from ..compare.common import common_tokens, places
-    from ..compare.origin import read_origin
+    from ..compare.neighbours import common_tokens, places
     from ..compare.structure import drift, structure
     from ..compare.transport import transport as run
+    from ..folder.origin import read_origin
     from ..models.load import load_model
 
     tokens = options.count(max_tokens)

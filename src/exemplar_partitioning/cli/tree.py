@@ -34,7 +34,7 @@ def tree(
     from ..compare.tree import paths
     from ..compare.tree import tree as grow
     from ..errors import EPError
-    from ..labels import Labels
+    from ..folder.labels import Labels
 
     if region is None and (to is not None or percentile is not None):
         raise EPError("--percentile and --to go with --region, the number of a region")
@@ -80,7 +80,7 @@ def _family(tree: Tree, level: int, region: int, name: Any) -> dict[str, Any]:
 
 
 def _line(node: dict[str, Any]) -> str:
-    from ..visible import visible
+    from ..text.visible import visible
 
     return f"p{node['percentile']:g} {node['region']}  {visible(node['label'])}"
 

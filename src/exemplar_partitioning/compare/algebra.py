@@ -31,13 +31,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..dictionary import Dictionary
+from ..core.dictionary import Dictionary
+from ..core.leader import LeaderClustering
 from ..errors import EPError
-from ..leader import LeaderClustering
-from ..records import BuildRecord
-from ..store import StoredDictionary, content_ids, load, percentile_name, save
+from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save
+from ..folder.origin import write_origin
+from ..folder.schema import BuildRecord
 from .matching import raw_exemplars
-from .origin import write_origin
 
 Operation = Literal["union", "difference", "intersection", "merge"]
 

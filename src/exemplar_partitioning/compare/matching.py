@@ -14,11 +14,12 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from ..dictionary import Dictionary
+from ..core.dictionary import Dictionary
+from ..core.geometry import directions
 from ..errors import EPError
-from ..geometry import directions
-from ..store import StoredDictionary
-from .common import MAX_TOKENS, CommonTokens, common_tokens, places
+from ..folder.dictionary import StoredDictionary
+from ..folder.origin import describe
+from .neighbours import MAX_TOKENS, CommonTokens, common_tokens, places
 from .nulls import Null, random_exemplars, reflections
 from .overlap import Overlap, overlap
 from .pairing import Pairs, nearest, one_to_one
@@ -255,19 +256,6 @@ def match(
         overlap=overlap(ids_a, ids_b, a.k, b.k),
         coverage=(float((distance_a <= a.threshold).mean()), float((distance_b <= b.threshold).mean())),
     )
-
-
-def describe(dictionary: StoredDictionary) -> dict[str, Any]:
-    """Which dictionary it is, in a few plain values."""
-    config = dictionary.config
-    return {
-        "content_id": dictionary.content_id,
-        "model": config.model.id,
-        "site": config.site.name,
-        "percentile": config.calibration.percentile,
-        "threshold": dictionary.threshold,
-        "k": dictionary.k,
-    }
 
 
 def raw_exemplars(dictionary: StoredDictionary) -> Float64[np.ndarray, "k d"]:

@@ -26,9 +26,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from ..errors import EPError
-from ..store import StoredDictionary
-from .common import MAX_TOKENS, Place, common_tokens, places
-from .matching import describe
+from ..folder.dictionary import StoredDictionary
+from ..folder.origin import describe
+from .neighbours import MAX_TOKENS, Place, common_tokens, places
 from .transport import embed
 
 REPAIRINGS = 2000

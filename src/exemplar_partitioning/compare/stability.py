@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.stats import rankdata
 
-from ..dictionary import Dictionary
-from ..geometry import directions
-from ..leader import LeaderClustering
-from ..nearest import ROWS
+from ..core.dictionary import Dictionary
+from ..core.geometry import directions
+from ..core.leader import LeaderClustering
+from ..core.search import ROWS
 from .overlap import adjusted_rand, best_f1, contingency
 from .pairing import nearest
 

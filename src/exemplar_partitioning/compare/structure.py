@@ -17,9 +17,9 @@ import pyarrow as pa
 from jaxtyping import Float32, Float64, Int64
 
 from ..errors import EPError
-from ..store import StoredDictionary
-from .common import CommonTokens
+from ..folder.dictionary import StoredDictionary
 from .matching import raw_exemplars
+from .neighbours import CommonTokens
 from .overlap import contingency
 from .pairing import nearest
 

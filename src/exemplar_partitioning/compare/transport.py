@@ -24,19 +24,19 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32, Int64
 
-from ..builder.export import token_columns
-from ..calibration import BATCH, calibrate
-from ..dictionary import Dictionary
+from ..building.write import token_columns
+from ..core.calibration import BATCH, calibrate
+from ..core.dictionary import Dictionary
+from ..core.geometry import directions
 from ..errors import EPError
-from ..geometry import directions
+from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, versions
+from ..folder.origin import write_origin
+from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
-from ..records import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
-from ..store import StoredDictionary, content_ids, load, percentile_name, save, versions
-from .common import Place, tokenised
-from .origin import write_origin
+from .neighbours import Place, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most
 _NO_TEXT = "\ufffd"  # in the place of a window that is but a part of one character

@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from ..errors import EPError
-from ..store import StoredDictionary
+from ..folder.dictionary import StoredDictionary
 from .pairing import nearest
 
 NEIGHBOURS = 3  # of the graph that paths run on

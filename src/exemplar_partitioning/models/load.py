@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..demo.gguf import read_gguf
+from ..demo.models import PACKAGED_MODELS, packaged_model
 from ..errors import DataError, EPError, ResourceError
+from ..quiet import first_line, quiet
 from .architecture import Architecture, transformers_model
-from .gguf import read_gguf
-from .packaged import PACKAGED_MODELS, packaged_model
-from .quiet import first_line, quiet
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HASH_CHUNK = 1 << 24

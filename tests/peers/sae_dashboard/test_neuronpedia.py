@@ -13,7 +13,7 @@ from neuronpedia.requests.feature_request import FeatureRequest
 from neuronpedia.types.common.activation import NPActivation
 from sae_dashboard.neuronpedia.neuronpedia_dashboard import NeuronpediaDashboardBatch
 
-from exemplar_partitioning.export import export
+from exemplar_partitioning.exchange.export import export
 
 
 @pytest.fixture(scope="module")

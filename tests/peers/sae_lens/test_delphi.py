@@ -9,8 +9,8 @@ from delphi.config import CacheConfig, ConstructorConfig, RunConfig, SamplerConf
 from delphi.sparse_coders import load_hooks_sparse_coders
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.export import export
-from exemplar_partitioning.models import Extractor
+from exemplar_partitioning.exchange.export import export
+from exemplar_partitioning.models.capture import Extractor
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from sae_lens.loading import pretrained_sae_loaders as loaders
 from safetensors.torch import save_file
 from sparsify import SparseCoder, SparseCoderConfig
 
-from exemplar_partitioning.importing import load_sae
+from exemplar_partitioning.exchange.from_sae import load_sae
 
 D, F = 32, 200
 SHAPE = {"d_in": D, "d_sae": F, "device": "cpu", "dtype": "float32"}

@@ -9,8 +9,8 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.export import export
-from exemplar_partitioning.models import Architecture
+from exemplar_partitioning.exchange.export import export
+from exemplar_partitioning.models.architecture import Architecture
 
 
 @pytest.fixture(scope="module")

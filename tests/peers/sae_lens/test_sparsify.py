@@ -7,7 +7,7 @@ pytest.importorskip("sparsify", reason="only `make test-peers` has sparsify")
 
 from sparsify import SparseCoder
 
-from exemplar_partitioning.export import export
+from exemplar_partitioning.exchange.export import export
 
 
 @pytest.fixture(scope="module")

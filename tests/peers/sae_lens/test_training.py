@@ -8,12 +8,12 @@ import torch
 
 pytest.importorskip("sae_lens", reason="only `make test-peers` has SAELens")
 
-from experiments import train_saes
 from sae_lens import SAE
 
-from exemplar_partitioning.experiments.streamed import read_streamed
-from exemplar_partitioning.importing import load_sae
-from exemplar_partitioning.store import to_json
+from ep_experiments.streamed import read_streamed
+from exemplar_partitioning.exchange.from_sae import load_sae
+from exemplar_partitioning.folder.dictionary import to_json
+from experiments import train_saes
 
 D, N = 16, 24_000
 

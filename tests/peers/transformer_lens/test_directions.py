@@ -12,8 +12,8 @@ pytest.importorskip("interp_engine", reason="only `make test-peers` has interp-e
 from interp_engine.model import EagerModel
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.export import export
-from exemplar_partitioning.models import Extractor
+from exemplar_partitioning.exchange.export import export
+from exemplar_partitioning.models.capture import Extractor
 
 
 @pytest.fixture(scope="module")

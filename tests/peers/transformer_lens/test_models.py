@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import exemplar_partitioning as ep
 from conftest import tree
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.models import Extractor
+from exemplar_partitioning.models.capture import Extractor
 
 PROMPT = "the old dog walks under"
 SITES = ["resid_pre.0", "attn_out_post.1", "mlp_out_post.1", "resid_post.2"]

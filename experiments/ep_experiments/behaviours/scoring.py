@@ -1,0 +1,107 @@
+"""What answers show: rates with intervals, paired tests, fluency, perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from exemplar_partitioning.act.localise import wilson
+from exemplar_partitioning.models.generate import Generation, generate
+from exemplar_partitioning.models.load import LoadedModel
+
+Judge = Callable[[str], bool]
+_BATCH = 8  # windows read at once
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to prompts, and what they show.
+
+    shows: 1 or 0 for each prompt; NaN where the judge failed.  strictly: the same of a stricter judge, if any.
+    """
+
+    generations: list[Generation]
+    shows: Float64[np.ndarray, " n"]
+    strictly: Float64[np.ndarray, " n"] | None
+
+    @property
+    def rate(self) -> float:
+        """Share of the judged answers that show the behaviour."""
+        return float(np.nanmean(self.shows))
+
+    @property
+    def unique_words(self) -> float:
+        """Different words over words, the mean over answers that have any: falls when a model babbles."""
+        words = [g.text.lower().split() for g in self.generations]
+        return float(np.mean([len(set(w)) / len(w) for w in words if w] or [0.0]))
+
+    def record(self) -> dict[str, float | int | None]:
+        """Rate with its Wilson interval, and fluency, as plain values."""
+        judged = int((~np.isnan(self.shows)).sum())
+        hits = int(np.nansum(self.shows))
+        low, high = wilson(np.array([hits]), np.array([judged]))
+        return {
+            "n": judged,
+            "unscored": len(self.shows) - judged,
+            "showing": hits,
+            "rate": round(self.rate, 4),
+            "low": round(float(low[0]), 4),
+            "high": round(float(high[0]), 4),
+            "rate_strictly": None if self.strictly is None else round(float(np.nanmean(self.strictly)), 4),
+            "unique_words": round(self.unique_words, 4),
+        }
+
+    @property
+    def scores(self) -> str:
+        """A character for each prompt: 1 shows it, 0 does not, - could not be judged."""
+        return "".join("-" if np.isnan(score) else str(int(score)) for score in self.shows)
+
+
+def answers(
+    loaded: LoadedModel, prompts: Sequence[str], shows: Judge, strictly: Judge | None = None, *, max_new_tokens: int
+) -> Answers:
+    """Let a model answer prompts, under whatever interventions are open, and judge the answers.
+
+    A judge that fails on an answer leaves that one unscored.
+    """
+    generations = generate(loaded, prompts, max_new_tokens=max_new_tokens)
+    return Answers(generations, judged(shows, generations), judged(strictly, generations) if strictly else None)
+
+
+def judged(judge: Judge, generations: Sequence[Generation]) -> Float64[np.ndarray, " n"]:
+    """1 or 0 for each answer, NaN where the judge raised."""
+    found = np.full(len(generations), math.nan)
+    for i, generation in enumerate(generations):
+        try:
+            found[i] = bool(judge(generation.text))
+        except Exception:  # a judge is the user's code; one answer must not cost the run
+            continue
+    return found
+
+
+def paired(before: Answers, after: Answers) -> dict[str, float | int]:
+    """Prompts whose answer changed sides, and McNemar's exact two-sided p."""
+    from scipy.stats import binomtest
+
+    both = ~(np.isnan(before.shows) | np.isnan(after.shows))
+    lost = int((both & (before.shows == 1) & (after.shows == 0)).sum())
+    gained = int((both & (before.shows == 0) & (after.shows == 1)).sum())
+    p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    return {"lost": lost, "gained": gained, "p": float(f"{p:.3g}")}
+
+
+def perplexity(loaded: LoadedModel, windows: Sequence[np.ndarray]) -> float:
+    """exp of the mean negative log likelihood of the tokens of windows of one length, the first of each aside."""
+    total, count = 0.0, 0
+    for start in range(0, len(windows), _BATCH):
+        ids_bs = torch.from_numpy(np.stack(windows[start : start + _BATCH]).astype(np.int64)).to(loaded.model.device)
+        with torch.inference_mode():
+            logits_bsv = loaded.model(ids_bs, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits_bsv.flatten(0, 1), ids_bs[:, 1:].flatten(), reduction="sum")
+        total, count = total + float(loss), count + ids_bs[:, 1:].numel()
+    return math.exp(total / count)

@@ -1,0 +1,40 @@
+"""`ep experiment extract`: activations of a stream of text, kept for other experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exemplar_partitioning.cli import options
+
+
+def extract(
+    out: Annotated[Path, typer.Argument(help="Folder for the activations.", show_default=False)],
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, globs or hf:owner/dataset.", show_default="the packaged text"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model: packaged name, hub id or path.")] = "smollm2-135m-instruct",
+    site: Annotated[str | None, typer.Option(help="One site.", show_default="half way up")] = None,
+    max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "1_000_000",
+    context_size: Annotated[int, typer.Option(min=1, help="Tokens of text in a window.")] = 128,
+    field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Keep the activations of a stream of text on disk, as a build would read it; interrupted, it goes on."""
+    from exemplar_partitioning.cli.display import steps
+    from exemplar_partitioning.demo.corpus import documents_of
+    from exemplar_partitioning.models.load import load_model
+
+    from ..streamed import Cut, stream_to
+
+    tokens = options.count(max_tokens)
+    source = documents_of(options.sources(text), field=field)
+    loaded = load_model(model, dtype=dtype, device=device)
+    with steps() as tell:
+        chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
+        found = stream_to(out, loaded, chosen, source, source.name, tokens, Cut(context_size), tell)
+    typer.echo(f"{len(found):,} activations of {found.record['site']} in {out}")

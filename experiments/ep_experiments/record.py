@@ -1,0 +1,48 @@
+"""What a reader needs to repeat an experiment: command, seed, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exemplar_partitioning.models.load import LoadedModel, ModelInfo
+
+_PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
+
+
+def record(
+    name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float, program: str = "ep"
+) -> dict[str, Any]:
+    """The head of a result file. Paths in the command are cut to their last parts."""
+    return head(name, arguments, loaded.info, seed, seconds, program)
+
+
+def head(
+    name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float, program: str = "ep"
+) -> dict[str, Any]:
+    """The same where the model itself is not at hand, only what it gave."""
+    return {
+        "experiment": name,
+        "command": " ".join([program, *(shlex.quote(_short(argument)) for argument in arguments)]),
+        "seed": seed,
+        "model": {
+            "id": info.id,
+            "revision": info.revision,
+            "dtype": info.dtype,
+            "fingerprint": info.fingerprint,
+        },
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "machine": platform.machine(),
+        "minutes": round(seconds / 60, 1),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _short(argument: str) -> str:
+    name, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return f"{name}{equals}{path.name}" if path.is_absolute() else argument

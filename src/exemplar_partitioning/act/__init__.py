@@ -1,0 +1,1 @@
+"""Acting on regions while a model runs: steer, ablate, bake, localise."""

@@ -1,0 +1,204 @@
+"""Acting on regions: steer, ablate, project, swap and clamp, as context managers.
+
+    with ep.ablate(model, d, region=42):
+        model.generate(...)
+
+Directions are those of exemplars (basis "exemplar"), of mean members ("mean", after `ep annotate`), or given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypedDict, Unpack
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import EPError
+from ..folder.dictionary import StoredDictionary
+from ..models.architecture import Architecture, transformers_model
+from ..models.hooks import Tokens, applied
+from ..models.load import LoadedModel, fingerprint
+from .edits import Add, Clamp, Edit, Gate, Gated, Off, Onto, Swap, orthonormal
+
+Regions = int | Sequence[int]
+Basis = Literal["exemplar", "mean"]
+Direction = Basis | Tensor
+Around = Literal["centre", "origin"]
+
+
+class Where(TypedDict, total=False):
+    """Where and when an intervention acts.
+
+    sites: e.g. "resid_post.*"; the dictionary's own site by default.
+    tokens: "all", "prompt" or "generated" ones.
+    gate: only activations that this lets through.
+    any_model: act on a model other than the dictionary's, of the same width.
+    """
+
+    sites: str | Sequence[str] | None
+    tokens: Tokens
+    gate: Gate | None
+    any_model: bool
+
+
+_fingerprints: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def steer(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: Regions,
+    *,
+    alpha: float,
+    basis: Direction = "exemplar",
+    **where: Unpack[Where],
+) -> AbstractContextManager[None]:
+    """Add `alpha` typical residual norms of the (normalised sum of the) regions' directions to the activations.
+
+    Args:
+        model: a causal language model of transformers, what `ep.load_model` gives, a `TransformerBridge`, or an
+            interp-engine model.
+        dictionary, region: which direction; several regions: the direction of their sum.
+        alpha: in units of `dictionary.typical_norm`; negative steers away.
+        basis: "exemplar", "mean", or a direction [d] of your own.
+        where: see `Where`.
+
+    Raises:
+        EPError: a region that does not exist, alpha that is not finite, or another model.
+    """
+    if not math.isfinite(alpha):
+        raise EPError(f"alpha is {alpha}; expected a finite number of typical residual norms, such as 1 or -0.5")
+    total_d = directions_of(dictionary, region, basis).sum(dim=0)
+    if not bool(total_d.norm() > 0):
+        raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
+    edit = Add(alpha * dictionary.typical_norm * total_d / total_d.norm())
+    return _act(model, dictionary, edit, where)
+
+
+def ablate(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: Regions,
+    *,
+    basis: Direction = "exemplar",
+    around: Around = "centre",
+    **where: Unpack[Where],
+) -> AbstractContextManager[None]:
+    """Project the span of the regions' directions out of the activations: see `steer`.
+
+    around: what is projected is the part from the dictionary's "centre", which suits its own site; or from the
+        "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
+    """
+    edit = Off(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
+    return _act(model, dictionary, edit, where)
+
+
+def project(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: Regions,
+    *,
+    basis: Direction = "exemplar",
+    around: Around = "centre",
+    **where: Unpack[Where],
+) -> AbstractContextManager[None]:
+    """Keep nothing but the span of the regions' directions: see `steer`, and for `around` see `ablate`."""
+    edit = Onto(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
+    return _act(model, dictionary, edit, where)
+
+
+def swap(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: Regions,
+    towards: Regions,
+    *,
+    basis: Basis = "exemplar",
+    **where: Unpack[Where],
+) -> AbstractContextManager[None]:
+    """Off the span of some regions, towards the mean of others within that span (protocol 2.2): see `steer`.
+
+    The target is the mean of the other regions' directions at the typical distance from the centre.
+    """
+    q_rd = orthonormal(directions_of(dictionary, region, basis))
+    target_d = dictionary.center + dictionary.typical_radius * directions_of(dictionary, towards, basis).mean(dim=0)
+    return _act(model, dictionary, Swap(q_rd, dictionary.center, target_d), where)
+
+
+def clamp(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: int,
+    value: float,
+    *,
+    basis: Direction = "exemplar",
+    **where: Unpack[Where],
+) -> AbstractContextManager[None]:
+    """Set the component along a region's direction, from the centre, to `value` typical residual norms: see `steer`."""
+    if not math.isfinite(value):
+        raise EPError(f"value is {value}; expected a finite number of typical residual norms")
+    v_d = directions_of(dictionary, region, basis)[0]
+    edit = Clamp(v_d / v_d.norm(), dictionary.center, value * dictionary.typical_norm)
+    return _act(model, dictionary, edit, where)
+
+
+def directions_of(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:
+    """The directions that regions stand for, or the one that was given; EPError where there is none."""
+    if isinstance(basis, Tensor):
+        if basis.shape != (dictionary.d_model,) or not bool(torch.isfinite(basis).all()):
+            raise EPError(f"a direction must be finite, of shape [{dictionary.d_model}]; got {list(basis.shape)}")
+        return basis.float()[None]
+    if basis not in ("exemplar", "mean"):
+        raise EPError(f"basis is {basis!r}; expected 'exemplar', 'mean' or a direction [d_model]")
+    regions = [region] if isinstance(region, int) else list(region)
+    if not regions:
+        raise EPError("no region was named; give one or several")
+    for index in regions:
+        dictionary.check_region(index)
+    if basis == "exemplar":
+        return dictionary.exemplars[regions]
+    means = torch.from_numpy(dictionary.annotation.mean_directions[regions])
+    if empty := [index for index, mean in zip(regions, means, strict=True) if not bool(mean.any())]:
+        raise EPError(f"region {empty[0]} has no members, so no mean direction; use basis='exemplar'")
+    return means
+
+
+def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
+    if around not in ("centre", "origin"):
+        raise EPError(f"around is {around!r}; expected 'centre' or 'origin'")
+    return dictionary.center if around == "centre" else torch.zeros_like(dictionary.center)
+
+
+def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> AbstractContextManager[None]:
+    check_model_of(model, dictionary, where.get("any_model", False))
+    gate = where.get("gate")
+    edit = Gated(gate, edit) if gate else edit
+    outer = model.model if isinstance(model, LoadedModel) else model  # a bridge itself, whose `generate` is watched
+    return applied(outer, edit, where.get("sites") or dictionary.config.site.name, tokens=where.get("tokens", "all"))
+
+
+def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:
+    """The model object itself; EPError for another width and, unless any will do, for any other model."""
+    module = model.model if isinstance(model, LoadedModel) else transformers_model(model)
+    record, width = dictionary.config.model, Architecture.of(module).d_model
+    if width != dictionary.d_model:
+        raise EPError(f"the model's d_model is {width}, the dictionary's ({record.id}) is {dictionary.d_model}")
+    if any_model:
+        return module
+    if isinstance(model, LoadedModel):
+        found = model.info.fingerprint
+    else:
+        if module not in _fingerprints:
+            _fingerprints[module] = fingerprint(module)
+        found = _fingerprints[module]
+    if found != record.fingerprint:
+        raise EPError(
+            f"the model's weights ({found[:12]}) are not those of {record.id} that the dictionary was built from "
+            f"({record.fingerprint[:12]}); to act on another model or dtype all the same, say any_model=True"
+        )
+    return module

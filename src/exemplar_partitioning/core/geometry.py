@@ -1,0 +1,190 @@
+"""Directions on the centred unit sphere, cosine distance, and the arithmetic that decides.
+
+Shapes: n activations, k exemplars, d = d_model. `x_nd` are activations, `u_nd` unit directions,
+`e_kd` exemplars, `c_d` the centre.
+
+Two arithmetics live here. The *reference arithmetic* (design, law L2) is the definition: directions
+in float64, sums by pairwise halving, so that every device, thread count and grouping gives the same
+bits. The *fast arithmetic* is float32 with an error bound against the reference that holds for any
+order of summation; it may decide only what lies outside that bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ..errors import DataError, EPError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+UNIT_ROUNDOFF = 2.0**-24  # of float32, round to nearest
+MIN_THRESHOLD = 1e-6  # an exemplar is float32: it may lie 6e-8 from the very row it came from
+_SAFE_NORM = (1e-12, 1e12)  # float32 norms in here come from squares that neither vanish nor overflow
+
+
+def tree_sum(terms: Any) -> Any:
+    """Sum over the last axis of a tensor or array by pairwise halving; overwrites `terms`.
+
+    Element-wise IEEE additions in a fixed order: the result does not depend on the device, the
+    number of threads or the number of rows.
+    """
+    while (width := terms.shape[-1]) > 1:
+        half = (width + 1) // 2
+        terms[..., : width - half] += terms[..., half:]
+        terms = terms[..., :half]
+    return terms[..., 0]
+
+
+def tree_sum_rows(terms_nd: Tensor) -> Tensor:
+    """Sum over the first axis by pairwise halving; overwrites `terms_nd`."""
+    while (rows := len(terms_nd)) > 1:
+        half = (rows + 1) // 2
+        terms_nd[: rows - half] += terms_nd[half:]
+        terms_nd = terms_nd[:half]
+    return terms_nd[0]
+
+
+def reference_directions(
+    x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+    """Unit directions `u(x) = (x - c) / |x - c|` and the norms `|x - c|`, in reference arithmetic.
+
+    A row equal to the centre has norm 0 and a direction of NaNs; callers leave it out.
+    """
+    y_nd = x_nd.double() - c_d.double()
+    # numpy's square root is correctly rounded; torch's, from a vector library, is not
+    norm_n = torch.from_numpy(np.sqrt(tree_sum(y_nd * y_nd).numpy(force=True))).to(y_nd.device)
+    return y_nd / norm_n[:, None], norm_n
+
+
+def reference_similarity(u_nd: Float[Tensor, "n d"], e_nd: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Row-wise `u . e` in reference arithmetic: u in float64, e float32 values."""
+    return tree_sum(u_nd.double() * e_nd.double())
+
+
+def similarity_bound(d: int, device: torch.device | None = None) -> float:
+    """Largest difference between a float32 similarity and the reference one, for unit vectors of width d.
+
+    (d/2 + 4) roundings for the direction (subtraction, norm, square root, division) and d for the dot
+    product, in whatever order a matrix product sums; the last factor covers products of roundings.
+    Tensor cores may cut sums off where others round them, which errs by twice as much.
+    """
+    roundings = d if device is None or device.type == "cpu" else 2 * d
+    return (0.5 * d + roundings + 8) * UNIT_ROUNDOFF * 1.01
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of activations ready to be compared: the rows that have a direction.
+
+    x_nd: activations, float32.  c_d: the centre, float32.
+    u_nd: directions in fast arithmetic, float32.
+    rows_n: index of each row in the batch it came from; rows without a direction are not here.
+    """
+
+    x_nd: Float[Tensor, "n d"]
+    c_d: Float[Tensor, " d"]
+    u_nd: Float[Tensor, "n d"]
+    rows_n: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return self.x_nd.shape[0]
+
+    @cached_property
+    def bfloat16(self) -> tuple[Tensor, Float[Tensor, " n"]]:
+        """Directions in bfloat16, and a bound on how far each lies from its float32 one."""
+        fast_nd = self.u_nd.bfloat16()
+        return fast_nd, torch.linalg.vector_norm(self.u_nd - fast_nd, dim=1) * 1.001
+
+    def __getitem__(self, part: slice) -> Block:
+        return Block(self.x_nd[part], self.c_d, self.u_nd[part], self.rows_n[part])
+
+    def shifted(self, by: int) -> Block:
+        """The same rows, counted from another start."""
+        return Block(self.x_nd, self.c_d, self.u_nd, self.rows_n + by)
+
+    def reference(self, rows: Int64[Tensor, " r"]) -> Float[Tensor, "r d"]:
+        """Directions of some rows in reference arithmetic, float64."""
+        return reference_directions(self.x_nd[rows], self.c_d)[0]
+
+    @cached_property
+    def exact(self) -> Float[Tensor, "n d"]:
+        """Directions of all rows in reference arithmetic, float64; kept, as several dictionaries may want them."""
+        return reference_directions(self.x_nd, self.c_d)[0]
+
+
+def as_activations(x: object, d: int | None = None, device: torch.device | str | None = None) -> Tensor:
+    """Anything two-dimensional as a float32 tensor [n, d].
+
+    float64 input is rounded to float32: activations are float32 values by definition (law L2).
+    Raises EPError for another number of axes, another width, or a type that is not real numbers.
+    """
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()  # torch has no read-only tensors and would warn
+    x_nd = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    if x_nd.ndim != 2:
+        raise EPError(f"activations must be a matrix [n, d_model]; got shape {tuple(x_nd.shape)}")
+    if d is not None and x_nd.shape[1] != d:
+        raise EPError(
+            f"activations have width {x_nd.shape[1]}, but the dictionary has d_model = {d}; "
+            "give activations of the model and site it was built from"
+        )
+    if x_nd.is_complex() or x_nd.dtype == torch.bool:
+        raise EPError(f"activations must be real numbers; got {x_nd.dtype}")
+    return x_nd.to(device=device, dtype=torch.float32)
+
+
+def has_direction(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"]) -> Bool[Tensor, " n"]:
+    """Rows that are finite, not zero, and differ from the centre (law L7)."""
+    return torch.isfinite(x_nd).all(dim=1) & (x_nd != c_d).any(dim=1) & (x_nd != 0).any(dim=1)
+
+
+def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: bool = False) -> Block:
+    """Prepare activations for comparison; rows without a direction are left out and counted.
+
+    With `strict`, such rows raise DataError instead, naming the first.
+    """
+    y_nd = x_nd - c_d
+    norm_n = torch.linalg.vector_norm(y_nd, dim=1)
+    safe_n = (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
+    if bool((safe_n & (x_nd[:, 0] != 0)).all()):  # a row of zeros is among those that begin with one
+        u_nd = y_nd.div_(norm_n[:, None])
+        rows_n = torch.arange(len(x_nd), device=x_nd.device)
+        return Block(x_nd, c_d, u_nd, rows_n)
+    good_n = has_direction(x_nd, c_d)
+    rows_n = good_n.nonzero()[:, 0]
+    skipped = len(x_nd) - len(rows_n)
+    if skipped and strict:
+        raise no_direction(skipped, len(x_nd), int((~good_n).nonzero()[0, 0]))
+    x_nd, safe_n = x_nd[rows_n].contiguous(), safe_n[rows_n]
+    u_nd = y_nd[rows_n].div_(norm_n[rows_n, None])
+    extreme = (~safe_n).nonzero()[:, 0]  # norms too large or small for float32 squares
+    u_nd[extreme] = reference_directions(x_nd[extreme], c_d)[0].float()
+    return Block(x_nd, c_d, u_nd, rows_n)
+
+
+def no_direction(skipped: int, rows: int, first: int) -> DataError:
+    """What to say of rows without a direction where none may be."""
+    return DataError(
+        f"{skipped} of {rows} activations have no direction (row {first} first): each must be finite, "
+        "not zero, and differ from the centre; drop them, or leave out strict to skip and count them"
+    )
+
+
+def angle(distance: Tensor) -> Tensor:
+    """Angle in radians of a cosine distance; unlike the distance it obeys the triangle inequality."""
+    return torch.arccos((1 - distance).clamp(-1, 1))
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold as a float, if it is a cosine distance that can separate float32 exemplars."""
+    if not MIN_THRESHOLD <= threshold <= 2:
+        raise EPError(f"threshold is a cosine distance between {MIN_THRESHOLD:g} and 2; got {threshold:g}")
+    return float(threshold)

@@ -1,0 +1,1 @@
+"""What needs no hub: pinned, hashed wheels on the package index that hold small models and text."""

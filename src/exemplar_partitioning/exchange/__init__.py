@@ -1,0 +1,1 @@
+"""Other tools: files that they load, and dictionaries and autoencoders of theirs."""

@@ -1,0 +1,84 @@
+"""SAELens: a dictionary is a TopK autoencoder with k = 1, whose encoder and decoder are the exemplars.
+
+`encode` is `Dictionary.encode(readout="topk")`. What needs a division by |x - c| (cosine, binary, theta) has no
+stock architecture there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from ..folder.annotation import BIN_WIDTH, FOLDER
+from ..folder.dictionary import StoredDictionary, to_json
+
+HOW = 'from sae_lens import SAE\nsae = SAE.load_from_disk("{path}")'
+
+# The form of the files; a loader takes lower versions, or none, for a form before 6 and rewrites them.
+_VERSION = "6.54.12"
+
+
+def write(dictionary: StoredDictionary, folder: Path) -> None:
+    """cfg.json and sae_weights.safetensors; of an annotated dictionary also sparsity.safetensors."""
+    (folder / "cfg.json").write_bytes(to_json(config(dictionary)))
+    (folder / "sae_weights.safetensors").write_bytes(serialise(tensors(dictionary)))
+    if (dictionary.path / FOLDER).is_dir():
+        (folder / "sparsity.safetensors").write_bytes(serialise({"sparsity": log_frequency(dictionary)}))
+
+
+def tensors(dictionary: StoredDictionary) -> dict[str, Tensor]:
+    """W_enc [d, k], b_enc [k], W_dec [k, d], b_dec [d], float32."""
+    e_kd = dictionary.exemplars
+    return {
+        "W_enc": e_kd.T.contiguous(),
+        "b_enc": torch.zeros(dictionary.k),
+        "W_dec": e_kd.contiguous(),
+        "b_dec": dictionary.center.contiguous(),
+    }
+
+
+def config(dictionary: StoredDictionary) -> dict[str, Any]:
+    """cfg.json; what is ours stands in its metadata under names with `ep_`."""
+    record = dictionary.config
+    return {
+        "architecture": "topk",
+        "k": 1,
+        "d_in": dictionary.d_model,
+        "d_sae": dictionary.k,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "rescale_acts_by_decoder_norm": False,
+        "metadata": {
+            "sae_lens_version": _VERSION,
+            "sae_lens_training_version": None,
+            "model_name": record.model.id,
+            "model_class_name": "HookedTransformer",
+            "hook_name": record.site.transformer_lens,
+            "hf_hook_name": record.site.module_path,
+            "hook_head_index": None,
+            "prepend_bos": record.text.prepend_bos,
+            "context_size": record.text.context_size + record.text.prepend_bos,
+            "dataset_path": record.text.source,
+            "exclude_special_tokens": True,
+            "neuronpedia_id": None,
+            "seqpos_slice": [None],
+            "ep_content_id": dictionary.content_id,
+            "ep_threshold": dictionary.threshold,
+            "ep_percentile": record.calibration.percentile,
+            "ep_model_fingerprint": record.model.fingerprint,
+            "ep_model_dtype": record.model.dtype,
+        },
+    }
+
+
+def log_frequency(dictionary: StoredDictionary) -> Tensor:
+    """log10 of how often each region's feature is above 0 [k], with 1e-10 for never: members at a distance below 1."""
+    firing_k = torch.from_numpy(dictionary.annotation.histogram[:, : round(1 / BIN_WIDTH)].sum(axis=1)).double()
+    return torch.log10(firing_k / max(1, dictionary.annotation.record.n_activations) + 1e-10).float()

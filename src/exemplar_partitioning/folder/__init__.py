@@ -1,0 +1,1 @@
+"""All that lies on disk: dictionaries, their annotations, labels, origins; checkpoints; the hub."""

@@ -1,0 +1,265 @@
+"""What is known about the regions of a dictionary: the folder `annotation` inside it (docs/format.md).
+
+    annotation.json         on which text, with which model; what holds for the dictionary as a whole; hashes
+    annotation.json.sha256  hash of annotation.json
+    regions.parquet         a row per region: members, coherence, top tokens, logit lens
+    examples.parquet        rows sorted by region: tokens in context, with distances
+    means.safetensors       mean_directions [k, d] float32, histogram [k, BINS] int32
+
+It appears whole or not at all, and leaves the dictionary itself untouched: evidence comes and goes,
+the partition keeps its bytes and its name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int32
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+from ..errors import DataError, EPError
+from ..files import check_seal, new_folder, read_groups, read_json, read_table, seal, sha256, to_json, verify
+from .dictionary import StoredDictionary
+from .schema import FileRecord, TextRecord
+
+FOLDER = "annotation"
+BINS = 64  # of the distance histogram
+BIN_WIDTH = 1 / 40  # cosine distance; the last bin holds what lies beyond
+KINDS = ("nearest", "farthest", "random")
+
+ROW_GROUP = 1024  # rows
+
+
+def _list_of(**fields: pa.DataType) -> pa.DataType:
+    struct = pa.struct([pa.field(name, kind, nullable=False) for name, kind in fields.items()])
+    return pa.list_(pa.field("element", struct, nullable=False))
+
+
+_TOKENS = _list_of(token_id=pa.int32(), token=pa.string(), count=pa.int64(), lift=pa.float64())
+_PROMOTED = _list_of(token_id=pa.int32(), token=pa.string(), probability=pa.float32(), lift=pa.float32())
+
+REGIONS_SCHEMA = pa.schema(
+    [
+        pa.field("region", pa.int32(), nullable=False),
+        pa.field("members", pa.int64(), nullable=False),
+        pa.field("within", pa.int64(), nullable=False),  # members within theta
+        pa.field("coherence", pa.float64()),
+        pa.field("mean_distance", pa.float64()),
+        pa.field("std_distance", pa.float64()),
+        pa.field("half", pa.int64(), nullable=False),  # members in the first half of the documents
+        pa.field("stability", pa.float64()),
+        pa.field("top_tokens", _TOKENS, nullable=False),
+        pa.field("before_tokens", _TOKENS, nullable=False),
+        pa.field("lens_top", _PROMOTED, nullable=False),
+        pa.field("lens_bottom", _PROMOTED, nullable=False),
+        pa.field("mean_lens_top", _PROMOTED, nullable=False),
+        pa.field("mean_lens_bottom", _PROMOTED, nullable=False),
+        pa.field("examples", pa.int32(), nullable=False),  # rows of examples.parquet
+    ]
+)
+
+EXAMPLES_SCHEMA = pa.schema(
+    [
+        pa.field("region", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # one of KINDS
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("distance", pa.float64(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("at", pa.int32(), nullable=False),  # which of the tokens is the example itself
+        pa.field("token_ids", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("tokens", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        # of each token's activation to the region's exemplar; null where it has no direction
+        pa.field("distances", pa.list_(pa.field("element", pa.float32())), nullable=False),
+    ]
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Metrics(_Part):
+    """Intrinsic metrics of some exemplars on some activations (protocols 1.9). None of them alone tells quality."""
+
+    k: int = Field(description="regions")
+    coverage: float = Field(description="share of the activations within theta of an exemplar")
+    cohesion: float = Field(description="mean cosine distance of the activations to their exemplar; lower is tighter")
+    nearest_inter: float = Field(description="mean cosine distance of exemplars to the nearest other one")
+    separation_ratio: float = Field(description="nearest_inter / theta; above 1 for any leader clustering, by its rule")
+    silhouette: float = Field(description="mean over regions of (b - a) / max(a, b), a cohesion, b nearest_inter")
+    max_similarity: float = Field(description="largest cosine of two exemplars; below 1 - theta by the leader rule")
+    gini: float = Field(description="inequality of the regions' sizes, 0 to 1")
+    effective: float = Field(description="exp of the entropy of the regions' shares: regions in effective use")
+    utilisation: float = Field(description="effective / k")
+
+
+class Quality(_Part):
+    """The same metrics for the dictionary and for what holds no structure, on equally many activations."""
+
+    n_activations: int = Field(description="activations that the metrics are taken on")
+    dictionary: Metrics
+    random_exemplars: Metrics = Field(description="as many activations drawn at random in place of the exemplars")
+    gaussian: Metrics = Field(
+        description="leader clustering, same theta, of Gaussian noise with the mean and covariance of the "
+        "activations, up to as many regions; taken on such noise"
+    )
+
+
+class AnnotationRecord(_Part):
+    """annotation.json."""
+
+    format: Literal["exemplar-partitioning/annotation"] = "exemplar-partitioning/annotation"
+    schema_version: Literal["1.0"] = "1.0"
+    dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
+    model: str = Field(description="fingerprint of the model that read the text")
+    text: TextRecord
+    max_tokens: int
+    n_tokens: int = Field(description="tokens of text read")
+    n_documents: int
+    n_activations: int = Field(description="members of all regions together")
+    skipped: int = Field(description="activations without a direction")
+    coverage: float = Field(description="share of the activations within theta of an exemplar")
+    empty: int = Field(description="regions without members")
+    gini: float
+    effective: float = Field(description="exp of the entropy of the regions' shares")
+    quality: Quality
+    versions: dict[str, str]
+    files: dict[str, FileRecord] = {}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of annotation.json; committed as docs/annotation.schema.json."""
+    return AnnotationRecord.model_json_schema()
+
+
+class Annotation:
+    """The evidence about a dictionary's regions, read lazily; hashes are verified when a file is first used."""
+
+    def __init__(self, dictionary: StoredDictionary):
+        """Raises EPError if there is none, saying how to get it; DataError if it is damaged or another dictionary's."""
+        self.dictionary, self.path = dictionary, dictionary.path / FOLDER
+        self._reading = threading.Lock()  # pyarrow aborts where two threads use one reader
+        if not self.path.is_dir():
+            raise EPError(
+                f"{dictionary.path} is not annotated: there are no members, examples and lens to show. "
+                f"Run `ep annotate {dictionary.path}` first"
+            )
+        self.record = _read_record(self.path / "annotation.json")
+        if self.record.dictionary != dictionary.content_id:
+            raise DataError(
+                f"{self.path} was made for the dictionary {self.record.dictionary[:12]}, but this is "
+                f"{dictionary.content_id[:12]}; remove it and run `ep annotate {dictionary.path}`"
+            )
+
+    def _verified(self, name: str) -> Path:
+        if name not in self.record.files:
+            raise DataError(f"{self.path / 'annotation.json'} is damaged: it does not list {name}")
+        record = self.record.files[name]
+        verify(self.path / name, record.sha256, record.bytes)
+        return self.path / name
+
+    @cached_property
+    def regions(self) -> pa.Table:
+        """A row per region, in order; columns as in REGIONS_SCHEMA."""
+        path = self._verified("regions.parquet")
+        if not pq.read_schema(path).equals(REGIONS_SCHEMA) or pq.read_metadata(path).num_rows != self.dictionary.k:
+            raise DataError(
+                f"{path} does not hold a row for each of {self.dictionary.k} regions as docs/format.md says"
+            )
+        return read_table(path)
+
+    def region(self, index: int) -> dict[str, Any]:
+        """One row of `regions` as plain values."""
+        return self.regions.slice(self.dictionary.check_region(index), 1).to_pylist()[0]
+
+    @cached_property
+    def _examples(self) -> tuple[pq.ParquetFile, np.ndarray]:
+        """The file, and the first row of each region in it."""
+        path = self._verified("examples.parquet")
+        if not pq.read_schema(path).equals(EXAMPLES_SCHEMA):
+            raise DataError(f"{path} has other columns than docs/format.md says")
+        starts = np.concatenate([[0], np.cumsum(self.regions["examples"].to_numpy())])
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows != starts[-1]:
+            raise DataError(f"{path} has {file.metadata.num_rows:,} rows; regions.parquet counts {starts[-1]:,}")
+        return file, starts
+
+    def examples(self, index: int, kind: str | None = None) -> list[dict[str, Any]]:
+        """Members of a region with their context, as plain values: nearest, farthest and random, each by rank."""
+        file, starts = self._examples
+        first, end = (int(starts[i]) for i in (self.dictionary.check_region(index), index + 1))
+        if first == end:
+            return []
+        groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
+        with self._reading:
+            found = read_groups(file, groups)
+        table = found.slice(first - groups[0] * ROW_GROUP, end - first)
+        return [row for row in table.to_pylist() if kind in (None, row["kind"])]
+
+    @cached_property
+    def _tensors(self) -> dict[str, np.ndarray]:
+        path = self._verified("means.safetensors")
+        try:
+            with safe_open(path, framework="np") as file:
+                return {name: file.get_tensor(name) for name in ("mean_directions", "histogram")}
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+
+    @property
+    def mean_directions(self) -> Float[np.ndarray, "k d"]:
+        """Unit mean member direction per region; zeros where a region has no members."""
+        return self._tensors["mean_directions"]
+
+    @property
+    def histogram(self) -> Int32[np.ndarray, "k bins"]:
+        """Members by cosine distance to their exemplar, in bins of BIN_WIDTH from 0; the last holds the rest."""
+        return self._tensors["histogram"]
+
+
+def _read_record(path: Path) -> AnnotationRecord:
+    version = read_json(path).get("schema_version")
+    if version != "1.0":
+        raise DataError(f"{path} has schema version {version}; this package reads 1.0")
+    try:
+        record = AnnotationRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    check_seal(path)
+    return record
+
+
+def write(
+    dictionary: StoredDictionary,
+    record: AnnotationRecord,
+    regions: pa.Table,
+    examples: Iterable[pa.Table],
+    mean_directions: Float[np.ndarray, "k d"],
+    histogram: Int32[np.ndarray, "k bins"],
+) -> None:
+    """Write the annotation of a dictionary that has none, whole or not at all.
+
+    examples: sorted by region, in tables of whole row groups but for the last.
+    """
+    assert regions.schema.equals(REGIONS_SCHEMA)
+    with new_folder(dictionary.path / FOLDER) as folder:
+        pq.write_table(regions, folder / "regions.parquet", row_group_size=ROW_GROUP, compression="zstd")
+        with pq.ParquetWriter(folder / "examples.parquet", EXAMPLES_SCHEMA, compression="zstd") as file:
+            for part in examples:
+                file.write_table(part, row_group_size=ROW_GROUP)
+        tensors = {"mean_directions": mean_directions, "histogram": histogram}
+        (folder / "means.safetensors").write_bytes(serialise(tensors))
+        files = {file.name: FileRecord(sha256=sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
+        record = record.model_copy(update={"files": dict(sorted(files.items()))})
+        (folder / "annotation.json").write_bytes(to_json(record.model_dump(mode="json")))
+        seal(folder / "annotation.json")

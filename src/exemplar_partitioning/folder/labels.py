@@ -1,0 +1,182 @@
+"""labels.json beside a dictionary's config.json (docs/format.md): labels outlive annotations.
+
+Only what people and models said is stored. Labels from tokens follow from the annotation and are made on demand.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Literal
+
+import pyarrow as pa
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import DataError, EPError, ResourceError
+from ..files import sealed, unsealed, write_new
+from .annotation import FOLDER as ANNOTATION
+from .dictionary import StoredDictionary
+from .token_labels import automatic
+
+FILE = "labels.json"
+LIMIT = 200  # characters of a label
+
+_EVIDENCE = ["members", "top_tokens", "before_tokens", "lens_top", "mean_lens_top"]
+_EXEMPLAR = ["token_id", "token", "context"]
+_COMMON = 0.01  # share of the regions that promote a token from which it tells nothing about one of them
+
+
+class Label(BaseModel):
+    """What a region is called, and who says so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    region: int = Field(ge=0)
+    text: str = Field(min_length=1, max_length=LIMIT)
+    source: str = Field(
+        pattern=r"^(hand|tokens|endpoint:.+)$",
+        description="hand; tokens: made from top tokens and lens, never stored; endpoint:<model>",
+    )
+    prompt: str | None = Field(
+        default=None, description="of an endpoint's: sha256 of model and prompt, so that nothing is asked twice"
+    )
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """By region; in it by hand, then from endpoints, then from tokens."""
+        kinds = ("hand", "endpoint", "tokens")
+        return self.region, kinds.index(self.source.partition(":")[0]), self.source
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["exemplar-partitioning/labels"] = "exemplar-partitioning/labels"
+    schema_version: Literal["1.0"] = "1.0"
+    dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
+    labels: list[Label]
+
+
+class Labels:
+    """The labels of a dictionary's regions as they were when read; `set` and `add` read again before they write.
+
+    So several processes may label at once: what one says about a region takes the place of what the same
+    source said before, and of nothing else.
+    """
+
+    def __init__(self, dictionary: StoredDictionary):
+        self.dictionary, self.path = dictionary, dictionary.path / FILE
+        self._stored = self._read()
+
+    @classmethod
+    def read(cls, dictionary: StoredDictionary) -> Labels:
+        """Labels of a dictionary; none stored is fine. DataError if the file is damaged or another dictionary's."""
+        return cls(dictionary)
+
+    def best(self, region: int) -> Label:
+        """The label to show: by hand before an endpoint's before the one from tokens."""
+        return self.all(region)[0]
+
+    def all(self, region: int) -> list[Label]:
+        """Every label of a region, best first; the last is always the one from tokens."""
+        self.dictionary.check_region(region)
+        stored = [label for label in self._stored.values() if label.region == region]
+        return [*sorted(stored, key=lambda label: label.order), self._automatic([region])[0]]
+
+    def every(self) -> list[Label]:
+        """The best label of each region, in order; much faster than one by one."""
+        best = self._automatic(range(self.dictionary.k))
+        for label in sorted(self._stored.values(), key=lambda label: label.order, reverse=True):
+            best[label.region] = label
+        return best
+
+    def set(self, region: int, text: str) -> None:
+        """Save a label given by hand, on one line; empty text removes the one there was.
+
+        Raises EPError if it is longer than LIMIT, ResourceError if the folder cannot be written.
+        """
+        text = one_line(text)
+        if len(text) > LIMIT:
+            raise EPError(f"a label has at most {LIMIT} characters; this one has {len(text):,}: shorten it")
+        region = self.dictionary.check_region(region)
+        if text:
+            self.add([Label(region=region, text=text, source="hand")])
+        else:
+            self._change([], remove=(region, "hand"))
+
+    def add(self, labels: Iterable[Label]) -> None:
+        """Save labels, each in place of its source's previous one for the region."""
+        self._change(labels)
+
+    def asked(self) -> dict[tuple[int, str], str | None]:
+        """(region, source) to the hash of the prompt that an endpoint's stored label answers."""
+        return {key: label.prompt for key, label in self._stored.items() if label.source != "hand"}
+
+    def _automatic(self, regions: Iterable[int]) -> list[Label]:
+        chosen = pa.array(regions, pa.int64())
+        exemplars = self.dictionary.regions.select(_EXEMPLAR).take(chosen).to_pylist()
+        evidence, common = [None] * len(exemplars), frozenset[str]()
+        if (self.dictionary.path / ANNOTATION).is_dir():
+            evidence = self.dictionary.annotation.regions.select(_EVIDENCE).take(chosen).to_pylist()
+            common = self._common
+        return [
+            Label(region=region, text=automatic(row, exemplar, common), source="tokens")
+            for region, row, exemplar in zip(chosen.to_pylist(), evidence, exemplars, strict=True)
+        ]
+
+    @cached_property
+    def _common(self) -> frozenset[str]:
+        """Tokens that the means of many regions promote: rare ones, mostly, whose unembedding fits any direction."""
+        promoted = self.dictionary.annotation.regions.column("mean_lens_top").combine_chunks().flatten().field("token")
+        counts = promoted.value_counts()
+        often = counts.field("counts").to_numpy() > max(2, int(_COMMON * self.dictionary.k))
+        return frozenset(counts.field("values").filter(pa.array(often)).to_pylist())
+
+    def _change(self, labels: Iterable[Label], remove: tuple[int, str] | None = None) -> None:
+        try:
+            with FileLock(self.path.with_name(f".{FILE}.lock")):
+                self._stored = self._read() | {(label.region, label.source): label for label in labels}
+                if remove is not None:
+                    self._stored.pop(remove, None)
+                self._write()
+        except (OSError, ResourceError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(reason, OSError) and reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise ResourceError(
+                    f"{self.path.parent} is read-only ({reason.strerror}): labels are kept in {FILE} inside the "
+                    "dictionary's folder; make it writable, or copy the dictionary to where you may write"
+                ) from error
+            raise
+
+    def _write(self) -> None:
+        labels = sorted(self._stored.values(), key=lambda label: label.order)
+        file = _File(dictionary=self.dictionary.content_id, labels=labels)
+        write_new(self.path, sealed(file.model_dump(mode="json", exclude_none=True)))
+
+    def _read(self) -> dict[tuple[int, str], Label]:
+        if not self.path.exists():
+            return {}
+        value = unsealed(self.path)
+        if value.get("format") != "exemplar-partitioning/labels":
+            raise DataError(f"{self.path} does not hold labels of this package")
+        try:
+            file = _File.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(f"{self.path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if file.dictionary != (mine := self.dictionary.content_id):
+            raise DataError(
+                f"{self.path} labels the regions of the dictionary {file.dictionary[:12]}, but this is {mine[:12]}; "
+                "move it to that one's folder"
+            )
+        for label in file.labels:
+            if label.region >= self.dictionary.k:
+                raise DataError(f"{self.path} labels region {label.region}; there are {self.dictionary.k} regions")
+        return {(label.region, label.source): label for label in file.labels}
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks, runs of space, or what UTF-8 cannot hold."""
+    return " ".join(text.encode(errors="replace").decode().split())

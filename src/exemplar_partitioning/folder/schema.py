@@ -1,0 +1,152 @@
+"""What a dictionary's files say, schema 1.0 (docs/format.md): records of config.json, columns of regions.parquet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from ..models.architecture import Architecture
+    from ..models.sites import Site
+
+SCHEMA_VERSION = "1.0"
+
+REGIONS_SCHEMA = pa.schema(
+    [
+        pa.field("region", pa.int32(), nullable=False),
+        pa.field("content_id", pa.string(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("token", pa.string(), nullable=False),
+        pa.field("context", pa.string(), nullable=False),
+        pa.field("raw_norm", pa.float32(), nullable=False),
+        pa.field("arrival_index", pa.int64(), nullable=False),
+        pa.field("arrivals", pa.int64(), nullable=False),
+        pa.field("window_tokens", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+    ]
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRecord(_Part):
+    """The model the activations came from."""
+
+    id: str = Field(description="hub id, packaged name or folder name")
+    revision: str | None = Field(description="revision on the hub, if one was named")
+    architecture: str = Field(description="class name in transformers")
+    d_model: int = Field(description="width of the residual stream")
+    n_layers: int
+    vocab_size: int
+    dtype: str = Field(description="dtype of the forward pass; another dtype gives another dictionary")
+    fingerprint: str = Field(description="sha256 over parameter names, shapes, dtypes and bytes")
+    tokenizer_hash: str
+    license: str | None
+
+
+class SiteRecord(_Part):
+    """Where in the model, in three spellings."""
+
+    name: str = Field(description="canonical, e.g. resid_post.12")
+    transformer_lens: str = Field(description="e.g. blocks.12.hook_resid_post")
+    module_path: str = Field(description="e.g. model.layers.12")
+
+    @classmethod
+    def of(cls, site: Site, architecture: Architecture) -> SiteRecord:
+        """A site of a model."""
+        path = site.module_path(architecture)
+        return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=path)
+
+
+class TextRecord(_Part):
+    """What was streamed."""
+
+    source: str
+    context_size: int = Field(description="text tokens of a window, BOS not counted")
+    prepend_bos: bool
+    bos_id: int | None
+    shuffle_buffer: int = Field(description="windows")
+    seed: int
+    digest: str = Field(description="sha256 over the token ids of all windows streamed, in order")
+    # Written only where they say something, so that other dictionaries keep the bytes of schema 1.0.
+    chat: bool = Field(
+        False, exclude_if=lambda chat: not chat, description="documents are users' messages in the chat template"
+    )
+    positions: Literal["all", "last"] = Field(
+        "all",
+        exclude_if=lambda positions: positions == "all",
+        description="tokens of a window whose activations count",
+    )
+
+    @property
+    def windowing(self) -> str:
+        """How documents became windows, for people; the same for dictionaries that can read text together."""
+        bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
+        order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
+        return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
+
+
+class CalibrationRecord(_Part):
+    """Where the threshold comes from (protocols 1.1)."""
+
+    percentile: float
+    threshold: float = Field(description="cosine distance, 0..2")
+    spread: float = Field(description="standard deviation of the percentile between calibration batches")
+    batch: int = Field(description="activations of a calibration batch")
+    n_activations: int = Field(description="activations calibrated on; the first of the stream")
+    center_norm: float
+
+
+class UnseenRecord(_Part):
+    """Good-Turing estimate of the share of further activations that would found a region, 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class BuildRecord(_Part):
+    """How far the stream was followed."""
+
+    k: int = Field(description="regions")
+    n_activations: int = Field(description="activations streamed")
+    skipped: int = Field(description="of them without a direction: not finite, or equal to the centre")
+    stopped: Literal["saturated", "unseen", "budget", "text"] = Field(
+        description="no new exemplar within the window; unseen mass reached; token budget spent; text ended"
+    )
+    saturation_window: int = Field(description="activations")
+    until_unseen: float | None
+    unseen: UnseenRecord
+    growth: list[tuple[int, int]] = Field(description="(activations, regions) along the stream")
+    device: str
+
+
+class FileRecord(_Part):
+    """Content of one file."""
+
+    sha256: str
+    bytes: int
+
+
+class Config(_Part):
+    """config.json."""
+
+    format: Literal["exemplar-partitioning/dictionary"] = "exemplar-partitioning/dictionary"
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    model: ModelRecord
+    site: SiteRecord
+    text: TextRecord
+    calibration: CalibrationRecord
+    build: BuildRecord
+    versions: dict[str, str]
+    files: dict[str, FileRecord] = {}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of config.json; committed as docs/config.schema.json."""
+    return Config.model_json_schema()

@@ -1,0 +1,80 @@
+"""Text of the moment: read through a dictionary, or written under an intervention on its regions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from typing import Any
+
+from ...errors import EPError
+from ...models.load import LoadedModel
+from ...reading import check_model, read
+from .library import View
+from .steering import Steering, written
+from .views import brief
+
+LIMIT = 20_000  # characters of a text
+_KEPT = 64  # texts written without intervention
+
+
+class Live:
+    """A loaded model that reads or writes one text at a time."""
+
+    def __init__(self, loaded: LoadedModel):
+        self.loaded = loaded
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._after = partial(written, loaded, stopping=self._stopping.is_set)
+        self._before = lru_cache(maxsize=_KEPT)(self._after)
+
+    def stop(self) -> None:
+        """Write no further token; from now on, `steer` raises ResourceError."""
+        self._stopping.set()
+
+    def read(self, view: View, text: str) -> dict[str, Any]:
+        """Every token with its region and distance, and a few words about each region that occurs.
+
+        Raises EPError if the dictionary is another model's, or the text is empty or too long.
+        """
+        if len(text) > LIMIT:
+            raise EPError(f"the text has {len(text):,} characters; give at most {LIMIT:,}")
+        with self._lock:
+            tokens = [token.as_json() for token in read([view.dictionary], self.loaded, text)[0]]
+        return {
+            "threshold": view.dictionary.threshold,
+            "tokens": tokens,
+            "regions": _named(view, (token["region"] for token in tokens)),
+        }
+
+    def steer(self, view: View, asked: Steering) -> dict[str, Any]:
+        """What the model writes before and after acting on regions, token by token.
+
+        What it writes before is kept, so that another alpha costs one generation.
+
+        Raises EPError if the dictionary is another model's, a region does not exist or has no direction, or the
+        prompt leaves no room to write.
+        """
+        d = view.dictionary
+        check_model(d, self.loaded)
+        for region in asked.regions:
+            view.check_region(region)
+        acting = asked.acting(self.loaded, d)
+        with self._lock:
+            before = self._before(d, asked.prompt, asked.max_new_tokens)
+            with acting:
+                after = self._after(d, asked.prompt, asked.max_new_tokens)
+        return {
+            "threshold": d.threshold,
+            "typical_norm": d.typical_norm,
+            "chat": bool(getattr(self.loaded.tokenizer, "chat_template", None)),
+            "before": before,
+            "after": after,
+            "regions": _named(view, [*asked.regions, *(token["region"] for token in before + after)]),
+        }
+
+
+def _named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:
+    """A few words about each of some regions, by number."""
+    found = sorted({region for region in regions if region is not None})
+    return {str(row["region"]): row for row in brief(view, found)}

@@ -1,0 +1,75 @@
+"""What the model writes, before and after acting on regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ... import reading
+from ...act.steer import Basis, ablate, steer
+from ...errors import EPError, ResourceError
+from ...folder.dictionary import StoredDictionary
+from ...models.hooks import Tokens
+from ...models.load import LoadedModel
+
+MOST = 200  # new tokens
+FARTHEST = 1000  # alpha: nothing but the direction is left long before, and float32 overflows long after
+
+
+class Steering(BaseModel):
+    """What is asked for: see docs/explorer-api.md."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: str
+    regions: list[int]
+    alpha: float = Field(default=1.0, ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)
+    mode: Literal["add", "ablate"] = "add"
+    basis: Basis = "exemplar"
+    tokens: Tokens = "all"
+    max_new_tokens: int = Field(default=40, ge=1, le=MOST)
+
+    @classmethod
+    def of(cls, body: Any) -> Steering:
+        """From the JSON of a request; EPError, naming the field, if it does not fit."""
+        if not isinstance(body, dict):
+            raise EPError('send a JSON object such as {"prompt": "...", "regions": [42], "alpha": 1}')
+        try:
+            asked = cls.model_validate(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EPError(f"{where}: {first['msg']}; got {repr(first['input'])[:60]}") from error
+        if not asked.prompt.strip():
+            raise EPError("the prompt is empty; give some words to continue")
+        return asked
+
+    def acting(self, loaded: LoadedModel, dictionary: StoredDictionary) -> AbstractContextManager[None]:
+        """The intervention, to be opened. Raises EPError: see `interventions.steer`."""
+        if self.mode == "ablate":
+            return ablate(loaded, dictionary, self.regions, basis=self.basis, tokens=self.tokens)
+        return steer(loaded, dictionary, self.regions, alpha=self.alpha, basis=self.basis, tokens=self.tokens)
+
+
+def written(
+    loaded: LoadedModel, dictionary: StoredDictionary, prompt: str, max_new_tokens: int, *, stopping: Callable[[], bool]
+) -> list[dict[str, Any]]:
+    """The tokens that the model writes after a prompt, with their regions as they were while it wrote.
+
+    Interventions that are open take part. `off` tells activations beyond theta of every exemplar.
+
+    Raises ResourceError once `stopping`, asked at every token, says so; EPError: see `generate`.
+    """
+
+    def go_on() -> None:
+        if stopping():
+            raise ResourceError("the explorer is stopping; start it again")
+
+    return [
+        asdict(token)
+        for token in reading.written(loaded, dictionary, prompt, max_new_tokens=max_new_tokens, on_token=go_on)
+    ]

@@ -1,0 +1,335 @@
+"""What the pages show, as JSON values: one function per question (docs/explorer-api.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ...errors import EPError
+from ...folder.annotation import BIN_WIDTH, Metrics
+from .library import Entry, Library, View, nearest
+
+PAGE = 500  # regions listed at once, at most
+NEIGHBOURS = 12
+CHILDREN = 40
+_POINTS = 400  # of a curve
+
+SORTS = ("region", "token", "label", "size", "coherence", "stability", "distance", "lens")
+SEARCHES = ("any", "token", "label", "members", "lens")
+_SHOWN_TOKENS = 4  # of a region in a list
+
+
+def entry(entry: Entry) -> dict[str, Any]:
+    """A line about a dictionary, from config.json alone."""
+    said: dict[str, Any] = {"key": entry.key, "build": entry.build, "error": entry.error}
+    if entry.config is None:
+        return said
+    config = entry.config
+    return said | {
+        "model": config.model.id,
+        "site": config.site.name,
+        "percentile": config.calibration.percentile,
+        "threshold": config.calibration.threshold,
+        "k": config.build.k,
+        "d_model": config.model.d_model,
+        "n_activations": config.build.n_activations,
+        "stopped": config.build.stopped,
+        "unseen": config.build.unseen.model_dump(),
+        "annotated": (entry.folder / "annotation").is_dir(),
+    }
+
+
+def overview(view: View) -> dict[str, Any]:
+    """A dictionary as a whole: how it was made, how it grew, how large its regions are, how good it is."""
+    config = view.dictionary.config.model_dump(mode="json")
+    growth = config["build"].pop("growth")
+    labels, labels_error = view.labels()
+    return entry(view.entry) | {
+        "path": str(view.entry.folder),
+        "content_id": view.dictionary.content_id,
+        "size_is": size_is(view),
+        "sizes": _ranked(view.sizes_k),
+        "empty": int((view.sizes_k == 0).sum()),
+        "growth": [growth[i] for i in _spread(len(growth))],
+        "config": config,
+        "labelled": sum(label.source != "tokens" for label in labels),
+        "labels_error": labels_error,
+        "largest": brief(view, np.argsort(-view.sizes_k, kind="stable")[:10]),
+        "not_annotated": view.not_annotated,
+        "annotation": None if view.annotation is None else _annotation(view),
+    }
+
+
+def _annotation(view: View) -> dict[str, Any]:
+    assert view.annotation is not None
+    record = view.annotation.record.model_dump(mode="json", exclude={"files"})
+    named = {name: field.description for name, field in Metrics.model_fields.items()}
+    return record | {"metrics": named}
+
+
+def size_is(view: View) -> str:
+    """What sizes count: `members` of annotated dictionaries, else `arrivals`."""
+    return "members" if view.annotation else "arrivals"
+
+
+def _ranked(sizes_k: np.ndarray) -> list[list[int]]:
+    """(rank, size) from the largest on; ranks evenly spread on a logarithmic axis."""
+    ordered = np.sort(sizes_k)[::-1]
+    ranks = np.unique(np.geomspace(1, max(1, len(ordered)), _POINTS).round().astype(int))
+    return [[int(rank), int(ordered[rank - 1])] for rank in ranks if rank <= len(ordered)]
+
+
+def _spread(count: int) -> list[int]:
+    """Indices of at most _POINTS of so many things, first and last included."""
+    return np.unique(np.linspace(0, count - 1, min(count, _POINTS)).round().astype(int)).tolist()
+
+
+def brief(view: View, regions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """Regions in a few words each."""
+    labels, _ = view.labels()
+    return [
+        {
+            "region": int(i),
+            "token": view.tokens[i],
+            "label": labels[i].text,
+            "source": labels[i].source,
+            "size": int(view.sizes_k[i]),
+        }
+        for i in regions
+    ]
+
+
+def listing(
+    view: View,
+    *,
+    query: str = "",
+    within: str = "any",
+    sort: str = "size",
+    descending: bool = True,
+    offset: int = 0,
+    limit: int = 100,
+) -> dict[str, Any]:
+    """A page of the regions that a text occurs in, in some order; regions without a value come last.
+
+    Raises EPError for an unknown sort or search.
+    """
+    check_order(sort, SORTS, within)
+    found = _ordered(view, containing(view, query, within), sort, descending)
+    page = shown(found, offset, limit)
+    rows = brief(view, page)
+    if view.annotation is not None:
+        columns = ["coherence", "stability", "mean_distance", "top_tokens", "lens_top"]
+        table = view.annotation.regions.select(columns).take(page).to_pylist()
+        for row, more in zip(rows, table, strict=True):
+            for name in ("top_tokens", "lens_top"):
+                more[name] = [each["token"] for each in more[name][:_SHOWN_TOKENS]]
+            row.update(more)
+    return {
+        "total": view.dictionary.k,
+        "matching": len(found),
+        "offset": offset,
+        "size_is": size_is(view),
+        "regions": rows,
+        "not_annotated": view.not_annotated,
+    }
+
+
+def check_order(sort: str, sorts: Sequence[str], within: str) -> None:
+    """EPError, naming those there are, for an unknown sort or search."""
+    if sort not in sorts or within not in SEARCHES:
+        raise EPError(f"sort must be one of {', '.join(sorts)} and in one of {', '.join(SEARCHES)}")
+
+
+def shown(found: np.ndarray, offset: int, limit: int) -> np.ndarray:
+    """A page of what was found."""
+    return found[offset:][: min(max(1, limit), PAGE)]
+
+
+def containing(view: View, query: str, within: str) -> np.ndarray:
+    """Numbers of the regions that a text occurs in, in any case; a number also finds that region."""
+    wanted = query.casefold()
+    if not wanted:
+        return np.arange(view.dictionary.k)
+    places: dict[str, Sequence[str]] = {
+        "token": view.tokens,
+        "members": view.top_tokens,
+        "lens": view.lens,
+        "label": [label.text for label in view.labels()[0]] if within in ("any", "label") else (),
+    }
+    texts = places.values() if within == "any" else [places[within]]
+    hits = {i for place in texts for i, text in enumerate(place) if wanted in text.casefold()}
+    if within == "any" and wanted.isdecimal() and int(wanted) < view.dictionary.k:
+        hits.add(int(wanted))
+    return np.array(sorted(hits), dtype=np.int64)
+
+
+def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np.ndarray:
+    if sort in ("token", "label", "lens"):
+        texts = {"token": lambda: view.tokens, "lens": lambda: view.lens}.get(
+            sort, lambda: [label.text for label in view.labels()[0]]
+        )()
+        keyed = sorted(regions.tolist(), key=lambda i: texts[i].lstrip().casefold(), reverse=descending)
+        return np.array(keyed, dtype=np.int64)
+    values = _numbers(view, sort)[regions]
+    order = np.argsort(-values if descending else values, kind="stable")  # NaN goes last
+    return regions[order]
+
+
+def _numbers(view: View, name: str) -> np.ndarray:
+    """A column of numbers, float64 [k]; NaN where there is none."""
+    if name == "region":
+        return np.arange(view.dictionary.k, dtype=float)
+    if name == "size":
+        return view.sizes_k.astype(float)
+    if view.annotation is None:
+        return np.full(view.dictionary.k, np.nan)
+    column = view.annotation.regions["mean_distance" if name == "distance" else name]
+    return pc.fill_null(column, np.nan).to_numpy()
+
+
+def region(view: View, index: int) -> dict[str, Any]:
+    """All that is known about a region, but for its relatives at other percentiles."""
+    d, index = view.dictionary, view.check_region(index)
+    exemplar = d.regions.slice(index, 1).to_pylist()[0]
+    del exemplar["window_tokens"]
+    labels, labels_error = view.labels()
+    said = {
+        "key": view.key,
+        "region": index,
+        "k": d.k,
+        "threshold": d.threshold,
+        "label": {"text": labels[index].text, "source": labels[index].source},
+        "labels_error": labels_error,
+        "exemplar": exemplar,
+        "neighbours": _neighbours(view, index),
+        "size_is": size_is(view),
+        "size": int(view.sizes_k[index]),
+        "size_rank": int((view.sizes_k > view.sizes_k[index]).sum()) + 1,
+        "not_annotated": view.not_annotated,
+        "members": None,
+    }
+    if view.annotation is None:
+        return said
+    row = view.annotation.region(index)
+    return said | {
+        "members": row,
+        "member_share": row["members"] / max(1, view.annotation.record.n_activations),
+        "examples": view.annotation.examples(index),
+        "histogram": {"width": BIN_WIDTH, "counts": view.annotation.histogram[index].tolist()},
+        "mean_cosine": _mean_cosine(view, index),
+    }
+
+
+def _mean_cosine(view: View, index: int) -> float | None:
+    """Cosine of a region's mean direction and its exemplar; None without members."""
+    assert view.annotation is not None
+    mean_d = view.annotation.mean_directions[index]
+    return float(mean_d @ view.exemplars_kd[index]) if mean_d.any() else None
+
+
+def _neighbours(view: View, index: int) -> list[dict[str, Any]]:
+    cosine_k = view.exemplars_kd @ view.exemplars_kd[index]
+    cosine_k[index] = -np.inf
+    count = min(NEIGHBOURS, view.dictionary.k - 1)
+    near = np.argpartition(-cosine_k, count - 1)[:count] if count else np.zeros(0, dtype=np.int64)
+    near = near[np.argsort(-cosine_k[near], kind="stable")]
+    return [row | {"cosine": float(cosine_k[row["region"]])} for row in brief(view, near)]
+
+
+def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
+    """The region at other percentiles of its site: its parent in coarser dictionaries, its children in finer ones.
+
+    A region's parent is the one with the nearest exemplar; its children are those whose parent it is.
+    """
+    view.check_region(index)
+    found = []
+    for other in library.siblings(view):
+        coarser = other.dictionary.threshold > view.dictionary.threshold
+        if coarser:
+            regions, cosines = nearest(view.exemplars_kd[index : index + 1], other.exemplars_kd)
+        else:
+            ids, cosine = library.nearest(other, view)
+            regions = np.flatnonzero(ids == index)
+            regions = regions[np.argsort(-cosine[regions], kind="stable")]
+            cosines = cosine[regions]
+        shown = brief(other, regions[:CHILDREN])
+        found.append(
+            {
+                "key": other.key,
+                "percentile": other.dictionary.config.calibration.percentile,
+                "relation": "parent" if coarser else "children",
+                "count": len(regions),
+                "regions": [row | {"cosine": float(c)} for row, c in zip(shown, cosines, strict=False)],
+            }
+        )
+    return found
+
+
+def chart(view: View) -> dict[str, Any]:
+    """Every region's place on the map, with what its point shows."""
+    from ..map import layout
+
+    xy_k2 = layout(view.dictionary)
+    labels, _ = view.labels()
+    return {
+        "size_is": size_is(view),
+        "x": np.round(xy_k2[:, 0].astype(float), 4).tolist(),
+        "y": np.round(xy_k2[:, 1].astype(float), 4).tolist(),
+        "size": view.sizes_k.tolist(),
+        "token": view.tokens,
+        "label": [label.text for label in labels],
+        **{name: _rounded(_numbers(view, name)) for name in ("coherence", "stability", "distance")},
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [None if value != value else round(value, 4) for value in values.tolist()]
+
+
+def comparison(a: View, b: View) -> dict[str, Any]:
+    """Key numbers of two dictionaries; why they cannot be matched, or what a cosine between them does not mean."""
+    one, other = a.dictionary, b.dictionary
+    why_not = None
+    if one.d_model != other.d_model:
+        why_not = (
+            f"Their exemplars live in spaces of different width ({one.d_model} and {other.d_model}), so there is no "
+            "cosine between them. `ep transport` carries regions into the other model; `ep roundtrip` compares across "
+            "models."
+        )
+    return {
+        "a": _figures(a),
+        "b": _figures(b),
+        "why_not": why_not,
+        "caveat": None if why_not else caveat(a, b),
+    }
+
+
+def caveat(a: View, b: View) -> str | None:
+    """What cosines between two dictionaries of one width do not mean; None if there is nothing to say."""
+    one, other = a.dictionary.config, b.dictionary.config
+    if one.model.fingerprint != other.model.fingerprint:
+        return "They come from different models: directions of the same width, but no common basis."
+    if one.site.name != other.site.name:
+        return "They come from different sites of the model; cosines are taken all the same."
+    if not bool((a.dictionary.center == b.dictionary.center).all()):
+        return "Their centres differ, so a direction in one is not exactly the same direction in the other."
+    return None
+
+
+def _figures(view: View) -> dict[str, Any]:
+    config, record = view.dictionary.config, view.annotation.record if view.annotation else None
+    return entry(view.entry) | {
+        "text": config.text.source,
+        "spread": config.calibration.spread,
+        "largest": int(view.sizes_k.max(initial=0)),
+        "size_is": size_is(view),
+        "not_annotated": view.not_annotated,
+        "coverage": record and record.coverage,
+        "empty": record and record.empty,
+        "gini": record and record.gini,
+        "effective": record and record.effective,
+        "quality": record and record.quality.dictionary.model_dump(),
+    }

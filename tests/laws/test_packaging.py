@@ -1,0 +1,43 @@
+"""What the package imports is what it declares, and nothing of this or any machine is in it."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of other packages that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"exemplar_partitioning"}
+
+
+def test_every_import_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = chain(project["dependencies"], *project["optional-dependencies"].values())
+    declared = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in wanted}
+    homes = packages_distributions()  # of what is installed, not every extra
+    for path in SOURCES:
+        if path.parent.name == "templates":  # modules to put into other tools; nothing here imports them
+            continue
+        for name in imported(path):
+            distributions = {distribution.lower().replace("_", "-") for distribution in homes.get(name, [name])}
+            assert distributions & declared, f"{path.name} imports {name}, which pyproject.toml does not declare"
+
+
+def test_constraints_pin_what_is_declared():
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for requirement in [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]:
+        assert re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") in pinned

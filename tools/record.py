@@ -1,0 +1,62 @@
+"""Record what the README shows of a build: `python tools/record.py DIR` writes docs/results/smollm2.json."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import exemplar_partitioning as ep
+from exemplar_partitioning.folder.dictionary import find, to_json
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "smollm2.json"
+LISTED = ["--percentile", "4", "--top", "8"]
+REGION = ["--percentile", "2", "--top", "3", "--region", "REGION"]  # the one with so many members
+RANK = 220
+
+
+def record(root: Path) -> dict:
+    """Everything a reader is shown of the build in `root`, as plain values."""
+    build = json.loads((root / "build.json").read_bytes())
+    dictionaries = []
+    for folder in find(root):
+        d = ep.load(folder)
+        arrivals = np.sort(d.regions.column("arrivals").to_numpy())[::-1]
+        ranks = np.unique(np.geomspace(1, len(arrivals), 60).astype(int))
+        config = d.config.model_dump(mode="json")
+        dictionaries.append(
+            {name: config[name] for name in ("site", "calibration", "build", "text", "versions")}
+            | {"model": config["model"]["id"], "dtype": config["model"]["dtype"], "content_id": d.content_id}
+            | {"arrivals_by_rank": [[int(rank), int(arrivals[rank - 1])] for rank in ranks]}
+        )
+    known = ep.load(root, percentile=2).annotation.regions["members"].to_numpy()
+    region = [part.replace("REGION", str(np.argsort(-known, kind="stable")[RANK])) for part in REGION]
+    return {
+        "command": f"ep build --max-tokens {build['settings']['max_tokens']:_} --out {root.name}",
+        "tokens": build["tokens"],
+        "seconds": build["seconds_of_last_process"],
+        "threads": build["settings"]["threads"],
+        "dictionaries": dictionaries,
+        "listing": shown(root, LISTED),
+        "region": shown(root, region),
+    }
+
+
+def shown(root: Path, options: list[str]) -> str:
+    """What `ep show` prints, with its command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exemplar_partitioning", "show", root.name, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root.parent,
+        env=os.environ | {"COLUMNS": "110"},
+    )
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    return "\n".join([f"$ ep show {root.name} {' '.join(options)}", *lines]).strip()
+
+
+if __name__ == "__main__":
+    RESULT.write_bytes(to_json(record(Path(sys.argv[1]).resolve())))
