@@ -1,4 +1,4 @@
-"""The parts of results.md on autoencoders, agreement, tokens and saturation, from docs/results/<part>/*.json."""
+"""The generated parts of autoencoders.md and saturation.md, from docs/results/<part>/*.json."""
 
 import hashlib
 import json
@@ -102,7 +102,7 @@ def _agreement(r: dict, _: str) -> str:
                 nulls = [result[by][null][of] for null in ("chance", "chance_same_token")]
                 rows.append(
                     [
-                        f"p {result['dictionary']['percentile']:g}",
+                        f"percentile {result['dictionary']['percentile']:g}",
                         result["sae"]["name"],
                         name,
                         of,
@@ -117,7 +117,7 @@ def _agreement(r: dict, _: str) -> str:
             one = result[by]["one_to_one"]
             rows.append(
                 [
-                    f"p {result['dictionary']['percentile']:g}",
+                    f"percentile {result['dictionary']['percentile']:g}",
                     result["sae"]["name"],
                     name,
                     "one to one",
@@ -186,7 +186,7 @@ def _paired(r: dict) -> str:
 def _saturation(r: dict, name: str) -> str:
     rows = [
         [
-            f"p {row['percentile']:g}",
+            f"percentile {row['percentile']:g}",
             row["domain"],
             f"{row['activations']:,} of {row['documents']:,} documents",
             f"{row['k']:,}",

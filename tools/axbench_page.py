@@ -1,4 +1,4 @@
-"""The part of results.md on concept detection, and its figure, from docs/results/axbench/*.json."""
+"""The generated part of concept-detection.md, and its figure, from docs/results/axbench/*.json."""
 
 import hashlib
 import json
@@ -69,7 +69,9 @@ def _made(results: list[dict]) -> str:
 
 
 def _sizes(result: dict, site: str) -> str:
-    return ", ".join(f"{d['k']:,} (p {d['percentile']:g})" for d in result["dictionaries"] if d["site"] == site)
+    return ", ".join(
+        f"{d['k']:,} (percentile {d['percentile']:g})" for d in result["dictionaries"] if d["site"] == site
+    )
 
 
 def _pooled(results: list[dict]) -> str:
@@ -80,9 +82,9 @@ def _pooled(results: list[dict]) -> str:
     best = {trained_on: reference(found, trained_on)[0] for trained_on in ("own", "all")}
     finest = min(d["percentile"] for d in results[0]["dictionaries"])
     lines = [
-        f"Mean over concepts, models and sites, at p {finest:g}; intervals by resampling concepts (95 %). *Own*: "
-        "trained as AxBench trains, on the concept's texts and the negative texts of its genre. *All*: the texts of "
-        f"the set's other concepts are negative ones, too. Differences are paired: with the {best['own']} of AxBench's "
+        f"Mean over concepts, models and sites, at percentile {finest:g}; intervals by resampling concepts (95 %). "
+        "*Own*: trained as AxBench trains, on the concept's texts and the negative texts of its genre. *All*: the "
+        f"texts of the set's other concepts are negative, too. Differences are paired: with {best['own']} of AxBench's "
         f"training, and with the better of DiffMean and the logistic probe on the same texts ({best['own']} for own, "
         f"{best['all']} for all).",
         "",
@@ -126,7 +128,7 @@ def _resolutions(results: list[dict]) -> str:
     """Mean AUROC over percentiles, of exemplars and of means of members."""
     rows = {(r["basis"], r["rule"], r["training"], r["percentile"]): r["auroc"] for r in pooled_rows()}
     percentiles = sorted({key[3] for key in rows if key[3] is not None})
-    lines = ["| features | rule | trained on | " + " | ".join(f"p {p:g}" for p in percentiles) + " |"]
+    lines = ["| features | rule | trained on | " + " | ".join(f"percentile {p:g}" for p in percentiles) + " |"]
     lines.append("|---|---|---" + "|--:" * len(percentiles) + "|")
     for basis in ("exemplar", "mean"):
         for rule, trained_on in (("best", "own"), ("five best", "own"), ("profile", "all"), ("ridge", "all")):

@@ -49,7 +49,7 @@ def _checkpoints(r: dict) -> str:
     tables = []
     for site in dict.fromkeys(row["site"] for row in r["rows"]):
         here = [row for row in r["rows"] if row["site"] == site]
-        tables.append(f"`{site}`, p {r['percentile']:g}, {here[0]['regions'][0]:,} regions at step 0:")
+        tables.append(f"`{site}`, percentile {r['percentile']:g}, {here[0]['regions'][0]:,} regions at step 0:")
         tables.append(_table(_CHECKPOINTS, [*map(_checkpoint, here), _ceiling(here), _chance(here)]))
     return "\n\n".join([f"{_made(r)}; {r['minutes']:.0f} min.", *tables])
 
@@ -140,7 +140,8 @@ def _layers(r: dict) -> str:
         ]
         for row in r["rows"]
     ]
-    lead = f"{_made(r)}. {source['k']:,} regions of `{source['site']}`, p {source['percentile']:g}, in other blocks:"
+    where = f"`{source['site']}`, percentile {source['percentile']:g}"
+    lead = f"{_made(r)}. {source['k']:,} regions of {where}, in other blocks:"
     return f"{lead}\n\n{_table('in | ' + _STRUCTURE + ' | drift: median | nearest to themselves', rows)}"
 
 

@@ -1,4 +1,4 @@
-"""The part of results.md on text unlike a dictionary's, and its figure, from docs/results/ood/*.json."""
+"""The generated part of strange-text.md, and its figure, from docs/results/ood/*.json."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def _part(r: dict, name: str) -> str:
 
 def _suite(suite: dict) -> str:
     d, stored = suite["documents"], suite["stored"]
-    regions = ", ".join(f"{x['k']:,} regions at p {x['percentile']:g}" for x in suite["dictionaries"])
+    regions = ", ".join(f"{x['k']:,} regions at percentile {x['percentile']:g}" for x in suite["dictionaries"])
     about = (
         f"**Ordinary text: {suite['about']}.** {d['build']:,} documents ({stored['activations']:,} activations) to "
         f"build from: {regions}; {d['fit']} to fit detectors on, {d['held_out']} held out."

@@ -19,9 +19,15 @@ FIGURE = DOCS / "figures" / "smollm2.svg"
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 TRIED = {path.stem: path for path in sorted((DOCS / "results" / "behaviours").glob("*.json"))}
-# modules beside this one that make the parts of results.md
+# modules beside this one that make parts of pages, and these pages
 RESULTS_PARTS = ("claims_page", "axbench_page", "probes_page", "ood_page", "autoencoders_page")
+RESULTS_PAGES = ("results", "concept-detection", "probes", "strange-text", "autoencoders", "saturation")
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
+IN_README = (
+    "five percentiles (ours) against one (textbook)",
+    "p = 1, K = 2,764",
+    "five percentiles, fp32",
+)  # ends of rows
 
 
 def source_digest() -> str:
@@ -62,8 +68,11 @@ def draw(result: dict) -> None:
 
 def dictionaries_table(result: dict) -> str:
     """The dictionaries of the build as a Markdown table."""
-    lines = ["| p | theta | regions | activations | unseen mass (95 %) | ended by |", "|--:|--:|--:|--:|--:|---|"]
-    ends = {"saturated": "saturation", "budget": "token budget", "text": "end of text", "unseen": "unseen mass"}
+    lines = [
+        "| percentile | theta | regions | activations | missing mass (95 %) | ended by |",
+        "|--:|--:|--:|--:|--:|---|",
+    ]
+    ends = {"saturated": "saturation", "budget": "token budget", "text": "end of text", "unseen": "missing mass"}
     for d in result["dictionaries"]:
         b, c = d["build"], d["calibration"]
         u = b["unseen"]
@@ -74,13 +83,13 @@ def dictionaries_table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def benchmarks_table() -> str:
-    """Every timed row of the benchmarks as a Markdown table, with the machine below."""
+def benchmarks_table(ends: tuple[str, ...] = ("",)) -> str:
+    """The timed rows of the benchmarks whose names end so as a Markdown table, with the machine below."""
     records = [json.loads((BENCHMARKS / f"{name}.json").read_bytes()) for name in MEASURED]
     lines = ["| what | ours | textbook | ratio | peak memory, ours / textbook |", "|---|--:|--:|--:|--:|"]
     for record in records:
         for row in record["rows"]:
-            if row["ratio"] is None or row["textbook"] is None:
+            if row["ratio"] is None or row["textbook"] is None or not row["what"].endswith(ends):
                 continue
             memory = [f"{gb:.2f}" for gb in row["memory"].values() if gb is not None]
             lines.append(
@@ -135,7 +144,7 @@ def arms_table(result: dict) -> str:
 
 def _arm(arm: dict) -> str:
     where = ", ".join(
-        [arm[key] if key == "site" else f"p {arm[key]:g}" for key in ("site", "percentile") if key in arm]
+        [arm[key] if key == "site" else f"percentile {arm[key]:g}" for key in ("site", "percentile") if key in arm]
         + ([f"region {', '.join(map(str, arm['regions']))}"] if "regions" in arm else [])
     )
     return (
@@ -204,7 +213,7 @@ def judge() -> str:
 
 
 def results_pages() -> list[ModuleType]:
-    """The modules that make the parts of results.md, each with parts(), figure_files() and draw()."""
+    """The modules that make the parts of the pages on results, each with parts(), figure_files() and draw()."""
     return [_module(name) for name in RESULTS_PARTS]
 
 
@@ -216,7 +225,7 @@ def _module(name: str) -> ModuleType:
 
 
 def parts(result: dict) -> dict[str, str]:
-    """The generated parts of the README by the name in their markers."""
+    """What a build shows: parts by the name in their markers."""
     first = result["dictionaries"][0]
     minutes = result["seconds"] / 60
     return {
@@ -225,28 +234,40 @@ def parts(result: dict) -> dict[str, str]:
         "dictionaries": f"`{result['command']}`: {first['model']} ({first['dtype']}), {first['site']['name']}, "
         f"{result['tokens']:,} tokens of {first['text']['source']} in {minutes:.0f} minutes on "
         f"{result['threads']} cores.\n\n{dictionaries_table(result)}",
-        "benchmarks": benchmarks_table(),
-        **_module("claims_page").parts(),
     }
 
 
 def pages() -> dict[Path, dict[str, str]]:
     """Every page with generated parts, and these by the names in their markers."""
     machines = _module("machines_page")
-    return {
-        README: parts(json.loads(RESULT.read_bytes())),
+    made = {name: text for module in results_pages() for name, text in module.parts().items()}
+    written = {DOCS / f"{page}.md": (DOCS / f"{page}.md").read_text() for page in RESULTS_PAGES}
+    found = {
+        file: {name: text for name, text in made.items() if f"<!-- {name} -->" in page}
+        for file, page in written.items()
+    }
+    assert {name for here in found.values() for name in here} == made.keys(), "a generated part has no page"
+    return found | {
+        README: {"verdicts": _module("claims_page").verdicts(), "speed": benchmarks_table(IN_README)},
+        DOCS / "look.md": parts(json.loads(RESULT.read_bytes())),
+        DOCS / "speed.md": {"benchmarks": benchmarks_table()},
         DOCS / "behaviours.md": {name: behaviour(name) for name in TRIED} | {"judge": judge()},
         DOCS / "comparing.md": _module("comparing_page").parts(),
-        DOCS / "results.md": {name: text for module in results_pages() for name, text in module.parts().items()},
         DOCS / "scaling.md": machines.scaling_parts(),
         DOCS / "errors.md": machines.errors_parts(),
     }
+
+
+def spelled(text: str) -> str:
+    """Result files shorten percentiles to `p 2` or `p = 2`; a page, where p is a p-value, does not."""
+    return re.sub(r"(?<![\w-])p (?:= )?(\d+)(?![\d.])", r"percentile \1", text)
 
 
 def filled(file: Path, parts: dict[str, str]) -> str:
     """A page with its generated parts as they should be."""
     page = file.read_text()
     for name, text in parts.items():
+        text = text if "```" in text else spelled(text)
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         assert pattern.search(page), f"{file.name} has no part {name}"
         page = pattern.sub(lambda match, text=text: match[1] + text + "\n" + match[2], page)

@@ -1,4 +1,4 @@
-"""The part of results.md on probes, and its figure, from docs/results/probes/*.json."""
+"""The generated parts of probes.md, and its figure, from docs/results/probes/*.json."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def _figure(name: str) -> Path:
 
 def _part(name: str) -> str:
     r = json.loads(FOUND[name].read_bytes())
-    dictionaries = ", ".join(f"{d['k']:,} at p {d['percentile']:g}" for d in r["dictionaries"])
+    dictionaries = ", ".join(f"{d['k']:,} at percentile {d['percentile']:g}" for d in r["dictionaries"])
     tasks, first = r["tasks"], r["dictionaries"][0]
     return "\n\n".join(
         (

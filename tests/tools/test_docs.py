@@ -2,13 +2,17 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from exemplar_partitioning import cli
 
 ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 
 
 def test_figures_and_readme_are_not_stale():
@@ -20,24 +24,26 @@ def test_figures_and_readme_are_not_stale():
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
 
 
-@pytest.mark.parametrize("verb", ["build", "show"])
-def test_options_in_the_readme_exist(verb):
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    used = {
-        option
-        for line in text.splitlines()
-        if line.startswith(f"ep {verb}")
-        for option in re.findall(r"--[a-z-]+", line)
-    }
-    shown = subprocess.run(
-        [sys.executable, "-m", "exemplar_partitioning", verb, "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    assert used and all(option in shown for option in used)
+def commands(page: Path) -> Iterator[str]:
+    """The lines of a page's code that call `ep`."""
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        yield from (line for line in block.replace("\\\n", " ").splitlines() if line.startswith("ep "))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_and_options_on_a_page_exist(page):
+    for line in commands(page):
+        command, words = get_command(cli.app), shlex.split(line, comments=True)[1:]
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
 
 
 def test_make_targets_in_the_readme_exist():
