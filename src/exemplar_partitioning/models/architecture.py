@@ -34,8 +34,8 @@ _POST_NORMS = (
 )
 
 
-# Under these names the model objects of TransformerLens 4 and of interp-engine hold the transformers model they run.
-_HELD_AS = ("original_model", "hf_model")
+# Under these names objects of TransformerLens 4, interp-engine and torch.compile hold the transformers model they run.
+_HELD_AS = ("original_model", "hf_model", "_orig_mod")
 
 
 def transformers_model(model: Any) -> Any:

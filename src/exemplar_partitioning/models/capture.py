@@ -6,7 +6,8 @@ Shape suffixes: b windows in a batch, s positions (padded), d model width, n act
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from ..errors import EPError
 from .architecture import Architecture, transformers_model
+from .hooks import at
 from .sites import POINTS, Site, resolve_sites
 
 _WINDOWS = 128  # extracted at once where only some tokens are kept
@@ -52,9 +54,9 @@ class Extractor:
         self.architecture = Architecture.of(model)
         self.sites = resolve_sites([str(site) for site in sites], self.architecture)
         self.batch_size = batch_size
-        partial = sorted({site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")})
-        if partial:
-            _check_contributions(model, self.architecture, partial)
+        halves = sorted({site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")})
+        if halves:
+            _check_contributions(model, self.architecture, halves)
 
     def extract(
         self, windows: Sequence[np.ndarray], on_batch: Callable[[int], None] | None = None
@@ -77,7 +79,7 @@ class Extractor:
         ends = np.cumsum(lengths)
         n = int(ends[-1]) if len(ends) else 0
         rows = {site: torch.empty((n, self.architecture.d_model), dtype=torch.float32) for site in self.sites}
-        device = self.model.get_input_embeddings().weight.device
+        device = input_device(self.model)
         order = np.argsort(lengths, kind="stable")
         with torch.inference_mode(), _eval_mode(self.model):
             for first in range(0, len(order), self.batch_size):
@@ -130,9 +132,7 @@ def _run(
     waiting = set(sites)
     shape = (*tokens_bs.shape, architecture.d_model)
 
-    def arrived(site: Site, hidden: Any) -> None:
-        # Blocks return a tensor or a tuple, depending on the model and the version of transformers.
-        hidden_bsd = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
+    def arrived(site: Site, hidden_bsd: torch.Tensor) -> None:
         if hidden_bsd.shape != shape:
             raise EPError(
                 f"{site} of {architecture.class_name} has shape {tuple(hidden_bsd.shape)}, expected "
@@ -143,17 +143,13 @@ def _run(
         if not waiting:
             raise StopForward
 
-    handles = []
-    try:
+    with ExitStack() as stack:
         for site in sites:
-            handles.append(_attach(architecture, site, arrived))
+            stack.enter_context(at(architecture, site, partial(arrived, site)))
         try:
             model(input_ids=tokens_bs, use_cache=False)
         except StopForward:
             return
-    finally:
-        for handle in handles:
-            handle.remove()
     raise EPError(
         f"the forward pass of {architecture.class_name} never reached "
         f"{', '.join(map(str, sorted(waiting)))}: its modules exist but did not run. Choose other sites."
@@ -175,24 +171,6 @@ def extract_rows(
     return {site: torch.cat(parts).numpy() for site, parts in found.items()}
 
 
-def _attach(architecture: Architecture, site: Site, arrived: Callable[[Site, Any], None]) -> Any:
-    module = architecture.blocks[site.layer]
-    if site.point == "resid_pre":
-
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            arrived(site, args[0] if args else kwargs["hidden_states"])
-
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    if site.point != "resid_post":
-        part = "attn" if site.point == "attn_out_post" else "mlp"
-        module = module.get_submodule(architecture.contribution(site.layer, part))
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        arrived(site, output)
-
-    return module.register_forward_hook(after)
-
-
 def _check_contributions(model: Any, architecture: Architecture, layers: Sequence[int]) -> None:
     """Refuse blocks for which before + attention + MLP is not after, on a few tokens.
 
@@ -204,7 +182,7 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
     def keep(site: Site, x_bsd: torch.Tensor) -> None:
         got[site] = x_bsd.to("cpu", copy=True)
 
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
     with torch.inference_mode(), _eval_mode(model):
         sites = [Site(layer, point) for layer in layers for point in POINTS]
@@ -220,6 +198,12 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
                 "stream before it plus the outputs of attention and MLP, so what they add cannot be read off. "
                 f"Use resid_pre.{layer} or resid_post.{layer}."
             )
+
+
+def input_device(model: Any) -> torch.device:
+    """Where token ids go: to the embedding; to the CPU if its weights are kept elsewhere and brought when needed."""
+    device = model.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 @contextmanager

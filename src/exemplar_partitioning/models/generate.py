@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import EPError
 from ..text.chat import in_template
+from .capture import input_device
 from .load import LoadedModel, bos_id
 
 
@@ -92,8 +95,9 @@ class _Shared:
         if len(prompts) == 1 or length < 1 or (window and max(map(len, prompts)) + max_new_tokens > window):
             return cls(0, None)
         with torch.inference_mode():
-            ids_1s = torch.tensor([prompts[0][:length]], device=loaded.model.device)
-            return cls(length, loaded.model(ids_1s, use_cache=True, logits_to_keep=1).past_key_values)
+            ids_1s = torch.tensor([prompts[0][:length]], device=input_device(loaded.model))
+            cache = getattr(loaded.model(input_ids=ids_1s, use_cache=True), "past_key_values", None)
+        return cls(length, cache) if _hides_padding(cache) else cls(0, None)
 
     def repeated(self, n: int) -> dict[str, Any]:
         """As arguments of `model.generate`, for n sequences."""
@@ -104,6 +108,11 @@ class _Shared:
         return {"past_key_values": cache}
 
 
+def _hides_padding(cache: Any) -> bool:
+    """Keys and values alone, which an attention mask hides; a recurrent state takes up what it is fed."""
+    return isinstance(cache, DynamicCache) and {*map(type, cache.layers)} <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
 def _common(prompts: list[list[int]]) -> int:
     """How many tokens all prompts begin with."""
     columns = zip(*prompts, strict=False)
@@ -112,7 +121,7 @@ def _common(prompts: list[list[int]]) -> int:
 
 def _continued(loaded: LoadedModel, prompts: list[list[int]], shared: _Shared, max_new_tokens: int) -> list[list[int]]:
     """New tokens for each prompt, up to the end of text and without it."""
-    tokenizer, model = loaded.tokenizer, loaded.model
+    tokenizer, model, device = loaded.tokenizer, loaded.model, input_device(loaded.model)
     width, read = max(map(len, prompts)), shared.length
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids_bs = torch.full((len(prompts), width), pad)
@@ -122,8 +131,8 @@ def _continued(loaded: LoadedModel, prompts: list[list[int]], shared: _Shared, m
             ids_bs[row, at], mask_bs[row, at] = torch.tensor(part, dtype=torch.long), 1
     with torch.inference_mode():
         out_bs = model.generate(
-            ids_bs.to(model.device),
-            attention_mask=mask_bs.to(model.device),
+            input_ids=ids_bs.to(device),
+            attention_mask=mask_bs.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             temperature=None,

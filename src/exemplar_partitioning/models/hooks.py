@@ -1,39 +1,102 @@
-"""Edits on the way through a model: at any sites, on prompt tokens, generated tokens or both.
+"""Reading and writing activations on the way through a model: at any sites, and on chosen tokens.
 
-The same with and without KV cache, in batches with padding on the left, and nested; nothing is left
-behind on exit. Arithmetic is in float32, whatever the model's dtype.
+The same with and without a cache, in batches with padding on the left, and nested; nothing is left behind on exit.
+Compiled models run eagerly meanwhile: compiled code does not know of the hooks, or would keep them for good.
 
 Shapes: b sequences, s positions of one forward pass, d = d_model.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import EPError
 from .architecture import Architecture, transformers_model
+from .progress import Progress, Tokens
 from .sites import Site, resolve_sites
 
 Edit = Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]]
 """Activations in, activations out: float32 [n, d], row by row."""
 
-Tokens = Literal["all", "prompt", "generated"]
-_PROMPT = ("inputs", "input_ids", "inputs_embeds", "input")  # names of `generate`'s first argument
+
+@contextmanager
+def at(model: Any, site: Site | str, function: Callable[[Float[Tensor, "b s d"]], Tensor | None]) -> Iterator[None]:
+    """Call a function on the activations at a site in every forward pass while the context is open.
+
+    Args:
+        model: a causal language model of transformers, one that holds such a model, or its `Architecture`.
+        site: where.
+        function: gets activations [b, s, d] in the model's own dtype. What it returns takes their place; None
+            leaves them as they are.
+
+    Raises:
+        EPError: no such site; in a forward pass, weights that are not there (meta device), or a block that takes or
+            puts out no tensor.
+    """
+    architecture = model if isinstance(model, Architecture) else Architecture.of(model)
+    (site,) = resolve_sites(str(site), architecture)
+    block = architecture.blocks[site.layer]
+
+    def called(hidden: Any) -> Tensor | None:
+        if not isinstance(hidden, Tensor):
+            raise EPError(f"{site} of {architecture.class_name} is a {type(hidden).__name__}; expected a tensor")
+        if hidden.is_meta:
+            raise EPError(
+                f"the weights of {architecture.class_name} are on the meta device, which holds shapes without "
+                "numbers; load them, e.g. with from_pretrained(..., device_map='cpu')"
+            )
+        return function(hidden)
+
+    def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = "" if args else _first_parameter(block)
+        changed = called(args[0] if args else kwargs.get(name))
+        if changed is None:
+            return None
+        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, name: changed})
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        changed = called(output[0] if isinstance(output, tuple) else output)
+        return None if changed is None else (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    if site.point == "resid_pre":
+        handle = block.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        module = block
+        if site.point != "resid_post":
+            part = "attn" if site.point == "attn_out_post" else "mlp"
+            module = block.get_submodule(architecture.contribution(site.layer, part))
+        handle = module.register_forward_hook(after)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
 def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Tokens = "all") -> Iterator[None]:
     """Edit the activations of a causal language model of transformers at some sites while the context is open.
 
-    The model may be inside a `TransformerBridge` or an interp-engine model: what these run and write is edited too.
-    tokens: "prompt" leaves alone what `model.generate` has appended, "generated" everything else. Outside of
-    `generate` all tokens count as prompt. Positions that the attention mask hides (padding) are left alone.
+    The model may be inside a `TransformerBridge`, an interp-engine model or a wrapper of PEFT: what these run and
+    write is edited too. Arithmetic is in float32, whatever the model's dtype.
+
+    Args:
+        model: the model, or an object that holds it.
+        edit: what becomes of the activations.
+        sites: where.
+        tokens: "prompt" leaves alone what `generate` has appended, "generated" everything else. Outside of
+            `generate` all tokens are prompt. Positions that the attention mask hides (padding) are left alone.
+
+    Raises:
+        EPError: `tokens` or a site is unknown; in a forward pass, prompt and generated tokens cannot be told apart;
+            on leaving, no forward pass came by, or blocks before the last that did were passed over.
     """
     if tokens not in ("all", "prompt", "generated"):
         raise EPError(f"tokens is {tokens!r}; expected all, prompt or generated")
@@ -45,83 +108,23 @@ def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Token
         )
     architecture = Architecture.of(model)
     chosen = resolve_sites(sites, architecture)
-    progress = _Progress(tokens)
+    progress, reached = Progress(tokens), set[Site]()
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(progress.on_forward, with_kwargs=True).remove)
-        stack.enter_context(progress.watching_generate(model))
-        if outer is not model and hasattr(outer, "generate"):
-            stack.enter_context(progress.watching_generate(outer))
+        stack.enter_context(progress.watching(outer, model, architecture))
         for site in chosen:
-            stack.callback(_attach(architecture, site, _changing(edit, progress)).remove)
+            stack.enter_context(at(architecture, site, _changing(edit, progress, site, reached)))
         yield
+    _check_reached(architecture, chosen, reached)
 
 
-class _Progress:
-    """Where a forward pass stands in its sequences: which of its positions are prompt, generated, padding."""
-
-    def __init__(self, tokens: Tokens):
-        self.tokens = tokens
-        self.prompt_length: int | None = None  # within `generate`
-        self.reading_text = False  # at the start of a `generate` whose prompt is text
-        self.offset = 0  # positions in the cache before this forward pass
-        self.mask_bs: Tensor | None = None
-
-    def on_forward(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        self.offset = int(cache.get_seq_length()) if cache is not None else 0
-        if self.reading_text:
-            ids_bs = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-            self.prompt_length, self.reading_text = self.offset + ids_bs.shape[1], False
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        self.mask_bs = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-
-    @contextmanager
-    def watching_generate(self, model: Any) -> Iterator[None]:
-        """Know how long the prompt is whenever `model.generate` runs."""
-        before = model.__dict__.get("generate")
-        generate = model.generate
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            given = args[0] if args else next((kwargs[name] for name in _PROMPT if name in kwargs), None)
-            # A bridge takes text as well; the first forward pass, which reads all of it, tells its length.
-            self.reading_text = isinstance(given, str | list)
-            if not self.reading_text:
-                self.prompt_length = given.shape[1] if given is not None else 1  # without any, a BOS is the prompt
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                self.prompt_length, self.reading_text = None, False
-
-        model.generate = watched
-        try:
-            yield
-        finally:
-            if before is None:
-                del model.generate
-            else:
-                model.generate = before
-
-    def touched(self, shape: torch.Size, device: torch.device) -> Bool[Tensor, "b s"]:
-        """The positions of the current forward pass that the edit is for."""
-        b, s = shape[:2]
-        touched_bs = torch.ones((b, s), dtype=torch.bool, device=device)
-        if self.tokens != "all":
-            position_s = self.offset + torch.arange(s, device=device)
-            prompt = self.prompt_length
-            generated_s = position_s >= prompt if prompt is not None else torch.zeros_like(position_s, dtype=torch.bool)
-            touched_bs &= generated_s if self.tokens == "generated" else ~generated_s
-        if self.mask_bs is not None and self.mask_bs.shape[1] >= s:
-            touched_bs &= self.mask_bs[:, -s:].to(device).bool()
-        return touched_bs
-
-
-def _changing(edit: Edit, progress: _Progress) -> Callable[[Float[Tensor, "b s d"]], Tensor]:
-    def change(x_bsd: Float[Tensor, "b s d"]) -> Tensor:
+def _changing(edit: Edit, progress: Progress, site: Site, reached: set[Site]) -> Callable[[Tensor], Tensor | None]:
+    def change(x_bsd: Float[Tensor, "b s d"]) -> Tensor | None:
+        reached.add(site)
         touched_bs = progress.touched(x_bsd.shape, x_bsd.device)
         if bool(touched_bs.all()):
             return edit(x_bsd.flatten(0, 1).float()).view_as(x_bsd).to(x_bsd.dtype)
         if not bool(touched_bs.any()):
-            return x_bsd
+            return None
         changed = x_bsd.clone()
         changed[touched_bs] = edit(x_bsd[touched_bs].float()).to(x_bsd.dtype)
         return changed
@@ -129,21 +132,17 @@ def _changing(edit: Edit, progress: _Progress) -> Callable[[Float[Tensor, "b s d
     return change
 
 
-def _attach(architecture: Architecture, site: Site, change: Callable[[Tensor], Tensor]) -> Any:
-    module = architecture.blocks[site.layer]
-    if site.point == "resid_pre":
+def _check_reached(architecture: Architecture, chosen: Sequence[Site], reached: set[Site]) -> None:
+    """A forward pass may end early, but not leave out a block on its way."""
+    last = max((site.layer for site in reached), default=architecture.n_layers)
+    missed = [site for site in chosen if site not in reached and site.layer < last]
+    if missed:
+        raise EPError(
+            f"nothing was changed at {', '.join(map(str, missed))} of {architecture.class_name}: no forward pass of "
+            "this model came by. Run this very object (not a copy, nor code compiled or exported from it) inside the "
+            "context, and choose blocks that it runs"
+        )
 
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                return (change(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    if site.point != "resid_post":
-        part = "attn" if site.point == "attn_out_post" else "mlp"
-        module = module.get_submodule(architecture.contribution(site.layer, part))
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        return change(output) if isinstance(output, Tensor) else (change(output[0]), *output[1:])
-
-    return module.register_forward_hook(after)
+def _first_parameter(block: nn.Module) -> str:
+    return next(iter(list(inspect.signature(type(block).forward).parameters)[1:]), "")

@@ -5,16 +5,19 @@ Shapes: n points, d = d_model, v = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .architecture import Architecture
+from .architecture import Architecture, transformers_model
+from .capture import input_device
+from .hooks import at
 from .load import LoadedModel
+from .sites import Site
 
 _LOGITS_BYTES = 1 << 24  # of one batch; what compares them takes a few times as much
 
@@ -26,57 +29,71 @@ def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tens
     the block's output is replaced in a forward pass over filler tokens. The first point comes in a batch of its own;
     batches are a function of n alone.
     """
-    architecture = loaded.architecture
+    architecture, model = loaded.architecture, transformers_model(loaded.model)
     batch = max(1, min(256, architecture.max_length or 256, _LOGITS_BYTES // (4 * architecture.vocab_size)))
     first, others = x_nd[:1], x_nd[1:].split(batch) if len(x_nd) > 1 else ()
-    with torch.no_grad(), _last_block_gives(architecture, first) as outputs:
-        logits = _forward(loaded.model, len(first))
-    with torch.no_grad(), _blocks_pass(architecture, outputs, first):
-        idle = torch.equal(_forward(loaded.model, len(first)), logits)  # the blocks may be left out
-    yield logits
+    logits = _after_last_block(model, architecture, first)
+    yield logits.clone()
+    if not others:
+        return
+    shortcut = _Shortcut(model, architecture)
+    shortcut(first)  # the blocks run once, to show what form their outputs have
+    idle = torch.equal(shortcut(first), logits)  # they may be left out
     for part_bd in others:
-        replaced = _blocks_pass(architecture, outputs, part_bd) if idle else _last_block_gives(architecture, part_bd)
-        with torch.no_grad(), replaced:
-            logits = _forward(loaded.model, len(part_bd))
-        yield logits
+        yield shortcut(part_bd) if idle else _after_last_block(model, architecture, part_bd)
 
 
-def _forward(model: Any, length: int) -> Float[Tensor, "b v"]:
-    filler = torch.zeros((1, length), dtype=torch.long, device=model.get_input_embeddings().weight.device)
-    return model(input_ids=filler, use_cache=False).logits[0].float().cpu()
+def _after_last_block(model: Any, architecture: Architecture, x_bd: Float[Tensor, "b d"]) -> Float[Tensor, "b v"]:
+    last = Site(architecture.n_layers - 1, "resid_post")
+    with at(architecture, last, lambda hidden_1bd: x_bd.to(hidden_1bd)[None]):
+        return _logits(model, len(x_bd))
 
 
-def _with(output: Any, x_bd: Float[Tensor, "b d"]) -> Any:
-    """A block's output with other activations in it: a tensor or a tuple, as the model has it."""
-    hidden = output if isinstance(output, Tensor) else output[0]
-    replaced = x_bd.to(hidden)[None]
-    return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
+def _logits(model: Any, length: int) -> Float[Tensor, "b v"]:
+    filler = torch.zeros((1, length), dtype=torch.long, device=input_device(model))
+    with torch.no_grad():
+        return model(input_ids=filler, use_cache=False).logits[0].float().cpu()
 
 
-@contextmanager
-def _last_block_gives(architecture: Architecture, x_bd: Float[Tensor, "b d"]) -> Iterator[list[Any]]:
-    """Replace what the last block puts out; gives a list that fills with the blocks' own outputs."""
-    outputs: list[Any] = []
+class _Shortcut:
+    """A second view of a model, of the same weights, whose blocks all put out what is given; the model is untouched.
 
-    def note(_module: nn.Module, _args: Any, output: Any) -> Any:
-        outputs.append(output)
-        return _with(output, x_bd) if len(outputs) == architecture.n_layers else output
+    Modules from the model down to its blocks are copied, without what they hold. Where something in them still leads
+    to the model itself, the points do not arrive, which the caller sees in the logits.
+    """
 
-    handles = [block.register_forward_hook(note) for block in architecture.blocks]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __init__(self, model: nn.Module, architecture: Architecture) -> None:
+        self.model = holder = _view(model)
+        for name in architecture.path.split("."):
+            holder._modules[name] = holder = _view(holder.get_submodule(name))
+        for name, block in list(holder._modules.items()):
+            assert block is not None
+            view = copy.copy(block)
+            view.forward = self._passing(block)
+            holder._modules[name] = view
+        self.x_bd: Tensor | None = None
+
+    def __call__(self, x_bd: Float[Tensor, "b d"]) -> Float[Tensor, "b v"]:
+        self.x_bd = x_bd
+        with torch.compiler.set_stance("force_eager"):
+            return _logits(self.model, len(x_bd))
+
+    def _passing(self, block: nn.Module) -> Callable[..., Any]:
+        form: list[Any] = []
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not form:
+                form.append(block.forward(*args, **kwargs))
+                return form[0]
+            hidden = form[0] if isinstance(form[0], Tensor) else form[0][0]
+            assert self.x_bd is not None
+            replaced = self.x_bd.to(hidden)[None]
+            return replaced if isinstance(form[0], Tensor) else (replaced, *form[0][1:])
+
+        return forward
 
 
-@contextmanager
-def _blocks_pass(architecture: Architecture, outputs: list[Any], x_bd: Float[Tensor, "b d"]) -> Iterator[None]:
-    """Have every block put out the points at once, in the form of its own output, instead of running."""
-    for block, output in zip(architecture.blocks, outputs, strict=True):
-        block.forward = lambda *_args, output=output, **_kwargs: _with(output, x_bd)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for block in architecture.blocks:
-            del block.forward
+def _view(module: nn.Module) -> nn.Module:
+    view = copy.copy(module)
+    view._modules = dict(module._modules)
+    return view
