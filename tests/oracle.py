@@ -4,6 +4,7 @@ Written from the laws alone (design L1, L2, L4; protocols 1.1); shares no code w
 """
 
 import numpy as np
+from scipy.optimize import nnls
 
 
 def halving_sum(terms):
@@ -74,3 +75,24 @@ def threshold(batches, c, percentile):
         i, j = np.triu_indices(len(u), k=1)
         per_batch.append(np.percentile([distance(u[a], u[b]) for a, b in zip(i, j, strict=True)], percentile))
     return float(np.mean(per_batch))
+
+
+def decompose(u, atoms, k, method, nonnegative):
+    """Weights over all atoms that matching pursuit gives a unit direction, and the length of what is left."""
+    left, picks, weights = u.copy(), [], np.zeros(len(atoms))
+    for _ in range(k):
+        products = atoms @ left
+        strengths = products if nonnegative else abs(products)
+        if method == "omp":
+            strengths[picks] = -np.inf
+        if strengths.max() <= 1e-6 or np.linalg.norm(left) <= 1e-6:
+            break
+        picks.append(int(np.flatnonzero(strengths >= strengths.max() - 1e-9)[0]))
+        if method == "mp":
+            weights[picks[-1]] += products[picks[-1]]
+        elif nonnegative:
+            weights[picks] = nnls(atoms[picks].T, u)[0]
+        else:
+            weights[picks] = np.linalg.lstsq(atoms[picks].T, u, rcond=None)[0]
+        left = u - weights @ atoms
+    return weights, np.linalg.norm(left)

@@ -7,9 +7,12 @@ Shapes: n activations, k regions, d = d_model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -17,11 +20,26 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import DataError, EPError
-from .geometry import Array, Block, as_activations, check_threshold, directions, reference_similarity
+from .decomposition import Decomposition
+from .geometry import (
+    Array,
+    Block,
+    as_activations,
+    check_threshold,
+    directions,
+    reference_directions,
+    reference_similarity,
+)
+from .pursuit import Atoms, Method, Rule, pursue
 from .search import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
 from .statistics import MemberStatistics
 
-READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary")
+READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")
+Basis = Literal["exemplar", "mean"]
+"""Directions of regions: of their exemplars, or of the mean of their members."""
+
+# features of `encode(..., "topk", k=2)` and more that are still alive, by id: `decode` overshoots on them
+_summed: WeakValueDictionary[int, np.ndarray | Tensor] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +126,106 @@ class Dictionary:
         sim_n = reference_similarity(block.exact, self._search.matrix.e_kd[ids_n])
         return ids_n, (1 - sim_n).clamp(0, 2)
 
-    def assign(self, x: Array) -> tuple[Array, Array]:
+    @cached_property
+    def _by_means(self) -> tuple[Dictionary, Int64[Tensor, " m"]]:
+        """The partition around the mean directions of members, and the regions it has: those with members."""
+        means = getattr(self, "mean_directions", None)  # a stored dictionary has them once it is annotated
+        if means is None:
+            raise EPError(
+                "this dictionary knows no mean directions: load an annotated one (`ep annotate` makes it so), "
+                "or use basis='exemplar'"
+            )
+        means_kd = torch.as_tensor(means)
+        regions_m = means_kd.any(dim=1).nonzero()[:, 0]
+        return Dictionary(self.center, means_kd[regions_m], self.threshold, self.device, self.prefilter), regions_m
+
+    def _around(self, basis: Basis) -> tuple[Dictionary, Int64[Tensor, " m"]]:
+        """The partition around directions of a basis, and which region each of them is of."""
+        if basis not in ("exemplar", "mean"):
+            raise EPError(f"basis is {basis!r}; expected 'exemplar' or 'mean'")
+        return self._by_means if basis == "mean" else (self, torch.arange(self.k))
+
+    @cached_property
+    def _atoms(self) -> Atoms:
+        return Atoms(self.exemplars.to(self.device))
+
+    def decompose(
+        self,
+        x: Array,
+        k: int = 32,
+        *,
+        basis: Basis = "exemplar",
+        method: Method = "omp",
+        nonnegative: bool = True,
+        tolerance: float | None = None,
+    ) -> Decomposition:
+        """Write activations as sums of at most k directions of regions, by matching pursuit (docs/decomposition.md).
+
+        Starting from `x - c`, each step picks the direction with the largest inner product with what is left; of
+        those within 1e-9 |x - c| of the largest, the lowest id. A row ends after k steps, when no inner product
+        exceeds 1e-6 |x - c|, or when at most `tolerance` is left. The answer for a row depends on that row alone.
+
+        Args:
+            x: activations [..., d]; the shape is kept. A row without a direction has no regions and NaN left.
+            k: steps, from 1 to the smaller of d_model and the number of regions.
+            basis: directions of the exemplars, or of mean members, which an annotated dictionary has.
+            method: "omp" solves least squares on all directions picked after each step, and picks none twice; "mp"
+                leaves earlier weights as they are and may add to one again: faster, and more is left.
+            nonnegative: only positive inner products count, and weights stay positive, as codes of SAEs do ("omp":
+                non-negative least squares). Otherwise sizes count, and weights have either sign.
+            tolerance: share of |x - c| that may be left, from 0 to 1.
+
+        Returns:
+            Regions [..., k], weights [..., k] and what is left of each row, in the kind of `x`.
+
+        Raises:
+            EPError: k, basis, method or tolerance out of range, other shapes, or no annotation for basis "mean".
+        """
+        around, regions_m = self._around(basis)
+        most = min(around.k, self.d_model)
+        if not 1 <= k <= most:
+            raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
+        if method not in ("omp", "mp"):
+            raise EPError(f"method is {method!r}; expected 'omp' or 'mp'")
+        if not 0 <= (tolerance or 0.0) <= 1:
+            raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
+        rule = Rule(k=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
+        lead = tuple(x.shape[:-1]) if x.ndim != 1 else ()
+        x_nd = x.reshape(-1, x.shape[-1])
+        region_nk = torch.full((len(x_nd), k), -1, dtype=torch.int64)
+        weight_nk, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)
+        for rows, block in self.blocks(x_nd):
+            u_nd, norm_n = reference_directions(block.x_nd, block.c_d)
+            codes = pursue(around._atoms, u_nd, rule)
+            at = rows.start + block.rows_n.cpu()
+            picks_nk, none_nk = codes.picks_nk.cpu(), codes.picks_nk.cpu() < 0
+            region_nk[at] = regions_m[picks_nk.clamp(min=0)].masked_fill(none_nk, -1)
+            weight_nk[at] = (codes.weights_nk * norm_n[:, None]).float().cpu()
+            left_n[at] = (codes.left_n.sqrt() * norm_n).float().cpu()
+        directions_md = self.exemplars
+        if basis == "mean":
+            directions_md = torch.zeros_like(self.exemplars).index_copy(0, regions_m, around.exemplars)
+        return Decomposition(
+            regions=_like(x, region_nk.reshape(*lead, k)),
+            weights=_like(x, weight_nk.reshape(*lead, k)),
+            residual_norm=_like(x, left_n.reshape(lead)),
+            directions=directions_md,
+            center=self.center,
+            as_numpy=isinstance(x, np.ndarray),
+        )
+
+    def assign(self, x: Array, *, basis: Basis = "exemplar") -> tuple[Array, Array]:
         """Region (int64 [n]) and distance to its exemplar (float64 [n], cosine distance) of each row.
 
         The nearest exemplar counts, lowest id on an exact tie, whether or not it lies within the
-        threshold (law L4); compare the distance with `threshold` for coverage.
+        threshold (law L4); compare the distance with `threshold` for coverage. With basis "mean" the nearest mean
+        direction counts instead, and the distance is to that.
         """
+        if basis != "exemplar":
+            around, regions_m = self._around(basis)
+            ids_n, distance_n = around.assign(torch.as_tensor(x))
+            ids_n = torch.where(ids_n < 0, -1, regions_m[ids_n]) if around.k else ids_n
+            return _like(x, ids_n), _like(x, distance_n)
         ids_n = torch.full((len(x),), -1, dtype=torch.int64)
         distance_n = torch.full((len(x),), torch.inf, dtype=torch.float64)
         for rows, block in self.blocks(x):
@@ -144,15 +256,26 @@ class Dictionary:
             margin_n[rows.start + block.rows_n.cpu()] = margin.cpu()
         return _like(x, margin_n)
 
-    def encode(self, x: Array, readout: str = "topk", *, k: int = 1) -> Array:
-        """Features [n, number of regions], float32 (protocols 1.10).
+    def encode(self, x: Array, readout: str = "topk", *, k: int = 1, basis: Basis = "exemplar") -> Array:
+        """Features [n, number of regions], float32.
 
         - `topk`: the k largest projections `(x - c) . e`, negative ones cut to 0, the rest 0.
         - `topk_norm`: the same on unit directions.
         - `signed`: all projections `(x - c) . e`.
         - `cosine`: all similarities `u(x) . e`.
         - `binary`: 1 at the region the activation belongs to.
+        - `pursuit`: weights of `decompose` with k steps, which `decode` adds up to what is nearest.
+
+        With basis "mean", `e` are mean directions of members; regions without members then have features 0.
         """
+        if readout not in READOUTS:
+            raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
+        if basis != "exemplar":
+            around, regions_m = self._around(basis)
+            part_nm = around.encode(torch.as_tensor(x), readout, k=k)
+            return _like(x, torch.zeros((len(x), self.k)).index_copy_(1, regions_m, part_nm))
+        if readout == "pursuit":
+            return _like(x, self.decompose(torch.as_tensor(x), k).dense().to_dense())
         if readout == "binary":
             ids_n, _ = self.assign(torch.as_tensor(x))
             features = torch.zeros((len(x), self.k))
@@ -161,27 +284,37 @@ class Dictionary:
             return _like(x, features)
         if readout in ("cosine", "topk_norm"):
             features = self._cosines(x)
-        elif readout in ("signed", "topk"):
-            features = (as_activations(x, self.d_model, "cpu") - self.center) @ self.exemplars.T
         else:
-            raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
+            features = (as_activations(x, self.d_model, "cpu") - self.center) @ self.exemplars.T
         if readout.startswith("topk"):
             if not 1 <= k <= self.k:
                 raise EPError(f"k must lie between 1 and the number of regions, {self.k}; got {k}")
             top = features.topk(k, dim=1)
             features = torch.zeros_like(features).scatter_(1, top.indices, top.values.relu())
-        return _like(x, features)
+        answer = _like(x, features)
+        if readout == "topk" and k > 1:
+            _summed[id(answer)] = answer
+        return answer
 
-    def decode(self, features: Array) -> Array:
-        """Activations [n, d] from features [n, k]: `f E + c`, float32 (protocols 1.10).
+    def decode(self, features: Array, *, basis: Basis = "exemplar") -> Array:
+        """Activations [n, d] from features [n, k]: `f E + c`, float32.
 
-        Exemplars are fixed points of encoding by `topk` with k = 1 and decoding. Dense readouts
-        overshoot: exemplars are not orthogonal.
+        Exemplars are fixed points of encoding by `topk` with k = 1 and decoding, and `pursuit` decodes to what is
+        nearest. Other readouts overshoot, as exemplars are not orthogonal; for `topk` with more than one region,
+        decoding what `encode` returned warns of it.
         """
         f_nk = torch.as_tensor(features)
         if f_nk.ndim != 2 or f_nk.shape[1] != self.k:
             raise EPError(f"features must be [n, {self.k}], one column a region; got {list(f_nk.shape)}")
-        return _like(features, f_nk.float().cpu() @ self.exemplars + self.center)
+        if _summed.get(id(features)) is features:
+            warnings.warn(
+                "projections on several regions overlap, so their sum overshoots: encode with readout 'pursuit' "
+                "instead of 'topk' to decode several regions",
+                stacklevel=2,
+            )
+        around, regions_m = self._around(basis)
+        f_nm = f_nk if around is self else f_nk[:, regions_m]
+        return _like(features, f_nm.float().cpu() @ around.exemplars + self.center)
 
     def members(self, x: np.ndarray | Tensor) -> MemberStatistics:
         """Member statistics of these activations over the frozen exemplars; mergeable (law L4)."""

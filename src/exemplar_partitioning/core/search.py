@@ -162,7 +162,7 @@ def _survivors(row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_
     return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n)
 
 
-def _at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, column and similarity of the pairs of a tile that reach a level of their row."""
     row_q, group_q = (group_ng >= least_n[:, None]).nonzero(as_tuple=True)
     sim_qt = sim_ntg[row_q, :, group_q].float()
@@ -221,10 +221,10 @@ class Search:
             if threshold >= 0:
                 sure_n += (group_ng > (level + slack_n)[:, None]).sum(dim=1)
                 least_n = torch.where(sure_n < 2, level - slack_n, math.inf)
-                row_p, col_p, sim_p = _at_least(least_n, sim_ntg, group_ng)
+                row_p, col_p, sim_p = at_least(least_n, sim_ntg, group_ng)
                 near.append((row_p, first + start + col_p, sim_p > (level + slack_n)[row_p]))
             margin_n = 2 * (eps_n + rounding * (best_n.abs() + 4 * eps_n))
-            row_p, col_p, sim_p = _at_least(best_n - margin_n, sim_ntg, group_ng)
+            row_p, col_p, sim_p = at_least(best_n - margin_n, sim_ntg, group_ng)
             found.append((row_p, first + start + col_p, sim_p))
         eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + 4 * eps_n), 0.0)
         row_p, col_p, sim_p = (torch.cat(parts) for parts in zip(*found, strict=True))

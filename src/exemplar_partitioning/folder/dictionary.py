@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -117,6 +117,11 @@ class StoredDictionary(Dictionary):
         from .annotation import Annotation
 
         return Annotation(self)
+
+    @property
+    def mean_directions(self) -> Float32[np.ndarray, "k d"]:
+        """Unit mean direction of each region's members, zeros without members; of an annotated dictionary."""
+        return self.annotation.mean_directions
 
     def region(self, index: int) -> dict[str, Any]:
         """One row of `regions`, read without the others."""

@@ -1,0 +1,210 @@
+"""Decomposition: what the oracle finds, to the bit the same however rows are batched, and never worse with more."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import orthogonal_mp_gram
+
+import oracle
+from annotated import annotated
+from exemplar_partitioning import Dictionary, LeaderClustering
+from exemplar_partitioning.core import pursuit
+from exemplar_partitioning.errors import EPError
+from streams import cuts, streams
+
+RULES = [(method, nonnegative) for method in ("omp", "mp") for nonnegative in (True, False)]
+
+
+def dictionary_of(x, center, theta):
+    clustering = LeaderClustering(torch.from_numpy(center), theta)
+    clustering.add(torch.from_numpy(x))
+    return Dictionary(clustering.center, clustering.exemplars, theta)
+
+
+def clouds(n, m, d, seed=0):
+    """Activations with a few strong directions, as those of models, and a dictionary of m random ones of them."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(n + m, d)) * np.exp(-np.arange(d) / (d / 4)) @ rng.normal(size=(d, d))).astype(np.float32)
+    center = x[:m].mean(axis=0)
+    atoms = torch.from_numpy(x[:m] - center)
+    return x[m:], Dictionary(torch.from_numpy(center), torch.nn.functional.normalize(atoms, dim=1), 0.1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), st.integers(1, 9), st.sampled_from(RULES), st.booleans())
+def test_weights_are_the_oracles(stream, k, rule, table):
+    x, center, theta = stream
+    d = dictionary_of(x, center, max(theta, 0.01))
+    k = min(k, d.k, d.d_model)
+    if not k:
+        return
+    d._atoms.gram_mm = d._atoms.gram_mm if table else None
+    found = d.decompose(x, k, method=rule[0], nonnegative=rule[1])
+    weights, atoms = found.dense().to_dense().numpy(), d.exemplars.double().numpy()
+    for row, (activation, weight, left) in enumerate(zip(x, weights, found.residual_norm, strict=True)):
+        if not oracle.has_direction(activation, center):
+            assert np.isnan(left) and (found.regions[row] == -1).all() and (weight == 0).all()
+            continue
+        length = np.linalg.norm(activation.astype(np.float64) - center)
+        expected, expected_left = oracle.decompose(oracle.direction(activation, center), atoms, k, *rule)
+        assert left / length == pytest.approx(expected_left, abs=2e-6)
+        # weights of atoms that nearly depend on each other are not determined to many digits; their sum is
+        np.testing.assert_allclose(weight / length @ atoms, expected @ atoms, atol=2e-5)
+        picked = np.flatnonzero(expected)
+        if len(picked) and np.linalg.cond(atoms[picked]) < 1e3:
+            np.testing.assert_allclose(weight / length, expected, atol=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), streams(max_rows=40), st.sampled_from(RULES))
+def test_no_row_depends_on_the_rows_beside_it(data, stream, rule):
+    x, center, theta = stream
+    d = dictionary_of(x, center, theta)
+    k = min(6, d.k, d.d_model)
+    if not k:
+        return
+    options = {"method": rule[0], "nonnegative": rule[1]}
+    whole = d.decompose(x, k, **options)
+    order = data.draw(st.permutations(range(len(x))))
+    starts = np.cumsum(data.draw(cuts(len(x))))[:-1]
+    for rows in np.split(np.array(order), starts):
+        assert same(d.decompose(x[rows], k, **options), whole[rows])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_not_on_threads_blocks_or_what_is_kept_in_memory(monkeypatch, rule):
+    x, d = clouds(150, 300, 24)
+    x[::3] = np.round(x[::3])
+    options = {"method": rule[0], "nonnegative": rule[1]}
+    whole = d.decompose(x, 12, **options)
+    assert whole.l0.mean() > 8
+    monkeypatch.setattr(pursuit, "_ROWS", (1, 37))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert same(d.decompose(x, 12, **options), whole)
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr(pursuit, "GRAM_BYTES", 0)
+    monkeypatch.setattr(pursuit, "_PAIRS", 100)
+    again = Dictionary(d.center, d.exemplars, d.threshold)
+    assert again._atoms.gram_mm is None and same(again.decompose(x, 12, **options), whole)
+
+
+def same(a, b):
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name), equal_nan=name == "residual_norm")
+        for name in ("regions", "weights", "residual_norm")
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_more_steps_never_leave_more_and_what_is_left_is_what_reconstruction_lacks(rule):
+    x, d = clouds(200, 150, 16)
+    lengths = np.linalg.norm(x - d.center.numpy(), axis=1)
+    before = lengths * (1 + 1e-6)
+    for k in range(1, 17):
+        found = d.decompose(x, k, method=rule[0], nonnegative=rule[1])
+        lacking = np.linalg.norm(x - found.reconstruct(), axis=1)
+        np.testing.assert_allclose(found.residual_norm, lacking, atol=1e-5 * lengths.max())
+        assert (found.residual_norm <= before + 1e-6 * lengths).all()
+        before = found.residual_norm
+    assert before.mean() < 0.1 * lengths.mean()
+
+
+def test_orthogonal_pursuit_is_that_of_scikit_learn():
+    x, d = clouds(60, 200, 32)
+    atoms, a = d.exemplars.double().numpy(), x.astype(np.float64) - d.center.double().numpy()
+    for k in (1, 5, 20):
+        expected = orthogonal_mp_gram(atoms @ atoms.T, atoms @ a.T, n_nonzero_coefs=k).T
+        found = d.decompose(x, k, nonnegative=False).dense().to_dense().numpy()
+        assert ((found != 0) == (expected != 0)).all()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_nonnegative_weights_are_the_best_on_their_support():
+    """Karush, Kuhn and Tucker: what is left is orthogonal to every atom in use."""
+    x, d = clouds(200, 300, 24)
+    found = d.decompose(x, 16)
+    assert (found.weights >= 0).all() and ((found.weights > 0) == (found.regions >= 0)).all()
+    signed = d.decompose(x, 16, nonnegative=False)
+    assert (signed.weights < 0).any() and signed.residual_norm.mean() < found.residual_norm.mean()
+    left = torch.from_numpy(x - found.reconstruct())
+    products = torch.einsum("nd,nkd->nk", left, d.exemplars[torch.from_numpy(found.regions.clip(0))])
+    assert float(products.abs()[torch.from_numpy(found.regions >= 0)].max()) < 1e-3
+    assert (found.l0 < 16).any()  # some atoms were picked and fell out again
+
+
+def test_ties_go_to_the_lowest_region_and_rows_end_when_nothing_is_gained():
+    d = Dictionary(torch.zeros(3), torch.eye(3)[[2, 0, 1]], 0.1)
+    found = d.decompose(np.array([[1, 1, 0], [0, 0, 2], [-1, 0, 0], [0, 0, 0]], np.float32), 3)
+    assert found.regions.tolist() == [[1, 2, -1], [0, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    assert found.residual_norm[:3].tolist() == [0, 0, 1] and np.isnan(found.residual_norm[3])
+    signed = d.decompose(np.array([[-1.0, 0, 0]], np.float32), 3, nonnegative=False)
+    assert signed.regions.tolist() == [[1, -1, -1]] and signed.weights.tolist() == [[-1, 0, 0]]
+    assert d.decompose(np.array([[3.0, 4, 0]], np.float32), 3, tolerance=0.61).regions.tolist() == [[2, -1, -1]]
+
+
+def test_answers_keep_shape_and_kind_and_come_row_by_row():
+    x, d = clouds(60, 50, 8)
+    flat, cube = d.decompose(x, 4), d.decompose(torch.from_numpy(x).view(3, 20, 8), 4)
+    assert isinstance(flat.reconstruct(), np.ndarray) and isinstance(cube.reconstruct(), torch.Tensor)
+    assert cube.regions.shape == cube.weights.shape == (3, 20, 4) and cube.residual_norm.shape == (3, 20)
+    assert cube.reconstruct().shape == (3, 20, 8) and cube.dense().shape == (3, 20, 50)
+    assert torch.equal(cube.dense().to_dense().view(60, 50), flat.dense().to_dense())
+    assert np.array_equal(flat[5:7].reconstruct(), flat.reconstruct()[5:7]) and len(flat[5:7]) == 2
+    one = d.decompose(x[0], 4)
+    assert one.regions.shape == (4,) and np.array_equal(one.reconstruct(), flat.reconstruct()[0])
+    np.testing.assert_allclose(d.decode(d.encode(x, "pursuit", k=4)), flat.reconstruct(), atol=1e-4)
+
+
+def test_means_are_a_basis_of_their_own(tmp_path):
+    (d,) = annotated(tmp_path, k=200, d=16, percentiles=(2,))
+    means = torch.from_numpy(d.annotation.mean_directions)
+    regions = means.any(dim=1).nonzero()[:, 0]
+    alone = Dictionary(d.center, means[regions], d.threshold)
+    x = d.center + 5 * torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
+    found, expected = d.decompose(x, 6, basis="mean"), alone.decompose(x, 6)
+    assert torch.equal(found.regions, torch.where(expected.regions < 0, -1, regions[expected.regions]))
+    assert torch.equal(found.weights, expected.weights) and torch.equal(found.reconstruct(), expected.reconstruct())
+    assert torch.equal(d.assign(x, basis="mean")[0], regions[alone.assign(x)[0]])
+    code = d.encode(x, "pursuit", k=6, basis="mean")
+    assert torch.equal(code, found.dense().to_dense())
+    torch.testing.assert_close(d.decode(code, basis="mean"), found.reconstruct(), atol=1e-4, rtol=1e-4)
+
+
+def test_decoding_projections_on_several_regions_warns_with_the_remedy():
+    x, d = clouds(60, 50, 8)
+    features = d.encode(x, "topk", k=4)
+    with pytest.warns(UserWarning, match="readout 'pursuit'"):
+        worse = d.decode(features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        better = d.decode(d.encode(x, "pursuit", k=4))
+        d.decode(d.encode(x, "topk"))
+    assert np.linalg.norm(better - x) < 0.5 * np.linalg.norm(worse - x)
+
+
+def test_what_cannot_be_decomposed_is_refused():
+    x, d = clouds(5, 50, 8)
+    for k in (0, 9):
+        with pytest.raises(EPError, match=f"between 1 and 8, the smaller of d_model and regions; got {k}"):
+            d.decompose(x, k)
+    with pytest.raises(EPError, match="method is 'lasso'; expected 'omp' or 'mp'"):
+        d.decompose(x, 2, method="lasso")
+    with pytest.raises(EPError, match="share of an activation's length"):
+        d.decompose(x, 2, tolerance=2)
+    with pytest.raises(EPError, match="width 7, but the dictionary has d_model = 8"):
+        d.decompose(x[:, :7], 2)
+    for method in (d.assign, d.encode, d.decompose):
+        with pytest.raises(EPError, match="`ep annotate` makes it so"):
+            method(x, basis="mean")
+        with pytest.raises(EPError, match="basis is 'median'"):
+            method(x, basis="median")
+    empty = Dictionary(torch.zeros(8), torch.zeros(0, 8), 0.5)
+    with pytest.raises(EPError, match="between 1 and 0"):
+        empty.decompose(x, 1)
