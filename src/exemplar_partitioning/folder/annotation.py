@@ -28,7 +28,7 @@ from safetensors.numpy import save as serialise
 
 from ..errors import DataError, EPError
 from ..files import check_seal, new_folder, read_groups, read_json, read_table, seal, sha256, to_json, verify
-from .dictionary import StoredDictionary
+from .listing import OnDisk
 from .schema import FileRecord, TextRecord
 
 FOLDER = "annotation"
@@ -145,7 +145,7 @@ def json_schema() -> dict[str, Any]:
 class Annotation:
     """The evidence about a dictionary's regions, read lazily; hashes are verified when a file is first used."""
 
-    def __init__(self, dictionary: StoredDictionary):
+    def __init__(self, dictionary: OnDisk):
         """Raises EPError if there is none, saying how to get it; DataError if it is damaged or another dictionary's."""
         self.dictionary, self.path = dictionary, dictionary.path / FOLDER
         self._reading = threading.Lock()  # pyarrow aborts where two threads use one reader
@@ -240,7 +240,7 @@ def _read_record(path: Path) -> AnnotationRecord:
 
 
 def write(
-    dictionary: StoredDictionary,
+    dictionary: OnDisk,
     record: AnnotationRecord,
     regions: pa.Table,
     examples: Iterable[pa.Table],

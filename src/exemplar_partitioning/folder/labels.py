@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import DataError, EPError, ResourceError
 from ..files import sealed, unsealed, write_new
 from .annotation import FOLDER as ANNOTATION
-from .dictionary import StoredDictionary
+from .listing import OnDisk
 from .token_labels import automatic
 
 FILE = "labels.json"
@@ -66,12 +66,12 @@ class Labels:
     source said before, and of nothing else.
     """
 
-    def __init__(self, dictionary: StoredDictionary):
+    def __init__(self, dictionary: OnDisk):
         self.dictionary, self.path = dictionary, dictionary.path / FILE
         self._stored = self._read()
 
     @classmethod
-    def read(cls, dictionary: StoredDictionary) -> Labels:
+    def read(cls, dictionary: OnDisk) -> Labels:
         """Labels of a dictionary; none stored is fine. DataError if the file is damaged or another dictionary's."""
         return cls(dictionary)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from threadpoolctl import threadpool_limits
 
-from ..demo.wheels import cache_dir, disk_errors, locked, staging
+from ..demo.wheels import cache_dir, locked, staging
 from ..folder.dictionary import StoredDictionary
 
 _PLACED = 3000  # by t-SNE; the rest follow them
@@ -62,7 +62,7 @@ def _cached(path: Path, k: int) -> Float32[np.ndarray, "k 2"] | None:
 
 
 def _keep(path: Path, xy_k2: Float32[np.ndarray, "k 2"]) -> None:
-    with staging() as work, disk_errors(f"write {path}"):
+    with staging() as work:
         np.savez(work / "atlas.npz", xy=xy_k2)
         path.parent.mkdir(parents=True, exist_ok=True)
         (work / "atlas.npz").replace(path)

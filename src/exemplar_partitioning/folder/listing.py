@@ -1,0 +1,175 @@
+"""Dictionaries on the disk: which there are, and what their folders tell without the exemplars.
+
+Nothing here imports torch, so that a table of what there is costs no more than reading it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from ..errors import DataError, EPError
+from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
+from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config
+
+if TYPE_CHECKING:
+    from .annotation import Annotation
+
+ROW_GROUP = 1024  # rows of regions.parquet
+
+
+class OnDisk:
+    """A dictionary's folder and what its config.json says; the rest is read and checked when it is asked for.
+
+    Raises:
+        DataError: config.json is damaged, altered or of a newer schema.
+    """
+
+    path: Path
+    config: Config
+
+    def __init__(self, folder: Path):
+        self.path, self.config = folder, read_config(folder)
+
+    @property
+    def k(self) -> int:
+        """Number of regions."""
+        return self.config.build.k
+
+    def check_region(self, index: int) -> int:
+        """The index, if a region has it; EPError otherwise."""
+        if not 0 <= index < self.k:
+            raise EPError(f"region {index} does not exist: regions are numbered 0 to {self.k - 1}")
+        return index
+
+    def verified(self, name: str) -> Path:
+        """One of the folder's files; DataError unless it is what was written."""
+        if name not in self.config.files:
+            raise DataError(f"{self.path / 'config.json'} is damaged: it does not list {name}")
+        record = self.config.files[name]
+        verify(self.path / name, record.sha256, record.bytes)
+        return self.path / name
+
+    @property
+    def content_id(self) -> str:
+        """Hash of everything the dictionary is: the sha256 of config.json, which holds all others."""
+        return sha256(self.path / "config.json")
+
+    @cached_property
+    def _regions_file(self) -> Path:
+        path = self.verified("regions.parquet")
+        if not pq.read_schema(path).equals(REGIONS_SCHEMA):
+            raise DataError(f"{path} has other columns than schema {SCHEMA_VERSION} describes (docs/format.md)")
+        return path
+
+    @cached_property
+    def regions(self) -> pa.Table:
+        """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
+        return read_table(self._regions_file)
+
+    @cached_property
+    def annotation(self) -> Annotation:
+        """Members, examples, logit lens of the regions; EPError, saying what to do, if there are none yet."""
+        from .annotation import Annotation
+
+        return Annotation(self)
+
+    def region(self, index: int) -> dict[str, Any]:
+        """One row of `regions`, read without the others."""
+        with pq.ParquetFile(self._regions_file) as file:
+            group = read_groups(file, [self.check_region(index) // ROW_GROUP])
+        return group.slice(index % ROW_GROUP, 1).to_pylist()[0]
+
+
+def find(root: Path) -> list[Path]:
+    """Dictionary folders at or below a folder, by site, then percentile."""
+    if (root / "config.json").is_file():
+        return [root]
+    found = [file.parent for file in root.glob("*/p*/config.json")]
+
+    def order(folder: Path) -> tuple[list[Any], float]:
+        name, _, layer = folder.parent.name.rpartition(".")
+        return [int(layer) if layer.isdigit() else -1, name], _percentile_of(folder)
+
+    return sorted(found, key=order)
+
+
+def percentile_name(percentile: float) -> str:
+    """Folder of a percentile: `p2`, `p2.5`; different percentiles never share one."""
+    return f"p{float(percentile)!r}".removesuffix(".0")
+
+
+def _percentile_of(folder: Path) -> float:
+    try:
+        return float(folder.name.removeprefix("p"))
+    except ValueError:
+        return float("inf")
+
+
+def choose(root: Path, site: str | None, percentile: float | None) -> Path:
+    """The folder of the dictionary that fits; EPError, saying which there are, if none or several do."""
+    if not root.is_dir():
+        raise EPError(f"no folder {root}; give the folder that `ep build` wrote")
+    found = find(root)
+    if not found:
+        raise EPError(f"{root} holds no dictionary{_why_none(root)}")
+    fitting = [
+        folder
+        for folder in found
+        if (site is None or site in (folder.parent.name, *_spellings(folder)))
+        and (percentile is None or _percentile_of(folder) == percentile)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or found))
+    asked = " and ".join(
+        f"{name} {value}" for name, value in (("site", site), ("percentile", percentile)) if value is not None
+    )
+    problem = "several dictionaries fit" if fitting else f"no dictionary for {asked}"
+    raise EPError(f"{problem} in {root}; choose one by site and percentile: {have}")
+
+
+def _why_none(root: Path) -> str:
+    """What the folder is instead, and what to do."""
+    if (root / ".build").is_dir():
+        return " yet: its build has not finished; continue it with --resume"
+    if any(root.glob("p*/config.json")):
+        return f" of its own: it is the folder of a site; give {root.parent} and --site {root.name}"
+    builds = sorted({file.parents[2] for file in root.glob("*/*/p*/config.json")})
+    if builds:
+        return f" of its own; builds are in it: give {' or '.join(map(str, builds[:4]))}"
+    if (above := next((folder for folder in root.parents[:2] if (folder / "config.json").is_file()), None)) is not None:
+        return f"; it lies in the folder of one: give {above}"
+    return ": it is empty" if not any(root.iterdir()) else "; give the folder that `ep build` wrote"
+
+
+def _spellings(folder: Path) -> tuple[str, ...]:
+    site = read_config(folder).site
+    return site.name, site.transformer_lens, site.module_path
+
+
+def read_config(folder: Path) -> Config:
+    """config.json of a dictionary folder, checked."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    if raw.get("format") != "exemplar-partitioning/dictionary":
+        raise DataError(f"{path} does not describe a dictionary of this package")
+    version = str(raw.get("schema_version"))
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version}; this package reads {SCHEMA_VERSION}: "
+            "if it comes from a newer exemplar-partitioning, install that"
+        )
+    try:
+        config = Config.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
+    check_seal(path)
+    return config
