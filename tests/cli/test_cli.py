@@ -51,7 +51,7 @@ def test_show(built):
     out, _ = built
     shown = run("show", out)
     assert shown.returncode == 0, shown.stderr
-    assert "resid_post.1 p2: biggest of" in shown.stdout and "corpus.jsonl:" in shown.stdout
+    assert "resid_post.1 percentile 2: biggest of" in shown.stdout and "corpus.jsonl:" in shown.stdout
     d = ep.load(out, percentile=10)
     one = json.loads(run("show", out, "--percentile", "10", "--top", "3", "--json").stdout)
     assert [entry["config"]["calibration"]["percentile"] for entry in one] == [10]
@@ -69,7 +69,7 @@ def test_build_annotates_unless_told_not_to(built, tiny_folder, text_file, tmp_p
     bare = {name: data for name, data in tree(out).items() if "annotation" not in name}
     assert tree(tmp_path / "o") == bare
     shown = run("show", tmp_path / "o", "--percentile", "10")
-    assert shown.returncode == 0 and "arrivals" in shown.stdout
+    assert shown.returncode == 0 and "online count" in shown.stdout
 
 
 def test_json_events(tiny_folder, text_file, tmp_path):

@@ -139,7 +139,9 @@ def test_a_region_without_members(synthetic, show):
 def test_without_annotation_it_shows_what_there_is(bare, show):
     d = store.load(bare, percentile=2)
     code, out, _ = show(bare, "--percentile", 2, "--region", 12)
-    assert code == 0 and f"arrivals   {d.region(12)['arrivals']:,}" in out and d.region(12)["document"] in out
+    assert (
+        code == 0 and f"online     {d.region(12)['arrivals']:,} activation" in out and d.region(12)["document"] in out
+    )
     assert "neighbours" in out and f"ep annotate {d.path}" in out
     shown = json.loads(show(bare, "--percentile", 2, "--region", 12, "--json")[1])
     assert shown["evidence"] is None and shown["labels"][0]["source"] == "tokens"
@@ -152,9 +154,10 @@ def test_the_list_is_by_members_with_labels_once_there_are_any(synthetic, bare, 
     assert [row["members"] for row in rows] == sorted(d.annotation.regions.column("members").to_pylist())[::-1][:4]
     assert [row["label"] for row in rows] == [Labels.read(d).best(row["region"]).text for row in rows]
     out = show(synthetic, "--percentile", 8)[1]
-    assert "members" in out and "label" in out and "arrivals" not in out
+    assert "members" in out and "label" in out and "online count" not in out
     out = show(bare)[1]
-    assert "arrivals" in out and "label" not in out and "p2: biggest" in out and "p8: biggest" in out
+    assert "online count" in out and "label" not in out
+    assert "percentile 2: biggest" in out and "percentile 8: biggest" in out
 
 
 def test_a_text_token_by_token(built, tiny_folder, show):

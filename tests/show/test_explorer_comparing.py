@@ -12,7 +12,7 @@ import pytest
 
 import exemplar_partitioning as ep
 from annotated import HOSTILE, annotated
-from exemplar_partitioning.cli.match import write
+from exemplar_partitioning.cli.output import write_tables
 from exemplar_partitioning.compare.tree import paths
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder.labels import Labels
@@ -181,7 +181,7 @@ def shared(tiny_folder, text_file, tmp_path_factory):
     out = build_tiny(tiny_folder, text_file, root / "out")
     a, b = (ep.load(out, percentile=percentile) for percentile in (5, 20))
     found = ep.match(a, b, text=[text_file], model_a=str(tiny_folder), model_b=str(tiny_folder), max_tokens=500)
-    write(root / "match", found.summary(), {"regions": found.table()}, csv=False)
+    write_tables(root / "match", found.summary(), {"regions": found.table()}, csv=False)
     return out, root / "match", found
 
 
@@ -230,7 +230,7 @@ def test_a_match_folder_that_does_not_fit_is_refused(shared, built, tmp_path):
             read_overlaps(tmp_path, Library([out]))
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     table = found.table()
-    write(tmp_path / "new", summary, {"regions": table.drop_columns("f1")}, csv=False)
+    write_tables(tmp_path / "new", summary, {"regions": table.drop_columns("f1")}, csv=False)
     for content in (None, b"PAR1 and nothing more"):
         if content is not None:
             (tmp_path / "new" / "regions.parquet").write_bytes(content)
@@ -238,7 +238,9 @@ def test_a_match_folder_that_does_not_fit_is_refused(shared, built, tmp_path):
             read_overlaps(tmp_path / "new", Library([out]))
     (tmp_path / "new" / "summary.json").unlink()
     at = table.column_names.index("f1")
-    write(tmp_path / "new", summary, {"regions": table.set_column(at, "f1", [np.full(len(table), np.inf)])}, csv=False)
+    write_tables(
+        tmp_path / "new", summary, {"regions": table.set_column(at, "f1", [np.full(len(table), np.inf)])}, csv=False
+    )
     with pytest.raises(EPError, match="not between 0 and 1"):
         read_overlaps(tmp_path / "new", Library([out]))
 

@@ -37,11 +37,10 @@ _LEAST_MEMORY = 1000 << 20
 app = typer.Typer(
     name="ep",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Feature dictionaries for language-model activations, without training.",
-    epilog="Start with [bold]ep build[/]: it needs no argument, model or text of your own.",
+    epilog="Start with `ep build`: it needs no argument, model or text of your own.",
 )
 app.command(no_args_is_help=False)(build)
 app.command()(extend)

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..annotating.run import AnnotateEvent
-from ..building.settings import DictionarySummary, Event
+from .output import json_text
+from .terminal import interval, table
+
+if TYPE_CHECKING:
+    from ..annotating.run import AnnotateEvent
+    from ..building.settings import DictionarySummary, Event
+    from ..folder.schema import Config
 
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 
 _ENDS = {
     "saturated": "saturated",
-    "unseen": "unseen mass reached",
+    "unseen": "missing mass",
     "budget": "token budget",
     "text": "end of text",
     None: "growing",
 }
 
 
-def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
-    """One row per dictionary."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("site")
-    for name in ("p", "theta", "regions", "activations", "unseen % (95 %)"):
-        table.add_column(name, justify="right")
-    table.add_column("ended by")
-    for s in summaries:
-        table.add_row(
-            s.site,
-            f"{s.percentile:g}",
-            f"{s.threshold:.4f}",
-            f"{s.k:,}",
-            f"{s.n_activations:,}",
-            _unseen(s),
-            _ENDS[s.stopped],
-        )
-    return table
+def dictionaries_table(summaries: Iterable[DictionarySummary | Config]) -> Table:
+    """One row per dictionary, as it grows or as it is stored."""
+    shown = table("site", ">percentile", ">theta", ">regions", ">activations", ">missing mass % (95 %)", "ended by")
+    for summary in summaries:
+        shown.add_row(*_cells(**_facts(summary)))
+    return shown
 
 
-def _unseen(summary: DictionarySummary) -> str:
-    if not summary.n_activations:
-        return ""
-    u = summary.unseen
-    return f"{100 * u.estimate:.2f} ({100 * u.low:.2f}-{100 * u.high:.2f})"
+def _facts(summary: DictionarySummary | Config) -> dict[str, Any]:
+    if hasattr(summary, "unseen"):
+        return vars(summary)
+    config, build = cast("Config", summary), cast("Config", summary).build
+    return {
+        "site": config.site.name,
+        "percentile": config.calibration.percentile,
+        "threshold": config.calibration.threshold,
+        **{name: getattr(build, name) for name in ("k", "n_activations", "unseen", "stopped")},
+    }
+
+
+def _cells(
+    *, site: str, percentile: float, threshold: float, k: int, n_activations: int, unseen: Any, stopped: str | None
+) -> list[str]:
+    mass = interval([100 * part for part in (unseen.estimate, unseen.low, unseen.high)]) if n_activations else ""
+    return [site, f"{percentile:g}", f"{threshold:.4f}", f"{k:,}", f"{n_activations:,}", mass, _ENDS[stopped]]
 
 
 def tokens_progress(console: Console, *, transient: bool = False) -> Progress:
@@ -102,7 +107,7 @@ class JsonLines:
         pass
 
     def __call__(self, event: Event | AnnotateEvent) -> None:
-        sys.stdout.write(json.dumps(event.as_json()) + "\n")
+        sys.stdout.write(json_text(event.as_json()) + "\n")
         sys.stdout.flush()
 
 
@@ -150,7 +155,8 @@ class LiveDisplay:
         elif event.kind != "progress" or time.monotonic() - self.said > _PLAIN_SECONDS:
             self.said = time.monotonic()
             regions = "  ".join(
-                f"{s.site} p{s.percentile:g}: K={s.k:,} unseen {s.unseen.estimate:.2%}" for s in event.dictionaries
+                f"{s.site} percentile {s.percentile:g}: {s.k:,} regions, missing mass {s.unseen.estimate:.2%}"
+                for s in event.dictionaries
             )
             line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {regions}"
             self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)

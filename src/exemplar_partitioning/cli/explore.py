@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import options
+
 if TYPE_CHECKING:
     from ..show.explorer.library import Library
     from ..show.explorer.live import Live
@@ -20,22 +22,16 @@ _NEEDED = ("plotly", "starlette", "uvicorn")
 
 
 def explore(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
-    other: Annotated[
-        Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2", show_default=False)
-    ] = None,
+    path: options.Folder,
+    other: Annotated[Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2")] = None,
     match: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Folder that `ep match --text --out` wrote: members shared, and its cutoff.", show_default=False
-        ),
+        typer.Option(help="Folder that `ep match --text --out` wrote: members shared, and its cutoff."),
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Where the model is, if it has moved; with --live.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved; with --live.")] = None,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Port on this machine.", show_default=f"{_PORT}, or a free one"),
@@ -60,14 +56,14 @@ def explore(
     from ..show.explorer.library import Library
     from ..show.explorer.overlaps import read_overlaps
     from ..show.explorer.server import app, listen, server
+    from .terminal import counted
 
     library = Library([path] if other is None else [path, other])
     overlaps = [read_overlaps(folder, library) for folder in match or ()]
     with listen(port, _PORT) as listener:
         reader = _live(library, model) if live else None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        count = len(library.entries)
-        typer.echo(f"{count} {'dictionary' if count == 1 else 'dictionaries'} at {address}  (Ctrl-C ends)")
+        typer.echo(f"{counted(len(library.entries), 'dictionary')} at {address}  (Ctrl-C ends)")
         sys.stdout.flush()
         threading.Thread(target=library.open_all, daemon=True).start()
         if not no_browser:

@@ -11,11 +11,11 @@ from . import options
 
 
 def push(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    path: options.Folder,
     repository: Annotated[str, typer.Argument(help="Where to, as org/name; made if it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="If it is made, for yourself only.")] = False,
 ) -> None:
-    """Upload dictionaries to the hub, with a card; log in first with [bold]hf auth login[/].
+    """Upload dictionaries to the hub, with a card; log in first with `hf auth login`.
 
     They hold excerpts of the text they were built from.
     """
@@ -27,13 +27,11 @@ def push(
 def pull(
     repository: Annotated[str, typer.Argument(help="Repository, as org/name.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="the hub's cache")] = None,
-    site: Annotated[str | None, typer.Option(help="Only this site, e.g. resid_post.15.")] = None,
-    percentile: Annotated[str | None, typer.Option(help="Only this percentile.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", show_default=False)] = None,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
     """Download dictionaries from the hub, and say where they are."""
-    wanted = options.percentile(percentile) if percentile is not None else None
-
     from ..folder.hub import pull as download
 
-    typer.echo(download(repository, out=out, site=site, percentile=wanted, revision=revision))
+    typer.echo(download(repository, out=out, site=site, percentile=percentile, revision=revision))

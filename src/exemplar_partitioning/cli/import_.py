@@ -21,18 +21,22 @@ def import_(
         str | None, typer.Option(help="Where in the model, e.g. resid_post.12.", show_default="from metadata.json")
     ] = None,
     percentile: Annotated[
-        str | None, typer.Option(help="Percentile it was built with.", show_default="from metadata.json")
+        float | None,
+        typer.Option(
+            help="Percentile it was built with.",
+            parser=options.percentile,
+            metavar="NUMBER",
+            show_default="from metadata.json",
+        ),
     ] = None,
 ) -> None:
     """Convert one of the paper's published dictionaries.
 
     Nothing in the pickle is run: it is read as data, and refused if it holds anything else.
     """
-    wanted = options.percentile(percentile) if percentile is not None else None
-
     from ..exchange.from_paper import import_published
     from ..models.load import load_model
 
     loaded = load_model(model, dtype="bfloat16") if model is not None else None  # that of all published ones
-    folder = import_published(file, out, model=loaded, site=site, percentile=wanted)
+    folder = import_published(file, out, model=loaded, site=site, percentile=percentile)
     typer.echo(folder)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..text.visible import visible
 from . import options
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..annotating.endpoint import Outcome, Plan
@@ -21,26 +20,19 @@ _TOP = 100
 
 
 def label(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
-    text: Annotated[
-        str | None, typer.Argument(help="Label to give the region; empty to remove yours.", show_default=False)
-    ] = None,
-    site: Annotated[str | None, typer.Option(help="Only this site, e.g. resid_post.15.")] = None,
-    percentile: Annotated[str | None, typer.Option(help="Only this percentile.")] = None,
-    region: Annotated[
-        int | None, typer.Option(help="Region to label, or to see the labels of.", show_default=False)
-    ] = None,
+    path: options.Folder,
+    text: Annotated[str | None, typer.Argument(help="Label to give the region; empty to remove yours.")] = None,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    region: Annotated[int | None, typer.Option(help="Region to label, or to see the labels of.")] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
             help="Address of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1. Examples are sent to it.",
             rich_help_panel=_ENDPOINT,
-            show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name of the model there.", rich_help_panel=_ENDPOINT, show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model there.", rich_help_panel=_ENDPOINT)] = None,
     key_env: Annotated[
         str | None,
         typer.Option(
@@ -58,29 +50,28 @@ def label(
     ] = None,
     regions: Annotated[
         str | None,
-        typer.Option(help="Regions to ask about, e.g. 1,2,3.", rich_help_panel=_ENDPOINT, show_default=False),
+        typer.Option(help="Regions to ask about, e.g. 1,2,3.", rich_help_panel=_ENDPOINT),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Send without asking first.", rich_help_panel=_ENDPOINT)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The outcome as one JSON document.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Label regions: by hand with --region, or with a language model's help with --endpoint.
 
     Labels are kept in labels.json beside the dictionary, each with its source. What you say goes before what a
     model says, and that before what is made from tokens. Nothing leaves the machine without --endpoint.
     """
-    from ..api import load
     from ..errors import EPError
 
     if (region is None) == (endpoint is None):
         raise EPError("give --region N, with a text to label it, or --endpoint URL --model NAME to ask a model")
-    dictionary = load(path, site=site, percentile=options.percentile(percentile) if percentile else None)
+    dictionary = options.one_dictionary(path, site, percentile)
     if region is not None:
         _by_hand(dictionary, region, text, as_json)
         return
     if text is not None or model is None or (top is not None and regions is not None):
         raise EPError("--endpoint needs --model, no text, and either --top or --regions")
-    chosen = _numbers(regions) if regions else _largest(dictionary, top or _TOP)
-    _by_model(dictionary, chosen, endpoint or "", model, key_env, yes, as_json)
+    chosen = options.regions(regions) if regions else _largest(dictionary, top or _TOP)
+    _by_model(dictionary, chosen, url=endpoint or "", model=model, key_env=key_env, yes=yes, as_json=as_json)
 
 
 def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_json: bool) -> None:
@@ -89,23 +80,18 @@ def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_jso
     labels = Labels.read(dictionary)
     if text is not None:
         labels.set(region, text)
-    found = labels.all(region)
+    given = labels.all(region)
     if as_json:
-        shown = [{"text": label.text, "source": label.source} for label in found]
-        typer.echo(json.dumps({"region": region, "labels": shown}, ensure_ascii=False, indent=2))
+        shown = [{"text": label.text, "source": label.source} for label in given]
+        print_json({"region": region, "labels": shown})
         return
     from .terminal import console, named
 
     out = console()
-    for rank, one in enumerate(found):
-        out.print(named("" if rank else f"region {region}", visible(one.text), (f"  ({visible(one.source)})", "dim")))
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of regions such as 1,2,3") from None
+    for rank, label in enumerate(given):
+        out.print(
+            named("" if rank else f"region {region}", visible(label.text), (f"  ({visible(label.source)})", "dim"))
+        )
 
 
 def _largest(dictionary: StoredDictionary, top: int) -> list[int]:
@@ -117,6 +103,7 @@ def _largest(dictionary: StoredDictionary, top: int) -> list[int]:
 def _by_model(
     dictionary: StoredDictionary,
     regions: list[int],
+    *,
     url: str,
     model: str,
     key_env: str | None,
@@ -159,9 +146,12 @@ def _by_model(
 
 
 def _confirmed(planned: Plan, url: str, model: str) -> bool:
+    from .terminal import counted
+
     typer.echo(
-        f"{len(planned.questions):,} requests to {visible(model)} at {visible(url)}, {planned.known:,} regions have "
-        f"its label already.\nAbout {planned.prompt_tokens:,} tokens of prompts, examples from the text among them, "
+        f"{counted(len(planned.questions), 'request')} to {visible(model)} at {visible(url)}, "
+        f"{counted(planned.known, 'label')} of it known already.\nAbout {planned.prompt_tokens:,} tokens of prompts, "
+        "examples from the text among them, "
         f"and {planned.completion_tokens:,} of answers.",
         err=True,
     )
@@ -176,17 +166,17 @@ def _report(planned: Plan, outcome: Outcome, as_json: bool) -> None:
             "failures": [{"region": region, "error": why} for region, why in outcome.failures.items()],
             "not_asked": outcome.not_asked,
         }
-        typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        print_json(shown)
         return
-    from .terminal import console, cut
+    from .terminal import console, counted, cut
 
     out = console()
     for label in sorted(outcome.labels, key=lambda label: label.region):
         out.print(f"{label.region:>7}  {cut(visible(label.text), out.width - 9)}")
-    out.print(f"{len(outcome.labels):,} labels saved, {planned.known:,} there already")
+    out.print(f"{counted(len(outcome.labels), 'label')} saved, {planned.known:,} there already")
     if outcome.failures:
         region, why = next(iter(outcome.failures.items()))
         out.print(
-            f"{len(outcome.failures):,} requests brought no label (region {region}: {why}); "
+            f"{counted(len(outcome.failures), 'request')} brought no label (region {region}: {why}); "
             f"{outcome.not_asked:,} were not made any more. The same command asks again."
         )

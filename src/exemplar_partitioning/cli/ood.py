@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..novelty.detector import Detector, DocumentNovelty
@@ -16,16 +15,10 @@ if TYPE_CHECKING:
 
 ood = typer.Typer(no_args_is_help=True, help="Tell text unlike what a dictionary was built from, at a known rate.")
 
-_Dir = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")]
-_Site = Annotated[str | None, typer.Option(help="Dictionary: its site.")]
-_Percentile = Annotated[str | None, typer.Option(help="Dictionary: its percentile.")]
-_Model = Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)]
-_Field = Annotated[str, typer.Option(help="Column or key that holds the text.")]
-
 
 @ood.command()
 def fit(
-    path: _Dir,
+    path: options.Folder,
     text: Annotated[
         list[str],
         typer.Argument(
@@ -39,20 +32,18 @@ def fit(
     by: Annotated[
         str, typer.Option(help="Score of a token: surprise, distance, beyond or margin; a document's is their mean.")
     ] = "surprise",
-    max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "500_000",
-    site: _Site = None,
-    percentile: _Percentile = None,
-    model: _Model = None,
-    field: _Field = "text",
+    max_tokens: options.MaxTokens = 500_000,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    model: options.Model = None,
+    field: options.Field = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the part of the documents that sets the scale.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="The fit as one JSON document.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit a detector on ordinary text and keep it in the dictionary's folder, as ood.json.
 
     Of documents like these, no larger share than --false-alarms will be flagged, whatever the scores are like.
     """
-    tokens = options.count(max_tokens)
-
     from ..novelty.detector import Detector
     from .display import steps
 
@@ -66,19 +57,19 @@ def fit(
             false_alarms=false_alarms,
             token_false_alarms=token_false_alarms,
             score=by,
-            max_tokens=tokens,
+            max_tokens=max_tokens,
             seed=seed,
         )
     written = detector.write()
     if as_json:
-        typer.echo(json.dumps({"file": str(written), **_described(detector)}, ensure_ascii=False, indent=2))
+        print_json({"file": str(written), **_described(detector)})
         return
-    from .terminal import console
+    from .terminal import console, counted
 
-    on = detector.record.fitted_on
+    record, on = detector.record, detector.record.fitted_on
     console().print(
-        f"Fitted on {on.documents:,} documents, {on.tokens:,} tokens of {on.source}: of such documents at most "
-        f"{detector.record.false_alarms:g} will be flagged, of their tokens {detector.record.token_false_alarms:g}.\n"
+        f"Fitted on {counted(on.documents, 'document')}, {counted(on.tokens, 'token')} of {on.source}: of such "
+        f"documents at most {record.false_alarms:g} will be flagged, of their tokens {record.token_false_alarms:g}.\n"
         f"Kept in {written}\n\nNext:\n  ep ood score {dictionary.path} TEXT",
         soft_wrap=True,
     )
@@ -86,14 +77,14 @@ def fit(
 
 @ood.command()
 def score(
-    path: _Dir,
+    path: options.Folder,
     text: Annotated[list[str], typer.Argument(help="Text to judge: files, folders, globs, hf:owner/dataset.")],
     tokens: Annotated[bool, typer.Option("--tokens", help="Every token as well, those flagged set off.")] = False,
-    site: _Site = None,
-    percentile: _Percentile = None,
-    model: _Model = None,
-    field: _Field = "text",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    model: options.Model = None,
+    field: options.Field = "text",
+    as_json: options.Json = False,
 ) -> None:
     """Judge documents: how unlike ordinary text each is, and how many ordinary ones are as unlike.
 
@@ -106,12 +97,12 @@ def score(
     dictionary = options.one_dictionary(path, site, percentile)
     detector = Detector.read(dictionary)
     loaded = model_of(dictionary, model)
-    found = detector.score(_source(text, field), loaded)
+    documents = detector.score(_source(text, field), loaded)
     if as_json:
-        rows = [_as_json(row, loaded.tokenizer if tokens else None) for row in found]
-        typer.echo(json.dumps({"detector": _described(detector), "documents": rows}, ensure_ascii=False, indent=2))
+        rows = [_as_json(row, loaded.tokenizer if tokens else None) for row in documents]
+        print_json({"detector": _described(detector), "documents": rows})
         return
-    _print(found, detector, loaded.tokenizer if tokens else None)
+    _print(documents, detector, loaded.tokenizer if tokens else None)
 
 
 def _source(text: list[str], field: str) -> DocumentSource:
@@ -121,12 +112,12 @@ def _source(text: list[str], field: str) -> DocumentSource:
 
 
 def _described(detector: Detector) -> dict[str, Any]:
+    from ..folder.origin import describe
+
     r, dictionary = detector.record, detector.dictionary
     return {
         "dictionary": str(dictionary.path),
-        "content_id": dictionary.content_id,
-        "site": dictionary.config.site.name,
-        "percentile": dictionary.config.calibration.percentile,
+        **describe(dictionary),
         "score": r.score,
         "false_alarms": r.false_alarms,
         "token_false_alarms": r.token_false_alarms,
@@ -137,7 +128,7 @@ def _described(detector: Detector) -> dict[str, Any]:
 def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
     from ..text.tokens import token_texts
 
-    found: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "document": row.document,
         "tokens": row.tokens,
         "score": round(row.score, 4),
@@ -149,7 +140,7 @@ def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
     }
     if tokenizer is not None:
         passage, novelty = row.passage, row.passage.novelty
-        found["each_token"] = [
+        shown["each_token"] = [
             {
                 "position": int(passage.position_n[i]),
                 "token_id": int(passage.token_n[i]),
@@ -163,24 +154,24 @@ def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
             }
             for i, piece in enumerate(token_texts(tokenizer, passage.token_n))
         ]
-    return found
+    return shown
 
 
-def _print(found: Any, detector: Detector, tokenizer: Any) -> None:
+def _print(judged: Any, detector: Detector, tokenizer: Any) -> None:
     """A row a document as they come; with a tokenizer, its tokens below it."""
     from rich.text import Text
 
     from ..text.visible import visible
-    from .terminal import console, ending
+    from .terminal import console, counted, ending
 
     out = console()
     out.print(Text(f"{'score':>7} {'p':>8} {'':8} {'tokens':>7} {'distance':>8} {'beyond':>7}  document", style="bold"))
     documents = flagged = 0
-    for row in found:
+    for row in judged:
         documents, flagged = documents + 1, flagged + row.flagged
         out.print(
             Text.assemble(
-                f"{row.score:7.2f} {row.p:8.4f} ",
+                f"{row.score:z7.2f} {row.p:8.4f} ",
                 ("flagged ", "bold red") if row.flagged else " " * 8,
                 f" {row.tokens:7,} {row.distance:8.3f} {row.beyond:7.1%}  ",
                 ending(visible(row.document), max(20, out.width - 52)),
@@ -190,7 +181,7 @@ def _print(found: Any, detector: Detector, tokenizer: Any) -> None:
         if tokenizer is not None:
             out.print(_tokens_shown(row, tokenizer))
     rate = detector.record.false_alarms
-    out.print(f"{flagged:,} of {documents:,} documents flagged; of ordinary ones, at most {rate:g} would be")
+    out.print(f"{flagged:,} of {counted(documents, 'document')} flagged; of ordinary ones, at most {rate:g} would be")
 
 
 def _tokens_shown(row: DocumentNovelty, tokenizer: Any) -> Any:

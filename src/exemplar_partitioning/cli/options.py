@@ -1,4 +1,4 @@
-"""Reading numbers and lists the way people write them."""
+"""Options that commands share, each declared here alone, and values read the way people write them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,97 @@ import typer
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
+    from ..folder.listing import OnDisk
 
 
+def count(text: str | int) -> int:
+    """A positive whole number; `2_000_000` and `2e6` are fine."""
+    try:
+        value = float(text) if "e" in str(text).lower() else int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 10**18 or value != int(value):
+        raise typer.BadParameter(f"{text!r} is not a positive whole number such as 2_000_000")
+    return int(value)
+
+
+def percentile(text: str | float) -> float:
+    """One percentile, strictly between 0 and 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise typer.BadParameter(f"{text!r} is not a percentile between 0 and 100")
+    return value
+
+
+def percentiles(text: str) -> list[float]:
+    """Percentiles separated by commas."""
+    return [percentile(part.strip()) for part in text.split(",")]
+
+
+def regions(text: str) -> list[int]:
+    """Numbers of regions, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of regions such as 1,2,3") from None
+
+
+def _completed(context: typer.Context, beginning: str, part: int) -> list[str]:
+    """What the folders of dictionaries in DIR, or A, are called; the names alone are read."""
+    root = context.params.get("path") or context.params.get("a")
+    files = Path(root).glob("*/p*/config.json") if root else ()
+    names = {file.parts[part].removeprefix("p" if part == -2 else "") for file in files}
+    return sorted(name for name in names if name.startswith(beginning))
+
+
+def _sites(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _completed(ctx, incomplete, -3)
+
+
+def _percentiles(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _completed(ctx, incomplete, -2)
+
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")]
+FolderA = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="A")]
+FolderB = Annotated[Path, typer.Argument(help="Folder of the other.", metavar="B")]
+Site = Annotated[
+    str | None,
+    typer.Option(help="Site, where there are several, e.g. resid_post.15.", autocompletion=_sites),
+]
+Percentile = Annotated[
+    float | None,
+    typer.Option(
+        help="Percentile, where there are several.",
+        parser=percentile,
+        metavar="NUMBER",
+        autocompletion=_percentiles,
+    ),
+]
+SiteB = Annotated[str | None, typer.Option(help="Site of B, if another.")]
+PercentileB = Annotated[
+    float | None,
+    typer.Option(help="Percentile of B, if another.", parser=percentile, metavar="NUMBER"),
+]
+Model = Annotated[str | None, typer.Option(help="Where the model is, if it has moved.")]
+ModelA = Annotated[str | None, typer.Option("--model", help="Where A's model is, if it has moved.")]
+ModelB = Annotated[str | None, typer.Option(help="Where B's model is, if it has moved.")]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(help="Text for both models to read; may be given more than once."),
+]
+Texts = Annotated[list[str], typer.Argument(help="Text: files, folders, globs or hf:owner/dataset.")]
+MaxTokens = Annotated[int, typer.Option(help="Tokens of text to read.", parser=count, metavar="COUNT")]
+Field = Annotated[str, typer.Option(help="Column or key that holds the text.")]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--raw", help="Use the chat template or not.", show_default="if there is one")
+]
+Dtype = Annotated[str, typer.Option(help="Of the forward pass: auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document in place of text for people.")]
 Ray = Annotated[
     str | None,
     typer.Option(
@@ -18,7 +107,6 @@ Ray = Annotated[
         metavar="ADDRESS",
         help="Extract on a Ray cluster: local for one in this machine, auto for the one that runs here, or host:port. "
         "Same result, byte for byte.",
-        show_default=False,
         rich_help_panel="Many machines",
     ),
 ]
@@ -39,62 +127,31 @@ def workers(ray: str | None, asked: int | None) -> None:
         raise typer.BadParameter("--workers needs --ray: local, auto or host:port")
 
 
-def count(text: str) -> int:
-    """A positive whole number; `2_000_000` and `2e6` are fine."""
-    try:
-        value = float(text) if "e" in text.lower() else int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= 10**18 or value != int(value):
-        raise typer.BadParameter(f"{text!r} is not a positive whole number such as 2_000_000")
-    return int(value)
+def listed(path: Path, site: str | None, percentile: float | None) -> list[OnDisk]:
+    """All dictionaries that fit, without their exemplars; EPError, saying which there are, if none does."""
+    from ..folder.listing import OnDisk, choose, find
 
-
-def percentile(text: str) -> float:
-    """One percentile, strictly between 0 and 100."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
-        raise typer.BadParameter(f"{text!r} is not a percentile between 0 and 100")
-    return value
-
-
-def percentiles(text: str) -> list[float]:
-    """Percentiles separated by commas."""
-    return [percentile(part.strip()) for part in text.split(",")]
-
-
-def region(text: str) -> int:
-    """The number of a region."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not the number of a region") from None
+    fitting = [
+        d
+        for d in (OnDisk(folder) for folder in (find(path) if path.is_dir() else []))
+        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
+        and (percentile is None or d.config.calibration.percentile == percentile)
+    ]
+    return fitting or [OnDisk(choose(path, site, percentile))]
 
 
 def dictionaries(path: Path, site: str | None, percentile: float | None) -> list[StoredDictionary]:
     """All dictionaries that fit; EPError, saying which there are, if none does."""
-    from ..api import load
-    from ..folder.dictionary import find
+    from ..folder.dictionary import load
 
-    folders = find(path) if path.is_dir() else []
-    every = [load(folder) for folder in folders]
-    fitting = [
-        d
-        for d in every
-        if (site is None or site in (d.config.site.name, d.config.site.transformer_lens, d.config.site.module_path))
-        and (percentile is None or d.config.calibration.percentile == percentile)
-    ]
-    return fitting or [load(path, site=site, percentile=percentile)]
+    return [load(d.path) for d in listed(path, site, percentile)]
 
 
-def one_dictionary(path: Path, site: str | None, wanted: str | None) -> StoredDictionary:
+def one_dictionary(path: Path, site: str | None, percentile: float | None) -> StoredDictionary:
     """The one dictionary that fits; EPError, saying which there are, if none or several do."""
-    from ..api import load
+    from ..folder.dictionary import load
 
-    return load(path, site=site, percentile=percentile(wanted) if wanted is not None else None)
+    return load(path, site=site, percentile=percentile)
 
 
 def sources(names: list[str] | None) -> list[Path] | None:

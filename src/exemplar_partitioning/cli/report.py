@@ -11,10 +11,10 @@ from . import options
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    path: options.Folder,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
-    site: Annotated[str | None, typer.Option(help="Which site, where DIR holds several.")] = None,
-    percentile: Annotated[str | None, typer.Option(help="Which percentile, where DIR holds several.")] = None,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
     top: Annotated[int, typer.Option(min=1, help="Regions to show with their examples, the largest.")] = 50,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
 ) -> None:
@@ -22,9 +22,6 @@ def report(
 
     A report is about one dictionary: name its site and percentile where DIR holds several.
     """
-    wanted = options.percentile(percentile) if percentile is not None else None
-
-    from ..api import load
     from ..errors import EPError
     from ..files import disk_errors, write_new
     from ..show.report import render
@@ -32,7 +29,7 @@ def report(
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "name a file" if out.is_dir() else "choose another name with --out, or say --overwrite"
         raise EPError(f"{out} exists already; {hint}")
-    page = render(load(path, site=site, percentile=wanted), top).encode()
+    page = render(options.one_dictionary(path, site, percentile), top).encode()
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_new(out, page)

@@ -10,10 +10,11 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ..folder.annotation import BIN_WIDTH, FOLDER, Annotation
+from ..folder.annotation import BIN_WIDTH
 from ..folder.labels import Labels
+from ..folder.origin import describe
 from ..text.visible import visible
-from .terminal import MARGIN, console, cut, highlighted, in_context, named, place, shade
+from .terminal import MARGIN, console, counted, cut, fixed, highlighted, in_context, named, place, shade
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
@@ -25,25 +26,12 @@ _WIDE = 100  # columns from which examples name their documents
 _DOCUMENT = 24
 
 
-def annotation_of(dictionary: StoredDictionary) -> Annotation | None:
-    """The annotation, if there is one."""
-    return dictionary.annotation if (dictionary.path / FOLDER).is_dir() else None
-
-
 def view(dictionary: StoredDictionary, region: int) -> dict[str, Any]:
     """What there is to say about a region, as plain values; null where the dictionary is not annotated."""
-    labels, annotation, config = Labels.read(dictionary), annotation_of(dictionary), dictionary.config
+    labels, annotation = Labels.read(dictionary), dictionary.annotation if dictionary.annotated else None
+    about = {"annotated_activations": annotation.record.n_activations if annotation else None}
     return {
-        "dictionary": {
-            "path": str(dictionary.path),
-            "content_id": dictionary.content_id,
-            "model": config.model.id,
-            "site": config.site.name,
-            "percentile": config.calibration.percentile,
-            "threshold": dictionary.threshold,
-            "k": dictionary.k,
-            "annotated_activations": annotation.record.n_activations if annotation else None,
-        },
+        "dictionary": {"path": str(dictionary.path), **describe(dictionary), **about},
         "exemplar": dictionary.region(region),
         "labels": [label.model_dump(include={"text", "source"}) for label in labels.all(region)],
         "evidence": annotation.region(region) if annotation else None,
@@ -92,13 +80,14 @@ def _parts(shown: dict[str, Any], top: int, out: Console) -> Iterator[Renderable
 
 def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
     d, evidence, exemplar = shown["dictionary"], shown["evidence"], shown["exemplar"]
-    where = f" of {d['k']:,}   {visible(d['model'])} {d['site']} p{d['percentile']:g}   theta {d['threshold']:.3f}"
+    where = f" of {d['k']:,}   {visible(d['model'])} {d['site']} percentile {d['percentile']:g}   "
+    where += f"theta {d['threshold']:.3f}"
     yield Text.assemble((f"region {exemplar['region']}", "bold"), where)
     for rank, label in enumerate(shown["labels"]):
         text = (visible(label["text"]), "" if rank else "bold")
         yield named("" if rank else "label", text, (f"  ({visible(label['source'])})", "dim"))
     if evidence is None:
-        yield named("arrivals", f"{exemplar['arrivals']:,} while it was built")
+        yield named("online", f"{counted(exemplar['arrivals'], 'activation')} came to it while it was built")
         return
     members = evidence["members"]
     if not members:
@@ -107,17 +96,17 @@ def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
     share, within = members / d["annotated_activations"], evidence["within"] / members
     yield named("members", f"{members:,}, {share:.2%} of all; {within:.1%} of them within theta")
     yield named("coherence", f"{_number(evidence['coherence'])} (length of the members' mean direction, at most 1)")
-    halves = f"{evidence['half']:,} and {members - evidence['half']:,} members"
+    halves = f"{evidence['half']:,} and {counted(members - evidence['half'], 'member')}"
     yield named("stability", f"{_number(evidence['stability'])} (cosine of the means of two halves: {halves})")
 
 
-def _number(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return fixed(value, digits) or "\u2013"
 
 
 def _exemplar(row: dict[str, Any], out: Console) -> Iterator[RenderableType]:
     where = f"{visible(row['document'])} @{row['position']}"
-    yield named("exemplar", f"{where}   token {row['token_id']}   norm {row['raw_norm']:.1f}")
+    yield named("exemplar", f"{where}   token {row['token_id']}   norm {_number(row['raw_norm'], 1)}")
     token = highlighted(visible(row["token"]), out.color_system is None)
     yield named("", (visible(row["context"]), "dim"), token)
 

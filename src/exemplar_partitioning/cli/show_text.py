@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from ..errors import DataError, EPError
 from ..folder.labels import Labels
+from ..folder.origin import describe
 from ..reading import model_of, read
 from ..text.visible import visible
-from .terminal import console, cut
+from .terminal import console, counted, cut, fixed, table
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
@@ -46,14 +47,7 @@ def view(dictionary: StoredDictionary, text: str, model: str | None) -> dict[str
     with_region = sum(token.region is not None for token in tokens)
     within = sum(token.within for token in tokens)
     return {
-        "dictionary": {
-            "path": str(dictionary.path),
-            "content_id": dictionary.content_id,
-            "site": dictionary.config.site.name,
-            "percentile": dictionary.config.calibration.percentile,
-            "threshold": dictionary.threshold,
-            "k": dictionary.k,
-        },
+        "dictionary": {"path": str(dictionary.path), **describe(dictionary)},
         "tokens": [token.as_json() | {"label": texts.get(token.region)} for token in tokens],
         "summary": {
             "tokens": len(tokens),
@@ -68,22 +62,25 @@ def view(dictionary: StoredDictionary, text: str, model: str | None) -> dict[str
 def print_text(shown: dict[str, Any]) -> None:
     """The view for people: a line per token, and a summary."""
     out, d, summary = console(), shown["dictionary"], shown["summary"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right", style="dim", min_width=4)
-    table.add_column("token", no_wrap=True)
-    table.add_column("region", justify="right", no_wrap=True)
-    table.add_column("distance", justify="right", no_wrap=True)
-    table.add_column("theta", no_wrap=True)
-    table.add_column("label", no_wrap=True, overflow="ellipsis")
+    lines = table(
+        Column("", justify="right", style="dim", min_width=4),
+        Column("token", no_wrap=True),
+        ">region",
+        ">distance",
+        Column("theta", no_wrap=True),
+        Column("label", no_wrap=True, overflow="ellipsis"),
+    )
     for token in shown["tokens"]:
-        table.add_row(*_row(token, max(10, out.width - _OTHER_COLUMNS)))
-    out.print(table)
+        lines.add_row(*_row(token, max(10, out.width - _OTHER_COLUMNS)))
+    out.print(lines)
     share = "" if summary["share_within"] is None else f", {summary['share_within']:.1%}"
     out.print(
+        f"\n{d['site']} percentile {d['percentile']:g}, {counted(d['k'], 'region')}, theta {fixed(d['threshold'])}"
+    )
+    out.print(
         Text.assemble(
-            (f"{summary['tokens']:,} tokens", "bold"),
-            f"; {summary['within']:,} within theta {d['threshold']:.3f}{share}; "
-            f"{summary['regions']:,} regions of {d['k']:,} ({d['site']} p{d['percentile']:g})",
+            (counted(summary["tokens"], "token"), "bold"),
+            f"; {summary['within']:,} within theta{share}; in {counted(summary['regions'], 'region')}",
         )
     )
 
@@ -97,7 +94,7 @@ def _row(token: dict[str, Any], room: int) -> list[str | Text]:
         position,
         Text.assemble((text, f"black on {style}")),
         str(token["region"]),
-        f"{token['distance']:.3f}",
+        fixed(token["distance"]),
         Text(side, style=style),
         Text(cut(visible(token["label"]), room), style="" if token["within"] else "dim"),
     ]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..reading import WrittenToken
 
 
 def steer(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    path: options.Folder,
     region: Annotated[str, typer.Option(help="Region, or several separated by commas.")],
     prompt: Annotated[list[str], typer.Option(help="What to continue; may be given more than once.")],
     alpha: Annotated[
@@ -30,13 +29,11 @@ def steer(
     ] = None,
     tokens: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 64,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--raw", help="Use the chat template or not.", show_default="if there is one")
-    ] = None,
-    site: Annotated[str | None, typer.Option(help="Dictionary: its site.")] = None,
-    percentile: Annotated[str | None, typer.Option(help="Dictionary: its percentile.")] = None,
-    model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
+    chat: options.Chat = None,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    model: options.Model = None,
+    as_json: options.Json = False,
 ) -> None:
     """Act on regions while the model writes: what it says before and after.
 
@@ -47,13 +44,11 @@ def steer(
     from .. import reading
     from ..act import steer as acts
     from ..act.steer import Basis
-    from ..api import load
     from ..models.hooks import Tokens
     from ..reading import model_of
 
-    wanted = options.percentile(percentile) if percentile is not None else None
-    regions = [options.region(part) for part in region.split(",")]
-    dictionary = load(path, site=site, percentile=wanted)
+    regions = options.regions(region)
+    dictionary = options.one_dictionary(path, site, percentile)
     for index in regions:
         dictionary.check_region(index)
     loaded = model_of(dictionary, model)
@@ -68,21 +63,13 @@ def steer(
     with acting:
         after = [reading.written(loaded, dictionary, p, **writing) for p in prompt]
     if as_json:
-        typer.echo(
-            json.dumps(
-                [
-                    {"prompt": p, "before": _as_json(b), "after": _as_json(a)}
-                    for p, b, a in zip(prompt, before, after, strict=True)
-                ],
-                ensure_ascii=False,
-                indent=2,
-            )
-        )
+        pairs = zip(prompt, before, after, strict=True)
+        print_json([{"prompt": p, "before": _as_json(b), "after": _as_json(a)} for p, b, a in pairs])
         return
     from rich.text import Text
 
     from ..text.visible import visible
-    from .terminal import console
+    from .terminal import console, counted
 
     out = console()
     did = "ablated" if ablate else f"steered by {alpha:g}"
@@ -90,7 +77,9 @@ def steer(
         out.print(Text(visible(p), style="bold"))
         for name, tokens_written in (("as it is", b), (did, a)):
             off = sum(token.off for token in tokens_written)
-            out.print(Text(f"\n{name}  ({off} of {len(tokens_written)} tokens off the manifold)", style="dim"))
+            out.print(
+                Text(f"\n{name}  ({off} of {counted(len(tokens_written), 'token')} off the manifold)", style="dim")
+            )
             out.print(Text.assemble(*((_shown(token.text), "red" if token.off else "") for token in tokens_written)))
         out.print()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from math import isfinite
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..text.visible import visible
@@ -24,6 +25,44 @@ def console() -> Console:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False, markup=False)
+
+
+def table(*columns: str | Column, title: str | None = None) -> Table:
+    """A table without lines; a name that begins with > is that of a column of figures, to the right."""
+    parsed = [
+        column
+        if isinstance(column, Column)
+        else Column(column[1:], justify="right", no_wrap=True)
+        if column.startswith(">")
+        else Column(column)
+        for column in columns
+    ]
+    return Table(
+        *parsed,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, `1 region` or `2 regions`."""
+    plural = what if number == 1 else f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number:,} {plural}"
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """So many digits after the point, never -0.00; empty where the value is not known."""
+    return "" if value is None or not isfinite(value) else f"{value:z.{digits}f}"
+
+
+def interval(estimate: tuple[float, float, float] | list[float], digits: int = 2) -> str:
+    """An estimate and where it lies in 95 % of cases."""
+    value, low, high = (fixed(part, digits) for part in estimate)
+    return f"{value} ({low}-{high})" if value else ""
 
 
 def shade(distance: float | None, threshold: float) -> str:

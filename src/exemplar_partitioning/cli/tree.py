@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
+from .output import print_json
 
 if TYPE_CHECKING:
     from rich.tree import Tree as Branch
@@ -20,15 +20,16 @@ _CHILDREN = 12  # shown of a region
 
 def tree(
     path: Annotated[Path, typer.Argument(help="Folder of a build.", metavar="DIR")],
-    site: Annotated[str | None, typer.Option(help="Which site, where DIR holds several.")] = None,
-    region: Annotated[
-        str | None, typer.Option(help="A region: its ancestors and descendants.", show_default=False)
+    site: options.Site = None,
+    region: Annotated[int | None, typer.Option(help="A region: its ancestors and descendants.")] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(
+            help="Percentile of --region.", parser=options.percentile, metavar="NUMBER", show_default="the coarsest"
+        ),
     ] = None,
-    percentile: Annotated[str | None, typer.Option(help="Percentile of --region.", show_default="the coarsest")] = None,
-    to: Annotated[
-        str | None, typer.Option(help="Another region: the path to it at every percentile.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a display.")] = False,
+    to: Annotated[int | None, typer.Option(help="Another region: the path to it at every percentile.")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show how regions divide from coarse to fine; of one region, its family, or the path to another."""
     from ..compare.tree import paths
@@ -38,29 +39,28 @@ def tree(
 
     if region is None and (to is not None or percentile is not None):
         raise EPError("--percentile and --to go with --region, the number of a region")
-    found = grow(options.dictionaries(path, site, None))
-    level = found.level(options.percentile(percentile)) if percentile is not None else 0
+    levels = grow(options.dictionaries(path, site, None))
+    level = levels.level(percentile) if percentile is not None else 0
     if region is None:
-        _levels(found, as_json)
+        _levels(levels, as_json)
         return
-    labels = [Labels.read(d) for d in found.levels]
+    labels = [Labels.read(d) for d in levels.levels]
 
     def name(at: int, index: int) -> dict[str, Any]:
-        percentile = found.levels[at].config.calibration.percentile
+        percentile = levels.levels[at].config.calibration.percentile
         return {"percentile": percentile, "region": index, "label": labels[at].best(index).text}
 
-    start = options.region(region)
     if to is not None:
-        steps = paths(found, level, start, options.region(to))
-        _paths([[name(at, index) for index in steps[at]] for at in range(len(steps))], found, as_json)
+        steps = paths(levels, level, region, to)
+        _paths([[name(at, index) for index in steps[at]] for at in range(len(steps))], levels, as_json)
         return
-    above = found.ancestors(level, start)
+    above = levels.ancestors(level, region)
     family = {
         "ancestors": [name(level - 1 - i, index) for i, index in enumerate(above)],
-        **_family(found, level, start, name),
+        **_family(levels, level, region, name),
     }
     if as_json:
-        typer.echo(json.dumps(family, ensure_ascii=False))
+        print_json(family)
         return
     from rich.tree import Tree as Branch
 
@@ -82,7 +82,7 @@ def _family(tree: Tree, level: int, region: int, name: Any) -> dict[str, Any]:
 def _line(node: dict[str, Any]) -> str:
     from ..text.visible import visible
 
-    return f"p{node['percentile']:g} {node['region']}  {visible(node['label'])}"
+    return f"percentile {node['percentile']:g} region {node['region']}  {visible(node['label'])}"
 
 
 def _grow(branch: Branch, node: dict[str, Any]) -> None:
@@ -95,33 +95,33 @@ def _grow(branch: Branch, node: dict[str, Any]) -> None:
 def _levels(tree: Tree, as_json: bool) -> None:
     rows = tree.summary()
     if as_json:
-        typer.echo(json.dumps(rows))
+        print_json(rows)
         return
-    from rich.table import Table
+    from .terminal import console, table
 
-    from .terminal import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("p", "theta", "regions", "that split", "childless", "kept exemplar", "nested", "by chance"):
-        table.add_column(column, justify="right", no_wrap=True)
+    shown = table(
+        *(">percentile", ">theta", ">regions", ">that split"),
+        *(">childless", ">kept exemplar", ">nested", ">by chance"),
+    )
     for row in rows:
         shares = [row[key] for key in ("split", "childless", "same_exemplar", "nested", "nested_chance")]
-        table.add_row(
+        shown.add_row(
             f"{row['percentile']:g}",
             f"{row['threshold']:.4f}",
             f"{row['k']:,}",
             *("" if share is None else f"{share:.1%}" for share in shares),
         )
-    console().print(table)
+    console().print(shown)
 
 
 def _paths(steps: list[list[dict[str, Any]]], tree: Tree, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(steps, ensure_ascii=False))
+        print_json(steps)
         return
-    from .terminal import console
+    from .terminal import console, counted
 
     for d, nodes in zip(tree.levels, steps, strict=True):
-        console().print(f"p{d.config.calibration.percentile:g}: " + (f"{len(nodes) - 1} steps" if nodes else "no path"))
+        steps_taken = counted(len(nodes) - 1, "step") if nodes else "no path"
+        console().print(f"percentile {d.config.calibration.percentile:g}: {steps_taken}")
         for node in nodes:
-            console().print("  " + _line(node).split(" ", 1)[1], no_wrap=True, overflow="ellipsis")
+            console().print("  " + _line(node).split(" ", 2)[2], no_wrap=True, overflow="ellipsis")

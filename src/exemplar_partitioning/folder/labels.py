@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import DataError, EPError, ResourceError
 from ..files import sealed, unsealed, write_new
-from .annotation import FOLDER as ANNOTATION
 from .listing import OnDisk
 from .token_labels import automatic
 
@@ -118,7 +117,7 @@ class Labels:
         chosen = pa.array(regions, pa.int64())
         exemplars = self.dictionary.regions.select(_EXEMPLAR).take(chosen).to_pylist()
         evidence, common = [None] * len(exemplars), frozenset[str]()
-        if (self.dictionary.path / ANNOTATION).is_dir():
+        if self.dictionary.annotated:
             evidence = self.dictionary.annotation.regions.select(_EVIDENCE).take(chosen).to_pylist()
             common = self._common
         return [

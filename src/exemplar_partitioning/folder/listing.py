@@ -72,6 +72,13 @@ class OnDisk:
         """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
         return read_table(self._regions_file)
 
+    @property
+    def annotated(self) -> bool:
+        """Whether there is evidence for its regions."""
+        from .annotation import FOLDER
+
+        return (self.path / FOLDER).is_dir()
+
     @cached_property
     def annotation(self) -> Annotation:
         """Members, examples, logit lens of the regions; EPError, saying what to do, if there are none yet."""

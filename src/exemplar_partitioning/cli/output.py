@@ -1,0 +1,50 @@
+"""What commands print for programs, and the files they write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def known(value: Any) -> Any:
+    """Plain values with null for every number that is not known: JSON has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: known(part) for key, part in value.items()}
+    return [known(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Plain values as JSON in UTF-8."""
+    return json.dumps(known(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json_text(value, indent=2))
+
+
+def write_tables(out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Table], *, csv: bool) -> None:
+    """summary.json and each table as a file, in a folder that may be there already."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from ..files import disk_errors, to_json, write_new
+
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            if csv:
+                pyarrow.csv.write_csv(table, out / f"{name}.csv")
+            else:
+                pyarrow.parquet.write_table(table, out / f"{name}.parquet")
+    write_new(out / "summary.json", to_json(known(summary)))
