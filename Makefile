@@ -6,7 +6,7 @@ DEMO_DIR ?= dictionaries/demo
 # One environment for each folder of tests/peers: the requirements of the peers exclude one another.
 PEERS := $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/requirements.txt))
 
-.PHONY: setup demo test test-peers $(PEERS:%=test-peers-%) format schema pages notebooks docs dist pythons floor floor-pins browser clean
+.PHONY: setup demo test sweep test-peers $(PEERS:%=test-peers-%) format schema pages notebooks docs dist pythons floor floor-pins browser clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Every causal language model class of transformers, tiny; writes docs/models-tried.md.
+sweep: setup
+	$(BIN)/pytest tests/sweep -m "sweep or not sweep"
 
 # Against the real packages of other tools; `make test` skips these tests. One of them: make test-peers-sae_lens
 test-peers: $(PEERS:%=test-peers-%)

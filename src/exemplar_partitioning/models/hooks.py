@@ -37,21 +37,22 @@ def at(model: Any, site: Site | str, function: Callable[[Float[Tensor, "b s d"]]
             leaves them as they are.
 
     Raises:
-        EPError: no such site; in a forward pass, weights that are not there (meta device), or a block that takes or
-            puts out no tensor.
+        EPError: no such site; weights that are not there (meta device); in a forward pass, a block that takes or puts
+            out no tensor.
     """
     architecture = model if isinstance(model, Architecture) else Architecture.of(model)
     (site,) = resolve_sites(str(site), architecture)
     block = architecture.blocks[site.layer]
+    fetched = any(hasattr(module, "_hf_hook") for module in block.modules())  # by accelerate, when they are needed
+    if not fetched and any(parameter.is_meta for parameter in block.parameters()):
+        raise EPError(
+            f"the weights of {architecture.class_name} are on the meta device, which holds shapes without numbers; "
+            "load them, e.g. with from_pretrained(..., device_map='cpu')"
+        )
 
     def called(hidden: Any) -> Tensor | None:
         if not isinstance(hidden, Tensor):
             raise EPError(f"{site} of {architecture.class_name} is a {type(hidden).__name__}; expected a tensor")
-        if hidden.is_meta:
-            raise EPError(
-                f"the weights of {architecture.class_name} are on the meta device, which holds shapes without "
-                "numbers; load them, e.g. with from_pretrained(..., device_map='cpu')"
-            )
         return function(hidden)
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
