@@ -82,14 +82,14 @@ def lead(u_nd, theta):
 def assign(u_nd, e_kd):
     """Region and cosine distance of every row: its nearest exemplar, be it within theta or not.
 
-    Made with all exemplars in place: where a row arrived does not count, a nearer one may have come later.
+    Nearest: largest u . e, lowest number on a tie; with all exemplars in place, as a nearer one may have come later.
     """
     region_n, distance_n = np.empty(len(u_nd), np.int64), np.empty(len(u_nd))
     for start in range(0, len(u_nd), TILE):
         rows = slice(start, start + TILE)
-        distance_nk = 1 - u_nd[rows] @ e_kd.T.astype(np.float64)
-        region_n[rows] = distance_nk.argmin(axis=1)
-        distance_n[rows] = distance_nk.min(axis=1)
+        cosine_nk = u_nd[rows] @ e_kd.T.astype(np.float64)
+        region_n[rows] = cosine_nk.argmax(axis=1)
+        distance_n[rows] = 1 - cosine_nk.max(axis=1)
     return region_n, distance_n.clip(0, 2)
 
 

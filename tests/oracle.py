@@ -1,6 +1,6 @@
 """The slow oracle: the definition of the method, one row at a time, in float64. It judges the engine.
 
-Written from the laws alone (design L1, L2, L4; protocols 1.1); shares no code with the package.
+Written from the laws alone (CONTRIBUTING.md); shares no code with the package.
 """
 
 import numpy as np
@@ -22,8 +22,12 @@ def direction(x, c):
     return y / np.sqrt(halving_sum(y * y))
 
 
+def similarity(u, e):
+    return halving_sum(u * e.astype(np.float64))
+
+
 def distance(u, e):
-    return 1.0 - halving_sum(u * e.astype(np.float64))
+    return 1.0 - similarity(u, e)
 
 
 def has_direction(x, c):
@@ -41,26 +45,29 @@ def leader_clustering(x, c, theta):
             ids.append(-1)
             continue
         u = direction(activation, c)
-        away = [distance(u, e) for e in exemplars]
-        if not away or min(away) > theta:
+        near = [similarity(u, e) for e in exemplars]
+        if not near or min(1.0 - s for s in near) > theta:
             exemplars.append(u.astype(np.float32))
             births.append(row)
             soles.append(0)
             ids.append(len(exemplars) - 1)
         else:
-            ids.append(int(np.argmin(away)))
-            soles[ids[-1]] += sum(distance <= theta for distance in away) == 1
+            ids.append(int(np.argmax(near)))
+            soles[ids[-1]] += sum(1.0 - s <= theta for s in near) == 1
     return np.array(exemplars), np.array(births), np.array(ids), np.array(soles)
 
 
 def assign(x, c, exemplars):
-    """Nearest exemplar of every row, lowest id on an exact tie, and its distance."""
-    away = np.array([[distance(direction(a, c), e) for e in exemplars] for a in x])
-    return away.argmin(axis=1), away.min(axis=1)
+    """Exemplar of largest u . e of every row, lowest id on an exact tie, and its distance 1 - u . e.
+
+    Below one half, u . e tells exemplars apart whose distances round to the same number.
+    """
+    near = np.array([[similarity(direction(a, c), e) for e in exemplars] for a in x])
+    return near.argmax(axis=1), 1.0 - near.max(axis=1)
 
 
 def centre(batches):
-    """Mean projection times the spherical mean direction (protocols 1.1)."""
+    """Mean projection times the spherical mean direction."""
     x = np.concatenate(batches).astype(np.float64)
     g = (x / np.linalg.norm(x, axis=1, keepdims=True)).mean(axis=0)
     g /= np.linalg.norm(g)

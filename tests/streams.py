@@ -6,12 +6,21 @@ from hypothesis import strategies as st
 
 @st.composite
 def streams(draw, max_rows=60, max_d=9, bad_rows=True):
-    """(x [n, d] float32, centre [d] float32, theta): clouds, lattices full of exact ties, copies, copies at
-    other lengths, rows equal to the centre, rows that are not finite, and thresholds at exact distances.
+    """(x [n, d] float32, centre [d] float32, theta): clouds, lattices full of exact ties, permutations of one row
+    at other lengths, copies, copies at other lengths, rows equal to the centre, rows that are not finite, and
+    thresholds at exact distances.
     """
     n, d = draw(st.integers(1, max_rows)), draw(st.integers(1, max_d))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["lattice", "permuted", "cloud"]))
+    if kind == "permuted":  # the same products summed in other orders: equal but for the last bits
+        d = 8
+        x = np.array(
+            [rng.permutation(rng.integers(-3, 4, size=8) if i % 9 == 0 else 1 + np.arange(8)) for i in range(n)]
+        )
+        x = (x * rng.choice([1, 2, 3, 0.1, 7], size=(n, 1))).astype(np.float32)
+        center = np.zeros(d, np.float32)
+    elif kind == "lattice":
         x = rng.integers(-2, 3, size=(n, d)).astype(np.float32)
         center = rng.integers(-1, 2, size=d).astype(np.float32)
     else:

@@ -77,6 +77,8 @@ def test_theta_is_the_mean_over_batches():
     per_batch = [oracle.threshold([batch], found.center.numpy(), 5) for batch in batches]
     assert found.thresholds[5.0] == pytest.approx(np.mean(per_batch), abs=1e-14)
     assert found.spread[5.0] == pytest.approx(np.std(per_batch), abs=1e-14)
+    assert found.error[5.0] == pytest.approx(np.std(per_batch, ddof=1) / np.sqrt(2))
+    assert np.isnan(calibrate([torch.from_numpy(batches[0])], [5]).error[5.0])
     assert (found.n_activations, found.batch) == (51, 31)
 
 
@@ -86,8 +88,12 @@ def test_a_balanced_sample_has_its_centre_at_the_origin():
 
 
 def test_copies_do_not_make_a_threshold_of_nothing():
-    x = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
-    assert calibrate([x], [10]).thresholds[10.0] == MIN_THRESHOLD
+    """Three of four rows alike: half of the pairs; a percentile among them is refused, one above is not."""
+    x = torch.tensor([[1.0, 0], [2, 0], [1, 0], [0, 1]])
+    with pytest.raises(EPError, match=r"percentile 10 of the distances is .*50.00% of the pairs .* copies"):
+        calibrate([x], [10, 80], torch.zeros(2))
+    found = calibrate([x], [80], torch.zeros(2))
+    assert found.identical == 0.5 and found.thresholds[80.0] > MIN_THRESHOLD
 
 
 @pytest.mark.parametrize("percentiles", [[], [0], [100], [float("nan")], [-1, 5]])

@@ -127,8 +127,8 @@ def test_wrong_shapes_and_values_are_refused_with_both_sides(dictionary):
     d, x = dictionary
     with pytest.raises(EPError, match="width 5, but the dictionary has d_model = 6"):
         d.assign(x[:, :5])
-    with pytest.raises(EPError, match=r"must be a matrix \[n, d_model\]; got shape \(6,\)"):
-        d.distances(x[0])
+    with pytest.raises(EPError, match=r"rows \[n, d_model\]; got a single value of type float"):
+        d.distances(1.0)
     with pytest.raises(EPError, match="unknown readout 'dense'"):
         d.encode(x, "dense")
     with pytest.raises(EPError, match=f"between 1 and the number of regions, {d.k}; got 0"):

@@ -74,5 +74,5 @@ def test_refusals():
             ExemplarPartition(**parameters).fit(x)
     with pytest.raises(NotFittedError):
         ExemplarPartition().predict(x)
-    with pytest.raises(EPError, match="1 sample"):
+    with pytest.raises(EPError, match="calibrate on 1 sample"):
         ExemplarPartition().fit(x[:1])

@@ -1,4 +1,4 @@
-"""Centre and threshold from a sample of activations (law L6, protocols 1.1).
+"""Centre and threshold from a sample of activations (law L6; section 3 of the paper).
 
     centre     c = s g, with g the spherical mean direction and s the mean projection on it
     threshold  theta_p = mean over calibration batches of the p-th percentile of the cosine
@@ -14,9 +14,11 @@ Shapes: n rows of a batch, d = d_model, m pairs.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,17 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ..errors import EPError
-from .geometry import MIN_THRESHOLD, UNIT_ROUNDOFF, has_direction, reference_directions, tree_sum, tree_sum_rows
-from .search import full_precision
+from .geometry import (
+    MIN_THRESHOLD,
+    UNIT_ROUNDOFF,
+    directions,
+    has_direction,
+    reference_directions,
+    tree_sum,
+    tree_sum_rows,
+)
+from .intake import as_float32, intake
+from .precision import full_precision
 
 BATCH = 16_384  # activations of one calibration batch: 128 windows of 128 tokens
 SAMPLE = 13 * BATCH  # the published sample of 200,000, in whole batches
@@ -44,6 +55,8 @@ class Calibration:
     thresholds: percentile -> theta, cosine distance in 0..2.
     spread: percentile -> standard deviation of the per-batch percentiles (0 for a single batch).
     n_activations, batch: rows used, and rows of a batch; both define theta.
+    error: percentile -> standard error of theta, from how batches differ (NaN for a single batch).
+    identical: share of the pairs within batches whose rows have the same direction.
     """
 
     center: Float32[Tensor, " d"]
@@ -51,6 +64,8 @@ class Calibration:
     spread: dict[float, float]
     n_activations: int
     batch: int
+    error: dict[float, float]
+    identical: float
 
 
 def check_percentiles(percentiles: Iterable[float]) -> tuple[float, ...]:
@@ -62,74 +77,113 @@ def check_percentiles(percentiles: Iterable[float]) -> tuple[float, ...]:
 
 
 def calibrate(
-    batches: Iterable[Float32[Tensor, "n d"]],
-    percentiles: Iterable[float],
-    center_d: Float32[Tensor, " d"] | None = None,
+    batches: Iterable[Any], percentiles: Iterable[float], center_d: Float32[Tensor, " d"] | None = None
 ) -> Calibration:
-    """Calibrate on batches, each float32 [n, d]; iterated twice, in bounded memory if they are read lazily.
+    """Calibrate on batches [n, d], as they are held; iterated twice, in bounded memory if they are read lazily.
 
-    center_d: the centre, where it is settled already.
+    Rows that are not finite, or equal to the centre, take no part.
 
-    Rows that are not finite, or equal to the centre, take no part. A threshold is never below
-    MIN_THRESHOLD, where more than p % of the pairs are copies of each other. Raises EPError if no
-    batch has two rows with a direction.
+    Args:
+        batches: rows among which distances are ranked, each the rows of one batch.
+        percentiles: each strictly between 0 and 100.
+        center_d: the centre, where it is settled already.
+
+    Raises:
+        EPError: no batch has two rows with a direction, or a percentile falls on copies of the same row, so
+            that its theta would be nothing.
     """
     percentiles = check_percentiles(percentiles)
     center_d = center(batches) if center_d is None else center_d
-    sizes, per_batch = [], []
-    for x_nd in batches:
+    sizes, per_batch, copies, pairs = [], [], 0, 0
+    for batch in batches:
+        x_nd = intake(batch)[:]
         sizes.append(len(x_nd))
         if found := pairwise_percentiles(x_nd, center_d, percentiles):
             per_batch.append(found)
+            batch_copies, batch_pairs = _identical_pairs(x_nd, center_d)
+            copies, pairs = copies + batch_copies, pairs + batch_pairs
     if not per_batch:
         raise EPError("no calibration batch has two different activations; give more text or more varied activations")
-    mean, spread = np.mean(per_batch, axis=0).clip(MIN_THRESHOLD).tolist(), np.std(per_batch, axis=0).tolist()
+    thetas = np.array(per_batch)
+    mean, spread = thetas.mean(axis=0), thetas.std(axis=0)
+    for percentile, theta in zip(percentiles, mean, strict=True):
+        if theta < MIN_THRESHOLD:
+            raise EPError(
+                f"calibration finds no threshold: percentile {percentile:g} of the distances is {max(theta, 0):.1g}, "
+                f"nearer than float32 tells apart, as {copies / pairs:.2%} of the pairs of activations are copies of "
+                "one direction; drop repeated rows, take a percentile well above that share, or give a threshold"
+            )
+    error = spread / math.sqrt(len(thetas) - 1) if len(thetas) > 1 else np.full(len(spread), math.nan)
     return Calibration(
         center_d,
-        dict(zip(percentiles, mean, strict=True)),
-        dict(zip(percentiles, spread, strict=True)),
+        dict(zip(percentiles, mean.tolist(), strict=True)),
+        dict(zip(percentiles, spread.tolist(), strict=True)),
         sum(sizes),
         max(sizes),
+        dict(zip(percentiles, error.tolist(), strict=True)),
+        copies / pairs,
     )
 
 
-def center(batches: Iterable[Float32[Tensor, "n d"]]) -> Float32[Tensor, " d"]:
-    """The centre `s g`: spherical-mean direction times mean projection on it (protocols 1.1).
+def _identical_pairs(x_nd: Float32[Tensor, "n d"], center_d: Float32[Tensor, " d"]) -> tuple[int, int]:
+    """Pairs of rows with the same direction (to float32), and all pairs."""
+    u_nd = directions(x_nd, center_d.to(x_nd.device)).u_nd.numpy(force=True) + np.float32(0)  # -0 is 0
+    count = Counter(row.tobytes() for row in u_nd)
+    return sum(many * (many - 1) // 2 for many in count.values()), len(u_nd) * (len(u_nd) - 1) // 2
+
+
+def center(batches: Iterable[Any]) -> Float32[Tensor, " d"]:
+    """The centre `s g`: spherical-mean direction times mean projection on it.
 
     Each batch is summed in reference arithmetic, batches in order. A sample without a mean
     direction (exactly balanced) has its centre at the origin.
     """
-    sum_x, sum_u, n = None, None, 0
+    sums = _Sums()
     for batch in batches:
-        origin = torch.zeros(batch.shape[1])
-        x_nd = batch.cpu()
+        sums.add(batch)
+    return sums.center
+
+
+class _Sums:
+    """Sums of activations and of their directions around the origin, in reference arithmetic."""
+
+    def __init__(self) -> None:
+        self.x: Any = 0
+        self.u: Any = 0
+        self.n = 0
+
+    @full_precision()
+    def add(self, batch: Any) -> None:
+        x_nd = intake(batch)[:].cpu()
+        origin = torch.zeros(x_nd.shape[1])
         x_nd = x_nd[has_direction(x_nd, origin)]
         for start in range(0, len(x_nd), _TILE):
             part = x_nd[start : start + _TILE]
             u_nd, _ = reference_directions(part, origin)
-            part_x, part_u = tree_sum_rows(part.double()), tree_sum_rows(u_nd)
-            sum_x = part_x if sum_x is None else sum_x + part_x
-            sum_u = part_u if sum_u is None else sum_u + part_u
-            n += len(part)
-    if sum_x is None or sum_u is None:
-        raise EPError("no activation to calibrate on: all rows are zero or not finite")
-    length = math.sqrt(tree_sum(sum_u * sum_u))
-    if length <= n * 1e-12:
-        return torch.zeros(len(sum_x))
-    g_d = sum_u / length
-    return (tree_sum(sum_x / n * g_d) * g_d).float()
+            self.x, self.u = self.x + tree_sum_rows(part.double()), self.u + tree_sum_rows(u_nd)
+            self.n += len(part)
+
+    @property
+    @full_precision()
+    def center(self) -> Float32[Tensor, " d"]:
+        if not self.n:
+            raise EPError("no activation to calibrate on: all rows are zero or not finite")
+        length = math.sqrt(tree_sum(self.u * self.u))
+        if length <= self.n * 1e-12:
+            return torch.zeros(len(self.x))
+        g_d = self.u / length
+        return (tree_sum(self.x / self.n * g_d) * g_d).float()
 
 
-def pairwise_percentiles(
-    x_nd: Float32[Tensor, "n d"], center_d: Float32[Tensor, " d"], percentiles: Sequence[float]
-) -> list[float] | None:
+@full_precision()
+def pairwise_percentiles(x: Any, center_d: Float32[Tensor, " d"], percentiles: Sequence[float]) -> list[float] | None:
     """Percentiles of the cosine distances of all pairs of rows, exact; None below two rows."""
-    center_d = center_d.to(x_nd.device)
+    x_nd = intake(x)[:]
+    center_d = as_float32(center_d).to(x_nd.device)
     x_nd = x_nd[has_direction(x_nd, center_d)]
     if len(x_nd) < 2:
         return None
-    with full_precision():
-        return _PairDistances(x_nd, center_d).percentiles(percentiles)
+    return _PairDistances(x_nd, center_d).percentiles(percentiles)
 
 
 class _PairDistances:

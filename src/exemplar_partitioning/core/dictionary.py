@@ -11,27 +11,20 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import DataError, EPError
 from .decomposition import Decomposition
-from .geometry import (
-    Array,
-    Block,
-    as_activations,
-    check_threshold,
-    directions,
-    reference_directions,
-    reference_similarity,
-)
+from .geometry import Block, check_threshold, directions, reference_directions
+from .intake import Rows, as_float32, intake
+from .precision import full_precision
 from .pursuit import Atoms, Method, Rule, pursue
-from .search import ROWS, ExemplarMatrix, Prefilter, Search, full_precision
+from .search import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")
@@ -39,7 +32,7 @@ Basis = Literal["exemplar", "mean"]
 """Directions of regions: of their exemplars, or of the mean of their members."""
 
 # features of `encode(..., "topk", k=2)` and more that are still alive, by id: `decode` overshoots on them
-_summed: WeakValueDictionary[int, np.ndarray | Tensor] = WeakValueDictionary()
+_summed: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +46,9 @@ class Dictionary:
         device, prefilter: where and with which products nearest exemplars are searched; results do
             not depend on either (law L2).
 
-    Methods take activations [n, d] as numpy array or tensor and answer in kind. A row that is not
-    finite or equals the centre belongs nowhere: region -1 at distance infinity.
+    Methods take activations as they are held ([d], [n, d] or [batch, tokens, d]; see `core.intake`) and
+    answer with the same leading axes: tensors (on the CPU) for a tensor, arrays for all else. A row that is
+    not finite or equals the centre belongs nowhere: region -1 at distance infinity.
     """
 
     center: Tensor
@@ -63,8 +57,9 @@ class Dictionary:
     device: str = "cpu"
     prefilter: Prefilter | None = None
 
+    @full_precision()
     def __post_init__(self) -> None:
-        center, exemplars = torch.as_tensor(self.center).float(), torch.as_tensor(self.exemplars).float()
+        center, exemplars = as_float32(self.center).cpu(), as_float32(self.exemplars).cpu()
         if center.ndim != 1 or exemplars.ndim != 2 or exemplars.shape[1] != len(center):
             raise EPError(
                 f"a dictionary has a centre [d] and exemplars [k, d]; got {list(center.shape)} "
@@ -78,6 +73,11 @@ class Dictionary:
         object.__setattr__(self, "center", center)
         object.__setattr__(self, "exemplars", exemplars)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_search", "_atoms", "_by_means")  # anew when asked for
+        state = {name: value for name, value in self.__dict__.items() if name not in made}
+        return state | {"exemplars": self.exemplars.clone()}  # may be a view of what the search holds
 
     def __len__(self) -> int:
         return self.k
@@ -102,6 +102,7 @@ class Dictionary:
         return index
 
     @cached_property
+    @full_precision()
     def _search(self) -> Search:
         matrix = ExemplarMatrix(self.d_model, self.device, self.prefilter)
         matrix.append(self.exemplars.to(self.device))
@@ -109,24 +110,24 @@ class Dictionary:
             object.__setattr__(self, "exemplars", matrix.e_kd)
         return Search(matrix)
 
-    def blocks(self, x: np.ndarray | Tensor) -> Iterator[tuple[slice, Block]]:
+    def blocks(self, x: Any) -> Iterator[tuple[slice, Block]]:
         """Activations as prepared blocks, each with the rows of x it was made from."""
-        x_nd = as_activations(x, self.d_model)
+        x_nd = intake(x, self.d_model)
         center = self.center.to(self.device)
         for start in range(0, len(x_nd), ROWS):
             rows = slice(start, min(start + ROWS, len(x_nd)))
             yield rows, directions(x_nd[rows].to(self.device), center)
 
+    @full_precision()
     def assign_block(self, block: Block) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
         """Region and distance (float64, reference arithmetic) of every row of a prepared block."""
         if not self.k:
             return torch.full((len(block),), -1), torch.full((len(block),), torch.inf, dtype=torch.float64)
-        with full_precision():
-            ids_n, _ = self._search.decide(block, self._search.candidates(block))
-        sim_n = reference_similarity(block.exact, self._search.matrix.e_kd[ids_n])
+        ids_n, sim_n = self._search.nearest(block)
         return ids_n, (1 - sim_n).clamp(0, 2)
 
     @cached_property
+    @full_precision()
     def _by_means(self) -> tuple[Dictionary, Int64[Tensor, " m"]]:
         """The partition around the mean directions of members, and the regions it has: those with members."""
         means = getattr(self, "mean_directions", None)  # a stored dictionary has them once it is annotated
@@ -146,12 +147,14 @@ class Dictionary:
         return self._by_means if basis == "mean" else (self, torch.arange(self.k))
 
     @cached_property
+    @full_precision()
     def _atoms(self) -> Atoms:
         return Atoms(self.exemplars.to(self.device))
 
+    @full_precision()
     def decompose(
         self,
-        x: Array,
+        x: Any,
         k: int = 32,
         *,
         basis: Basis = "exemplar",
@@ -190,8 +193,7 @@ class Dictionary:
         if not 0 <= (tolerance or 0.0) <= 1:
             raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
         rule = Rule(k=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
-        lead = tuple(x.shape[:-1]) if x.ndim != 1 else ()
-        x_nd = x.reshape(-1, x.shape[-1])
+        x_nd = intake(x, self.d_model)
         region_nk = torch.full((len(x_nd), k), -1, dtype=torch.int64)
         weight_nk, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)
         for rows, block in self.blocks(x_nd):
@@ -206,57 +208,63 @@ class Dictionary:
         if basis == "mean":
             directions_md = torch.zeros_like(self.exemplars).index_copy(0, regions_m, around.exemplars)
         return Decomposition(
-            regions=_like(x, region_nk.reshape(*lead, k)),
-            weights=_like(x, weight_nk.reshape(*lead, k)),
-            residual_norm=_like(x, left_n.reshape(lead)),
+            regions=x_nd.like(region_nk),
+            weights=x_nd.like(weight_nk),
+            residual_norm=x_nd.like(left_n),
             directions=directions_md,
             center=self.center,
-            as_numpy=isinstance(x, np.ndarray),
+            as_numpy=not x_nd.tensors,
         )
 
-    def assign(self, x: Array, *, basis: Basis = "exemplar") -> tuple[Array, Array]:
+    @full_precision()
+    def assign(self, x: Any, *, basis: Basis = "exemplar") -> tuple[Any, Any]:
         """Region (int64 [n]) and distance to its exemplar (float64 [n], cosine distance) of each row.
 
-        The nearest exemplar counts, lowest id on an exact tie, whether or not it lies within the
-        threshold (law L4); compare the distance with `threshold` for coverage. With basis "mean" the nearest mean
-        direction counts instead, and the distance is to that.
+        The exemplar of largest `u . e` counts, lowest id on an exact tie, whether or not it lies within
+        the threshold (law L4); compare the distance with `threshold` for coverage. With basis "mean" the
+        nearest mean direction counts instead, and the distance is to that. Activations are read block by
+        block: a memory-mapped file larger than memory will do.
         """
-        if basis != "exemplar":
-            around, regions_m = self._around(basis)
-            ids_n, distance_n = around.assign(torch.as_tensor(x))
-            ids_n = torch.where(ids_n < 0, -1, regions_m[ids_n]) if around.k else ids_n
-            return _like(x, ids_n), _like(x, distance_n)
-        ids_n = torch.full((len(x),), -1, dtype=torch.int64)
-        distance_n = torch.full((len(x),), torch.inf, dtype=torch.float64)
-        for rows, block in self.blocks(x):
-            ids, distance = self.assign_block(block)
-            ids_n[rows.start + block.rows_n.cpu()] = ids.cpu()
+        x_nd = intake(x, self.d_model)
+        around, regions_m = self._around(basis)
+        ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
+        distance_n = torch.full((len(x_nd),), torch.inf, dtype=torch.float64)
+        for rows, block in around.blocks(x_nd):
+            ids, distance = around.assign_block(block)
+            ids_n[rows.start + block.rows_n.cpu()] = ids.cpu() if around is self else regions_m[ids.cpu()]
             distance_n[rows.start + block.rows_n.cpu()] = distance.cpu()
-        return _like(x, ids_n), _like(x, distance_n)
+        return x_nd.like(ids_n), x_nd.like(distance_n)
 
-    def assign_directions(self, directions_nd: Array) -> tuple[Array, Array]:
+    @full_precision()
+    def assign_directions(self, directions_nd: Any) -> tuple[Any, Any]:
         """As `assign`, for directions around the centre instead of activations, such as other exemplars."""
-        around_zero = Dictionary(torch.zeros(self.d_model), self.exemplars, self.threshold, self.device, self.prefilter)
-        return around_zero.assign(directions_nd)
+        given = intake(directions_nd, self.d_model)
+        ids_n, cosine_n = nearest(given[:], self.exemplars, device=self.device)
+        distance_n = torch.where(ids_n < 0, torch.inf, (1 - cosine_n).clamp(0, 2))
+        return given.like(ids_n), given.like(distance_n)
 
-    def distances(self, x: Array) -> Array:
+    @full_precision()
+    def distances(self, x: Any) -> Any:
         """Cosine distance of each row to every exemplar: float32 [n, k], the whole matrix."""
-        return _like(x, 1 - self._cosines(x)).clip(0, 2)
+        x_nd = intake(x, self.d_model)
+        return x_nd.like((1 - self._cosines(x_nd)).clamp_(0, 2))
 
-    def margins(self, x: Array) -> Array:
+    @full_precision()
+    def margins(self, x: Any) -> Any:
         """How much farther the second nearest exemplar is than the nearest: float32 [n], >= 0.
 
         Infinite for a dictionary of one region; NaN for rows without a direction.
         """
-        margin_n = torch.full((len(x),), torch.nan)
-        for rows, block in self.blocks(x):
-            sim_nk = self._products(block)
-            top_n2 = sim_nk.topk(min(2, self.k), dim=1).values
+        x_nd = intake(x, self.d_model)
+        margin_n = torch.full((len(x_nd),), torch.nan)
+        for rows, block in self.blocks(x_nd):
+            top_n2 = self._products(block).topk(min(2, self.k), dim=1).values
             margin = top_n2[:, 0] - top_n2[:, 1] if self.k > 1 else torch.full((len(block),), torch.inf)
             margin_n[rows.start + block.rows_n.cpu()] = margin.cpu()
-        return _like(x, margin_n)
+        return x_nd.like(margin_n)
 
-    def encode(self, x: Array, readout: str = "topk", *, k: int = 1, basis: Basis = "exemplar") -> Array:
+    @full_precision()
+    def encode(self, x: Any, readout: str = "topk", *, k: int = 1, basis: Basis = "exemplar") -> Any:
         """Features [n, number of regions], float32.
 
         - `topk`: the k largest projections `(x - c) . e`, negative ones cut to 0, the rest 0.
@@ -270,53 +278,56 @@ class Dictionary:
         """
         if readout not in READOUTS:
             raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
+        x_nd = intake(x, self.d_model)
         if basis != "exemplar":
             around, regions_m = self._around(basis)
-            part_nm = around.encode(torch.as_tensor(x), readout, k=k)
-            return _like(x, torch.zeros((len(x), self.k)).index_copy_(1, regions_m, part_nm))
+            part_nm = as_float32(around.encode(x_nd, readout, k=k)).reshape(len(x_nd), around.k)
+            return x_nd.like(torch.zeros((len(x_nd), self.k)).index_copy_(1, regions_m, part_nm))
         if readout == "pursuit":
-            return _like(x, self.decompose(torch.as_tensor(x), k).dense().to_dense())
+            return x_nd.like(self.decompose(x_nd, k).dense().to_dense().reshape(len(x_nd), self.k))
         if readout == "binary":
-            ids_n, _ = self.assign(torch.as_tensor(x))
-            features = torch.zeros((len(x), self.k))
+            ids_n = torch.as_tensor(self.assign(x_nd)[0]).reshape(-1)
+            features = torch.zeros((len(x_nd), self.k))
             inside = ids_n >= 0
             features[inside, ids_n[inside]] = 1
-            return _like(x, features)
+            return x_nd.like(features)
         if readout in ("cosine", "topk_norm"):
-            features = self._cosines(x)
+            features = self._cosines(x_nd)
         else:
-            features = (as_activations(x, self.d_model, "cpu") - self.center) @ self.exemplars.T
+            features = (x_nd[:].cpu() - self.center) @ self.exemplars.T
         if readout.startswith("topk"):
             if not 1 <= k <= self.k:
                 raise EPError(f"k must lie between 1 and the number of regions, {self.k}; got {k}")
             top = features.topk(k, dim=1)
             features = torch.zeros_like(features).scatter_(1, top.indices, top.values.relu())
-        answer = _like(x, features)
+        answer = x_nd.like(features)
         if readout == "topk" and k > 1:
             _summed[id(answer)] = answer
         return answer
 
-    def decode(self, features: Array, *, basis: Basis = "exemplar") -> Array:
+    @full_precision()
+    def decode(self, features: Any, *, basis: Basis = "exemplar") -> Any:
         """Activations [n, d] from features [n, k]: `f E + c`, float32.
 
         Exemplars are fixed points of encoding by `topk` with k = 1 and decoding, and `pursuit` decodes to what is
         nearest. Other readouts overshoot, as exemplars are not orthogonal; for `topk` with more than one region,
         decoding what `encode` returned warns of it.
         """
-        f_nk = torch.as_tensor(features)
-        if f_nk.ndim != 2 or f_nk.shape[1] != self.k:
-            raise EPError(f"features must be [n, {self.k}], one column a region; got {list(f_nk.shape)}")
+        given = intake(features)
+        if given.width != self.k:
+            raise EPError(f"features must be [n, {self.k}], one column a region; got {given.width} columns")
         if _summed.get(id(features)) is features:
             warnings.warn(
                 "projections on several regions overlap, so their sum overshoots: encode with readout 'pursuit' "
                 "instead of 'topk' to decode several regions",
-                stacklevel=2,
+                stacklevel=3,
             )
         around, regions_m = self._around(basis)
-        f_nm = f_nk if around is self else f_nk[:, regions_m]
-        return _like(features, f_nm.float().cpu() @ around.exemplars + self.center)
+        f_nm = given[:].cpu() if around is self else given[:].cpu()[:, regions_m]
+        return given.like(f_nm @ around.exemplars + self.center)
 
-    def members(self, x: np.ndarray | Tensor) -> MemberStatistics:
+    @full_precision()
+    def members(self, x: Any) -> MemberStatistics:
         """Member statistics of these activations over the frozen exemplars; mergeable (law L4)."""
         sums = MemberStatistics.empty(self.k, self.d_model)
         for rows, block in self.blocks(x):
@@ -324,17 +335,11 @@ class Dictionary:
             sums.skipped += rows.stop - rows.start - len(block)
         return sums
 
-    def _cosines(self, x: np.ndarray | Tensor) -> Float[Tensor, "n k"]:
-        cosine_nk = torch.full((len(x), self.k), torch.nan)
-        for rows, block in self.blocks(x):
+    def _cosines(self, x_nd: Rows) -> Float[Tensor, "n k"]:
+        cosine_nk = torch.full((len(x_nd), self.k), torch.nan)
+        for rows, block in self.blocks(x_nd):
             cosine_nk[rows.start + block.rows_n.cpu()] = self._products(block).cpu()
         return cosine_nk
 
     def _products(self, block: Block) -> Float[Tensor, "n k"]:
-        with full_precision():
-            return block.u_nd @ self._search.matrix.e_kd.T
-
-
-def _like(given: Array, answer: Tensor) -> Array:
-    """A tensor as the kind of array that was given."""
-    return answer if isinstance(given, Tensor) else answer.numpy()  # type: ignore[return-value]
+        return block.u_nd @ self._search.matrix.e_kd.T

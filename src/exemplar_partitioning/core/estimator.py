@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,7 +16,12 @@ from ..errors import EPError
 from .calibration import BATCH, SAMPLE, calibrate, center, check_percentiles
 from .dictionary import Dictionary
 from .geometry import check_threshold
+from .intake import Rows, as_float32, intake
 from .leader import LeaderClustering
+from .search import ROWS
+
+_STAGES = (2, 4, 8, SAMPLE // BATCH)  # batches that calibrate: more until theta's standard error is small
+_ERROR = 0.005  # of theta
 
 
 class ExemplarPartition(TransformerMixin, BaseEstimator):
@@ -38,14 +44,18 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         Given, subtracted as it is; by default computed from the rows that calibrate.
     calibration_batch : int, default=16384
         Rows among which distances are ranked; the threshold is the mean over batches.
-    calibration_sample : int, default=212992
-        Rows at the beginning of the stream that calibrate. Until `partial_fit` has seen so many, it
-        keeps them and calibrates anew when asked for results; then centre and threshold are settled.
+    calibration_sample : int, default=None
+        Rows at the beginning of the stream that calibrate; by default two batches, or four, eight or
+        thirteen until the threshold's standard error is half a per cent of it. Until `partial_fit` has
+        seen so many, it keeps them and calibrates anew when asked for results; then centre and threshold
+        are settled, as they are at the end of `fit`.
 
     Attributes
     ----------
     center_ : ndarray of shape (n_features,)
     threshold_ : float
+    theta_error_ : float
+        Standard error of the threshold, from how batches differ; 0 for a given one, NaN for a single batch.
     exemplars_ : ndarray of shape (n_exemplars, n_features)
         Unit directions.
     exemplar_indices_ : ndarray of shape (n_exemplars,)
@@ -76,7 +86,7 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         threshold: float | None = None,
         center: Any = None,
         calibration_batch: int = BATCH,
-        calibration_sample: int = SAMPLE,
+        calibration_sample: int | None = None,
     ):
         self.percentile = percentile
         self.threshold = threshold
@@ -85,26 +95,23 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         self.calibration_sample = calibration_sample
 
     def fit(self, X: Any, y: Any = None) -> ExemplarPartition:
-        """Cluster the rows of X, forgetting what was learnt before."""
-        self._take(X, reset=True)
-        if self._stream.n == 1 and self.threshold is None:
-            del self._stream
-            raise EPError("cannot rank distances with 1 sample; give more rows or a threshold")
-        _ = self.labels_  # settles everything while X is at hand
-        return self
+        """Cluster the rows of X, forgetting what was learnt before; X is read in place, and not kept."""
+        return self._learn(X, reset=True, end=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> ExemplarPartition:
         """Continue the stream with the rows of X; pieces give what fitting the whole gives."""
-        return self._take(X, reset=not self.__sklearn_is_fitted__())
+        return self._learn(X, reset=not self.__sklearn_is_fitted__(), end=False)
 
-    def _take(self, X: Any, *, reset: bool) -> ExemplarPartition:
-        x_nd = torch.from_numpy(self._validated(X, reset=reset))
+    def _learn(self, X: Any, *, reset: bool, end: bool) -> ExemplarPartition:
+        x_nd = self._validated(X, reset=reset)
         if reset:
-            self._check_parameters(x_nd.shape[1])
-            self._stream = _Stream(self)
-        self._stream.add(x_nd)
-        self._last = x_nd.clone()
-        self.__dict__.pop("_labels", None)
+            self._check_parameters(x_nd.width)
+        if self.threshold is None and (x_nd.width == 1 or (end and len(x_nd) == 1)):
+            few = "1 feature(s), along which there are two directions" if x_nd.width == 1 else "1 sample"
+            raise EPError(f"cannot calibrate on {few}; give more of them or a threshold")
+        stream = _Stream(self) if reset else self._stream
+        stream.add(x_nd, end=end)
+        self._stream = stream
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
@@ -113,12 +120,12 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Region of each row: ndarray of shape (n_samples,); -1 for a row equal to the centre."""
-        return self._dictionary.assign(self._validated(X, reset=False))[0]
+        return np.asarray(self._dictionary.assign(self._validated(X, reset=False))[0])
 
     def transform(self, X: Any) -> np.ndarray:
         """Cosine distance of each row to each exemplar: ndarray of shape (n_samples, n_exemplars)."""
         dictionary = self._dictionary
-        return np.nan_to_num(dictionary.distances(self._validated(X, reset=False)), nan=1.0)
+        return np.nan_to_num(np.asarray(dictionary.distances(self._validated(X, reset=False))), nan=1.0)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """`exemplarpartition0`, `exemplarpartition1`, ..."""
@@ -127,36 +134,25 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
     @property
     def _dictionary(self) -> Dictionary:
         check_is_fitted(self)
-        return self._stream.dictionary
+        return self._stream.learnt.dictionary
 
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return self._dictionary.assign(self._last)[0].numpy()
-
-    center_ = property(lambda self: self._learnt.center.numpy())
-    threshold_ = property(lambda self: self._learnt.threshold)
-    exemplars_ = property(lambda self: self._learnt.exemplars.numpy())
+    center_ = property(lambda self: self._learnt.clustering.center.numpy())
+    threshold_ = property(lambda self: self._learnt.clustering.threshold)
+    theta_error_ = property(lambda self: self._learnt.theta_error)
+    exemplars_ = property(lambda self: self._learnt.clustering.exemplars.numpy())
+    exemplar_indices_ = property(lambda self: self._learnt.clustering.births)
+    labels_ = property(lambda self: self._learnt.labels)
 
     @property
-    def _learnt(self) -> Dictionary:
+    def _learnt(self) -> _Learnt:
         if not self.__sklearn_is_fitted__():
             raise AttributeError("not fitted")
-        return self._stream.dictionary
-
-    @property
-    def exemplar_indices_(self) -> np.ndarray:
-        _ = self._learnt
-        return self._stream.clustering.births
-
-    @property
-    def labels_(self) -> np.ndarray:
-        _ = self._learnt
-        return self._labels
+        return self._stream.learnt
 
     @property
     def counts_(self) -> np.ndarray:
         labels = self.labels_
-        return np.bincount(labels[labels >= 0], minlength=self._learnt.k)
+        return np.bincount(labels[labels >= 0], minlength=len(self.exemplars_))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_stream")
@@ -166,76 +162,144 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
+    def _validated(self, X: Any, *, reset: bool) -> Rows:
+        """X as rows, refused as scikit-learn wants it: names, width, and values that are not finite."""
         if not reset:
             check_is_fitted(self)
-        return np.ascontiguousarray(validate_data(self, X, reset=reset, dtype=np.float32))
+        x_nd = intake(X)
+        if not x_nd.leading:
+            raise EPError("X must be [n_samples, n_features]; got one axis. Reshape your data, one sample as X[None]")
+        shape = (len(x_nd), x_nd.width)
+        if 0 in shape:
+            few = f"{shape[0]} sample(s)" if not shape[0] else f"{shape[1]} feature(s)"
+            raise EPError(f"X has {few} (shape={shape}) while a minimum of 1 is required.")
+        named: Any = X if hasattr(X, "columns") else np.broadcast_to(np.float32(0), shape)
+        try:
+            validate_data(self, named, reset=reset, skip_check_array=True)
+        except ValueError as error:
+            raise EPError(str(error)) from None
+        for start in range(0, len(x_nd), ROWS):
+            part = x_nd[start : start + ROWS]
+            if not torch.isfinite(part).all():
+                row = start + int((~torch.isfinite(part).all(dim=1)).nonzero()[0])
+                raise EPError(
+                    f"X has values that are NaN, infinite or beyond float32, first in row {row}; drop such rows"
+                )
+        return x_nd
 
     def _check_parameters(self, n_features: int) -> None:
         check_percentiles([self.percentile])
         if self.threshold is not None:
             check_threshold(self.threshold)
         for name in ("calibration_batch", "calibration_sample"):
-            if not isinstance(value := getattr(self, name), Integral) or value < 2:
+            value = getattr(self, name)
+            if value is None and name == "calibration_sample":
+                continue
+            if not isinstance(value, Integral) or value < 2:
                 raise EPError(f"{name} must be a whole number of rows, at least 2; got {value!r}")
         if self.center is None:
             return
-        if np.shape(self.center) != (n_features,):
-            raise EPError(f"center must have one value per feature, ({n_features},); got {np.shape(self.center)}")
-        if not np.isfinite(np.asarray(self.center, np.float32)).all():
+        center_d = as_float32(self.center)
+        if center_d.shape != (n_features,):
+            raise EPError(f"center must have one value per feature, ({n_features},); got {tuple(center_d.shape)}")
+        if not torch.isfinite(center_d).all():
             raise EPError("center must be finite; got NaN or infinity")
+
+
+@dataclass
+class _Learnt:
+    """A clustering of all rows so far, and the regions of the last of them."""
+
+    clustering: LeaderClustering
+    theta_error: float
+    labels: np.ndarray | None = None
+
+    @property
+    def dictionary(self) -> Dictionary:
+        return Dictionary(self.clustering.center, self.clustering.exemplars, self.clustering.threshold)
+
+    def add(self, x_nd: Rows, last: Rows) -> _Learnt:
+        """Cluster more rows, of which the last ones are to be labelled."""
+        self.clustering.add(x_nd)
+        self.labels = np.asarray(self.dictionary.assign(last)[0])
+        return self
 
 
 class _Stream:
     """Rows so far: kept while they calibrate, then clustered as they come."""
 
     def __init__(self, parameters: ExemplarPartition):
-        self.parameters = parameters
+        self.parameters = p = parameters
         self.kept: list[torch.Tensor] = []
-        self.n = 0
-        self.settled: LeaderClustering | None = None
-        self._current: LeaderClustering | None = None
-
-    def add(self, x_nd: torch.Tensor) -> None:
-        self._current = None
-        p = self.parameters
-        given = p.threshold is not None and p.center is not None
-        need = 0 if given else p.calibration_sample - self.n
-        self.n += len(x_nd)
-        if self.settled is None:
-            self.kept.append(x_nd.clone())
-            if need > len(x_nd):
-                return
-            self.settled, self.kept = self._cluster(torch.cat(self.kept)), []
+        self.settled: _Learnt | None = None
+        self._current: _Learnt | None = None
+        if p.threshold is not None and p.center is not None:
+            self.stages = [0]
+        elif p.calibration_sample is not None:
+            self.stages = [p.calibration_sample]
         else:
-            self.settled.add(x_nd)
+            self.stages = [batches * p.calibration_batch for batches in _STAGES]
+
+    def add(self, x_nd: Rows, *, end: bool) -> None:
+        """Add rows; at the end of a stream, however few they are, they settle centre and threshold."""
+        self._current = None
+        if self.settled is not None:
+            self.settled.add(x_nd, x_nd)
+        elif end:
+            self.settled = self._calibrated(x_nd, end=True).add(x_nd, x_nd)
+        else:
+            self.kept.append(x_nd[:].reshape(*x_nd.leading, x_nd.width).clone())
+            if sum(rows.shape[:-1].numel() for rows in self.kept) < self.stages[0]:
+                return
+            whole = self._whole()
+            if (learnt := self._calibrated(whole, end=False)) is not None:
+                self.settled, self.kept = learnt.add(whole, x_nd), []
 
     @property
-    def clustering(self) -> LeaderClustering:
+    def learnt(self) -> _Learnt:
+        """What the rows so far give, were they all."""
         if self.settled is not None:
             return self.settled
         if self._current is None:
-            self._current = self._cluster(torch.cat(self.kept))
+            whole = self._whole()
+            self._current = self._calibrated(whole, end=True).add(whole, intake(self.kept[-1]))
         return self._current
 
-    @property
-    def dictionary(self) -> Dictionary:
-        c = self.clustering
-        return Dictionary(c.center, c.exemplars, c.threshold)
+    def _whole(self) -> Rows:
+        return intake(torch.cat([rows.flatten(0, -2) for rows in self.kept]))
 
-    def _cluster(self, x_nd: torch.Tensor) -> LeaderClustering:
+    @overload
+    def _calibrated(self, x_nd: Rows, *, end: Literal[True]) -> _Learnt: ...
+    @overload
+    def _calibrated(self, x_nd: Rows, *, end: bool) -> _Learnt | None: ...
+    def _calibrated(self, x_nd: Rows, *, end: bool) -> _Learnt | None:
+        """An empty clustering with centre and threshold of the first rows; None where more are to come before."""
+        while end or self.stages[0] <= len(x_nd):
+            learnt = self._calibrated_on(x_nd, min(self.stages[0], len(x_nd)))
+            whole = end and self.stages[0] >= len(x_nd)
+            if whole or len(self.stages) == 1 or learnt.theta_error <= _ERROR * learnt.clustering.threshold:
+                return learnt
+            del self.stages[0]
+        return None
+
+    def _calibrated_on(self, x_nd: Rows, n: int) -> _Learnt:
         p = self.parameters
-        sample = x_nd[: p.calibration_sample]
-        size = min(p.calibration_batch, len(sample))
-        whole = len(sample) - len(sample) % size
-        batches = sample[:whole].split(size)
-        threshold = p.threshold
-        if p.center is not None:
-            center_d = torch.as_tensor(np.asarray(p.center, np.float32))
-        else:
-            center_d = center(batches)
-        if threshold is None:
-            threshold = calibrate(batches, [p.percentile], center_d).thresholds[float(p.percentile)]
-        clustering = LeaderClustering(center_d, threshold)
-        clustering.add(x_nd)
-        return clustering
+        batches = _Batches(x_nd, n, min(p.calibration_batch, n))
+        center_d = center(batches) if p.center is None else as_float32(p.center)
+        if p.threshold is not None:
+            return _Learnt(LeaderClustering(center_d, p.threshold), 0.0)
+        found = calibrate(batches, [p.percentile], center_d)
+        percentile = float(p.percentile)
+        return _Learnt(LeaderClustering(center_d, found.thresholds[percentile]), found.error[percentile])
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Whole batches of the first n rows, read anew each time."""
+
+    x_nd: Rows
+    n: int
+    size: int
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self.x_nd[start : start + self.size] for start in range(0, self.n - self.size + 1, self.size))

@@ -3,7 +3,7 @@
 Shapes: n activations, k exemplars, d = d_model. `x_nd` are activations, `u_nd` unit directions,
 `e_kd` exemplars, `c_d` the centre.
 
-Two arithmetics live here. The *reference arithmetic* (design, law L2) is the definition: directions
+Two arithmetics live here. The *reference arithmetic* (law L2) is the definition: directions
 in float64, sums by pairwise halving, so that every device, thread count and grouping gives the same
 bits. The *fast arithmetic* is float32 with an error bound against the reference that holds for any
 order of summation; it may decide only what lies outside that bound.
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ..errors import DataError, EPError
+from .precision import full_precision
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -120,32 +121,12 @@ class Block:
         return reference_directions(self.x_nd, self.c_d)[0]
 
 
-def as_activations(x: object, d: int | None = None, device: torch.device | str | None = None) -> Tensor:
-    """Anything two-dimensional as a float32 tensor [n, d].
-
-    float64 input is rounded to float32: activations are float32 values by definition (law L2).
-    Raises EPError for another number of axes, another width, or a type that is not real numbers.
-    """
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()  # torch has no read-only tensors and would warn
-    x_nd = x if isinstance(x, Tensor) else torch.as_tensor(x)
-    if x_nd.ndim != 2:
-        raise EPError(f"activations must be a matrix [n, d_model]; got shape {tuple(x_nd.shape)}")
-    if d is not None and x_nd.shape[1] != d:
-        raise EPError(
-            f"activations have width {x_nd.shape[1]}, but the dictionary has d_model = {d}; "
-            "give activations of the model and site it was built from"
-        )
-    if x_nd.is_complex() or x_nd.dtype == torch.bool:
-        raise EPError(f"activations must be real numbers; got {x_nd.dtype}")
-    return x_nd.to(device=device, dtype=torch.float32)
-
-
 def has_direction(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"]) -> Bool[Tensor, " n"]:
     """Rows that are finite, not zero, and differ from the centre (law L7)."""
     return torch.isfinite(x_nd).all(dim=1) & (x_nd != c_d).any(dim=1) & (x_nd != 0).any(dim=1)
 
 
+@full_precision()
 def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: bool = False) -> Block:
     """Prepare activations for comparison; rows without a direction are left out and counted.
 

@@ -17,13 +17,17 @@ Shapes: n rows of a block, r uncovered rows among them, k exemplars, d = d_model
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from .geometry import UNIT_ROUNDOFF, Block, check_threshold, directions, reference_similarity, similarity_bound
-from .search import ROWS, Candidates, Covers, ExemplarMatrix, Prefilter, Search, full_precision
+from .intake import as_float32, intake
+from .precision import full_precision
+from .search import ROWS, Candidates, Covers, ExemplarMatrix, Prefilter, Search
 
 
 class LeaderClustering:
@@ -45,6 +49,7 @@ class LeaderClustering:
         skipped: rows without a direction (law L7).
     """
 
+    @full_precision()
     def __init__(
         self,
         center: Float32[Tensor, " d"],
@@ -54,8 +59,8 @@ class LeaderClustering:
         prefilter: Prefilter | None = None,
     ):
         self.threshold = check_threshold(threshold)
-        self.center = center.to(device=device, dtype=torch.float32)
-        self._matrix = ExemplarMatrix(len(center), device, prefilter)
+        self.center = as_float32(center).to(device)
+        self._matrix = ExemplarMatrix(len(self.center), device, prefilter)
         self._search = Search(self._matrix)
         self.arrivals = np.zeros(0, np.int64)
         self.soles = np.zeros(0, np.int64)
@@ -72,6 +77,7 @@ class LeaderClustering:
         """Exemplars so far, unit directions; a view that later rows may outgrow."""
         return self._matrix.e_kd
 
+    @full_precision()
     def restore(
         self,
         exemplars: Float32[Tensor, "k d"],
@@ -88,8 +94,10 @@ class LeaderClustering:
         self.arrivals, self.soles, self.births = arrivals.copy(), soles.copy(), births.copy()
         self.position, self.skipped = position, skipped
 
-    def add(self, x_nd: Float32[Tensor, "n d"], *, strict: bool = False) -> Int64[Tensor, " n"]:
-        """Add rows of the stream; returns the exemplar each arrived at, -1 for skipped rows."""
+    @full_precision()
+    def add(self, x: Any, *, strict: bool = False) -> Int64[Tensor, " n"]:
+        """Add rows of the stream, as they are held; returns the exemplar each arrived at, -1 for skipped rows."""
+        x_nd = intake(x, self._matrix.d)
         ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
         for start in range(0, len(x_nd), ROWS):
             part = x_nd[start : start + ROWS].to(self.center.device)
@@ -97,25 +105,26 @@ class LeaderClustering:
             ids_n[start + block.rows_n.cpu()] = self.add_block(block, len(part)).cpu()
         return ids_n
 
+    @full_precision()
     def add_block(self, block: Block, rows_offered: int) -> Int64[Tensor, " n"]:
         """Add a prepared block of at most ROWS rows; several clusterings can share one block.
 
         rows_offered: rows of the stream the block was made from, skipped ones included.
         """
-        with full_precision():
-            found = self._search.candidates(block, threshold=self.threshold)
-            ids_n, within_n = self._search.decide(block, found, self.threshold)
-            assert within_n is not None and found.covers is not None
-            uncovered_r = (~within_n).nonzero()[:, 0]
-            born_at, covers = uncovered_r[:0], found.covers
-            if len(uncovered_r):
-                ids_n, born_at, covers = self._grow(block, found, uncovered_r)
-            self._count_soles(block, ids_n, covers, born_at)
+        found = self._search.candidates(block, threshold=self.threshold)
+        ids_n, within_n = self._search.decide(block, found, self.threshold)
+        assert within_n is not None and found.covers is not None
+        uncovered_r = (~within_n).nonzero()[:, 0]
+        born_at, covers = uncovered_r[:0], found.covers
+        if len(uncovered_r):
+            ids_n, born_at, covers = self._grow(block, found, uncovered_r)
+        self._count_soles(block, ids_n, covers, born_at)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
         self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
+    @full_precision()
     def take(
         self,
         exemplars: Float32[Tensor, "new d"],

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from .geometry import UNIT_ROUNDOFF, Block, reference_similarity, similarity_bound
+from .geometry import UNIT_ROUNDOFF, Array, Block, directions, reference_similarity, similarity_bound
+from .intake import as_float32, intake
+from .precision import full_precision
 
 Prefilter = Literal["float32", "bfloat16"]
 
@@ -38,27 +38,6 @@ def has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Matrix products as the error bounds assume them, whatever the program around has set."""
-    cuda, mkldnn = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
-    settings: list[tuple[Any, str, Any]] = [(cuda, "allow_bf16_reduced_precision_reduction", False)]
-    settings += [(matmul, "fp32_precision", "ieee") for matmul in (cuda, mkldnn) if hasattr(matmul, "fp32_precision")]
-    before = [getattr(matmul, name) for matmul, name, _ in settings]
-    legacy = torch.get_float32_matmul_precision() if len(settings) == 1 else None  # before torch 2.9
-    try:
-        for matmul, name, value in settings:
-            setattr(matmul, name, value)
-        if legacy:
-            torch.set_float32_matmul_precision("highest")
-        yield
-    finally:
-        for (matmul, name, _), value in zip(settings, before, strict=True):
-            setattr(matmul, name, value)
-        if legacy:
-            torch.set_float32_matmul_precision(legacy)
 
 
 class ExemplarMatrix:
@@ -101,10 +80,19 @@ class ExemplarMatrix:
                 self.residual = max(self.residual, float((e_kd - fast).norm(dim=1).max()) * 1.001)
         self.k = new_k
 
+    def __reduce__(self) -> tuple:
+        return _matrix_of, (self.e_kd.clone(), str(self.device), self.prefilter)  # without what it may grow into
+
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         new = torch.zeros((capacity, self.d), dtype=old.dtype, device=self.device)
         new[: self.k] = old[: self.k]
         return new
+
+
+def _matrix_of(e_kd: Tensor, device: str, prefilter: Prefilter) -> ExemplarMatrix:
+    matrix = ExemplarMatrix(e_kd.shape[1], device, prefilter)
+    matrix.append(e_kd)
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -177,6 +165,9 @@ class Search:
         self.matrix = matrix
         self._tile = torch.empty(0, device=matrix.device)
 
+    def __reduce__(self) -> tuple:
+        return Search, (self.matrix,)  # without its buffers
+
     def fast(self, block: Block) -> tuple[Tensor, Tensor]:
         """Directions as the prefilter multiplies them, and their part of the error bound per row."""
         bound = similarity_bound(self.matrix.d, self.matrix.device)
@@ -185,6 +176,12 @@ class Search:
         fast_nd, residual_n = block.bfloat16
         # |u.e - fast(u).fast(e)| <= |u - fast(u)| |e| + |fast(u)| |e - fast(e)|, then accumulation
         return fast_nd, residual_n + self.matrix.residual * 1.01 + bound
+
+    @full_precision()
+    def nearest(self, block: Block) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
+        """Nearest exemplar of every row, lowest id on an exact tie, and reference similarity to it."""
+        ids_n, _ = self.decide(block, self.candidates(block))
+        return ids_n, reference_similarity(block.exact, self.matrix.e_kd[ids_n])
 
     def candidates(
         self,
@@ -328,3 +325,29 @@ class Search:
             u_rd = block.reference(rows)
             parts.append(reference_similarity(u_rd[inverse], self.matrix.e_kd[col_p[part]]))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+
+@full_precision()
+def nearest(u_nd: Array, e_kd: Array, *, device: torch.device | str = "cpu") -> tuple[Array, Array]:
+    """The nearest of a set of directions to each of others: largest cosine, lowest index on an exact tie.
+
+    Args:
+        u_nd: [n, d]; lengths do not count.
+        e_kd: [k, d] unit directions, float32.
+        device: where it is computed; the answer does not depend on it.
+
+    Returns:
+        Index, int64 [n], and cosine, float64 [n] in reference arithmetic, of the kind that `u_nd` is of;
+        -1 and NaN for a row without a direction, or where the set is empty.
+    """
+    rows, set_kd = intake(u_nd), as_float32(e_kd)
+    matrix = ExemplarMatrix(set_kd.shape[1], device)
+    matrix.append(set_kd.to(device))
+    search, origin_d = Search(matrix), torch.zeros(matrix.d, device=device)
+    ids_n = torch.full((len(rows),), -1)
+    cosine_n = torch.full((len(rows),), math.nan, dtype=torch.float64)
+    for start in range(0, len(rows) if matrix.k else 0, ROWS):
+        block = directions(rows[start : start + ROWS].to(device), origin_d).shifted(start)
+        ids, cosine = search.nearest(block)
+        ids_n[block.rows_n.cpu()], cosine_n[block.rows_n.cpu()] = ids.cpu(), cosine.cpu()
+    return rows.like(ids_n), rows.like(cosine_n)

@@ -103,7 +103,7 @@ class MemberStatistics:
 
     @property
     def coherence(self) -> Float[np.ndarray, " k"]:
-        """Mean resultant length of the members' directions, 0..1 (protocols 1.4); NaN without members."""
+        """Mean resultant length of the members' directions, 0..1; NaN without members."""
         length_k = np.concatenate([np.zeros(0), *(np.linalg.norm(sum_cd, axis=1) for _, sum_cd in self._sums())])
         return _per_member(length_k, self.members)
 
