@@ -33,6 +33,7 @@ from .core.dictionary import Dictionary as Dictionary
 from .core.estimator import ExemplarPartition as ExemplarPartition
 from .core.leader import LeaderClustering as LeaderClustering
 from .core.statistics import MemberStatistics as MemberStatistics
+from .core.statistics import missing_mass as missing_mass
 from .core.statistics import unseen_mass as unseen_mass
 from .errors import DataError as DataError
 from .errors import EPError as EPError

@@ -10,7 +10,7 @@ stream, so they are decided as if rows came one at a time, though the work is do
 
 Some rows are covered by their nearest exemplar alone. An exemplar that never was the sole cover of a
 later row is one that the stream would have met for the first time had its own row come last: counting
-them is the leave-one-out form of Good and Turing's estimate (law L5; `statistics.unseen_mass`).
+them is the leave-one-out form of Good and Turing's estimate (law L5; `statistics.missing_mass`).
 
 Shapes: n rows of a block, r uncovered rows among them, k exemplars, d = d_model.
 """
@@ -24,10 +24,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from .candidates import Candidates, Covers
 from .geometry import UNIT_ROUNDOFF, Block, check_threshold, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
 from .precision import full_precision
-from .search import ROWS, Candidates, Covers, ExemplarMatrix, Prefilter, Search
+from .search import ROWS, ExemplarMatrix, Prefilter, Search
 
 
 class LeaderClustering:
@@ -183,16 +184,11 @@ class LeaderClustering:
     def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:
         """Rows that become exemplars, among rows that no older exemplar covers."""
         covers_rr = self._covers(u_rd, e_rd)
-        leaders: list[int] = []
-        open_r = np.ones(len(covers_rr), np.bool_)
-        row = 0
-        while row < len(open_r):
-            leaders.append(row)
-            open_r[row + 1 :] &= ~covers_rr[row, row + 1 :]
-            step = int(open_r[row + 1 :].argmax()) if row + 1 < len(open_r) else 0
-            row += 1 + step
-            if row < len(open_r) and not open_r[row]:
-                break
+        leaders, open_r = [], np.ones(len(covers_rr), np.bool_)
+        for row in range(len(covers_rr)):
+            if open_r[row]:
+                leaders.append(row)
+                open_r &= ~covers_rr[row]
         return leaders
 
     def _covers(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> Bool[np.ndarray, "r r"]:

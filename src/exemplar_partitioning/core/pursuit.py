@@ -26,8 +26,9 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from .candidates import at_least
 from .geometry import UNIT_ROUNDOFF, tree_sum
-from .search import at_least, full_precision
+from .precision import full_precision
 
 Method = Literal["omp", "mp"]
 

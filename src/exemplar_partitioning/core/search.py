@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from .candidates import Candidates, Covering, Nearest
 from .geometry import UNIT_ROUNDOFF, Array, Block, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
 from .precision import full_precision
@@ -27,6 +28,7 @@ Prefilter = Literal["float32", "bfloat16"]
 
 ROWS = 2048  # rows of a tile: many enough that overhead does not count, few enough to stay near the cache
 TILE = 2048
+_SMALL = 256  # fewer exemplars are multiplied in float32 before directions are made ready for another arithmetic
 _GROUP = 32  # columns that share one maximum
 _CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
 
@@ -62,9 +64,9 @@ class ExemplarMatrix:
     def e_kd(self) -> Float32[Tensor, "k d"]:
         return self._e[: self.k]
 
-    def fast_tile(self, first: int, columns: int) -> Float[Tensor, "t d"]:
-        """Rows first..first+columns-1 for the prefilter; up to _GROUP rows beyond the last are zeros."""
-        return self._e_fast[first : first + columns]
+    def tile(self, first: int, columns: int, *, coarse: bool) -> Float[Tensor, "t d"]:
+        """Rows first..first+columns-1 as they are multiplied; up to _GROUP rows beyond the last are zeros."""
+        return (self._e_fast if coarse else self._e)[first : first + columns]
 
     def append(self, e_kd: Float32[Tensor, "k d"]) -> None:
         new_k = self.k + len(e_kd)
@@ -95,67 +97,10 @@ def _matrix_of(e_kd: Tensor, device: str, prefilter: Prefilter) -> ExemplarMatri
     return matrix
 
 
-@dataclass(frozen=True)
-class Covers:
-    """Pairs (row, exemplar) that may lie within a threshold: all of them, for rows with fewer than two sure ones.
-
-    sure_n: exemplars of the row that surely do; there may be more.
-    within_p: whether the pair surely does; the others are for the reference arithmetic to tell.
-    """
-
-    sure_n: Int64[Tensor, " n"]
-    row_p: Int64[Tensor, " p"]
-    col_p: Int64[Tensor, " p"]
-    within_p: Bool[Tensor, " p"]
-
-    def merge(self, other: Covers) -> Covers:
-        """Covers among the exemplars of both."""
-        return Covers(
-            self.sure_n + other.sure_n,
-            torch.cat([self.row_p, other.row_p]),
-            torch.cat([self.col_p, other.col_p]),
-            torch.cat([self.within_p, other.within_p]),
-        )
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs (row, exemplar) that contain every row's nearest exemplar, ordered by row, then exemplar.
-
-    best_n: best fast similarity of each row (-inf without exemplars).
-    eps_n: bound on |fast - reference| for pairs near the best of the row.
-    covers: which exemplars may lie within the threshold, if one was asked about.
-    """
-
-    row_p: Int64[Tensor, " p"]
-    col_p: Int64[Tensor, " p"]
-    sim_p: Float32[Tensor, " p"]
-    best_n: Float32[Tensor, " n"]
-    eps_n: Float32[Tensor, " n"]
-    covers: Covers | None = None
-
-    def merge(self, other: Candidates) -> Candidates:
-        """Candidates over the exemplars of both; `other` holds the higher numbered ones."""
-        best_n = torch.maximum(self.best_n, other.best_n)
-        row_p = torch.cat([self.row_p, other.row_p])
-        col_p = torch.cat([self.col_p, other.col_p])
-        sim_p = torch.cat([self.sim_p, other.sim_p])
-        return _survivors(row_p, col_p, sim_p, best_n, torch.maximum(self.eps_n, other.eps_n))
-
-
-def _survivors(row_p: Tensor, col_p: Tensor, sim_p: Tensor, best_n: Tensor, eps_n: Tensor) -> Candidates:
-    keep = sim_p >= (best_n - 2 * eps_n)[row_p]
-    row_p, col_p, sim_p = row_p[keep], col_p[keep], sim_p[keep]
-    order = torch.argsort(row_p * (int(col_p.max()) + 1 if len(col_p) else 1) + col_p)
-    return Candidates(row_p[order], col_p[order], sim_p[order], best_n, eps_n)
-
-
-def at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and similarity of the pairs of a tile that reach a level of their row."""
-    row_q, group_q = (group_ng >= least_n[:, None]).nonzero(as_tuple=True)
-    sim_qt = sim_ntg[row_q, :, group_q].float()
-    q, t = (sim_qt >= least_n[row_q, None]).nonzero(as_tuple=True)
-    return row_q[q], t * sim_ntg.shape[2] + group_q[q], sim_qt[q, t]
+def _padded(t: int) -> int:
+    """Columns of a tile of t exemplars, in whole groups."""
+    depth = min(_GROUP, t)
+    return depth * -(-t // depth)
 
 
 class Search:
@@ -168,15 +113,6 @@ class Search:
     def __reduce__(self) -> tuple:
         return Search, (self.matrix,)  # without its buffers
 
-    def fast(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Directions as the prefilter multiplies them, and their part of the error bound per row."""
-        bound = similarity_bound(self.matrix.d, self.matrix.device)
-        if self.matrix.prefilter == "float32":
-            return block.u_nd, torch.full((len(block),), bound, device=block.u_nd.device)
-        fast_nd, residual_n = block.bfloat16
-        # |u.e - fast(u).fast(e)| <= |u - fast(u)| |e| + |fast(u)| |e - fast(e)|, then accumulation
-        return fast_nd, residual_n + self.matrix.residual * 1.01 + bound
-
     @full_precision()
     def nearest(self, block: Block) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
         """Nearest exemplar of every row, lowest id on an exact tie, and reference similarity to it."""
@@ -188,63 +124,57 @@ class Search:
         block: Block,
         first: int = 0,
         birth_row_k: Int64[Tensor, " k"] | None = None,
-        threshold: float = -1.0,
+        threshold: float | None = None,
     ) -> Candidates:
         """Candidates among exemplars first..k-1; at most ROWS rows.
 
-        threshold: cosine distance to look for covers within.
+        threshold: cosine distance to look for covers within, if they are wanted.
         birth_row_k: row of the block that became each of these exemplars; it is invisible to that
         row and the rows before it.
         """
         assert len(block) <= ROWS
-        n, k, device = len(block), self.matrix.k - first, block.u_nd.device
-        fast_nd, eps_n = self.fast(block)
-        best_n = torch.full((n,), -math.inf, device=device)
+        k = self.matrix.k - first
+        coarse = self.matrix.prefilter == "bfloat16" and k > _SMALL
+        fast_nd, eps_n = self._fast(block, coarse=coarse)
         # the similarity that a bfloat16 product stores is itself rounded, relative to its size
-        rounding = 2.0**-8 * 1.01 if self.matrix.prefilter == "bfloat16" else 0.0
-        slack_n, level = eps_n + 1.01 * rounding + 4 * UNIT_ROUNDOFF, 1.0 - threshold
-        sure_n = torch.zeros(n, dtype=torch.int64, device=device)
-        none = torch.empty(0, dtype=torch.int64, device=device)
-        found = [(none, none, torch.empty(0, device=device))]
-        near = [(none, none, none.bool())]
+        rounding = 2.0**-8 * 1.01 if coarse else 0.0
+        level = 2.0 if threshold is None else 1.0 - threshold
+        nearest = Nearest(eps_n, rounding)
+        covering = None if threshold is None else Covering(eps_n, rounding, level)
         for start in range(0, k, TILE):
-            sim_ntg = self._multiply(fast_nd, first + start, min(TILE, k - start))
+            t = min(TILE, k - start)
+            sim_ntg = self._multiply(fast_nd, self.matrix.tile(first + start, _padded(t), coarse=coarse), t)
             if birth_row_k is not None:
-                unborn_tg = self._grouped(birth_row_k[start : start + TILE], n, sim_ntg.shape[1:])
-                rows_n = torch.arange(n, device=device)
+                unborn_tg = self._grouped(birth_row_k[start : start + t], len(block), sim_ntg.shape[1:])
+                rows_n = torch.arange(len(block), device=fast_nd.device)
                 sim_ntg.masked_fill_(unborn_tg[None] >= rows_n[:, None, None], -math.inf)
             group_ng = self._group_maxima(sim_ntg, level)
-            best_n = torch.maximum(best_n, group_ng.amax(dim=1))
-            if threshold >= 0:
-                sure_n += (group_ng > (level + slack_n)[:, None]).sum(dim=1)
-                least_n = torch.where(sure_n < 2, level - slack_n, math.inf)
-                row_p, col_p, sim_p = at_least(least_n, sim_ntg, group_ng)
-                near.append((row_p, first + start + col_p, sim_p > (level + slack_n)[row_p]))
-            margin_n = 2 * (eps_n + rounding * (best_n.abs() + 4 * eps_n))
-            row_p, col_p, sim_p = at_least(best_n - margin_n, sim_ntg, group_ng)
-            found.append((row_p, first + start + col_p, sim_p))
-        eps_n = eps_n + torch.where(best_n.isfinite(), rounding * (best_n.abs() + 4 * eps_n), 0.0)
-        row_p, col_p, sim_p = (torch.cat(parts) for parts in zip(*found, strict=True))
-        visible = sim_p > -math.inf
-        candidates = _survivors(row_p[visible], col_p[visible], sim_p[visible], best_n, eps_n)
-        covers = Covers(sure_n, *(torch.cat(parts) for parts in zip(*near, strict=True)))
-        return replace(candidates, covers=covers)
+            nearest.add(first + start, sim_ntg, group_ng)
+            if covering is not None:
+                covering.add(first + start, sim_ntg, group_ng)
+        return replace(nearest.candidates(), covers=covering and covering.covers())
 
-    def _multiply(self, fast_nd: Tensor, first: int, t: int) -> Tensor:
+    def _fast(self, block: Block, *, coarse: bool) -> tuple[Tensor, Tensor]:
+        """Directions as they are multiplied, and their part of the error bound per row (lemmas 1 and 2)."""
+        bound = similarity_bound(self.matrix.d, self.matrix.device)
+        if not coarse:
+            return block.u_nd, torch.full((len(block),), bound, device=block.u_nd.device)
+        fast_nd, residual_n = block.bfloat16
+        return fast_nd, residual_n + self.matrix.residual * 1.01 + bound
+
+    def _multiply(self, fast_nd: Tensor, tile_td: Tensor, t: int) -> Tensor:
         """Similarities to t exemplars as [n, columns within a group, groups]; padding is -inf.
 
         Column j of the tile lies at [:, j // groups, j % groups]: maxima over the middle axis then
         run along contiguous memory.
         """
-        n, depth = len(fast_nd), min(_GROUP, t)
-        groups = -(-t // depth)
-        columns = depth * groups
+        n, columns, depth = len(fast_nd), len(tile_td), min(_GROUP, t)
         if self._tile.numel() < n * columns or self._tile.dtype != fast_nd.dtype:
             self._tile = torch.empty(n * columns, dtype=fast_nd.dtype, device=fast_nd.device)
         sim_nt = self._tile[: n * columns].view(n, columns)
-        torch.mm(fast_nd, self.matrix.fast_tile(first, columns).T, out=sim_nt)
+        torch.mm(fast_nd, tile_td.T, out=sim_nt)
         sim_nt[:, t:] = -math.inf
-        return sim_nt.view(n, depth, groups)
+        return sim_nt.view(n, depth, columns // depth)
 
     def _group_maxima(self, sim_ntg: Tensor, level: float) -> Float32[Tensor, "n g"]:
         """Largest similarity of each group; those below both `level` and the row's best may come out too low."""
@@ -270,7 +200,7 @@ class Search:
         With a threshold, also whether the nearest lies within it: bool [n]. Only rows with two or
         more candidates, or too near the threshold, are computed in reference arithmetic.
         """
-        if self.matrix.prefilter == "bfloat16":
+        if found.coarse:
             found = self._refined(block, found, threshold)
         n, device = len(block), block.u_nd.device
         count_n = torch.bincount(found.row_p, minlength=n)
@@ -314,7 +244,9 @@ class Search:
         best_n = torch.where(unsure_n, -math.inf, found.best_n).scatter_reduce(0, row_p, sim_p[pair], "amax")
         eps_n = torch.where(unsure_n, similarity_bound(self.matrix.d, self.matrix.device), found.eps_n)
         keep = ~unsure_n[found.row_p] | (sim_p >= (best_n - 2 * eps_n)[found.row_p])
-        return Candidates(found.row_p[keep], found.col_p[keep], sim_p[keep], best_n, eps_n)
+        return replace(
+            found, row_p=found.row_p[keep], col_p=found.col_p[keep], sim_p=sim_p[keep], best_n=best_n, eps_n=eps_n
+        )
 
     def reference_pairs(self, block: Block, row_p: Tensor, col_p: Tensor) -> Float[Tensor, " p"]:
         """Reference similarity of pairs (row, exemplar), rows sorted; bounded memory."""

@@ -135,7 +135,7 @@ def _per_member(sum_k: np.ndarray, members_k: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class UnseenMass:
+class MissingMass:
     """Good-Turing estimate of the share of future activations that would found a new region.
 
     estimate: exemplars met once / activations.  low, high: its 95 % interval (Esty 1983), cut to 0..1.
@@ -146,8 +146,8 @@ class UnseenMass:
     high: float
 
 
-def unseen_mass(soles_k: Int64[np.ndarray, " k"], n: int) -> UnseenMass:
-    """Unseen mass after n activations with a direction (law L5); 1 before the first.
+def missing_mass(soles_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
+    """Missing mass after n activations with a direction (law L5); 1 before the first.
 
     soles_k: how many later activations each exemplar alone covered, up to 2. Had an activation come
     last, it would have founded a region iff it is an exemplar with none: so the count of those, over n,
@@ -155,7 +155,10 @@ def unseen_mass(soles_k: Int64[np.ndarray, " k"], n: int) -> UnseenMass:
     arrivals instead would fall short: regions overlap, and neighbours share what comes.)
     """
     if n == 0:
-        return UnseenMass(1.0, 0.0, 1.0)
+        return MissingMass(1.0, 0.0, 1.0)
     once, twice = int((soles_k == 0).sum()), int((soles_k == 1).sum())
     half = 1.96 * np.sqrt(max(once * (1 - once / n) + 2 * twice, 0)) / n
-    return UnseenMass(once / n, float(max(0.0, once / n - half)), float(min(1.0, once / n + half)))
+    return MissingMass(once / n, float(max(0.0, once / n - half)), float(min(1.0, once / n + half)))
+
+
+unseen_mass, UnseenMass = missing_mass, MissingMass  # as they were called
