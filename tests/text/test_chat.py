@@ -12,6 +12,7 @@ from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.text.chat import in_template, rendered, template_date, token_roles, tokens_and_roles
 from exemplar_partitioning.text.conversations import Conversation, conversation_of
 from exemplar_partitioning.text.documents import read_documents
+from exemplar_partitioning.text.windows import WindowConfig, windows
 from tiny_tokenizer import make_tokenizer
 
 PLAIN = (
@@ -212,3 +213,18 @@ def test_dates_are_written_as_the_library_writes_them(day, words):
     form = "".join(words)
     tokenizer = tokenizer_of("{% if strftime_now is defined %}{{ strftime_now('" + form + "') }}{% endif %}!")
     assert in_template(tokenizer, "Why?", day.isoformat()) == day.strftime(form) + "!"
+
+
+def test_windows_of_a_conversation_are_those_of_its_template():
+    tokenizer = tokenizer_of(PLAIN)
+    (document,) = read_documents([{"prompt": "The dog?", "response": "The fox."}])
+    text = tokenizer.apply_chat_template(list(document.turns), tokenize=False)
+    for chat in (True, False):
+        config = {"prepend_bos": False, "chat": chat, "shuffle_buffer": 0}
+        found = windows([document], tokenizer, WindowConfig(**config), bos_id=-1, special_ids=frozenset())
+        if chat:
+            (window,) = found
+            assert window.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            with pytest.raises(EPError, match=r"document 0 is a conversation; pass chat=True"):
+                list(found)

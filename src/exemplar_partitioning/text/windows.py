@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import EPError
-from .chat import in_template
+from .chat import in_template, rendered
+from .conversations import Conversation
 from .readers import Document
 
 # A text longer than this (characters) is tokenised in pieces, and texts are tokenised in batches of about as
@@ -135,6 +136,20 @@ def _cut(
         yield Window(document.id, start + offset, np.concatenate([bos, own]) if prefix else own.copy(), prefix)
 
 
+def _as_read(document: Document, tokenizer: Any, chat: bool) -> str:
+    """A document as the model is to see it."""
+    if not chat:
+        if document.turns:
+            raise EPError(
+                f"document {document.id} is a conversation; pass chat=True (--chat --no-bos) to have it in the model's "
+                "chat template, or name the field with the text (field=)"
+            )
+        return document.text
+    if document.turns:
+        return rendered(tokenizer, Conversation(document.turns, document.tools)).text
+    return in_template(tokenizer, document.text)
+
+
 def _tokenised(
     documents: Iterable[Document], tokenizer: Any, chat: bool
 ) -> Iterator[tuple[Document, bool, np.ndarray]]:
@@ -142,7 +157,7 @@ def _tokenised(
     batch: list[tuple[Document, bool, str]] = []
     characters = 0
     for document in documents:
-        text = in_template(tokenizer, document.text) if chat else document.text
+        text = _as_read(document, tokenizer, chat)
         for number, piece in enumerate(pieces(text, PIECE_CHARACTERS)):
             batch.append((document, number == 0, piece))
             characters += len(piece)
