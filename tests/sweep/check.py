@@ -16,7 +16,8 @@ from exemplar_partitioning.models.load import LoadedModel
 from exemplar_partitioning.models.sites import Site
 
 PROMPT, NEW = 10, 5
-_LIST_AFTER = ("mamba", "falcon_mamba")  # their hidden states begin after the first block, not before it
+# Their hidden states begin after the first block, not before it.
+_LIST_AFTER = ("mamba", "mamba2", "falcon_mamba", "rwkv")
 
 
 @dataclass(frozen=True)

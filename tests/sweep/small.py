@@ -69,6 +69,11 @@ _BESIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "bailing_hybrid": {"layer_group_size": 2},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "gemma4_assistant": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0},
+    "reformer": {"is_decoder": True},
+    "xlnet": {"d_head": 8},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
 }
 
@@ -76,6 +81,7 @@ _BESIDES: dict[str, dict[str, Any]] = {
 # Families that are not tried: what a tiny one would need.
 UNTRIED = {
     "blt": "reads bytes in patches that a second model cuts",
+    "dbrx": "its default configuration is not one that builds",
     "gemma3n": "needs the package timm",
     "musicgen": "decodes sound, after text of another model",
     "musicgen_melody": "decodes sound, after text of another model",
