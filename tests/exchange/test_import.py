@@ -127,6 +127,24 @@ def test_without_the_model_what_the_pickle_lacks_stays_unknown(classes, built, t
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
+@pytest.mark.parametrize("where", ["the pickle", "metadata.json"])
+def test_context_and_batch_are_those_of_the_file(classes, built, tmp_path, where):
+    said = {"context_length": 64, "model_batch_size": 10}
+    whole, described = as_published(classes, built), {"config": {"layer": 1, "percentile": 10}}
+    if where == "the pickle":
+        whole.__dict__.update(said)
+        described["discovery_config"] = {"seed": 3}
+    else:
+        whole.__dict__["context_length"] = 99  # what the run says of itself goes before
+        described["discovery_config"] = said
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(whole))
+    (tmp_path / "metadata.json").write_text(json.dumps(described))
+    arguments = ["import", str(tmp_path / "x.pkl"), "--out", str(tmp_path / "out"), "--dtype", "float16"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    config = ep.load(tmp_path / "out").config
+    assert (config.text.context_size, config.calibration.batch, config.model.dtype) == (64, 640, "float16")
+
+
 def test_what_is_missing_is_named(classes, built, tmp_path):
     file = tmp_path / "x.pkl"
     file.write_bytes(pickle.dumps(as_published(classes, built)))
@@ -144,7 +162,11 @@ def test_what_is_missing_is_named(classes, built, tmp_path):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.text() | st.integers(-(2**60) + 1, 2**60 - 1), inner)
+        | st.tuples(inner, inner)
+    ),
     max_leaves=20,
 )
 

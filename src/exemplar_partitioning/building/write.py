@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,13 @@ import pyarrow as pa
 
 from ..core.dictionary import Dictionary
 from ..errors import EPError
-from ..folder.dictionary import content_ids, find, percentile_name, save, versions
+from ..folder.dictionary import content_ids, find, percentile_name, save, token_columns, versions
 from ..folder.schema import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
 from ..models.load import LoadedModel
 from ..models.sites import Site
 from .growing import Growing
 from .settings import BuildSettings
 from .workspace import State
-
-CONTEXT_TOKENS = 32  # shown before an exemplar's token
 
 
 def write_dictionary(
@@ -98,14 +95,3 @@ def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:
         "arrivals": clustering.arrivals,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA)
-
-
-def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, Any]:
-    """Columns of regions.parquet that follow from each exemplar's window, which ends with its token."""
-    contexts = [ids[:-1][-CONTEXT_TOKENS:] for ids in windows]
-    return {
-        "token_id": [int(ids[-1]) for ids in windows],
-        "token": tokenizer.batch_decode([[int(ids[-1])] for ids in windows]),
-        "context": tokenizer.batch_decode(contexts, skip_special_tokens=True),
-        "window_tokens": list(windows),
-    }

@@ -29,6 +29,9 @@ def import_(
             show_default="from metadata.json",
         ),
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the forward passes it was built from: bfloat16, float16 or float32.")
+    ] = "bfloat16",
 ) -> None:
     """Convert one of the paper's published dictionaries.
 
@@ -37,6 +40,6 @@ def import_(
     from ..exchange.from_paper import import_published
     from ..models.load import load_model
 
-    loaded = load_model(model, dtype="bfloat16") if model is not None else None  # that of all published ones
-    folder = import_published(file, out, model=loaded, site=site, percentile=percentile)
+    loaded = load_model(model, dtype=dtype) if model is not None else None
+    folder = import_published(file, out, model=loaded, site=site, percentile=percentile, dtype=dtype)
     typer.echo(folder)

@@ -24,12 +24,11 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32, Int64
 
-from ..building.write import token_columns
 from ..core.calibration import BATCH, calibrate
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..errors import EPError
-from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, versions
+from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, token_columns, versions
 from ..folder.origin import write_origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows

@@ -8,7 +8,6 @@ met. It names neither model nor site nor percentile; these come from `metadata.j
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from .. import __version__
 from ..core.dictionary import Dictionary
@@ -30,8 +29,12 @@ if TYPE_CHECKING:
     from ..models.load import LoadedModel
 
 UNKNOWN = "unknown"
-_BATCH = 16_384  # activations of a calibration batch there: 128 prompts of 128 positions
+DTYPE = "bfloat16"  # of the forward passes that all published dictionaries come from
+_CONTEXT, _PROMPTS = 128, 128  # positions of a prompt, and prompts of a calibration batch, where nothing says
 _OWN = 1e-5  # cosine distance below which a prompt is the exemplar's own
+_LONGEST = 1 << 14  # tokens of a window
+_FIELDS = 16  # of a prompt that is kept
+_TEXT = 1 << 20  # characters of contexts, beside as many as the file has bytes
 
 
 def import_published(
@@ -41,6 +44,7 @@ def import_published(
     model: LoadedModel | None = None,
     site: str | None = None,
     percentile: float | None = None,
+    dtype: str = DTYPE,
 ) -> Path:
     """Convert a published pickle to a dictionary folder, `<out>/<site>/p<percentile>`; returns that.
 
@@ -50,9 +54,10 @@ def import_published(
             the lengths of activations, which the pickle lacks, are found again (steering needs them).
         site: canonical name, e.g. "resid_post.12"; default: from metadata.json beside the pickle.
         percentile: default: from metadata.json.
+        dtype: of the forward passes it was built from, where no model says.
 
     Raises:
-        DataError: the pickle is damaged, holds no dictionary, or holds anything but data.
+        DataError: the pickle is damaged, holds no dictionary, or holds anything but data or more than its size.
         EPError: site or percentile is not known, the folder exists, or the model is of another width.
     """
     file = Path(file)
@@ -68,15 +73,26 @@ def import_published(
     if folder.exists():
         raise EPError(f"{folder} exists already; name another folder")
     with foreign(file, "a published dictionary"):
-        center, threshold, regions = _parts(file, read_pickle(file))
-        exemplars = np.stack([_vector(file, region, "exemplar_direction") for region in regions])
+        root = read_pickle(file)
+        center, threshold, regions = _parts(file, root)
+        described = {n: v for n, v in root.fields.items() if isinstance(v, str | int | float)} | described
+        exemplars = _exemplars(file, regions, len(center))
         dictionary = Dictionary(torch.from_numpy(center), torch.from_numpy(exemplars), threshold)
         if model is not None and model.info.d_model != dictionary.d_model:
             raise EPError(
                 f"the dictionary has width {dictionary.d_model}, the model {model.info.d_model}: it is another's"
             )
-        table = _regions(regions, exemplars, site, model)
-        store.save(folder, _config(file, described, dictionary, table, site, percentile, model), dictionary, table)
+        table = _regions(file, regions, exemplars, site, model)
+        config = _config(
+            described,
+            dictionary,
+            percentile,
+            arrivals=table["arrivals"].to_numpy(),
+            model=_model(described, dictionary, dtype) if model is None else records.ModelRecord(**asdict(model.info)),
+            site=_site(site, model),
+            imported=f"pickle {sha256(file)}",
+        )
+        store.save(folder, config, dictionary, table)
     return folder
 
 
@@ -109,9 +125,17 @@ def _parts(file: Path, root: Any) -> tuple[np.ndarray, float, list[Record]]:
             f"{file} holds no dictionary: expected a record with a center, a threshold and one list of regions, found "
             f"{', '.join(sorted(map(str, fields))) or type(root).__name__}"
         )
-    if not all(isinstance(region, Record) for region in regions[0]):
-        raise DataError(f"{file} is damaged: not all of its regions are records")
-    return _vector(file, root, "center"), float(threshold), regions[0]
+    if not all(isinstance(region, Record) for region in regions[0]) or len(set(map(id, regions[0]))) < len(regions[0]):
+        raise DataError(f"{file} is damaged: not all of its regions are records of their own")
+    return _vector(file, root, "center").astype(np.float32), float(threshold), regions[0]
+
+
+def _exemplars(file: Path, regions: list[Record], d: int) -> Float[np.ndarray, "k d"]:
+    """All exemplars, of which the file must hold every one: a reference to another's is a few bytes."""
+    vectors = [_vector(file, region, "exemplar_direction") for region in regions]
+    if sum(vector.nbytes for vector in vectors) > file.stat().st_size or any(len(vector) != d for vector in vectors):
+        raise DataError(f"{file} is damaged: its regions do not have an exemplar of {d} numbers each")
+    return np.stack(vectors).astype(np.float32)
 
 
 def _vector(file: Path, record: Record, name: str) -> np.ndarray:
@@ -119,13 +143,15 @@ def _vector(file: Path, record: Record, name: str) -> np.ndarray:
     value = value.value if isinstance(value, Array) else value
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "f":
         raise DataError(f"{file} is damaged: a {name} is no vector of floats")
-    return value.astype(np.float32)
+    return value
 
 
 def _regions(
-    regions: list[Record], exemplars_kd: Float[np.ndarray, "k d"], site: str, model: LoadedModel | None
+    file: Path, regions: list[Record], exemplars_kd: Float[np.ndarray, "k d"], site: str, model: LoadedModel | None
 ) -> pa.Table:
-    own = [_own_prompt(region) for region in regions]
+    own = _own_prompts(regions)
+    if sum(len(prompt) for prompt, _ in own) > _TEXT + file.stat().st_size:
+        raise DataError(f"{file} is damaged: its regions have more text than the file holds")
     places = [_place(prompt, position, model) for prompt, position in own]
     indices = [region.fields.get("constituent_sample_indices") or [] for region in regions]
     firsts = [int(seen[0]) if seen and isinstance(seen[0], int | np.integer) else -1 for seen in indices]
@@ -148,35 +174,41 @@ def _regions(
     )
 
 
-def _own_prompt(region: Record) -> tuple[str, int]:
-    """Text and position of the exemplar itself: of all prompts kept, the one at distance 0."""
-    found = [prompt for value in region.fields.values() if isinstance(value, list) for prompt in _prompts(value)]
-    distance, text, position = min(found, default=(np.inf, "", 0))
-    return (text, position) if distance <= _OWN else ("", 0)
+def _own_prompts(regions: list[Record]) -> list[tuple[str, int]]:
+    """Text and position of each exemplar itself: of all prompts kept, the one at distance 0."""
+    nearest: dict[int, tuple[float, str, int]] = {}  # of the prompts in a list, by its id, as several may hold it
+    own = []
+    for region in regions:
+        lists = [value for value in region.fields.values() if isinstance(value, list)]
+        nearest |= {id(kept): _nearest_prompt(kept) for kept in lists if id(kept) not in nearest}
+        distance, text, position = min((nearest[id(kept)] for kept in lists), default=(np.inf, "", 0))
+        own.append((text, position) if distance <= _OWN else ("", 0))
+    return own
 
 
-def _prompts(kept: list[Any]) -> Iterator[tuple[float, str, int]]:
-    """(distance, text, position) of a heap's entries, whose order of fields and sign differ from heap to heap."""
+def _nearest_prompt(kept: list[Any]) -> tuple[float, str, int]:
+    """(distance, text, position) of a heap's nearest; entries' order of fields and sign differ from heap to heap."""
+    best = (np.inf, "", 0)
     for entry in kept:
-        if isinstance(entry, tuple):
+        if isinstance(entry, tuple) and len(entry) <= _FIELDS:
             texts = [part for part in entry if isinstance(part, str)]
             distances = [abs(float(part)) for part in entry if isinstance(part, float | np.floating)]
-            positions = [int(part) for part in entry if isinstance(part, int | np.integer)]
-            if texts and distances and positions:
-                yield distances[0], texts[0], positions[-1]
+            positions = [part for part in entry if isinstance(part, int | np.integer)]
+            if texts and distances and positions and distances[0] < best[0]:
+                best = distances[0], texts[0], int(positions[-1])
+    return best
 
 
 def _place(prompt: str, position: int, model: LoadedModel | None) -> tuple[int, str, str, list[int]]:
     """Token id, token, context and window of an exemplar; the text alone without a model, or if it does not fit."""
-    if model is None or not prompt:
+    if model is None or not prompt or not 0 < position < _LONGEST:
         return -1, "", prompt, []
-    from ..building.write import CONTEXT_TOKENS
     from ..models.load import bos_id
 
     ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"][:position]
     if len(ids) < position or not ids:
         return -1, "", prompt, []
-    context, token = model.tokenizer.decode(ids[:-1][-CONTEXT_TOKENS:]), model.tokenizer.decode(ids[-1:])
+    context, token = model.tokenizer.decode(ids[:-1][-store.CONTEXT_TOKENS :]), model.tokenizer.decode(ids[-1:])
     return ids[-1], token, context, [bos_id(model), *ids]
 
 
@@ -198,22 +230,25 @@ def _lengths(windows: list[list[int]], site: str, model: LoadedModel | None) -> 
 
 
 def _config(
-    file: Path,
     described: dict[str, Any],
     dictionary: Dictionary,
-    table: pa.Table,
-    site: str,
     percentile: float,
-    model: LoadedModel | None,
+    *,
+    arrivals: Int64[np.ndarray, " k"],
+    model: records.ModelRecord,
+    site: records.SiteRecord,
+    imported: str,
 ) -> records.Config:
-    arrivals_k = table["arrivals"].to_numpy()
-    n = int(arrivals_k.sum())
+    n = int(arrivals.sum())
+    lengths = (described[name] for name in ("context_length", "ctx", "context_size") if name in described)
+    context = int(next(lengths, _CONTEXT))
+    batch = context * int(described.get("model_batch_size", _PROMPTS))
     return records.Config(
-        model=_model(described, dictionary, model),
-        site=_site(site, model),
+        model=model,
+        site=site,
         text=records.TextRecord(
             source=str(described.get("dataset", UNKNOWN)),
-            context_size=int(described.get("ctx", described.get("context_size", 128))),
+            context_size=context,
             prepend_bos=True,
             bos_id=None,
             shuffle_buffer=0,
@@ -226,29 +261,27 @@ def _config(
             percentile=percentile,
             threshold=dictionary.threshold,
             spread=0.0,
-            batch=_BATCH,
+            batch=batch,
             n_activations=int(described.get("calibration_tokens", 0)),
-            center_norm=float(dictionary.center.norm()),
+            center_norm=float(np.linalg.norm(dictionary.center.double().numpy())),
         ),
         build=records.BuildRecord(
             k=dictionary.k,
             n_activations=n,
             skipped=0,
             stopped="saturated" if described.get("saturated") else "budget",
-            saturation_window=_BATCH,
+            saturation_window=batch,
             until_unseen=None,
             # Nothing is known of it but that it is a share.
-            unseen=records.UnseenRecord(estimate=float((arrivals_k == 1).sum() / max(1, n)), low=0.0, high=1.0),
+            unseen=records.UnseenRecord(estimate=float((arrivals == 1).sum() / max(1, n)), low=0.0, high=1.0),
             growth=[(n, dictionary.k)],
             device=UNKNOWN,
         ),
-        versions={"exemplar-partitioning": __version__, "imported": f"pickle {sha256(file)}"},
+        versions={"exemplar-partitioning": __version__, "imported": imported},
     )
 
 
-def _model(described: dict[str, Any], dictionary: Dictionary, model: LoadedModel | None) -> records.ModelRecord:
-    if model is not None:
-        return records.ModelRecord(**asdict(model.info))
+def _model(described: dict[str, Any], dictionary: Dictionary, dtype: str) -> records.ModelRecord:
     return records.ModelRecord(
         id=str(described.get("model", UNKNOWN)),
         revision=None,
@@ -256,7 +289,7 @@ def _model(described: dict[str, Any], dictionary: Dictionary, model: LoadedModel
         d_model=dictionary.d_model,
         n_layers=0,
         vocab_size=0,
-        dtype="bfloat16",  # as all published ones
+        dtype=dtype,
         fingerprint=UNKNOWN,
         tokenizer_hash=UNKNOWN,
         license=None,

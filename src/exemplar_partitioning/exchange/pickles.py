@@ -1,17 +1,21 @@
 """A pickle as data: a reader that can build arrays, containers, strings, numbers and records, and nothing else.
 
-Python's own unpickler runs what the file names. This one is an interpreter for the few instructions that data needs;
-it imports and calls nothing by name. Any other instruction, and any class but those listed here, is an error. What it
-allocates is bounded by the size of the file.
+Python's own unpickler runs what the file names, and an allow-list of names is not enough: it hashes whatever is a key
+(a tuple of tuples without end), copies a state into every object, and lets calls be repeated on one argument. This one
+interprets the few instructions that data needs; it imports and calls nothing by name. Each instruction is charged for
+what it may allocate, and all of them together may cost eight times the file and four megabytes; more is refused.
+So time and memory are proportional to the file's size.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import pickletools
 import re
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,12 @@ import numpy as np
 
 from ..errors import DataError
 
-_RECORD_MODULES = re.compile(r"(ep|cas)(\.[a-z_]+)*")
-_RECORD_CLASS = re.compile(r"[A-Za-z_]\w*")
-_SCALARS = (str, bytes, int, float, bool, type(None), np.generic)
+_RECORD = re.compile(r"(ep|cas)(\.[a-z_]+)*\.[A-Za-z_]\w*")
 _NUMBERS = re.compile(r"[biuf]\d")
+_TYPES = ("builtins.object", "__builtin__.object", "numpy.ndarray")
+_LARGEST_KEY = 1 << 60  # beyond it, integers can be chosen whose hashes are the same
+
+_FACTOR, _FLOOR = 8, 4 << 20  # bytes that may be built, by byte of the file and in any case
 
 
 @dataclass
@@ -42,10 +48,11 @@ class _Global:
 @dataclass
 class _DType:
     code: str
+    order: str = "<"
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self.code)
+        return np.dtype(self.order + self.code)
 
 
 @dataclass
@@ -58,7 +65,9 @@ class Array:
 def read_pickle(path: Path) -> Any:
     """The object in a pickle file: lists, dicts, tuples, sets, scalars, `Record`s, and arrays, some as `Array`.
 
-    Raises DataError: not a pickle, truncated, or with an instruction or class that data does not need.
+    Raises:
+        DataError: not a pickle, truncated, with an instruction or class that data does not need, or built to grow
+            beyond the file.
     """
     try:
         with (
@@ -73,25 +82,30 @@ def read_pickle(path: Path) -> Any:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no pickle, or a damaged one: {error}") from error
+        raise DataError(f"{path} is no pickle, or a damaged one: {str(error)[:200]}") from error
 
 
 class _Machine:
     def __init__(self, path: Path, size: int):
-        self.path = path
+        self.path, self.left = path, _FLOOR + _FACTOR * size
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.budget = size  # bytes that may be built beside those of the file
+        self.states: set[int] = set()  # ids of the dicts that are some record's fields
 
     def run(self, data: Any) -> Any:
         for opcode, argument, position in pickletools.genops(data):
-            if opcode.name == "STOP":
+            name = opcode.name
+            if name == "STOP":
                 return self.stack.pop()
-            step = _STEPS.get(opcode.name)
-            if step is None:
-                raise self.refusal(f"the instruction {opcode.name} at byte {position}")
-            step(self, argument)
+            self.spend(_COST.get(name, 12))
+            if name in _LITERALS:
+                self.spend(sys.getsizeof(argument))
+                self.stack.append(argument)
+            elif (step := _STEPS.get(name)) is not None:
+                step(self, argument)
+            else:
+                raise self.refusal(f"the instruction {name} at byte {position}")
         raise DataError(f"{self.path} ends too early")
 
     def refusal(self, what: str) -> DataError:
@@ -100,66 +114,90 @@ class _Machine:
             "records of the package ep. It may be made to run code: do not load it by other means"
         )
 
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise self.refusal("more data than the file itself")
+
     def push(self, value: Any) -> None:
         self.stack.append(value)
-
-    def popped_to_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
 
     def popped(self, count: int) -> list[Any]:
         if len(self.stack) < count:
             raise ValueError("an instruction without its operands")
-        values = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
+        start = len(self.stack) - count
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def to_mark(self) -> list[Any]:
+        return self.popped(len(self.stack) - self.marks.pop())
+
+    def hashed(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Keys and members: text, and small numbers, as hashing anything else can take time without bound."""
+        self.spend(100 * len(values))
+        for value in values:
+            number = isinstance(value, int | np.integer) and -_LARGEST_KEY < value < _LARGEST_KEY
+            if not (number or value is None or isinstance(value, str | bytes)):
+                raise ValueError(f"a {type(value).__name__} as a key or a member of a set")
         return values
 
     def find(self, module: str, name: str) -> None:
-        if not (isinstance(module, str) and isinstance(name, str)):
+        if len(module) + len(name) > 200:
             raise ValueError("a class without a name")
         full = f"{module}.{name}"
-        if full in _BUILDERS or full in _TYPES or (_RECORD_MODULES.fullmatch(module) and _RECORD_CLASS.fullmatch(name)):
-            self.push(_Global(full))
-        else:
+        if not (full in _CALLS or full in _TYPES or (_RECORD.fullmatch(full) and "." not in name)):
             raise self.refusal(f"the class or function {full!r}")
+        self.push(_Global(full))
 
-    def reduce(self) -> None:
+    def call(self) -> None:
         function, arguments = self.popped(2)
-        builder = _BUILDERS.get(function.name) if isinstance(function, _Global) else None
-        if builder is None:
-            raise self.refusal(f"a call of {_said(function)}")
-        self.push(builder(self, *arguments))
+        called = _CALLS.get(function.name) if isinstance(function, _Global) else None
+        if called is None:
+            raise self.refusal(f"a call of {_named(function)}")
+        self.push(called(self, *arguments))
 
     def new(self) -> None:
         cls, arguments = self.popped(2)
-        if not isinstance(cls, _Global) or arguments != () or cls.name in _BUILDERS or cls.name in _TYPES:
-            raise self.refusal(f"an instance of {_said(cls)}")
-        self.push(Record(cls.name))
+        if arguments != ():
+            raise self.refusal(f"an instance of {_named(cls)}")
+        self.push(_record(self, cls))
 
     def build(self) -> None:
         (state,) = self.popped(1)
         target = self.stack[-1]
         if isinstance(target, Record):
-            parts = state if isinstance(state, tuple) else (state,)  # with slots: (dict or None, dict)
-            for part in parts:
-                target.fields.update(part or {})
+            if isinstance(state, tuple) and len(state) == 2:  # with slots: (dict or None, dict)
+                state = state[1] if state[0] is None else state[0] if state[1] is None else state
+            if not isinstance(state, dict | None) or target.fields or id(state) in self.states:
+                raise self.refusal("a record without fields of its own")
+            target.fields = {} if state is None else state
+            self.states.add(id(target.fields))
         elif isinstance(target, Array) and target.value is None:
             _version, shape, dtype, by_columns, content = state
             target.value = _array(content, dtype, shape, "F" if by_columns else "C")
         elif isinstance(target, _DType):
-            target.code = (">" if state[1] == ">" else "<") + target.code
+            target.order = ">" if state[1] == ">" else "<"
         else:
             raise self.refusal(f"a state for a {type(target).__name__}")
 
-    def spend(self, count: int) -> None:
-        self.budget -= count
-        if self.budget < 0:
-            raise self.refusal("more data than the file itself")
+    def extend(self, kind: type, values: list[Any]) -> None:
+        """Put values into the list, dict or set on top of the stack."""
+        target = self.stack[-1]
+        if type(target) is not kind:
+            raise ValueError(f"values for a {type(target).__name__}")
+        if kind is list:
+            target.extend(values)
+        elif kind is set:
+            target.update(self.hashed(values))
+        else:
+            target.update(zip(self.hashed(values[::2]), values[1::2], strict=True))
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
 
 
-def _said(value: Any) -> str:
+def _named(value: Any) -> str:
     """What a value is, in words; its repr could be without end."""
     return repr(value.name) if isinstance(value, _Global) else f"a {type(value).__name__}"
 
@@ -168,10 +206,10 @@ def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     """Over the bytes of the file, without a copy; ValueError unless their number is the shape's."""
     if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _DType):
         raise ValueError("an array of something other than numbers")
-    shape = tuple(int(length) for length in shape[:4])
     flat = np.frombuffer(content, dtype=dtype.dtype)
-    if min(shape, default=0) < 0 or int(np.prod([float(n) for n in shape])) != len(flat):
-        raise ValueError(f"an array of shape {list(shape)} with {len(flat)} numbers")
+    shape = tuple(shape[:4])
+    if not all(isinstance(n, int) and 0 <= n <= len(flat) for n in shape) or math.prod(shape) != len(flat):
+        raise ValueError(f"an array of another shape than its {len(flat)} numbers have")
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -188,76 +226,35 @@ def _encoded(machine: _Machine, text: str, codec: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _record(machine: _Machine, cls: Any, base: Any, state: Any) -> Record:
-    plain = isinstance(base, _Global) and base.name in _TYPES[:2] and state is None
-    if not plain or not isinstance(cls, _Global) or cls.name in _TYPES:
-        raise machine.refusal(f"an instance of {_said(cls)}")
+def _record(machine: _Machine, cls: Any, base: Any = None, state: Any = None) -> Record:
+    plain = base is None or (isinstance(base, _Global) and base.name in _TYPES[:2])
+    if not plain or state is not None or not isinstance(cls, _Global) or not _RECORD.fullmatch(cls.name):
+        raise machine.refusal(f"an instance of {_named(cls)}")
     return Record(cls.name)
 
 
-def _set(machine: _Machine, members: Any = ()) -> set[Any]:
-    machine.spend(len(members))
-    return _checked_set(members)
-
-
-def _checked_set(members: Any) -> set[Any]:
-    for member in members:
-        _key(member)
-    return set(members)
-
-
-def _key(value: Any) -> Any:
-    """Hashing nested tuples can take time without bound."""
-    if not isinstance(value, _SCALARS):
-        raise ValueError(f"a {type(value).__name__} as a key or a member of a set")
-    return value
-
-
-_BUILDERS: dict[str, Callable[..., Any]] = {
+_CALLS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encoded,
     "copyreg._reconstructor": _record,
     "copy_reg._reconstructor": _record,
-    "builtins.set": _set,
-    "__builtin__.set": _set,  # so called up to protocol 2
+    "builtins.set": lambda machine, members=(): set(machine.hashed(members)),
+    "__builtin__.set": lambda machine, members=(): set(machine.hashed(members)),  # so called up to protocol 2
     "__builtin__.bytes": lambda machine: b"",
     "numpy.dtype": _dtype,
 }
 for _core in ("numpy.core", "numpy._core"):
-    _BUILDERS[f"{_core}.multiarray._reconstruct"] = lambda _, cls, shape, code: Array()
-    _BUILDERS[f"{_core}.multiarray.scalar"] = lambda _, dtype, content: _array(content, dtype, (1,), "C")[0]
-    _BUILDERS[f"{_core}.numeric._frombuffer"] = lambda _, content, dtype, shape, order: _array(
-        content, dtype, shape, order
-    )
-_TYPES = ("builtins.object", "__builtin__.object", "numpy.ndarray")
+    _CALLS |= {
+        f"{_core}.multiarray._reconstruct": lambda _, cls, shape, code: Array(),
+        f"{_core}.multiarray.scalar": lambda _, dtype, content: _array(content, dtype, (1,), "C")[0],
+        f"{_core}.numeric._frombuffer": lambda _, content, dtype, shape, order: _array(content, dtype, shape, order),
+    }
 
-
-def _append(machine: _Machine, values: list[Any]) -> None:
-    target = machine.stack[-1]
-    if not isinstance(target, list):
-        raise ValueError(f"values for a {type(target).__name__}")
-    target.extend(values)
-
-
-def _set_items(machine: _Machine, pairs: list[Any]) -> None:
-    target = machine.stack[-1]
-    if not isinstance(target, dict):
-        raise ValueError(f"items for a {type(target).__name__}")
-    target.update(zip(map(_key, pairs[::2]), pairs[1::2], strict=True))
-
-
-def _add_items(machine: _Machine, values: list[Any]) -> None:
-    target = machine.stack[-1]
-    if not isinstance(target, set):
-        raise ValueError(f"members for a {type(target).__name__}")
-    target.update(_checked_set(values))
-
-
-def _put(machine: _Machine, index: int) -> None:
-    machine.memo[index] = machine.stack[-1]
-
-
-_Step = Callable[[_Machine, Any], object]
-_STEPS: dict[str, _Step] = {
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
     "MARK": lambda m, a: m.marks.append(len(m.stack)),
@@ -268,32 +265,27 @@ _STEPS: dict[str, _Step] = {
     "EMPTY_DICT": lambda m, a: m.push({}),
     "EMPTY_SET": lambda m, a: m.push(set()),
     "EMPTY_TUPLE": lambda m, a: m.push(()),
-    "TUPLE": lambda m, a: m.push(tuple(m.popped_to_mark())),
+    "TUPLE": lambda m, a: m.push(tuple(m.to_mark())),
     "TUPLE1": lambda m, a: m.push(tuple(m.popped(1))),
     "TUPLE2": lambda m, a: m.push(tuple(m.popped(2))),
     "TUPLE3": lambda m, a: m.push(tuple(m.popped(3))),
-    "APPEND": lambda m, a: _append(m, m.popped(1)),
-    "APPENDS": lambda m, a: _append(m, m.popped_to_mark()),
-    "SETITEM": lambda m, a: _set_items(m, m.popped(2)),
-    "SETITEMS": lambda m, a: _set_items(m, m.popped_to_mark()),
-    "ADDITEMS": lambda m, a: _add_items(m, m.popped_to_mark()),
-    "FROZENSET": lambda m, a: m.push(frozenset(_checked_set(m.popped_to_mark()))),
+    "APPEND": lambda m, a: m.extend(list, m.popped(1)),
+    "APPENDS": lambda m, a: m.extend(list, m.to_mark()),
+    "SETITEM": lambda m, a: m.extend(dict, m.popped(2)),
+    "SETITEMS": lambda m, a: m.extend(dict, m.to_mark()),
+    "ADDITEMS": lambda m, a: m.extend(set, m.to_mark()),
+    "FROZENSET": lambda m, a: m.push(frozenset(m.hashed(m.to_mark()))),
     "GLOBAL": lambda m, a: m.find(*a.split(" ", 1)),
     "STACK_GLOBAL": lambda m, a: m.find(*m.popped(2)),
-    "REDUCE": lambda m, a: m.reduce(),
+    "REDUCE": lambda m, a: m.call(),
     "NEWOBJ": lambda m, a: m.new(),
     "BUILD": lambda m, a: m.build(),
-    "MEMOIZE": lambda m, a: _put(m, len(m.memo)),
-    "PUT": _put,
-    "BINPUT": _put,
-    "LONG_BINPUT": _put,
-    "GET": lambda m, a: m.push(m.memo[a]),
-    "BINGET": lambda m, a: m.push(m.memo[a]),
-    "LONG_BINGET": lambda m, a: m.push(m.memo[a]),
+    "MEMOIZE": lambda m, a: m.put(len(m.memo)),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.push(m.memo[a])),
 }
-for _literal in (
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-):
-    _STEPS[_literal] = _Machine.push
+_COST = {  # bytes; 12 for those not named: a place on the stack and in a list
+    **dict.fromkeys(("EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), 80),
+    **dict.fromkeys(("EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"), 100),
+    **dict.fromkeys(("EMPTY_SET", "FROZENSET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"), 240),
+}

@@ -12,6 +12,7 @@ Loading reads no pickle, checks schema and hashes, and leaves regions.parquet al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,8 @@ from .listing import find as find
 from .listing import percentile_name as percentile_name
 from .listing import read_config as read_config
 from .schema import REGIONS_SCHEMA, Config, FileRecord
+
+CONTEXT_TOKENS = 32  # shown before an exemplar's token
 
 
 class StoredDictionary(Dictionary, OnDisk):
@@ -101,6 +104,17 @@ def content_ids(exemplars_kd: np.ndarray) -> list[str]:
     """A name for each exemplar that follows from its bytes alone: 16 hex digits of their sha256."""
     rows = np.ascontiguousarray(exemplars_kd, dtype="<f4")
     return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
+
+
+def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, Any]:
+    """Columns of regions.parquet that follow from each exemplar's window, which ends with its token."""
+    contexts = [ids[:-1][-CONTEXT_TOKENS:] for ids in windows]
+    return {
+        "token_id": [int(ids[-1]) for ids in windows],
+        "token": tokenizer.batch_decode([[int(ids[-1])] for ids in windows]),
+        "context": tokenizer.batch_decode(contexts, skip_special_tokens=True),
+        "window_tokens": list(windows),
+    }
 
 
 def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) -> Config:
