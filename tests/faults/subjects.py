@@ -34,7 +34,7 @@ from exemplar_partitioning.folder import checkpoints
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.labels import Labels
-from exemplar_partitioning.folder.origin import read_origin, write_origin
+from exemplar_partitioning.folder.origin import origin, read_origin
 from exemplar_partitioning.novelty.conformal import Tail
 from exemplar_partitioning.novelty.detector import SHARPNESS, Detector, FittedOn, Scale, _evidence, _Record
 from exemplar_partitioning.show.map import layout
@@ -134,7 +134,8 @@ def _dictionary(folder: Path) -> None:
         tokens=Tail.of(given),
     )
     Detector(d, record).write()
-    write_origin(d.path, "merge", [d, d], within=0.25)
+    for name, content in origin("merge", [d, d], within=0.25).items():
+        (d.path / name).write_bytes(content)
 
 
 def _read_dictionary(folder: Path) -> str:

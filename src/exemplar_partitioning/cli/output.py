@@ -35,6 +35,7 @@ def print_json(value: Any) -> None:
 
 def write_tables(out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Table], *, csv: bool) -> None:
     """summary.json and each table as a file, in a folder that may be there already."""
+    import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -42,9 +43,8 @@ def write_tables(out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Tab
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            if csv:
-                pyarrow.csv.write_csv(table, out / f"{name}.csv")
-            else:
-                pyarrow.parquet.write_table(table, out / f"{name}.parquet")
+    for name, table in tables.items():
+        content = pa.BufferOutputStream()
+        (pyarrow.csv.write_csv if csv else pyarrow.parquet.write_table)(table, content)
+        write_new(out / f"{name}.{'csv' if csv else 'parquet'}", content.getvalue().to_pybytes())
     write_new(out / "summary.json", to_json(known(summary)))

@@ -35,7 +35,7 @@ from ..core.dictionary import Dictionary
 from ..core.leader import LeaderClustering
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save
-from ..folder.origin import write_origin
+from ..folder.origin import origin
 from ..folder.schema import BuildRecord
 from .matching import raw_exemplars
 
@@ -141,8 +141,8 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
     regions = _column(regions, "region", pa.array(np.arange(dictionary.k, dtype=np.int32)))
     regions = _column(regions, "content_id", pa.array(content_ids(dictionary.exemplars.numpy())))
     build = _both(a.config.build, b.config.build, dictionary.k)
-    save(folder, a.config.model_copy(update={"build": build}), dictionary, regions.combine_chunks())
-    write_origin(folder, operation, [a, b], regions_of_a=len(rows_a), regions_of_b=len(rows_b), **details)
+    came = origin(operation, [a, b], regions_of_a=len(rows_a), regions_of_b=len(rows_b), **details)
+    save(folder, a.config.model_copy(update={"build": build}), dictionary, regions.combine_chunks(), came)
     return load(folder)
 
 

@@ -29,7 +29,7 @@ from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, token_columns, versions
-from ..folder.origin import write_origin
+from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
@@ -118,9 +118,7 @@ def transport(
         versions=versions(),
     )
     dictionary = Dictionary(center, e_kd, calibration.threshold)
-    save(folder, config, dictionary, _regions(a, found, e_kd.numpy(), loaded.tokenizer))
-    write_origin(
-        folder,
+    came = origin(
         "transport",
         [a],
         tokenizer="same" if tokenizer is None else "another",
@@ -128,6 +126,7 @@ def transport(
         split=found.split.tolist(),
         cut=found.cut.tolist(),
     )
+    save(folder, config, dictionary, _regions(a, found, e_kd.numpy(), loaded.tokenizer), came)
     return load(folder)
 
 

@@ -12,7 +12,7 @@ Loading reads no pickle, checks schema and hashes, and leaves regions.parquet al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -117,10 +117,24 @@ def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, An
     }
 
 
-def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) -> Config:
-    """Write a new dictionary folder, whole or not at all; returns the config with the hashes filled in.
+def save(
+    path: Path, config: Config, dictionary: Dictionary, regions: pa.Table, beside: Mapping[str, bytes] | None = None
+) -> Config:
+    """Write a new dictionary folder, whole or not at all.
 
-    Raises FileExistsError if the folder exists, ResourceError if the disk is full.
+    Args:
+        path: of the folder.
+        config: without hashes.
+        dictionary: centre and exemplars.
+        regions: columns as in REGIONS_SCHEMA.
+        beside: files that appear with it and are no part of it, such as origin.json.
+
+    Returns:
+        The config with the hashes filled in.
+
+    Raises:
+        FileExistsError: the folder exists.
+        ResourceError: the disk is full.
     """
     assert regions.schema.equals(REGIONS_SCHEMA) and len(regions) == dictionary.k == config.build.k
     with new_folder(path) as folder:
@@ -136,6 +150,8 @@ def save(path: Path, config: Config, dictionary: Dictionary, regions: pa.Table) 
         config = config.model_copy(update={"files": files})
         (folder / "config.json").write_bytes(to_json(config.model_dump(mode="json")))
         seal(folder / "config.json")
+        for name, content in (beside or {}).items():
+            (folder / name).write_bytes(content)
     return config
 
 

@@ -5,19 +5,18 @@ Like labels it is no part of the dictionary. What config.json says of text and b
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import sealed, unsealed, write_new
+from ..files import sealed, unsealed
 from .dictionary import StoredDictionary
 
 FILE = "origin.json"
 _FORMAT = "exemplar-partitioning/origin"
 
 
-def write_origin(folder: Path, operation: str, sources: list[StoredDictionary], **details: Any) -> None:
-    """Say which operation on which dictionaries gave this one."""
+def origin(operation: str, sources: list[StoredDictionary], **details: Any) -> dict[str, bytes]:
+    """The file that says which operation on which dictionaries gave one, to be saved beside it."""
     record = {
         "format": _FORMAT,
         "schema_version": "1.0",
@@ -25,11 +24,11 @@ def write_origin(folder: Path, operation: str, sources: list[StoredDictionary], 
         "sources": [describe(source) for source in sources],
         **details,
     }
-    write_new(folder / FILE, sealed(record))
+    return {FILE: sealed(record)}
 
 
 def read_origin(dictionary: StoredDictionary) -> dict[str, Any] | None:
-    """What `write_origin` wrote; None for a dictionary that was built. Raises DataError if it cannot be read."""
+    """What `origin` says; None for a dictionary that was built. Raises DataError if it cannot be read."""
     path = dictionary.path / FILE
     if not path.is_file():
         return None
