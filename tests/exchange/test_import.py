@@ -104,8 +104,8 @@ def test_a_published_pickle_becomes_a_folder_of_ours(classes, built, tmp_path, p
     assert imported.regions.select(same).equals(dictionary.regions.select(same))
     np.testing.assert_allclose(imported.regions["raw_norm"], dictionary.regions["raw_norm"], rtol=0.02)  # bf16, batches
     assert imported.typical_norm == pytest.approx(dictionary.typical_norm, rel=0.02)
-    with ep.steer(model, imported, 1, alpha=1):
-        pass
+    with ep.steer(model, imported, 1, alpha=1), torch.no_grad():
+        model.model(torch.tensor([[0, 5, 6]]))
 
 
 def test_without_the_model_what_the_pickle_lacks_stays_unknown(classes, built, tmp_path):
