@@ -10,9 +10,11 @@ import sys
 import tempfile
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -130,24 +132,50 @@ def test_a_region_without_members_is_shown_all_the_same(site):
     assert answer["mean_cosine"] is None
 
 
-def test_parents_and_children_are_each_others(site, built):
-    """Every region is a child of its parent, and of no other, as the cosines say."""
-    fine, coarse = built[1][0], built[1][2]
-    parent = (fine.exemplars @ coarse.exemplars.T).argmax(dim=1).tolist()
+def test_parents_and_children_are_those_of_the_tree(site, built):
+    """Level by level, the nearest exemplar of the next coarser one; the page of a region and the tree tell the same."""
+    levels = built[1]  # fine, middle, coarse
+    steps = [(a.exemplars @ b.exemplars.T).argmax(dim=1).numpy() for a, b in pairwise(levels)]
+    ancestor = steps[1][steps[0]]
+    assert (ancestor != (levels[0].exemplars @ levels[2].exemplars.T).argmax(dim=1).numpy()).any()  # levels do not nest
     for region in (0, 7, 140):
-        (found,) = [
-            other
-            for other in get(f"{site}/dictionaries/resid_post.1-p2/regions/{region}/relatives")["relatives"]
-            if other["key"] == "resid_post.1-p8"
-        ]
-        assert (found["relation"], found["regions"][0]["region"]) == ("parent", parent[region])
+        page = f"{site}/dictionaries/resid_post.1-p2/regions/{region}"
+        parents = {other["key"]: other for other in get(f"{page}/relatives")["relatives"]}
+        assert [row["region"] for row in parents["resid_post.1-p8"]["regions"]] == [ancestor[region]]
+        found = {key: other["regions"][0]["region"] for key, other in parents.items()}
+        assert found == {node["key"]: node["region"] for node in get(f"{page}/tree")["ancestors"]}
+        assert {other["relation"] for other in parents.values()} == {"parent"}
     children = {}
-    for region in range(coarse.k):
+    for region in range(levels[2].k):
         found = get(f"{site}/dictionaries/resid_post.1-p8/regions/{region}/relatives")["relatives"]
         assert [other["relation"] for other in found] == ["children", "children"]
-        assert found[0]["count"] == parent.count(region)
+        assert found[0]["count"] == (ancestor == region).sum()
         children |= {row["region"]: region for row in found[0]["regions"]}
-    assert children == dict(enumerate(parent))
+    assert children == dict(enumerate(ancestor))
+
+
+def test_lengths_that_are_not_known_are_null(tmp_path, atlas_cache):
+    """Dictionaries that were imported without their model have none."""
+    for d in annotated(tmp_path / "known", k=40, percentiles=(2, 8), annotate=False):
+        at = d.regions.schema.get_field_index("raw_norm")
+        unknown = pa.array(np.full(d.k, np.nan), pa.float32())
+        table = d.regions.set_column(at, d.regions.schema.field(at), unknown)
+        store.save(tmp_path / "imported" / "resid_post.1" / d.path.name, d.config, d, table)
+    with served(tmp_path / "imported") as address:
+        key = f"{address}/api/dictionaries/resid_post.1-p2"
+        for region in range(40):
+            assert get(f"{key}/regions/{region}")["exemplar"]["raw_norm"] is None
+        for page in (
+            "",
+            "/regions",
+            "/regions?sort=coherence",
+            "/map",
+            "/tree",
+            "/regions/3/relatives",
+            "/regions/3/tree",
+        ):
+            get(f"{key}{page}")
+        get(f"{address}/api/compare?a=resid_post.1-p2&b=resid_post.1-p8")
 
 
 def test_map_places_every_region(site, built, atlas_cache):

@@ -1,7 +1,9 @@
 """Dictionaries of one stream at several percentiles as a tree: parents, children, splits, and paths across regions.
 
-A region's parent is the coarser dictionary's region that its exemplar lies in; its children are the finer ones whose
-parent it is. Nothing forces the levels to nest: how far they do is told beside chance.
+A region's parent is the region of the next coarser dictionary that its exemplar lies in, as any activation would (the
+nearest exemplar); its children are the finer ones whose parent it is. Relatives farther away are parents of parents
+and children of children: each region has one ancestor on every coarser level. Nothing forces the levels to nest: how
+far they do is told beside chance.
 
 Shapes: levels run from coarse to fine; k_i regions on level i.
 """
@@ -52,6 +54,16 @@ class Tree:
             region = int(parents[region])
             found.append(region)
         return found
+
+    def relatives(self, level: int, region: int, other: int) -> list[int]:
+        """The ancestor of a region on a coarser level, or its descendants on a finer one."""
+        if other < level:
+            return [self.ancestors(level, region)[level - 1 - other]]
+        self.levels[level].check_region(region)
+        ids = np.arange(self.levels[other].k)
+        for parents in reversed(self.parent[level:other]):
+            ids = parents[ids]
+        return np.flatnonzero(ids == region).tolist()
 
     def level(self, percentile: float) -> int:
         """The level of a percentile; EPError, naming those there are, if there is none."""

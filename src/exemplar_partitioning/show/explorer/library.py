@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from jaxtyping import Float32, Int64
 
+from ...compare.tree import Tree
+from ...compare.tree import tree as grow
 from ...errors import EPError
 from ...folder.annotation import FOLDER, Annotation
 from ...folder.dictionary import StoredDictionary, find, load, read_config
@@ -22,8 +25,6 @@ from ...folder.labels import FILE as LABELS
 from ...folder.labels import Label, Labels
 from ...folder.schema import Config
 from ...folder.token_labels import automatic
-
-_ROWS = 1024  # of a block of cosines
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Library:
     def __init__(self, roots: Sequence[Path]):
         self.entries: dict[str, Entry] = {}
         self._views: dict[str, View] = {}
-        self._nearest: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._trees: dict[tuple[str, ...], Tree] = {}
         self._lock = threading.Lock()
         for root in roots:
             folders = find(root) if root.is_dir() else []
@@ -233,22 +234,16 @@ class Library:
             with contextlib.suppress(EPError):  # told on its own page
                 yield self.open(entry.key)
 
-    def nearest(self, a: View, b: View) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
-        """For each region of a, the region of b with the most similar exemplar, and the cosine."""
-        pair = (a.key, b.key)
-        if pair not in self._nearest:
-            self._nearest[pair] = nearest(a.exemplars_kd, b.exemplars_kd)
-        return self._nearest[pair]
+    def tree(self, view: View) -> tuple[list[View], Tree | None]:
+        """The levels of a dictionary's site in its build, coarsest first, as a tree; None where it stands alone.
 
-
-def nearest(
-    a_kd: Float32[np.ndarray, "k d"], b_md: Float32[np.ndarray, "m d"]
-) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
-    """For each direction of a, the most similar of b, and the cosine."""
-    ids_k, cosine_k = np.empty(len(a_kd), dtype=np.int64), np.empty(len(a_kd), dtype=np.float32)
-    for start in range(0, len(a_kd), _ROWS):
-        rows = slice(start, start + _ROWS)
-        cosine_rm = a_kd[rows] @ b_md.T
-        ids_k[rows] = cosine_rm.argmax(axis=1)
-        cosine_k[rows] = cosine_rm.max(axis=1)
-    return ids_k, cosine_k
+        Dictionaries around another centre, which no one stream gave, are left out.
+        """
+        levels = [view, *(v for v in self.siblings(view) if torch.equal(v.dictionary.center, view.dictionary.center))]
+        levels.sort(key=lambda v: (-v.dictionary.threshold, v.key))
+        if len(levels) < 2:
+            return levels, None
+        key = tuple(level.key for level in levels)
+        if key not in self._trees:
+            self._trees[key] = grow([level.dictionary for level in levels])
+        return levels, self._trees[key]

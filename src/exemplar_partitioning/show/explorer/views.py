@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ...errors import EPError
 from ...folder.annotation import BIN_WIDTH, Metrics
-from .library import Entry, Library, View, nearest
+from .library import Entry, Library, View
 
 PAGE = 500  # regions listed at once, at most
 NEIGHBOURS = 12
@@ -240,29 +240,25 @@ def _neighbours(view: View, index: int) -> list[dict[str, Any]]:
 
 
 def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
-    """The region at other percentiles of its site: its parent in coarser dictionaries, its children in finer ones.
-
-    A region's parent is the one with the nearest exemplar; its children are those whose parent it is.
-    """
+    """The region at other percentiles of its site: its ancestor in coarser dictionaries, its descendants in finer."""
     view.check_region(index)
-    found = []
-    for other in library.siblings(view):
-        coarser = other.dictionary.threshold > view.dictionary.threshold
-        if coarser:
-            regions, cosines = nearest(view.exemplars_kd[index : index + 1], other.exemplars_kd)
-        else:
-            ids, cosine = library.nearest(other, view)
-            regions = np.flatnonzero(ids == index)
-            regions = regions[np.argsort(-cosine[regions], kind="stable")]
-            cosines = cosine[regions]
-        shown = brief(other, regions[:CHILDREN])
+    levels, tree = library.tree(view)
+    level, found = levels.index(view), []
+    for other in sorted(levels, key=lambda other: other.dictionary.threshold):
+        if tree is None or other is view:
+            continue
+        at = levels.index(other)
+        regions = np.array(tree.relatives(level, index, at), np.int64)
+        cosines = other.exemplars_kd[regions] @ view.exemplars_kd[index]
+        order = np.argsort(-cosines, kind="stable")
+        shown = brief(other, regions[order[:CHILDREN]])
         found.append(
             {
                 "key": other.key,
                 "percentile": other.dictionary.config.calibration.percentile,
-                "relation": "parent" if coarser else "children",
+                "relation": "parent" if at < level else "children",
                 "count": len(regions),
-                "regions": [row | {"cosine": float(c)} for row, c in zip(shown, cosines, strict=False)],
+                "regions": [row | {"cosine": float(c)} for row, c in zip(shown, cosines[order], strict=False)],
             }
         )
     return found
