@@ -75,7 +75,9 @@ def stored(like, path, center, threshold, x):
     config = like.config.model_copy(
         update={
             "build": like.config.build.model_copy(update={"k": k}),
-            "calibration": like.config.calibration.model_copy(update={"threshold": threshold}),
+            "calibration": like.config.calibration.model_copy(
+                update={"threshold": threshold, "center_norm": float(np.linalg.norm(center.astype(np.float64)))}
+            ),
         }
     )
     norm = np.linalg.norm(x[clustering.births].astype(np.float64), axis=1).astype(np.float32)

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "schema-1.0"
 SCHEMA = Path(__file__).parents[2] / "docs" / "config.schema.json"
 
 
-def example(path, k=5, percentile=2.5):
+def example(path, k=5, percentile=2.5, layer=1):
     """A small dictionary with awkward text in it, the same whenever it is written."""
     d = 8
     base = np.arange(k * d, dtype=np.float32).reshape(k, d) % 7 - 3
@@ -60,7 +60,9 @@ def example(path, k=5, percentile=2.5):
             license=None,
         ),
         site=records.SiteRecord(
-            name="resid_post.1", transformer_lens="blocks.1.hook_resid_post", module_path="model.layers.1"
+            name=f"resid_post.{layer}",
+            transformer_lens=f"blocks.{layer}.hook_resid_post",
+            module_path=f"model.layers.{layer}",
         ),
         text=records.TextRecord(
             source="file.jsonl",
@@ -140,7 +142,7 @@ def test_committed_json_schema_is_the_models(tmp_path):
 def test_choosing_in_a_build(tmp_path):
     for p in (1, 2.5, 10):
         example(tmp_path / "resid_post.1" / f"p{p:g}", percentile=p)
-    example(tmp_path / "resid_post.10" / "p10", percentile=10)
+    example(tmp_path / "resid_post.10" / "p10", percentile=10, layer=10)
     assert ep.load(tmp_path, site="resid_post.1", percentile=2.5).config.calibration.percentile == 2.5
     assert ep.load(tmp_path, site="resid_post.10").config.calibration.percentile == 10
     assert [folder.name for folder in store.find(tmp_path)] == ["p1", "p2.5", "p10", "p10"]

@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import EPError, ResourceError
 from .annotate import annotate
 from .build import build
+from .check import check
 from .combine import combine
 from .explore import explore
 from .export import export
@@ -60,6 +61,7 @@ app.command()(figures)
 app.command()(report)
 app.command()(export)
 app.command("import")(import_)
+app.command()(check)
 app.command()(push)
 app.command()(pull)
 for verb in entry_points(group="exemplar_partitioning.verbs"):  # of packages that build on this one

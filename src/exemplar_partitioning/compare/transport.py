@@ -27,7 +27,7 @@ from jaxtyping import Float32, Int64
 from ..core.calibration import BATCH, calibrate
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
-from ..errors import EPError
+from ..errors import DataError, EPError
 from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, token_columns, versions
 from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
@@ -38,6 +38,7 @@ from ..reading import model_of
 from .neighbours import Place, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most
+_AGAIN = 5e-3  # cosine distance of one activation in two batches, float32
 _NO_TEXT = "\ufffd"  # in the place of a window that is but a part of one character
 
 
@@ -150,6 +151,43 @@ def embed(a: StoredDictionary, place: Place, source_tokenizer: Any = None) -> Em
     own = [starts[w] + np.searchsorted(both[w], len(windows[region]) - 1) for region, w in enumerate(of_k)]
     sample = [starts[w] + np.searchsorted(both[w], rows) for w, rows in sampled.items()]
     return Embedded(x_nd[own], windows, split, cut, x_nd[np.concatenate(sample)])
+
+
+def embedded_again(
+    dictionary: StoredDictionary, model: str | LoadedModel, *, count: int = 64, device: str = "auto"
+) -> tuple[float, int]:
+    """Embed a sample of a dictionary's exemplars from their windows, by the model it was built from.
+
+    Args:
+        dictionary: any but those imported without windows.
+        model: where it is, or the model.
+        count: exemplars of the sample, at most.
+        device: of the forward pass.
+
+    Returns:
+        The largest cosine distance of an exemplar to its activation, and how many were embedded.
+
+    Raises:
+        DataError: an exemplar lies farther than rounding explains from what its window gives.
+        EPError: the model is another one.
+    """
+    loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model, device=device)
+    place, windows = Place.of(dictionary, loaded), _windows(dictionary)
+    known = [region for region, window in enumerate(windows) if len(window)]
+    regions = sorted(np.random.default_rng(0).permutation(known)[:count].tolist())
+    given = [windows[region] for region in regions]
+    if not regions:
+        return 0.0, 0
+    x_nd = extract_rows(loaded.model, [place.site], given, [np.array([len(ids) - 1]) for ids in given])[place.site]
+    u_nd = directions(torch.from_numpy(x_nd), dictionary.center, strict=True).exact
+    distance = 1 - (u_nd * dictionary.exemplars[regions].double()).sum(dim=1)
+    far = int(distance.argmax())
+    if float(distance[far]) > (_AGAIN if dictionary.config.model.dtype == "float32" else 10 * _AGAIN):
+        raise DataError(
+            f"the exemplar of region {regions[far]} of {dictionary.path} lies {float(distance[far]):.3g} from what its "
+            "window gives: the dictionary is damaged, or another model made it"
+        )
+    return float(distance[far]), len(regions)
 
 
 def longest(windows: list[np.ndarray]) -> tuple[list[np.ndarray], Int64[np.ndarray, " k"]]:

@@ -28,6 +28,7 @@ from safetensors.numpy import save as serialise
 
 from ..errors import DataError, EPError
 from ..files import check_seal, new_folder, read_groups, read_json, read_table, seal, sha256, to_json, verify
+from .invariants import check_evidence, check_examples, check_means
 from .listing import OnDisk
 from .schema import FileRecord, TextRecord
 
@@ -85,7 +86,7 @@ EXAMPLES_SCHEMA = pa.schema(
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Metrics(_Part):
@@ -123,15 +124,15 @@ class AnnotationRecord(_Part):
     dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
     model: str = Field(description="fingerprint of the model that read the text")
     text: TextRecord
-    max_tokens: int
-    n_tokens: int = Field(description="tokens of text read")
-    n_documents: int
-    n_activations: int = Field(description="members of all regions together")
-    skipped: int = Field(description="activations without a direction")
-    coverage: float = Field(description="share of the activations within theta of an exemplar")
-    empty: int = Field(description="regions without members")
-    gini: float
-    effective: float = Field(description="exp of the entropy of the regions' shares")
+    max_tokens: int = Field(ge=0)
+    n_tokens: int = Field(ge=0, description="tokens of text read")
+    n_documents: int = Field(ge=0)
+    n_activations: int = Field(ge=0, description="members of all regions together")
+    skipped: int = Field(ge=0, description="activations without a direction")
+    coverage: float = Field(ge=0, le=1, description="share of the activations within theta of an exemplar")
+    empty: int = Field(ge=0, description="regions without members")
+    gini: float = Field(ge=-1e-9, le=1)
+    effective: float = Field(ge=0, description="exp of the entropy of the regions' shares")
     quality: Quality
     versions: dict[str, str]
     files: dict[str, FileRecord] = {}
@@ -176,7 +177,9 @@ class Annotation:
             raise DataError(
                 f"{path} does not hold a row for each of {self.dictionary.k} regions as docs/format.md says"
             )
-        return read_table(path)
+        table = read_table(path)
+        check_evidence(self, table)
+        return table
 
     def region(self, index: int) -> dict[str, Any]:
         """One row of `regions` as plain values."""
@@ -203,17 +206,20 @@ class Annotation:
         groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
         with self._reading:
             found = read_groups(file, groups)
-        table = found.slice(first - groups[0] * ROW_GROUP, end - first)
-        return [row for row in table.to_pylist() if kind in (None, row["kind"])]
+        rows = found.slice(first - groups[0] * ROW_GROUP, end - first).to_pylist()
+        check_examples(self, index, rows)
+        return [row for row in rows if kind in (None, row["kind"])]
 
     @cached_property
     def _tensors(self) -> dict[str, np.ndarray]:
         path = self._verified("means.safetensors")
         try:
             with safe_open(path, framework="np") as file:
-                return {name: file.get_tensor(name) for name in ("mean_directions", "histogram")}
+                tensors = {name: file.get_tensor(name) for name in ("mean_directions", "histogram")}
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
+        check_means(self, tensors)
+        return tensors
 
     @property
     def mean_directions(self) -> Float[np.ndarray, "k d"]:

@@ -11,11 +11,11 @@ Loading reads no pickle, checks schema and hashes, and leaves regions.parquet al
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ from ..core.dictionary import Dictionary
 from ..core.search import Prefilter
 from ..errors import DataError, EPError
 from ..files import new_folder, seal, sha256, to_json
+from .invariants import check_center
+from .invariants import content_ids as content_ids
 from .listing import ROW_GROUP, OnDisk, choose
 from .listing import find as find
 from .listing import percentile_name as percentile_name
@@ -98,12 +100,6 @@ class StoredDictionary(Dictionary, OnDisk):
 def versions() -> dict[str, str]:
     """Of this package and of what its numbers follow from."""
     return {name: version(name) for name in ("exemplar-partitioning", "torch", "transformers")}
-
-
-def content_ids(exemplars_kd: np.ndarray) -> list[str]:
-    """A name for each exemplar that follows from its bytes alone: 16 hex digits of their sha256."""
-    rows = np.ascontiguousarray(exemplars_kd, dtype="<f4")
-    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
 
 
 def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, Any]:
@@ -183,6 +179,7 @@ def load(
         )
     object.__setattr__(dictionary, "path", folder)
     object.__setattr__(dictionary, "config", config)
+    check_center(dictionary)
     return dictionary
 
 

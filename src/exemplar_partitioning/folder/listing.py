@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ..errors import DataError, EPError
 from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
+from .invariants import check_config, check_rows
 from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class OnDisk:
     @cached_property
     def regions(self) -> pa.Table:
         """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
-        return read_table(self._regions_file)
+        table = read_table(self._regions_file)
+        if len(table) != self.k:
+            raise DataError(f"{self._regions_file} has {len(table):,} rows for {self.k:,} regions; it is another's")
+        check_rows(self, table)
+        return table
 
     @property
     def annotated(self) -> bool:
@@ -90,6 +95,7 @@ class OnDisk:
         """One row of `regions`, read without the others."""
         with pq.ParquetFile(self._regions_file) as file:
             group = read_groups(file, [self.check_region(index) // ROW_GROUP])
+        check_rows(self, group, first=index // ROW_GROUP * ROW_GROUP)
         return group.slice(index % ROW_GROUP, 1).to_pylist()[0]
 
 
@@ -179,4 +185,5 @@ def read_config(folder: Path) -> Config:
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
     check_seal(path)
+    check_config(folder, config)
     return config

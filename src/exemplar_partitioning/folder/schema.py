@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
@@ -31,7 +32,7 @@ REGIONS_SCHEMA = pa.schema(
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelRecord(_Part):
@@ -67,10 +68,10 @@ class TextRecord(_Part):
     """What was streamed."""
 
     source: str
-    context_size: int = Field(description="text tokens of a window, BOS not counted")
+    context_size: int = Field(ge=1, description="text tokens of a window, BOS not counted")
     prepend_bos: bool
     bos_id: int | None
-    shuffle_buffer: int = Field(description="windows")
+    shuffle_buffer: int = Field(ge=0, description="windows")
     seed: int
     digest: str = Field(description="sha256 over the token ids of all windows streamed, in order")
     # Written only where they say something, so that other dictionaries keep the bytes of schema 1.0.
@@ -94,43 +95,52 @@ class TextRecord(_Part):
 class CalibrationRecord(_Part):
     """Where the threshold comes from (protocols 1.1)."""
 
-    percentile: float
-    threshold: float = Field(description="cosine distance, 0..2")
-    spread: float = Field(description="standard deviation of the percentile between calibration batches")
-    batch: int = Field(description="activations of a calibration batch")
-    n_activations: int = Field(description="activations calibrated on; the first of the stream")
-    center_norm: float
+    percentile: float = Field(gt=0, lt=100)
+    threshold: float = Field(gt=0, le=2, description="cosine distance, 0..2")
+    spread: float = Field(ge=0, description="standard deviation of the percentile between calibration batches")
+    batch: int = Field(ge=1, description="activations of a calibration batch")
+    n_activations: int = Field(ge=0, description="activations calibrated on; the first of the stream")
+    center_norm: float = Field(ge=0)
 
 
 class UnseenRecord(_Part):
     """Good-Turing estimate of the share of further activations that would found a region, 95 % interval."""
 
-    estimate: float
-    low: float
-    high: float
+    estimate: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
 
 
 class BuildRecord(_Part):
     """How far the stream was followed."""
 
-    k: int = Field(description="regions")
-    n_activations: int = Field(description="activations streamed")
-    skipped: int = Field(description="of them without a direction: not finite, or equal to the centre")
+    k: int = Field(ge=0, description="regions")
+    n_activations: int = Field(ge=0, description="activations streamed")
+    skipped: int = Field(ge=0, description="of them without a direction: not finite, or equal to the centre")
     stopped: Literal["saturated", "unseen", "budget", "text"] = Field(
         description="no new exemplar within the window; unseen mass reached; token budget spent; text ended"
     )
-    saturation_window: int = Field(description="activations")
+    saturation_window: int = Field(ge=1, description="activations")
     until_unseen: float | None
     unseen: UnseenRecord
     growth: list[tuple[int, int]] = Field(description="(activations, regions) along the stream")
     device: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BuildRecord:
+        assert self.skipped <= self.n_activations, "more activations skipped than streamed"
+        assert self.growth, "nothing is told of its growth"
+        steps = [(0, 0), *self.growth]
+        assert all(a <= c and b <= d for (a, b), (c, d) in pairwise(steps)), "growth falls"
+        assert self.unseen.low <= self.unseen.estimate <= self.unseen.high, "an estimate outside its interval"
+        return self
 
 
 class FileRecord(_Part):
     """Content of one file."""
 
     sha256: str
-    bytes: int
+    bytes: int = Field(ge=0)
 
 
 class Config(_Part):

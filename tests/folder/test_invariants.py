@@ -1,0 +1,298 @@
+"""Contents exchanged and every hash made right: what a dictionary's files say of each other tells it all the same."""
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+import exemplar_partitioning as ep
+from exemplar_partitioning.building.extend import extend
+from exemplar_partitioning.cli import app
+from exemplar_partitioning.errors import DataError
+from exemplar_partitioning.files import seal, sha256, to_json
+from exemplar_partitioning.folder.dictionary import load
+from exemplar_partitioning.folder.invariants import check
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder, text_file, tmp_path_factory):
+    """An annotated build of two percentiles of a tiny model."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    options: dict[str, Any] = {
+        "calibration_batch": 500,
+        "calibration_sample": 1000,
+        "context_size": 32,
+        "max_tokens": 6000,
+    }
+    ep.build(str(tiny_folder), [text_file], out=out, sites="resid_post.1", percentiles=[10, 20], **options)
+    ep.annotate(out, [text_file], model=str(tiny_folder))
+    return out
+
+
+def json_of(name, change):
+    def tamper(folder):
+        value = json.loads((folder / name).read_bytes())
+        change(value)
+        (folder / name).write_text(json.dumps(value))
+
+    return tamper
+
+
+def put(*keys, value):
+    def change(record):
+        *path, last = keys
+        for key in path:
+            record = record[key]
+        record[last] = value
+
+    return change
+
+
+def config(*keys, value):
+    return json_of("config.json", put(*keys, value=value))
+
+
+def evidence(*keys, value):
+    return json_of("annotation/annotation.json", put(*keys, value=value))
+
+
+def tensors(change, name="exemplars.safetensors"):
+    def tamper(folder):
+        given = {key: value.copy() for key, value in load_file(folder / name).items()}
+        save_file({key: np.ascontiguousarray(value) for key, value in change(given).items()}, folder / name)
+
+    return tamper
+
+
+def means(change):
+    return tensors(change, "annotation/means.safetensors")
+
+
+def table(change, name="regions.parquet"):
+    def tamper(folder):
+        pq.write_table(change(pq.read_table(folder / name)), folder / name, row_group_size=1024)
+
+    return tamper
+
+
+def column(column_name, values, name="regions.parquet"):
+    """values: of the column as a list, a function of the list, or one value for all."""
+
+    def change(given):
+        old = given[column_name].to_pylist()
+        new = values(old) if callable(values) else [values] * len(old)
+        field = given.schema.field(column_name)
+        return given.set_column(given.schema.get_field_index(column_name), field, pa.array(new, field.type))
+
+    return table(change, name)
+
+
+def reverse(given):
+    return given.take(pa.array(np.arange(len(given))[::-1]))
+
+
+def first(value):
+    return lambda old: [value, *old[1:]]
+
+
+def exchanged(name):
+    def change(given):
+        values = given[name].copy()
+        values[[0, 1]] = values[[1, 0]]
+        return {**given, name: values}
+
+    return change
+
+
+def scaled(name, factor, rows=slice(None)):
+    def change(given):
+        values = given[name].copy()
+        values[rows] = values[rows] * factor
+        return {**given, name: values}
+
+    return change
+
+
+ROWS, EXAMPLES = "annotation/regions.parquet", "annotation/examples.parquet"
+TAMPERINGS = {
+    "theta of another": config("calibration", "threshold", value=1.9),
+    "theta zero": config("calibration", "threshold", value=0.0),
+    "theta negative": config("calibration", "threshold", value=-0.5),
+    "theta beyond any distance": config("calibration", "threshold", value=3.0),
+    "theta infinite": config("calibration", "threshold", value=float("inf")),
+    "percentile of another folder": config("calibration", "percentile", value=50.0),
+    "percentile negative": config("calibration", "percentile", value=-5.0),
+    "percentile 100": config("calibration", "percentile", value=100.0),
+    "length of the centre": config("calibration", "center_norm", value=1e3),
+    "no calibration batch": config("calibration", "batch", value=0),
+    "spread negative": config("calibration", "spread", value=-1.0),
+    "another site": config("site", "name", value="resid_post.0"),
+    "a site that is a path": config("site", "name", value="../../x"),
+    "width": config("model", "d_model", value=25),
+    "k": json_of("config.json", lambda c: c["build"].update(k=c["build"]["k"] + 1)),
+    "no activations": config("build", "n_activations", value=0),
+    "activations negative": config("build", "n_activations", value=-5),
+    "more skipped than streamed": config("build", "skipped", value=10**9),
+    "fewer streamed than arrived": config("build", "skipped", value=1),
+    "no growth": config("build", "growth", value=[]),
+    "growth that falls": json_of("config.json", lambda c: c["build"]["growth"].insert(0, [3, 10**6])),
+    "growth negative": json_of("config.json", lambda c: c["build"]["growth"].insert(0, [-5, -9])),
+    "growth that ends elsewhere": json_of("config.json", lambda c: c["build"]["growth"].append([10**7, 10**6])),
+    "missing mass above 1": config("build", "unseen", value={"estimate": 7.0, "low": 0.0, "high": 9.0}),
+    "missing mass outside its interval": config("build", "unseen", value={"estimate": 0.1, "low": 0.5, "high": 0.9}),
+    "context of no token": config("text", "context_size", value=0),
+    "context negative": config("text", "context_size", value=-1),
+    "a buffer negative": config("text", "shuffle_buffer", value=-1),
+    "a file elsewhere": config("files", "../../secret", value={"sha256": "0" * 64, "bytes": 3}),
+    "centre moved": tensors(lambda t: {**t, "center": t["center"] + 1}),
+    "centre NaN": tensors(lambda t: {**t, "center": t["center"] * np.float32("nan")}),
+    "exemplars infinite": tensors(scaled("exemplars", np.float32("inf"), slice(0, 1))),
+    "exemplars longer": tensors(scaled("exemplars", 1.5)),
+    "an exemplar longer": tensors(scaled("exemplars", 1.01, slice(0, 1))),
+    "an exemplar zero": tensors(scaled("exemplars", 0, slice(0, 1))),
+    "an exemplar negated": tensors(scaled("exemplars", -1, slice(0, 1))),
+    "two exemplars exchanged": tensors(exchanged("exemplars")),
+    "exemplars the other way round": tensors(lambda t: {**t, "exemplars": t["exemplars"][::-1]}),
+    "an exemplar twice": tensors(lambda t: {**t, "exemplars": t["exemplars"][[0, 0, *range(2, len(t["exemplars"]))]]}),
+    "exemplars of half precision": tensors(lambda t: {**t, "exemplars": t["exemplars"].astype(np.float16)}),
+    "an exemplar too few": tensors(lambda t: {**t, "exemplars": t["exemplars"][:-1]}),
+    "no centre": tensors(lambda t: {"exemplars": t["exemplars"]}),
+    "rows the other way round": table(reverse),
+    "a row too few": table(lambda t: t.slice(0, len(t) - 1)),
+    "no rows": table(lambda t: t.slice(0, 0)),
+    "rows twice": table(lambda t: pa.concat_tables([t, t])),
+    "regions all 0": column("region", 0),
+    "content ids": column("content_id", "0" * 16),
+    "two content ids exchanged": column("content_id", lambda old: [old[1], old[0], *old[2:]]),
+    "arrivals negative": column("arrivals", first(-5)),
+    "arrivals of another": column("arrivals", lambda old: [n + 1 for n in old]),
+    "arrivals without end": column("arrivals", 2**40),
+    "length zero": column("raw_norm", first(0.0)),
+    "length infinite": column("raw_norm", first(float("inf"))),
+    "token id negative": column("token_id", first(-7)),
+    "token id of another": column("token_id", lambda old: [old[0] + 1, *old[1:]]),
+    "position negative": column("position", first(-3)),
+    "exemplars that come in another order": column("arrival_index", lambda old: old[::-1]),
+    "an exemplar after the end": column("arrival_index", lambda old: [*old[:-1], 10**12]),
+    "a window of another token": column("window_tokens", lambda old: [[*old[0], 5, 6], *old[1:]]),
+    "a window beyond the vocabulary": column("window_tokens", lambda old: [[10**6, *old[0]], *old[1:]]),
+    "evidence the other way round": table(reverse, ROWS),
+    "evidence for region 0 alone": column("region", 0, ROWS),
+    "evidence of one region too few": table(lambda t: t.slice(0, len(t) - 1), ROWS),
+    "members negative": column("members", first(-1), ROWS),
+    "members of another": column("members", lambda old: [n + 1 for n in old], ROWS),
+    "more within theta than members": column("within", 10**9, ROWS),
+    "more in half than members": column("half", 10**9, ROWS),
+    "coherence NaN": column("coherence", float("nan"), ROWS),
+    "coherence infinite": column("coherence", float("inf"), ROWS),
+    "coherence above 1": column("coherence", 1.5, ROWS),
+    "mean distance negative": column("mean_distance", first(-0.5), ROWS),
+    "mean distance of another": column("mean_distance", lambda old: old[::-1], ROWS),
+    "stability below -1": column("stability", -2.0, ROWS),
+    "examples negative": column("examples", lambda old: [-3, old[1] + old[0] + 3, *old[2:]], ROWS),
+    "examples of another": column("examples", lambda old: [old[0] - 1, old[1] + 1, *old[2:]], ROWS),
+    "a lift NaN": column("top_tokens", lambda old: [[{**t, "lift": float("nan")} for t in r] for r in old], ROWS),
+    "means too few": means(lambda t: {**t, "mean_directions": t["mean_directions"][:-1]}),
+    "means wider": means(lambda t: {**t, "mean_directions": np.pad(t["mean_directions"], ((0, 0), (0, 1)))}),
+    "means NaN": means(scaled("mean_directions", np.float32("nan"))),
+    "means longer": means(scaled("mean_directions", 9)),
+    "means whole numbers": means(lambda t: {**t, "mean_directions": t["mean_directions"].astype(np.int32)}),
+    "means the other way round": means(lambda t: {**t, "mean_directions": t["mean_directions"][::-1]}),
+    "two means exchanged": means(exchanged("mean_directions")),
+    "histogram of fewer bins": means(lambda t: {**t, "histogram": t["histogram"][:, :3]}),
+    "histogram of floats": means(lambda t: {**t, "histogram": t["histogram"].astype(np.float32)}),
+    "histogram of other members": means(scaled("histogram", 2)),
+    "histogram the other way round": means(lambda t: {**t, "histogram": t["histogram"][:, ::-1]}),
+    "examples the other way round": table(reverse, EXAMPLES),
+    "examples of another region": column("region", lambda old: old[::-1], EXAMPLES),
+    "examples of an unknown kind": column("kind", "best", EXAMPLES),
+    "examples of one rank": column("rank", 0, EXAMPLES),
+    "an example beyond its tokens": column("at", 999, EXAMPLES),
+    "an example before its tokens": column("at", -1, EXAMPLES),
+    "an example at another token": column("at", lambda old: [max(0, n - 1) if n else 1 for n in old], EXAMPLES),
+    "examples without distances": column("distances", [], EXAMPLES),
+    "examples without tokens": column("tokens", [], EXAMPLES),
+    "an example's distance NaN": column("distance", first(float("nan")), EXAMPLES),
+    "an example's distance negative": column("distance", first(-1.0), EXAMPLES),
+    "distances infinite": column("distances", lambda old: [[float("inf")] * len(v) for v in old], EXAMPLES),
+    "coverage above 1": evidence("coverage", value=9.0),
+    "coverage of another": evidence("coverage", value=0.123),
+    "annotated activations negative": evidence("n_activations", value=-1),
+    "annotated activations of another": evidence("n_activations", value=7),
+    "empty regions of another": evidence("empty", value=10**6),
+    "gini infinite": evidence("gini", value=float("inf")),
+}  # fmt: skip
+
+
+def hashed_again(folder):
+    """Make every hash and size right."""
+    for home, name in ((folder, "config.json"), (folder / "annotation", "annotation.json")):
+        record = json.loads((home / name).read_bytes())
+        for file in record["files"]:
+            if (home / file).is_file():
+                record["files"][file] = {"sha256": sha256(home / file), "bytes": (home / file).stat().st_size}
+        if name == "annotation.json":
+            record["dictionary"] = sha256(folder / "config.json")
+        try:
+            (home / name).write_bytes(to_json(record))
+        except ValueError:  # infinite: no writer of ours, but readers take it
+            (home / name).write_text(json.dumps(record))
+        seal(home / name)
+
+
+@pytest.mark.parametrize("what", TAMPERINGS)
+def test_contents_that_were_exchanged_are_told(whole, tmp_path, what):
+    folder = tmp_path / "resid_post.1" / "p10"
+    shutil.copytree(whole / "resid_post.1" / "p10", folder)
+    TAMPERINGS[what](folder)
+    hashed_again(folder)
+    with pytest.raises(DataError, match=r"damaged|must|cannot|has|says"):
+        check(folder)
+
+
+def test_hashing_again_is_no_damage(whole, tmp_path):
+    folder = tmp_path / "resid_post.1" / "p10"
+    shutil.copytree(whole / "resid_post.1" / "p10", folder)
+    hashed_again(folder)
+    check(folder)
+
+
+def test_dictionaries_that_no_build_made_pass(whole, tiny_folder, text_file, tmp_path):
+    coarse, fine = ep.load(whole, percentile=20), ep.load(whole, percentile=10)
+    extend(whole, [text_file], out=tmp_path / "extended", model=str(tiny_folder), max_tokens=8000)
+    made = [
+        *(load(tmp_path / "extended", percentile=p) for p in (10, 20)),
+        ep.combine("merge", coarse, fine, tmp_path / "merged"),
+        ep.transport(fine, str(tiny_folder), tmp_path / "carried", site="resid_post.0"),
+    ]
+    for operation in ("union", "intersection"):
+        made.append(ep.combine(operation, fine, load(tmp_path / "extended", percentile=10), tmp_path / operation))
+    for dictionary in made:
+        check(dictionary.path)
+
+
+def test_the_command_embeds_exemplars_again_and_names_what_is_damaged(whole, tiny_folder, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    arguments = ["check", str(folder), "--model", str(tiny_folder)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and done.output.count("embedded again") == 2
+    # a window that ends with the same token, but begins otherwise: only the model can tell
+    column("window_tokens", lambda old: [[w[0], *w[1:-1][::-1], w[-1]] for w in old])(folder / "resid_post.1" / "p20")
+    hashed_again(folder / "resid_post.1" / "p20")
+    check(folder / "resid_post.1" / "p20")
+    with pytest.raises(DataError, match="1 of 2 dictionaries"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_exemplars_are_what_their_windows_give_to_rounding(whole, tiny_folder):
+    from exemplar_partitioning.compare.transport import embedded_again
+
+    far, count = embedded_again(ep.load(whole, percentile=20), str(tiny_folder), count=10**6)
+    assert count == ep.load(whole, percentile=20).k and 0 <= far < 1e-4
