@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import EPError
-from .folder.dictionary import StoredDictionary
+from .folder.dictionary import StoredDictionary, versions
+from .models.admission import same_probe
 from .models.capture import Extractor
 from .models.generate import generate
 from .models.hooks import applied
@@ -64,7 +65,11 @@ def model_of(dictionary: StoredDictionary, model: str | None = None, *, device: 
 
 
 def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
-    """Raise EPError unless the model is the one the dictionary was built from, naming what differs."""
+    """Raise EPError unless the model is the one the dictionary was built from, naming what differs.
+
+    Beyond weights, tokenizer and dtype that is the identity, where the dictionary has one. Another version of
+    transformers may state the same configuration otherwise: then the activations of a few tokens decide alone.
+    """
     mine, theirs = dictionary.config.model, loaded.info
     named = {"weights": "fingerprint", "tokenizer": "tokenizer_hash", "dtype": "dtype", "d_model": "d_model"}
     differing = [
@@ -72,6 +77,14 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         for what, name in named.items()
         if getattr(mine, name) != getattr(theirs, name)
     ]
+    if not differing and mine.identity and mine.admission and theirs.admission:
+        same_software = dictionary.config.versions.get("transformers") == versions()["transformers"]
+        if same_software and mine.identity != theirs.identity:
+            differing.append(
+                f"configuration, buffers or adapters {str(theirs.identity)[:12]} here, {mine.identity[:12]} there"
+            )
+        elif not same_probe(mine.admission.probe, theirs.admission.probe, mine.dtype):
+            differing.append("activations of the same tokens")
     if differing:
         raise EPError(
             f"{theirs.id} is not the model that {dictionary.path} was built from ({mine.id}): {'; '.join(differing)}"

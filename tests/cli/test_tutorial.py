@@ -9,13 +9,17 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from conftest import sentences
 from exemplar_partitioning import cli
 from exemplar_partitioning.demo import corpus
+from exemplar_partitioning.demo.models import PACKAGED_MODELS
+from exemplar_partitioning.models.identity import fingerprint_of
 from exemplar_partitioning.text.readers import Document
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
@@ -27,12 +31,18 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
+def weights(folder: Path) -> str:
+    return fingerprint_of(load_file(folder / "model.safetensors"))
+
+
 @pytest.fixture
 def small_world(tiny_folder, tmp_path, monkeypatch):
     """An empty folder to work in, and a cache whose packaged model is a tiny one."""
     model = tmp_path / "cache" / "models" / MODEL
     shutil.copytree(tiny_folder, model)
     (model / "source.json").write_text(json.dumps({"files": {}}))
+    exchanged = replace(PACKAGED_MODELS["smollm2-135m-instruct"], fingerprint=weights(model))
+    monkeypatch.setitem(PACKAGED_MODELS, exchanged.name, exchanged)
     monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
     texts = [Document(f"small/{i}", text) for i, text in enumerate(sentences(550, seed=2))]
     monkeypatch.setattr(corpus, "read_corpus", lambda reading: iter(texts))

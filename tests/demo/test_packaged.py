@@ -159,14 +159,6 @@ def test_an_unknown_packaged_model_lists_the_known_ones():
         packaged_model("gpt-9")
 
 
-# Identity of the weights as converted from the pinned GGUF: any change in the conversion shows here.
-FINGERPRINTS = {
-    "smollm2-135m-instruct": "3c9a2ed272b29c6429fc27f1d5dd5fbecf39dcdea2b70ece4243aac993c3477e",
-    "gemma-3-270m": "0cd21c6329e569ae04fbb745887e330922ff526b82c95d0120b37b332944b3df",
-    "qwen2.5-coder-0.5b-instruct": "858291714088ed7f9b26a378357590b33529fa4641cc8b248515abad18d8afb1",
-}
-
-
 def perplexity(loaded, text: str) -> float:
     ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
     tokens_bs = torch.tensor([[loaded.tokenizer.bos_token_id, *ids]])
@@ -188,7 +180,7 @@ def test_packaged_models_are_the_models_they_say(name, most, chats):
     if name != "smollm2-135m-instruct" and not kept:
         pytest.skip(f"{name} is not in the cache; `ep build {name}` fetches it")
     loaded = load_model(name, device="cpu")
-    assert loaded.info.fingerprint == FINGERPRINTS[name]
+    assert loaded.info.fingerprint == PACKAGED_MODELS[name].fingerprint
     assert loaded.info.license == PACKAGED_MODELS[name].license
     assert loaded.info.revision == f"gguf-sha256:{PACKAGED_MODELS[name].gguf_sha256}"
     assert perplexity(loaded, PARAGRAPH) < most

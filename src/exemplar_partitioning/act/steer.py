@@ -12,17 +12,17 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypedDict, Unpack
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import EPError
-from ..folder.dictionary import StoredDictionary
+from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import Tokens, applied
-from ..models.load import LoadedModel, fingerprint
+from ..models.identity import current_identity
+from ..models.loaded import LoadedModel
 from .edits import Add, Clamp, Edit, Gate, Gated, Off, Onto, Swap, orthonormal
 
 Regions = int | Sequence[int]
@@ -44,9 +44,6 @@ class Where(TypedDict, total=False):
     tokens: Tokens
     gate: Gate | None
     any_model: bool
-
-
-_fingerprints: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def steer(
@@ -191,14 +188,16 @@ def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) ->
     if any_model:
         return module
     if isinstance(model, LoadedModel):
-        found = model.info.fingerprint
-    else:
-        if module not in _fingerprints:
-            _fingerprints[module] = fingerprint(module)
-        found = _fingerprints[module]
-    if found != record.fingerprint:
-        raise EPError(
-            f"the model's weights ({found[:12]}) are not those of {record.id} that the dictionary was built from "
-            f"({record.fingerprint[:12]}); to act on another model or dtype all the same, say any_model=True"
-        )
+        model.require_head("be steered")
+    identity = current_identity(module)  # as it is now, however it was loaded
+    same_software = dictionary.config.versions.get("transformers") == versions()["transformers"]
+    for what, mine, theirs in (
+        ("weights", identity.weights, record.fingerprint),
+        ("configuration, buffers or adapters", identity.whole, record.identity if same_software else None),
+    ):
+        if theirs is not None and mine != theirs:
+            raise EPError(
+                f"the model's {what} ({mine[:12]}) are not those of {record.id} that the dictionary was built from "
+                f"({theirs[:12]}); to act on another model or dtype all the same, say any_model=True"
+            )
     return module

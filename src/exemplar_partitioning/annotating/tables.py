@@ -94,6 +94,9 @@ class Tables:
         change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
         dictionary, center, left_out = self.dictionary, self.dictionary.center, self._left_out()
+        if self.loaded.no_lens is not None:  # nothing is claimed of what was found untrue: the lists stay empty
+            none = self._promoted(np.zeros((3, dictionary.k, 0)), 1, np.full(dictionary.k, False))
+            return (none, none), (none, none)
         steps = [torch.zeros(1, dictionary.d_model), dictionary.exemplars, torch.from_numpy(self.mean_directions)]
         batches = lens(self.loaded, torch.cat(steps).mul_(dictionary.typical_radius).add_(center))
         (base_v,) = _predictions(next(batches), left_out)  # the first point, the centre, comes alone

@@ -15,15 +15,15 @@ from ..errors import DataError
 from ..quiet import first_line, quiet
 
 
-def read_gguf(path: Path) -> tuple[Any, Any]:
-    """A model in float32, de-quantised exactly, and its tokenizer.
+def read_gguf(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """A model in float32, de-quantised exactly, its tokenizer, and what transformers reports of loading it.
 
     Raises:
         DataError: not a GGUF file, a damaged one, or an architecture transformers cannot read from GGUF.
     """
     import transformers
 
-    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     unpack = {}
     if hasattr(transformers, "GgufConfig"):  # newer versions may otherwise keep the weights packed
         unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)}
@@ -33,14 +33,15 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
         # Its progress bar cannot be switched off; it goes where the redirection sends it.
         with quiet(), redirect_stderr(StringIO()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **options)
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, dtype=torch.float32, **options, **unpack
+            read: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, dtype=torch.float32, output_loading_info=True, **options, **unpack
             )
     except Exception as error:  # whatever a damaged header provokes, from three libraries
         raise DataError(
             f"{path} cannot be read as a GGUF model: {first_line(error)}. Expected a complete single-file GGUF "
             "of an architecture that transformers supports."
         ) from error
+    model, report = read
     if pre_tokenizer == "smollm":
         _split_digits(tokenizer)
     # The weights are plain tensors now; as long as these say otherwise, the model cannot be saved.
@@ -48,7 +49,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.name_or_path = ""
-    return model, tokenizer
+    return model, tokenizer, report
 
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a scalar, by its type

@@ -35,6 +35,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class AdmissionRecord(_Part):
+    """What experiments showed of the model when it was loaded (docs/models.md)."""
+
+    lens: str | None = Field(description="why there is no logit lens; null: it was tested and is true")
+    head: bool = Field(description="whether it gives logits")
+    remote_code: bool = Field(description="whether code that came with the model ran")
+    probe: tuple[float, ...] = Field(description="projections of the activations of a few fixed tokens, about 1")
+
+
 class ModelRecord(_Part):
     """The model the activations came from."""
 
@@ -48,6 +57,15 @@ class ModelRecord(_Part):
     fingerprint: str = Field(description="sha256 over parameter names, shapes, dtypes and bytes")
     tokenizer_hash: str
     license: str | None
+    # Absent from dictionaries built before there were any.
+    identity: str | None = Field(
+        default=None,
+        exclude_if=lambda identity: identity is None,
+        description="sha256 over fingerprint, buffers, packed weights, configuration and active adapters",
+    )
+    admission: AdmissionRecord | None = Field(
+        default=None, exclude_if=lambda admission: admission is None, description="what was tested when it was loaded"
+    )
 
 
 class SiteRecord(_Part):

@@ -44,7 +44,7 @@ def transformers_model(model: Any) -> Any:
     Both call that very module, so what is hooked on it takes part in their forward passes and generations.
 
     Raises:
-        EPError: an object of these libraries that runs weights of its own, or elsewhere.
+        EPError: an object of these libraries that runs weights of its own, or elsewhere; or one of nnsight.
     """
     for name in _HELD_AS:
         if isinstance(held := getattr(model, name, None), nn.Module):
@@ -54,6 +54,12 @@ def transformers_model(model: Any) -> Any:
             f"this {type(model).__name__} of TransformerLens does not run a transformers model, where activations are "
             "captured and changed. Use TransformerBridge.boot_transformers(name) of TransformerLens 4, or give the "
             "transformers model or its name."
+        )
+    if type(model).__module__.partition(".")[0] == "nnsight":
+        raise EPError(
+            f"this {type(model).__name__} of nnsight wraps a transformers model, which is what is needed: pass its "
+            "`._model` (`._module` in newer versions) and tokenizer=its `.tokenizer`. nnsight adds no BOS to a prompt, "
+            "but dictionaries are built with one unless told otherwise: begin prompts with it"
         )
     if hasattr(model, "hf_model_id"):
         raise EPError(
@@ -80,6 +86,9 @@ class Architecture:
     """Longest window the position scheme allows, in tokens; None where the configuration sets no limit."""
     has_post_norms: bool
     """The attention's and MLP's outputs are normalised before they are added to the stream."""
+    regime_length: int | None = None
+    """Longer windows may be positioned by other frequencies (longrope, dynamic NTK), which the longest window of a
+    batch then decides for all: shorter ones never share a batch with them. None: no such length below the limit."""
 
     @property
     def n_layers(self) -> int:
@@ -101,21 +110,23 @@ class Architecture:
             )
         whole: Any = model.config
         config = whole.get_text_config()
-        if getattr(whole, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
+        if getattr(whole, "is_encoder_decoder", False):
             raise EPError(
-                f"{type(model).__name__} does not attend causally; expected a decoder-only language model, "
-                "because an activation must not depend on the tokens after it."
+                f"{type(model).__name__} has an encoder, which reads a text as a whole; expected a decoder-only "
+                "language model, because an activation must not depend on the tokens after it."
             )
         path, blocks = _find_blocks(model, config.num_hidden_layers)
         causal: Any = model
+        limit = getattr(config, "max_position_embeddings", None)
         return cls(
             class_name=type(model).__name__,
             path=path,
             blocks=tuple(blocks),
             d_model=int(config.hidden_size),
             vocab_size=int(causal.get_input_embeddings().weight.shape[0]),
-            max_length=getattr(config, "max_position_embeddings", None),
+            max_length=limit,
             has_post_norms=any(_post_norms(block) is not None for block in blocks),
+            regime_length=min((n for n in _original_lengths(config) if limit is None or n < limit), default=None),
         )
 
     def contribution(self, layer: int, part: str) -> str:
@@ -142,6 +153,17 @@ class Architecture:
             f"block {layer} of {self.class_name} ({type(block).__name__}) has no {part} module: looked for "
             f"{', '.join(names)}. Use resid_pre.{layer} or resid_post.{layer}, which every block has."
         )
+
+
+def _original_lengths(config: Any) -> Iterator[int]:
+    """Context sizes before they were stretched, as a configuration states them; at the top or with the frequencies."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(config, name, None) or {}
+        for stated in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+            if isinstance(length := stated.get("original_max_position_embeddings"), int | float):
+                yield int(length)
+    if isinstance(length := getattr(config, "original_max_position_embeddings", None), int):
+        yield length
 
 
 def _post_norms(block: nn.Module) -> tuple[str, str] | None:

@@ -80,10 +80,8 @@ class Extractor:
         n = int(ends[-1]) if len(ends) else 0
         rows = {site: torch.empty((n, self.architecture.d_model), dtype=torch.float32) for site in self.sites}
         device = input_device(self.model)
-        order = np.argsort(lengths, kind="stable")
         with torch.inference_mode(), _eval_mode(self.model):
-            for first in range(0, len(order), self.batch_size):
-                batch = order[first : first + self.batch_size]
+            for batch in self._batches(lengths):
                 tokens_bs = np.full((len(batch), lengths[batch].max()), _PAD_ID, dtype=np.int64)
                 for row, index in enumerate(batch):
                     tokens_bs[row, : lengths[index]] = windows[index]
@@ -99,6 +97,15 @@ class Extractor:
                 if on_batch is not None:
                     on_batch(int(lengths[batch].sum()))
         return rows
+
+    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Indices of windows to run together: of about equal length, and all on the same side of the regime's end."""
+        order = np.argsort(lengths, kind="stable")
+        regime = self.architecture.regime_length
+        cut = len(order) if regime is None else int(np.searchsorted(lengths[order], regime, side="right"))
+        for part in (order[:cut], order[cut:]):
+            for first in range(0, len(part), self.batch_size):
+                yield part[first : first + self.batch_size]
 
     def _checked_length(self, window: np.ndarray) -> int:
         if window.ndim != 1 or window.dtype.kind not in "iu" or len(window) == 0:

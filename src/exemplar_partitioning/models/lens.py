@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .architecture import Architecture, transformers_model
 from .capture import input_device
 from .hooks import at
-from .load import LoadedModel
+from .loaded import LoadedModel
 from .sites import Site
 
 _LOGITS_BYTES = 1 << 24  # of one batch; what compares them takes a few times as much
@@ -28,7 +28,11 @@ def lens(loaded: LoadedModel, x_nd: Float[Tensor, "n d"]) -> Iterator[Float[Tens
     The model itself applies what follows the last block (final norm, unembedding, scaling, soft cap):
     the block's output is replaced in a forward pass over filler tokens. The first point comes in a batch of its own;
     batches are a function of n alone.
+
+    Raises:
+        EPError: the model has no head, or a lens that was tested and is not true; see docs/models.md.
     """
+    loaded.require_lens()
     architecture, model = loaded.architecture, transformers_model(loaded.model)
     batch = max(1, min(256, architecture.max_length or 256, _LOGITS_BYTES // (4 * architecture.vocab_size)))
     first, others = x_nd[:1], x_nd[1:].split(batch) if len(x_nd) > 1 else ()

@@ -1,65 +1,36 @@
-"""A model by packaged name, path, hub id or object, and who it is: what a dictionary remembers about it."""
+"""A model by packaged name, path, hub id or object, tested before it is handed over."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..demo.gguf import read_gguf
-from ..demo.models import PACKAGED_MODELS, packaged_model
-from ..errors import DataError, EPError, ResourceError
-from ..quiet import first_line, quiet
+from ..errors import EPError, ResourceError
+from .admission import admit
 from .architecture import Architecture, transformers_model
+from .identity import current_identity, fingerprint, special_token_ids, tokenizer_hash
+from .loaded import LoadedModel, ModelInfo
+from .source import find, looks_local, read_tokenizer
+
+__all__ = [
+    "LoadedModel",
+    "ModelInfo",
+    "bos_id",
+    "fingerprint",
+    "load_model",
+    "outline",
+    "pick_device",
+    "search_device",
+    "special_token_ids",
+    "tokenizer_hash",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HASH_CHUNK = 1 << 24
-_WRAPPED = "_original_component"  # where a wrapper of TransformerLens keeps what it wraps
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Identity of a model and its tokenizer."""
-
-    id: str
-    """The name it was asked for by, or the object's `name_or_path`."""
-    revision: str | None
-    """Hub commit, or the hash of a packaged model's GGUF file; None where there is neither."""
-    architecture: str
-    """Class name of the model object."""
-    d_model: int
-    n_layers: int
-    dtype: str
-    """Of the weights as loaded, e.g. `float32`; activations depend on it."""
-    fingerprint: str
-    """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names."""
-    tokenizer_hash: str
-    """sha256 (hex) over everything that decides which ids a text becomes."""
-    vocab_size: int
-    """Rows of the token embedding."""
-    license: str | None
-    """As stated by the package or the file it came from; None: not known, which permits nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A causal language model ready to run, its tokenizer, and who they are.
-
-    source: name, absolute path or hub id it was loaded from, and revision of a hub id; None for a model object.
-    """
-
-    model: Any
-    tokenizer: Any
-    info: ModelInfo
-    architecture: Architecture
-    source: tuple[str, str | None] | None = None
 
 
 def load_model(
@@ -69,8 +40,9 @@ def load_model(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a model with its tokenizer, or describe a model object.
+    """Load a model with its tokenizer, or describe a model object; either is tested (docs/models.md).
 
     Args:
         model: a packaged name (see `PACKAGED_MODELS`), a transformers folder, a .gguf file, a hub id, or a
@@ -79,46 +51,48 @@ def load_model(
         revision: branch, tag or commit, for a hub id only.
         dtype: "auto" (float32 on a CPU, the model's own elsewhere), "float32", "bfloat16" or "float16".
         device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps", ...
+        trust_remote_code: run Python code that comes with the model; warned of, and recorded.
 
     Raises:
         ResourceError: no such device here, no network, or the disk is full.
-        EPError: unknown model, dtype or device, or a model that cannot be read.
+        DataError: files that are damaged, or do not hold all weights of the model.
+        EPError: unknown model, dtype or device, or a model that does not pass the tests.
     """
     if not isinstance(model, str | Path):
         return _from_object(model, tokenizer, revision, dtype, device)
     if dtype != "auto" and dtype not in _DTYPES:
         raise EPError(f"unknown dtype {dtype!r}; expected auto, {', '.join(_DTYPES)}.")
     target = pick_device(device)
-    name, path = str(model), Path(model).expanduser()
-    wanted = _DTYPES.get(dtype) or (torch.float32 if target.type == "cpu" else "auto")
-    local = isinstance(model, Path) or _looks_local(name)
-    packaged = PACKAGED_MODELS.get(name) if not local else None
-    if revision is not None and (packaged is not None or path.exists()):
-        raise EPError(
-            f"a revision ({revision!r}) only makes sense for a hub id, but {name!r} is not one; leave it out."
-        )
-    if packaged is not None:
-        loaded, own_tokenizer = _from_folder(packaged_model(name), wanted)
-        revision, license = packaged.revision, packaged.license
-    elif path.is_file() and path.suffix == ".gguf":
-        loaded, own_tokenizer = read_gguf(path)
-        if isinstance(wanted, torch.dtype):
-            loaded = loaded.to(wanted)
-        license = None
-    elif path.is_dir():
-        loaded, own_tokenizer = _from_folder(path, wanted)
-        license = None
-    elif local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise EPError(f"there is no model at {name!r}: expected a transformers folder or a .gguf file. {_choices()}")
-    else:
-        loaded, own_tokenizer = _from_hub(name, revision, wanted)
-        revision, license = getattr(loaded.config, "_commit_hash", None) or revision, None
-    loaded.to(target).eval()
-    described = _describe(loaded, tokenizer or own_tokenizer, name, revision, license)
+    source = find(model, revision, trust_remote_code)
+    if trust_remote_code and source.packaged is None:
+        warnings.warn(f"{source.name}: Python code that comes with this model may run", stacklevel=2)
+    loaded, own_tokenizer = source.read(_DTYPES.get(dtype) or (torch.float32 if target.type == "cpu" else "auto"))
+    if any(parameter.device != target for parameter in loaded.parameters()):
+        loaded.to(target)
+    loaded.eval()
+    packaged = source.packaged
+    revision = source.revision if source.path else getattr(loaded.config, "_commit_hash", None) or source.revision
+    license = packaged.license if packaged else None
+    remote = trust_remote_code and type(loaded).__module__.startswith("transformers_modules")
+    described = _describe(loaded, tokenizer or own_tokenizer, source.name, revision, license, remote)
+    source.check_published(described.info.fingerprint, described.info.dtype)
     if tokenizer is not None:
         return described
-    there = str(path.resolve()) if path.exists() and packaged is None else name
-    return replace(described, source=(there, None if packaged or path.exists() else revision))
+    at = str(source.path.resolve()) if source.path and not packaged else source.name
+    return replace(described, source=(at, None if source.path else revision))
+
+
+def outline(model: Any, *, revision: str | None = None, trust_remote_code: bool = False) -> Architecture:
+    """The architecture of what `load_model` would load, without reading its weights: enough to resolve sites.
+
+    Raises:
+        EPError: as `load_model`, as far as name, configuration and modules tell.
+    """
+    if isinstance(model, LoadedModel):
+        return model.architecture
+    if isinstance(model, str | Path):
+        model = find(model, revision, trust_remote_code).outline()
+    return Architecture.of(model)
 
 
 def search_device(beside: torch.device) -> str:
@@ -161,12 +135,6 @@ def multiplies_rightly(device: torch.device) -> bool:
     return torch.allclose((a_nd.to(device).T @ b_nd.to(device)).cpu(), expected, rtol=1e-3, atol=1e-2)
 
 
-def special_token_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokens that stand for structure rather than text: BOS, EOS, padding, roles, reserved."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return frozenset(tokenizer.all_special_ids) | {index for index, token in added.items() if token.special}
-
-
 def bos_id(loaded: LoadedModel) -> int:
     """The id windows start with: the tokenizer's BOS, else the configuration's, else EOS (GPT-2's way).
 
@@ -190,58 +158,6 @@ def bos_id(loaded: LoadedModel) -> int:
     )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(_parameters(model)):
-        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
-        flat = parameter.detach().contiguous().view(-1)
-        step = _HASH_CHUNK // flat.element_size()
-        for start in range(0, flat.numel(), step):
-            # bf16 has no numpy type; as bytes, on the CPU, nothing is copied.
-            digest.update(flat[start : start + step].cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _parameters(
-    module: nn.Module, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, nn.Parameter]]:
-    """As `named_parameters`, without the wrappers that a TransformerBridge puts around the model's own modules."""
-    seen = set() if seen is None else seen
-    children = dict(module.named_children())
-    if _WRAPPED in children:
-        yield from _parameters(children[_WRAPPED], prefix, seen)
-        return
-    for name, parameter in module.named_parameters(recurse=False):
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            yield prefix + name, parameter
-    for name, child in children.items():
-        yield from _parameters(child, f"{prefix}{name}.", seen)
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """sha256 (hex) over everything that decides which ids a text becomes."""
-    digest = hashlib.sha256()
-    for part in _tokenizer_parts(tokenizer):
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _tokenizer_parts(tokenizer: Any) -> Iterator[str]:
-    yield json.dumps(sorted(special_token_ids(tokenizer)))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # a tokenizer written in Python: its vocabulary is what there is to see
-        yield type(tokenizer).__name__
-        yield json.dumps(tokenizer.get_vocab(), sort_keys=True)
-        return
-    state = json.loads(backend.to_str())
-    # Set by whoever called it last.
-    state.pop("truncation", None)
-    state.pop("padding", None)
-    yield json.dumps(state, sort_keys=True)
-
-
 def _from_object(model: Any, tokenizer: Any, revision: str | None, dtype: str, device: str) -> LoadedModel:
     if revision is not None or dtype != "auto" or device != "auto":
         raise EPError(
@@ -261,7 +177,7 @@ def _tokenizer_of(model: Any, name: str) -> Any:
     """The one under the model's name; else the one that a bridge or an engine has, with settings of its own."""
     try:
         if name:
-            return _tokenizer(name)
+            return read_tokenizer(name)
     except (OSError, ValueError):
         pass
     if (own := getattr(model, "tokenizer", None)) is not None:
@@ -271,81 +187,26 @@ def _tokenizer_of(model: Any, name: str) -> Any:
     )
 
 
-def _tokenizer(source: str | Path, **options: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    with quiet():
-        return AutoTokenizer.from_pretrained(source, **options)
-
-
-def _pretrained(source: str | Path, dtype: Any, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = _tokenizer(source, **options)
-    with quiet():
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options), tokenizer
-
-
-def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
-    try:
-        return _pretrained(path, dtype, local_files_only=True)
-    except Exception as error:  # whatever a damaged file provokes, from four libraries
-        raise DataError(
-            f"{path} cannot be loaded as a causal language model: {first_line(error)}. Expected a folder as written by "
-            "save_pretrained: config.json, weights and tokenizer files."
-        ) from error
-
-
-def _from_hub(name: str, revision: str | None, dtype: Any) -> tuple[Any, Any]:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return _pretrained(name, dtype, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        at = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
-        causes = list(_chain(error))
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
-            raise EPError(
-                f"the hub model {at} is gated: accept its terms on the hub and log in (`hf auth login`)."
-            ) from error
-        if any(isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError) for cause in causes):
-            raise EPError(f"the hub has no model {at} that you may read. {_choices()}") from error
-        raise ResourceError(
-            f"the hub model {at} is not in the local hub cache and cannot be fetched (no network, HF_HUB_OFFLINE, or "
-            f"not a model for text generation): {first_line(error)}. {_choices()}"
-        ) from error
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or Path(name).is_dir()
-
-
-def _choices() -> str:
-    return (
-        f"Models that need no hub: {', '.join(PACKAGED_MODELS)}; or give the path of a transformers folder or a "
-        ".gguf file."
-    )
-
-
-def _describe(model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None) -> LoadedModel:
+def _describe(
+    model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None, remote_code: bool = False
+) -> LoadedModel:
     architecture = Architecture.of(model)
-    info = ModelInfo(
-        id=Path(name).expanduser().resolve().name if _looks_local(name) else name,
-        revision=revision,
-        architecture=architecture.class_name,
-        d_model=architecture.d_model,
-        n_layers=architecture.n_layers,
-        dtype=str(model.dtype).removeprefix("torch."),
-        fingerprint=fingerprint(model),
-        tokenizer_hash=tokenizer_hash(tokenizer),
-        vocab_size=architecture.vocab_size,
-        license=license,
-    )
-    return LoadedModel(model=model, tokenizer=tokenizer, info=info, architecture=architecture)
+    with ThreadPoolExecutor(1) as beside:  # hashing leaves a core to the experiments
+        hashed = beside.submit(current_identity, model)
+        info = ModelInfo(
+            id=Path(name).expanduser().resolve().name if looks_local(name) else name,
+            revision=revision,
+            architecture=architecture.class_name,
+            d_model=architecture.d_model,
+            n_layers=architecture.n_layers,
+            dtype=str(model.dtype).removeprefix("torch."),
+            fingerprint="",
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            vocab_size=architecture.vocab_size,
+            license=license,
+        )
+        loaded = LoadedModel(model=model, tokenizer=tokenizer, info=info, architecture=architecture)
+        admission = admit(loaded, remote_code=remote_code)
+    identity = hashed.result()
+    info = replace(info, fingerprint=identity.weights, identity=identity.whole, admission=admission)
+    return replace(loaded, info=info)
