@@ -108,11 +108,13 @@ def test_a_head_alone_may_be_missing_and_then_nothing_is_drawn_at_random(folder)
     assert not first.info.admission.head
     with pytest.raises(EPError, match="no logit lens: LlamaModel has no language-model head"):
         next(lens(first, torch.zeros(1, 24)))
-    with pytest.raises(EPError, match="cannot write.*with its head"):
+    with pytest.raises(EPError, match=r"cannot write.*with its head"):
         first.require_head("write")
     ids = np.arange(5, 15)
-    rows = [next(iter(Extractor(m.model, resolve_sites("resid_post.1", m.architecture)).extract([ids]).values()))
-            for m in (complete, first)]
+    rows = [
+        next(iter(Extractor(m.model, resolve_sites("resid_post.1", m.architecture)).extract([ids]).values()))
+        for m in (complete, first)
+    ]
     assert torch.equal(*rows)
 
 
@@ -125,10 +127,15 @@ def test_classifiers_have_no_lens():
 
 def test_what_sees_later_tokens_is_refused():
     bert = transformers.BertConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=64, pad_token_id=0,
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
     )
-    with pytest.raises(EPError, match="BertLMHeadModel does not attend causally.*is_decoder=True"):
+    with pytest.raises(EPError, match=r"BertLMHeadModel does not attend causally.*is_decoder=True"):
         given(shaken(transformers.BertLMHeadModel(bert)))
     decoder = transformers.BertConfig(**{**bert.to_dict(), "is_decoder": True})
     assert given(shaken(transformers.BertLMHeadModel(decoder))).info.admission.head
@@ -146,7 +153,7 @@ def test_a_look_at_the_next_token_alone_is_seen():
 def test_batch_mates_that_enter_are_seen():
     model = tiny("llama")
     model.model.layers[1].register_forward_hook(lambda m, a, out: out + 0.1 * out.mean(dim=0, keepdim=True))
-    with pytest.raises(EPError, match="depend on what else is in the batch|does not attend causally"):
+    with pytest.raises(EPError, match=r"depend on what else is in the batch|does not attend causally"):
         given(model)
 
 
@@ -170,8 +177,12 @@ def longrope(**rope):
     config = transformers.Phi3Config(
         **{**TEXT, "original_max_position_embeddings": 32},
         rope_parameters={
-            "rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "short_factor": [1.0] * 4,
-            "long_factor": [1.0, 2.0, 8.0, 30.0], "original_max_position_embeddings": 32,
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "factor": 2.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [1.0, 2.0, 8.0, 30.0],
+            "original_max_position_embeddings": 32,
         },
     )
     return shaken(transformers.Phi3ForCausalLM(config))
@@ -199,14 +210,16 @@ def test_activations_that_depend_on_the_longest_window_are_refused_at_that_lengt
     model.model.layers[1].register_forward_hook(lambda m, a, out: out * (1 + out.shape[1] // 40))
     loaded = given(model)
     check_context(loaded, 31)
-    with pytest.raises(EPError, match="its positions depend on the longest. Choose a context size of at most"):
+    with pytest.raises(EPError, match=r"its positions depend on the longest. Choose a context size of at most"):
         check_context(loaded, 63)
 
 
 def test_a_context_beyond_the_limit_is_refused_before_anything_is_read():
     architecture = outline(tiny("llama"))
     check_length(architecture, 63)
-    with pytest.raises(EPError, match="64 tokens and a BOS is more than LlamaForCausalLM takes, which is 64.*at most 63"):
+    with pytest.raises(
+        EPError, match=r"64 tokens and a BOS is more than LlamaForCausalLM takes, which is 64.*at most 63"
+    ):
         check_length(architecture, 64)
     check_length(architecture, 64, bos=False)
 
@@ -359,7 +372,8 @@ def multimodal(name):
     if name == "mistral3":
         return t.Mistral3ForConditionalGeneration(
             t.Mistral3Config(
-                text_config=t.MistralConfig(**text), vision_config=t.PixtralVisionConfig(**VISION, **IMAGE),
+                text_config=t.MistralConfig(**text),
+                vision_config=t.PixtralVisionConfig(**VISION, **IMAGE),
                 image_token_index=5,
             )
         )
@@ -368,7 +382,10 @@ def multimodal(name):
         t.Qwen2VLConfig(
             text_config={**text, "rope_parameters": rope},
             vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4},
-            image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+            image_token_id=5,
+            video_token_id=6,
+            vision_start_token_id=7,
+            vision_end_token_id=8,
         )
     )
 
@@ -408,18 +425,18 @@ def test_code_that_comes_with_a_model_does_not_run(folder, tmp_path):
 def test_pointers_and_weights_alone_are_told_from_models(folder, tmp_path):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
     (folder / "model.safetensors").write_bytes(pointer)
-    with pytest.raises(DataError, match="model.safetensors is a Git LFS pointer.*git lfs pull"):
+    with pytest.raises(DataError, match=r"model.safetensors is a Git LFS pointer.*git lfs pull"):
         load_model(folder)
     (tmp_path / "m.gguf").write_bytes(pointer)
     with pytest.raises(DataError, match=r"m\.gguf is a Git LFS pointer"):
         load_model(tmp_path / "m.gguf")
     for name in ("model.ckpt", "model.pt", "pytorch_model.bin"):
         torch.save({}, tmp_path / name)
-        with pytest.raises(EPError, match="weights alone.*save_pretrained"):
+        with pytest.raises(EPError, match=r"weights alone.*save_pretrained"):
             load_model(tmp_path / name)
 
 
 def test_an_object_of_nnsight_says_what_to_pass():
     kind = type("LanguageModel", (), {"__module__": "nnsight.modeling.language"})
-    with pytest.raises(EPError, match="of nnsight.*`._model`.*tokenizer=.*no BOS"):
+    with pytest.raises(EPError, match=r"of nnsight.*`._model`.*tokenizer=.*no BOS"):
         load_model(kind())

@@ -27,8 +27,9 @@ from ..errors import EPError, Interrupted
 from ..files import write_new
 from ..folder.dictionary import find, read_config, to_json
 from ..folder.schema import ModelRecord
+from ..models.admission import check_context, check_length
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, load_model, search_device
+from ..models.load import LoadedModel, bos_id, load_model, outline, search_device
 from ..models.sites import Site, resolve_sites
 from ..stream import Chunk, extract, text_chunks
 from ..text.documents import DocumentSource
@@ -109,10 +110,13 @@ def build(
         EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of
             space or network (ResourceError) and a stop on request (Interrupted).
     """
-    loaded = model if isinstance(model, LoadedModel) else load_model(model, dtype=dtype, device=device)
-    chosen = resolve_sites(sites or f"resid_post.{loaded.info.n_layers // 2}", loaded.architecture)
     unread: Counter[str] = Counter()
     source = documents_of(text, field=field, strict=strict, on_skip=lambda _, why: unread.update([why]))
+    architecture, bos = outline(model), prepend_bos and not chat  # what can be refused is, before weights are read
+    chosen = resolve_sites(sites or f"resid_post.{architecture.n_layers // 2}", architecture)
+    check_length(architecture, context_size, bos=bos)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model, dtype=dtype, device=device)
+    check_context(loaded, context_size, bos=bos)
     try:
         settings = BuildSettings(
             model=ModelRecord(**asdict(loaded.info)),
@@ -125,7 +129,7 @@ def build(
             calibration_batch=calibration_batch,
             calibration_sample=max(calibration_sample, calibration_batch),
             context_size=context_size,
-            prepend_bos=prepend_bos and not chat,
+            prepend_bos=bos,
             chat=chat,
             positions=positions,
             shuffle_buffer=shuffle_buffer,

@@ -110,6 +110,14 @@ def build(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
     ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that comes with the model; read it first. Recorded in the dictionaries.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
     dtype: Annotated[
         str,
         typer.Option(
@@ -152,7 +160,7 @@ def build(
         torch.set_num_threads(threads)
     folder = out or Path("dictionaries") / re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
     display = JsonLines() if as_json else LiveDisplay(model, folder)
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     with display, stop_on_interrupt() as asked:
         result = api.build(
             loaded,
