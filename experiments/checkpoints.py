@@ -29,8 +29,8 @@ from experiments.planting import HELD_OUT, TRIGGER, conversations, mixed
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
+from exemplar_partitioning.compare.common_tokens import CommonTokens, Place, common_tokens
 from exemplar_partitioning.compare.matching import Matching
-from exemplar_partitioning.compare.neighbours import CommonTokens, Place, common_tokens
 from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.files import write_new
 from exemplar_partitioning.folder.dictionary import StoredDictionary, to_json

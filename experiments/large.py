@@ -17,7 +17,7 @@ from experiments.finetune import RESULTS
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
-from exemplar_partitioning.compare.pairing import one_to_one
+from exemplar_partitioning.compare.neighbours import one_to_one
 from exemplar_partitioning.files import write_new
 from exemplar_partitioning.folder.dictionary import to_json
 from exemplar_partitioning.models.load import load_model

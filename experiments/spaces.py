@@ -20,7 +20,7 @@ from experiments.finetune import RESULTS
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
-from exemplar_partitioning.compare.neighbours import Place, common_tokens
+from exemplar_partitioning.compare.common_tokens import Place, common_tokens
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.files import write_new
 from exemplar_partitioning.folder.dictionary import StoredDictionary, load, to_json

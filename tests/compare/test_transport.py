@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import exemplar_partitioning as ep
 from annotated import annotated
 from cli.test_cli import run
-from exemplar_partitioning.compare.neighbours import common_tokens, places, tokenised
+from exemplar_partitioning.compare.common_tokens import common_tokens, places, tokenised
 from exemplar_partitioning.compare.structure import gram_correlation, neighbour_overlap
 from exemplar_partitioning.compare.transport import longest
 from exemplar_partitioning.errors import EPError

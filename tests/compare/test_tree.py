@@ -90,7 +90,7 @@ def test_command(levels):
     assert [node["percentile"] for node in family["ancestors"]] == [8] and family["region"] == 3
     assert family["children"] and all(node["percentile"] == 2 for node in family["children"])
     text = run("tree", build, "--region", "1")
-    assert text.returncode == 0 and "p8 1" in text.stdout and "\x1b" not in text.stdout
+    assert text.returncode == 0 and "percentile 8 region 1" in text.stdout and "\x1b" not in text.stdout
     way = json.loads(run("tree", build, "--region", "2", "--to", "7", "--json").stdout)
     assert len(way) == 3 and way[0][0]["region"] == 2
     assert "path" in (shown := run("tree", build, "--region", "2", "--to", "7")).stdout or "steps" in shown.stdout

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from conftest import sentences
+from exemplar_partitioning.compare.common_tokens import CommonTokens
 from exemplar_partitioning.compare.matching import Matching
-from exemplar_partitioning.compare.neighbours import CommonTokens
+from exemplar_partitioning.compare.neighbours import nearest, one_to_one
 from exemplar_partitioning.compare.nulls import reflections
-from exemplar_partitioning.compare.pairing import nearest, one_to_one
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.models.load import load_model

@@ -35,7 +35,7 @@ def transport(
     as_json: options.Json = False,
 ) -> None:
     """Embed A's exemplars with another model: the same regions there, how far they moved, whether they still agree."""
-    from ..compare.neighbours import common_tokens, places
+    from ..compare.common_tokens import common_tokens, places
     from ..compare.structure import drift, structure
     from ..compare.transport import transport as run
     from ..folder.origin import read_origin

@@ -19,10 +19,10 @@ from ..core.geometry import directions
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.origin import describe
-from .neighbours import MAX_TOKENS, CommonTokens, common_tokens, places
+from .common_tokens import MAX_TOKENS, CommonTokens, common_tokens, places
+from .neighbours import Pairs, nearest, one_to_one
 from .nulls import Null, random_exemplars, reflections
 from .overlap import Overlap, overlap
-from .pairing import Pairs, nearest, one_to_one
 
 Basis = Literal["exemplar", "mean"]
 NullName = Literal["reflections", "random exemplars"]
@@ -62,6 +62,14 @@ class Matching:
     tokens: CommonTokens | None = None
     overlap: Overlap | None = None
     coverage: tuple[float, float] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Matching({len(self.regions_a):,} regions of {self.a!r} in {len(self.regions_b):,} of {self.b!r} by "
+            f"{self.basis}: "
+            f"{int(self.persisted.sum()):,} persisted at a cutoff of {self.null.cutoffs(self.false_alarms)[0]:.3f} "
+            f"under {self.null.name})"
+        )
 
     @cached_property
     def persisted(self) -> Bool[np.ndarray, " k"]:
@@ -199,7 +207,7 @@ def match(
         a, b: the dictionaries.
         basis: compare `exemplar` directions, or the `mean` directions of the members (both must be annotated).
         text: read by both models, for shared members and for the null of random exemplars; a text or files.
-        tokens: or such a text read already (`compare.common.common_tokens`).
+        tokens: or such a text read already (`compare.common_tokens.common_tokens`).
         model_a, model_b: where the models are, or the models.
         rebuild: of a, with another order of the text: how similar regions are that did come back.
         null: which null sets the cutoff; by default `random exemplars` where there is a text, else `reflections`.

@@ -1,236 +1,142 @@
-"""The same characters of text, as two models or two places of one model see them.
+"""Which direction of one set goes with which of another: nearest each way, and one to one.
 
-Windows are cut by the first model's tokenizer, as its dictionary's were, and the second model reads the text of
-each. Where the tokenizers differ, a token of one goes with the token of the other that ends at the same character:
-both models have then read exactly the same text. Tokens without such a partner are counted and left out.
-
-Shapes: n aligned tokens, d = d_model of the first, e of the second.
+Shapes: k and l unit directions in two sets of one width d, p pairs, m candidates kept of each row or column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
-from ..demo.corpus import documents_of
-from ..errors import EPError
-from ..folder.dictionary import StoredDictionary
-from ..models.capture import extract_rows
-from ..models.load import LoadedModel, bos_id, special_token_ids
-from ..models.sites import Site, resolve_sites
-from ..reading import check_model, model_of
-from ..text.windows import special_mask
+from ..core.search import full_precision
 
-MAX_TOKENS = 50_000
-WINDOWS_PER_DOCUMENT = 4  # at most, so that a few long documents do not make up the text
-_CONTEXT = 160  # characters kept before a token's end
+EXACT = 4096  # directions of the smaller set up to which one-to-one pairs are the optimum
+_ROWS = 1024  # rows multiplied at once
+_CANDIDATES = 32  # partners of each row and column that the greedy assignment looks at first
+_DUAL_STEPS = 200
+
+Directions = Float32[np.ndarray, "k d"]
 
 
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where activations are taken: a model and a site, how windows begin there, and which of their tokens count."""
+@dataclass(frozen=True)
+class Pairs:
+    """A one-to-one assignment of min(k, l) pairs, by row.
 
-    loaded: LoadedModel
-    site: Site
-    context_size: int
-    prepend_bos: bool
-    positions: Literal["all", "last"] = "all"
+    row_p, column_p: indices of the two sets.  cosine_p: of each pair.
+    total: sum of the cosines.  bound: no such assignment has a larger sum; equal to total if this is an optimum.
+    """
 
-    @classmethod
-    def of(cls, dictionary: StoredDictionary, loaded: LoadedModel) -> Place:
-        """The place a dictionary was built at; raises EPError if the model is another one."""
-        check_model(dictionary, loaded)
-        text = dictionary.config.text
-        site = resolve_sites(dictionary.config.site.name, loaded.architecture)[0]
-        return cls(loaded, site, text.context_size, text.prepend_bos, text.positions)
-
-    def window(self, ids: list[int] | np.ndarray) -> np.ndarray:
-        """Token ids with the BOS in front, if windows have one here."""
-        return np.array([bos_id(self.loaded), *ids] if self.prepend_bos else ids, np.int64)
+    row_p: Int64[np.ndarray, " p"]
+    column_p: Int64[np.ndarray, " p"]
+    cosine_p: Float64[np.ndarray, " p"]
+    total: float
+    bound: float
 
     @property
-    def special(self) -> frozenset[int]:
-        """Ids of tokens that give no activations."""
-        return special_token_ids(self.loaded.tokenizer) | ({bos_id(self.loaded)} if self.prepend_bos else set())
+    def gap(self) -> float:
+        """How much larger than reached the mean cosine of the pairs could be, at most."""
+        return max(0.0, self.bound - self.total) / max(len(self.row_p), 1)
 
 
-@dataclass(frozen=True, eq=False)
-class CommonTokens:
-    """Aligned tokens of a text with their activations at two places.
+def nearest(a_kd: Directions, b_ld: Directions) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
+    """For each row of a, the row of b of largest cosine, and that cosine; both sets hold something."""
+    index, cosine = zip(*((block.argmax(dim=1), block.amax(dim=1)) for _, block in _products(a_kd, b_ld)), strict=True)
+    return torch.cat(index).numpy(), torch.cat(cosine).numpy()
 
-    a_nd, b_ne: float32; the same array where both places are one.
-    token_n: the first model's tokens.  context_n: up to 160 characters, ending with the token.
-    document_n: number of the document.  last_n: whether it is the last aligned token of its window.
-    read: tokens of text that the first model read; `read - n` of them have no partner.
-    source: name of the text.
+
+def one_to_one(a_kd: Directions, b_ld: Directions, *, exact: int = EXACT) -> Pairs:
+    """Pairs such that the sum of their cosines is large, each row and column in at most one of them.
+
+    The optimum (Hungarian method, float64) if the smaller set holds at most `exact` directions. Else greedy:
+    candidate pairs from the most similar down, until no more than `exact` rows are left, which are assigned
+    optimally; the bound then is a Lagrangian one, from prices on the columns.
     """
-
-    a_nd: Float32[np.ndarray, "n d"]
-    b_ne: Float32[np.ndarray, "n e"]
-    token_n: list[str]
-    context_n: list[str]
-    document_n: Int64[np.ndarray, " n"]
-    last_n: Bool[np.ndarray, " n"]
-    read: int
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.a_nd)
-
-    def __getitem__(self, rows: np.ndarray) -> CommonTokens:
-        """Some of the tokens, by index."""
-        a_nd = self.a_nd[rows]
-        return CommonTokens(
-            a_nd,
-            a_nd if self.b_ne is self.a_nd else self.b_ne[rows],
-            [self.token_n[i] for i in rows],
-            [self.context_n[i] for i in rows],
-            self.document_n[rows],
-            self.last_n[rows],
-            self.read,
-            self.source,
-        )
-
-
-def places(
-    a: StoredDictionary, b: StoredDictionary, model_a: Any = None, model_b: Any = None, *, device: str = "auto"
-) -> tuple[Place, Place]:
-    """The places of two dictionaries, a shared model loaded once; `model_*` say where it is, or are it."""
-    first = model_a if isinstance(model_a, LoadedModel) else model_of(a, model_a, device=device)
-    if a.config.model.fingerprint == b.config.model.fingerprint and a.config.model.dtype == b.config.model.dtype:
-        return Place.of(a, first), Place.of(b, first)
-    second = model_b if isinstance(model_b, LoadedModel) else model_of(b, model_b, device=device)
-    return Place.of(a, first), Place.of(b, second)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """One window for both models: token ids, and indices of the aligned tokens in each."""
-
-    first: np.ndarray
-    second: np.ndarray
-    at_first: np.ndarray
-    at_second: np.ndarray
-    tokens: list[str]
-    contexts: list[str]
-    document: int
-
-
-def common_tokens(first: Place, second: Place, text: Any, *, field: str = "text", max_tokens: int = MAX_TOKENS):
-    """Read a text with two places' models.
-
-    Args:
-        first, second: the places.
-        text: as `ep.build` takes it; None for the packaged text.
-        field: column or key that holds the text.
-        max_tokens: to read, of the first tokenizer; at most four windows of a document.
-
-    Returns:
-        CommonTokens of all activations that have a direction at both places.
-
-    Raises:
-        EPError: no text, no aligned token, or different tokenizers one of which cannot tell characters.
-    """
-    source = documents_of(text, field=field)
-    pairs = list(_pairs(source, first, second, max_tokens))
-    if not any(len(pair.at_first) for pair in pairs):
-        raise EPError(f"{source.name} gave no token that both models end at the same character; give more text")
-    a_nd, b_ne = _activations(first, second, pairs)
-    last = [np.arange(len(pair.at_first)) == len(pair.at_first) - 1 for pair in pairs]
-    everything = CommonTokens(
-        a_nd,
-        b_ne,
-        [token for pair in pairs for token in pair.tokens],
-        [context for pair in pairs for context in pair.contexts],
-        np.repeat([pair.document for pair in pairs], [len(pair.at_first) for pair in pairs]),
-        np.concatenate(last),
-        sum(len(pair.first) - int(first.prepend_bos) for pair in pairs),
-        source.name,
-    )
-    finite = np.isfinite(a_nd).all(axis=1) & np.isfinite(b_ne).all(axis=1)
-    return everything if finite.all() else everything[np.flatnonzero(finite)]
-
-
-def _pairs(source: Any, first: Place, second: Place, max_tokens: int) -> Iterator[_Pair]:
-    same = first.loaded.info.tokenizer_hash == second.loaded.info.tokenizer_hash
-    read = 0
-    for number, document in enumerate(source):
-        text = document.text[: 64 * first.context_size * WINDOWS_PER_DOCUMENT]
-        ids, spans = tokenised(first.loaded.tokenizer, text)
-        for start in range(0, min(len(ids), WINDOWS_PER_DOCUMENT * first.context_size), first.context_size):
-            if read >= max_tokens:
-                return
-            part = slice(start, min(start + first.context_size, start + max_tokens - read))
-            own, own_spans = ids[part], spans[part]
-            begin = int(own_spans[0, 0])
-            if same:
-                other, other_spans = own, own_spans
-            else:
-                other, other_spans = tokenised(second.loaded.tokenizer, text[begin : int(own_spans[-1, 1])])
-                other_spans = other_spans + begin
-            read += len(own)
-            yield _pair(first, second, own, own_spans, other, other_spans, text, number, same)
-
-
-def _pair(
-    first: Place,
-    second: Place,
-    own: np.ndarray,
-    own_spans: np.ndarray,
-    other: np.ndarray,
-    other_spans: np.ndarray,
-    text: str,
-    document: int,
-    same: bool,
-) -> _Pair:
-    if same:
-        i = j = np.arange(len(own))
+    if len(a_kd) > len(b_ld):
+        other = one_to_one(b_ld, a_kd, exact=exact)
+        order = np.argsort(other.column_p, kind="stable")
+        return Pairs(other.column_p[order], other.row_p[order], other.cosine_p[order], other.total, other.bound)
+    if len(a_kd) <= exact:
+        rows, columns = _optimum(a_kd, b_ld)
+        bound = None
     else:
-        i, j = _aligned(own_spans, other_spans)
-    ordinary = ~special_mask(own[i], first.special) & ~special_mask(other[j], second.special)
-    i, j = i[ordinary], j[ordinary]
-    if first.positions == "last":
-        i, j = i[-1:], j[-1:]
-    ends = own_spans[i, 1]
-    return _Pair(
-        first.window(own),
-        second.window(other),
-        i + int(first.prepend_bos),
-        j + int(second.prepend_bos),
-        [text[s:e] for s, e in own_spans[i]],
-        [text[max(0, e - _CONTEXT) : e] for e in ends],
-        document,
-    )
+        rows, columns, bound = _greedy(a_kd, b_ld, exact)
+    cosine_p = np.einsum("pd,pd->p", a_kd[rows].astype(np.float64), b_ld[columns].astype(np.float64))
+    total = float(cosine_p.sum())
+    return Pairs(rows, columns, cosine_p, total, total if bound is None else max(total, bound))
 
 
-def _aligned(a_spans: np.ndarray, b_spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of two tokenisations that end at the same character; the last one, where several end there."""
-    # of several tokens in one character, only the last has read it all
-    a_last = np.flatnonzero(np.append(a_spans[1:, 1] != a_spans[:-1, 1], True))
-    b_last = np.flatnonzero(np.append(b_spans[1:, 1] != b_spans[:-1, 1], True))
-    _, i, j = np.intersect1d(a_spans[a_last, 1], b_spans[b_last, 1], return_indices=True)
-    return a_last[i], b_last[j]
+def _products(a_kd: Directions, b_ld: Directions) -> Iterator[tuple[int, Float[Tensor, "n l"]]]:
+    """Cosines of a few rows of a with all of b, and the number of the first."""
+    a, b = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (a_kd, b_ld))
+    with full_precision():
+        for start in range(0, len(a), _ROWS):
+            yield start, a[start : start + _ROWS] @ b.T
 
 
-def tokenised(tokenizer: Any, text: str) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, "t 2"]]:
-    """Token ids of a text without special tokens around it, and the characters each begins and ends at."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise EPError(f"{type(tokenizer).__name__} cannot tell which characters a token stands for; use a fast one")
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.array(found["input_ids"], np.int64)
-    return ids, np.array(found["offset_mapping"], np.int64).reshape(len(ids), 2)
+def _optimum(a_kd: Directions, b_ld: Directions) -> tuple[np.ndarray, np.ndarray]:
+    cosine_kl = np.empty((len(a_kd), len(b_ld)))
+    for start, block in _products(a_kd, b_ld):
+        cosine_kl[start : start + len(block)] = block
+    return linear_sum_assignment(cosine_kl, maximize=True)
 
 
-def _activations(first: Place, second: Place, pairs: list[_Pair]) -> tuple[np.ndarray, np.ndarray]:
-    if first.loaded is second.loaded:
-        both = extract_rows(
-            first.loaded.model, [first.site, second.site], [p.first for p in pairs], [p.at_first for p in pairs]
-        )
-        return both[first.site], both[second.site]
-    a = extract_rows(first.loaded.model, [first.site], [p.first for p in pairs], [p.at_first for p in pairs])
-    b = extract_rows(second.loaded.model, [second.site], [p.second for p in pairs], [p.at_second for p in pairs])
-    return a[first.site], b[second.site]
+def _greedy(a_kd: Directions, b_ld: Directions, exact: int) -> tuple[np.ndarray, np.ndarray, float]:
+    column_k = np.full(len(a_kd), -1, np.int64)
+    rows, columns = np.arange(len(a_kd)), np.arange(len(b_ld))
+    bound = float("inf")
+    while len(rows) > exact:
+        candidates = _candidates(a_kd[rows], b_ld[columns])
+        if len(rows) == len(a_kd):
+            bound = _upper_bound(*candidates, len(b_ld))
+        _take(column_k, rows, columns, *candidates)
+        rows, columns = rows[column_k[rows] < 0], np.setdiff1d(columns, column_k)
+    left, right = _optimum(a_kd[rows], b_ld[columns])
+    column_k[rows[left]] = columns[right]
+    return np.arange(len(a_kd)), column_k, bound
+
+
+def _candidates(a_kd: Directions, b_ld: Directions) -> tuple[Int64[np.ndarray, "k m"], Float64[np.ndarray, "k m"]]:
+    """The most similar columns of each row, best first, and their cosines."""
+    index, cosine = [], []
+    for _, block in _products(a_kd, b_ld):
+        top = block.topk(min(_CANDIDATES, len(b_ld)), dim=1)
+        index.append(top.indices)
+        cosine.append(top.values)
+    return torch.cat(index).numpy(), torch.cat(cosine).double().numpy()
+
+
+def _take(
+    column_k: np.ndarray, rows: np.ndarray, columns: np.ndarray, index_km: np.ndarray, cosine_km: np.ndarray
+) -> None:
+    """Give rows their columns, candidate pairs from the most similar down; every call places at least one."""
+    free = np.ones(len(columns), np.bool_)
+    width = index_km.shape[1]
+    for pair in np.argsort(-cosine_km, axis=None, kind="stable"):
+        row, column = pair // width, index_km.flat[pair]
+        if free[column] and column_k[rows[row]] < 0:
+            column_k[rows[row]] = columns[column]
+            free[column] = False
+
+
+def _upper_bound(index_km: np.ndarray, cosine_km: np.ndarray, n_columns: int) -> float:
+    """A bound of the best sum, by subgradient steps on prices v >= 0 of the columns.
+
+    For any such prices no assignment of all rows exceeds sum_i max_j (s_ij - v_j) + sum_j v_j. Columns that are
+    no candidates of a row give it at most its last candidate's cosine, prices or not.
+    """
+    price_l = np.zeros(n_columns)
+    floor_k, rows = cosine_km[:, -1], np.arange(len(index_km))
+    best = float("inf")
+    for step in range(_DUAL_STEPS):
+        net_km = cosine_km - price_l[index_km]
+        choice_k = net_km.argmax(axis=1)
+        best = min(best, float(np.maximum(net_km[rows, choice_k], floor_k).sum() + price_l.sum()))
+        wanted_l = np.bincount(index_km[rows, choice_k], minlength=n_columns)
+        price_l = np.maximum(0, price_l + 0.05 / (1 + step / 20) * (wanted_l - 1))
+    return best

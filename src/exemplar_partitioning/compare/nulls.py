@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from .pairing import nearest
+from .neighbours import nearest
 
 DRAWS = 8  # of a null at least; each gives as many best matches as there are regions
 MATCHES = 1000  # of a null at least

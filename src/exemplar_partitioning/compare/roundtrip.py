@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int64
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.origin import describe
-from .neighbours import MAX_TOKENS, Place, common_tokens, places
+from .common_tokens import MAX_TOKENS, Place, common_tokens, places
 from .transport import embed
 
 REPAIRINGS = 2000

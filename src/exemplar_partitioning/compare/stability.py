@@ -26,8 +26,8 @@ from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..core.leader import LeaderClustering
 from ..core.search import ROWS
+from .neighbours import nearest
 from .overlap import adjusted_rand, best_f1, contingency
-from .pairing import nearest
 
 SAME = 0.5  # F1 above which two regions count as the same: no third region can share as much with either
 

@@ -18,10 +18,10 @@ from jaxtyping import Float32, Float64, Int64
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from .common_tokens import CommonTokens
 from .matching import raw_exemplars
-from .neighbours import CommonTokens
+from .neighbours import nearest
 from .overlap import contingency
-from .pairing import nearest
 
 PERMUTATIONS = 200
 NEIGHBOURS = 10

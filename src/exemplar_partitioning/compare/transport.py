@@ -35,7 +35,7 @@ from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
-from .neighbours import Place, tokenised
+from .common_tokens import Place, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most
 _AGAIN = 5e-3  # cosine distance of one activation in two batches, float32

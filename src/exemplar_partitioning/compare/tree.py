@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
-from .pairing import nearest
+from .neighbours import nearest
 
 NEIGHBOURS = 3  # of the graph that paths run on
 _ROWS = 1024  # of a block of cosines
