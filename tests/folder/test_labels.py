@@ -443,7 +443,7 @@ def test_command_tells_what_failed(d, ep_label, monkeypatch):
         code, out, _ = ep_label(
             d.path, "--endpoint", server.url, "--model", "m", "--regions", "20,21", "--yes", "--key-env", "EP_TEST_KEY"
         )
-    assert code == 0 and "1 labels saved" in out and "region 21: the answer is empty" in out and "\x1b" not in out
+    assert code == 0 and "1 label saved" in out and "region 21: the answer is empty" in out and "\x1b" not in out
     assert {request["key"] for request in server.asked} == {"Bearer a secret"} and "a secret" not in out
 
 
