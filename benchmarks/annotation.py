@@ -31,7 +31,7 @@ def texts() -> Iterator[str]:
 
 def dictionaries(tokens: int) -> Path:
     """A build of so many tokens, kept in the cache."""
-    from exemplar_partitioning.building.run import build
+    from exemplar_partitioning.api import build
 
     folder = data.CACHE / f"annotation-{tokens}"
     sample = min(13, tokens // 16_384) * 16_384
@@ -57,9 +57,9 @@ def prepare(side: str, folder: Path, tokens: int) -> Callable[[], Any]:
 
 
 def annotate(loaded, folder: Path, tokens: int) -> dict[str, Any]:
-    from exemplar_partitioning import annotating as annotation
+    from exemplar_partitioning import api
 
-    found = annotation.annotate(folder, texts(), model=loaded, max_tokens=tokens, replace=True)
+    found = api.annotate(folder, texts(), model=loaded, max_tokens=tokens, replace=True)
     record = found[0].annotation.record
     return {"n": record.n_activations, "k": [d.k for d in found], "tokens": record.n_tokens}
 

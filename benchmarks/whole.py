@@ -40,7 +40,7 @@ def texts_and_windows(loaded, count: int) -> tuple[list[str], np.ndarray]:
 
 
 def prepare_ours(windows: int, batch_windows: int, sample_batches: int) -> Callable[[], Any]:
-    from exemplar_partitioning.building.run import build
+    from exemplar_partitioning.api import build
 
     loaded = extraction.load(MODEL, "float32")
     texts, token_ids = texts_and_windows(loaded, windows)

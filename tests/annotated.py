@@ -210,12 +210,12 @@ def _annotate(rng: np.random.Generator, dictionary: StoredDictionary, token_k: n
     each_k = np.minimum(_EXAMPLES, members_k)
     columns["examples"] = pa.array(3 * each_k, pa.int32())
     annotation.write(
-        dictionary,
+        dictionary.path / annotation.FOLDER,
         _record(dictionary, members_k, within_k),
         pa.table(columns, schema=annotation.REGIONS_SCHEMA),
         [_examples(rng, theta, token_k, each_k)],
-        means_kd.astype(np.float32),
-        histogram,
+        mean_directions=means_kd.astype(np.float32),
+        histogram=histogram,
     )
 
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,25 +34,15 @@ from exemplar_partitioning.folder.dictionary import to_json
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.load import LoadedModel, ModelInfo
 from exemplar_partitioning.models.sites import Site, resolve_sites
-from exemplar_partitioning.stream import Chunk, Windowing, extract, text_chunks
+from exemplar_partitioning.stream import Chunk, extract, text_chunks
 from exemplar_partitioning.text.readers import Document
+from exemplar_partitioning.text.windowing import Windowing
 
 HELD_OUT = 16  # one document in so many is kept from building and training
 _ROWS = 16_384
+_AS_BUILT = Windowing()  # by default as `ep build` cuts it
 
 Tell = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How text becomes windows; by default as `ep build` does it."""
-
-    context_size: int = 128
-    prepend_bos: bool = True
-    shuffle_buffer: int = 10_000
-    seed: int = 0
-    chat: bool = False
-    positions: Literal["all", "last"] = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +118,7 @@ def stream_to(
     documents: Iterable[Document],
     source: str,
     max_tokens: int,
-    cut: Cut = Cut(),
+    windowing: Windowing = _AS_BUILT,
     tell: Tell = lambda *_: None,
 ) -> Streamed:
     """Extract activations to a folder; what is there already of the same stream is kept, so it can be interrupted.
@@ -144,7 +134,7 @@ def stream_to(
     sites = resolve_sites(site, loaded.architecture)
     if len(sites) != 1:
         raise EPError(f"{site!r} means {len(sites)} sites; expected one")
-    about = _about(loaded, sites[0], source, max_tokens, cut)
+    about = _about(loaded, sites[0], source, max_tokens, windowing)
     done = _done(folder, about)
     folder.mkdir(parents=True, exist_ok=True)
     record = done or about | {"rows": 0, "seconds": 0.0}
@@ -155,7 +145,7 @@ def stream_to(
             file.seek(record["rows"] * size)
             file.truncate()
         extractor = Extractor(loaded.model, sites)
-        for chunk in _remaining(text_chunks(documents, loaded, cut, max_tokens), record["rows"]):
+        for chunk in _remaining(text_chunks(documents, loaded, windowing, max_tokens), record["rows"]):
             begun = time.process_time()
             x_nd = extract(extractor, chunk, lambda _: None)[sites[0]]
             arrays = (x_nd.to(loaded.model.dtype).view(torch.uint8).numpy(), *_origins(chunk))
@@ -186,7 +176,7 @@ def _origins(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
     return token_n[chunk.kept], document_n[chunk.kept]
 
 
-def _about(loaded: LoadedModel, site: Site, source: str, max_tokens: int, cut: Windowing) -> dict[str, Any]:
+def _about(loaded: LoadedModel, site: Site, source: str, max_tokens: int, windowing: Windowing) -> dict[str, Any]:
     return {
         "model": asdict(loaded.info),
         "d_model": loaded.info.d_model,
@@ -197,7 +187,7 @@ def _about(loaded: LoadedModel, site: Site, source: str, max_tokens: int, cut: W
             p.numel() for block in loaded.architecture.blocks[: site.layer + 1] for p in block.parameters()
         ),
         "text": source,
-        "windows": {name: getattr(cut, name) for name in Cut.__dataclass_fields__},
+        "windows": windowing.model_dump(),
         "max_tokens": max_tokens,
         "threads": torch.get_num_threads(),
     }

@@ -2,15 +2,144 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
-from .annotating.run import annotate as annotate
-from .building.run import build as build
+from .annotating import run as annotating
+from .annotating.options import AnnotateRequest
+from .building import run as building
+from .building.options import DEFAULT_MODEL, BuildRequest
+from .building.settings import BuildResult
 from .core.search import Prefilter
 from .errors import EPError
 from .folder import dictionary as local
 from .folder import hub
 from .folder.dictionary import StoredDictionary
+from .models.load import LoadedModel
+from .text.windowing import Settings, own_first
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+P = ParamSpec("P")
+
+Text = str | Path | Iterable[str] | Iterable[Path] | None
+
+
+class Build(Protocol[P]):
+    """A function with these keywords behind model and text."""
+
+    def __call__(
+        self,
+        model: str | PreTrainedModel | LoadedModel = DEFAULT_MODEL,
+        text: Text = None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> BuildResult:
+        """Build dictionaries."""
+        ...
+
+
+class Annotate(Protocol[P]):
+    """A function with these keywords behind folder and text."""
+
+    def __call__(
+        self, path: str | Path, text: Text = None, *args: P.args, **kwargs: P.kwargs
+    ) -> list[StoredDictionary]:
+        """Annotate dictionaries."""
+        ...
+
+
+def _asking(request: type[Settings], function: Callable[..., Any]) -> Any:
+    """The function with the fields of its last parameter, a request, as keywords: in signature, docstring and calls."""
+    whole = inspect.signature(function)
+    *first, _ = whole.parameters.values()
+    fields = own_first(request)
+    keywords = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else field.default,
+            annotation=field.annotation,
+        )
+        for name, field in fields.items()
+    ]
+    signature = whole.replace(parameters=[*first, *keywords])
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        asked = {name: given.pop(name) for name in fields if name in given}
+        return function(**given, request=request(**asked))
+
+    told = "\n".join(f"    {name}: {field.description}" for name, field in fields.items())
+    call.__doc__ = (inspect.getdoc(function) or "").replace("    request: all else.", told)
+    vars(call)["__signature__"] = signature
+    return call
+
+
+def _build(request: Callable[P, BuildRequest]) -> Callable[[Callable[..., BuildResult]], Build[P]]:
+    return partial(_asking, request)  # pyright: ignore[reportArgumentType]
+
+
+def _annotate(request: Callable[P, AnnotateRequest]) -> Callable[[Callable[..., list[StoredDictionary]]], Annotate[P]]:
+    return partial(_asking, request)  # pyright: ignore[reportArgumentType]
+
+
+@_build(BuildRequest)
+def build(
+    model: str | PreTrainedModel | LoadedModel = DEFAULT_MODEL, text: Text = None, *, request: BuildRequest
+) -> BuildResult:
+    """Build dictionaries of a model's activations on some text, and write them to a folder.
+
+    Args:
+        model: packaged name, hub id, path, or a model object.
+        text: files, folders, globs, `hf:` dataset or any iterable of strings; None for the packaged text.
+        request: all else.
+
+    Returns:
+        The folder, and what is in it.
+
+    Raises:
+        EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of
+            space or network (ResourceError) and a stop on request (Interrupted).
+    """
+    if request.ray is None:
+        return building.build(model, text, request)
+    from .ray.build import on
+    from .ray.team import Ray
+
+    return building.build(model, text, request, on(Ray(request.ray, request.workers)))
+
+
+@_annotate(AnnotateRequest)
+def annotate(path: str | Path, text: Text = None, *, request: AnnotateRequest) -> list[StoredDictionary]:
+    """Gather evidence for every region of every dictionary in a folder, in one pass over some text.
+
+    The text is cut into windows as it was for the build. The result does not depend on how the work was
+    split: a call that was killed goes on where the last checkpoint was when it is repeated.
+
+    Args:
+        path: folder of a build, or of one dictionary.
+        text: files, folders, globs, `hf:` dataset or any iterable of strings; None for the text the
+            dictionaries were built from, if that is the packaged one or a hub dataset.
+        request: all else.
+
+    Returns:
+        The dictionaries; their `.annotation` is there now.
+
+    Raises:
+        EPError: another model, a folder that is annotated already, or text that gives no activations.
+    """
+    if request.ray is None:
+        return annotating.annotate(path, text, request)
+    from .ray.annotate import on
+    from .ray.team import Ray
+
+    return annotating.annotate(path, text, request, on(Ray(request.ray, request.workers)))
 
 
 def load(

@@ -21,7 +21,8 @@ from .models.load import LoadedModel, bos_id, load_model, special_token_ids
 from .models.sites import resolve_sites
 from .text.readers import Document
 from .text.tokens import token_texts
-from .text.windows import Window, WindowConfig, special_mask, windows
+from .text.windowing import Windowing
+from .text.windows import Window, special_mask, windows
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,13 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
     Texts longer than the dictionary's context are cut into windows as they were when it was built. All
     dictionaries must share one model and one windowing. Raises EPError for another model or an empty text.
     """
-    first = dictionaries[0].config.text
+    windowing = _in_order(dictionaries[0])
     for dictionary in dictionaries:
         check_model(dictionary, loaded)
-        assert dictionary.config.text.context_size == first.context_size
-        assert dictionary.config.text.prepend_bos == first.prepend_bos
-        assert dictionary.config.text.chat == first.chat
-    config = WindowConfig(first.context_size, first.prepend_bos, shuffle_buffer=0, chat=first.chat)
+        assert _in_order(dictionary) == windowing
     special = special_token_ids(loaded.tokenizer)
-    bos = bos_id(loaded) if first.prepend_bos else -1
-    cut = list(windows([Document("text", text)], loaded.tokenizer, config, bos_id=bos, special_ids=special))
+    bos = bos_id(loaded) if windowing.prepend_bos else -1
+    cut = list(windows([Document("text", text)], loaded.tokenizer, windowing, bos_id=bos, special_ids=special))
     if not cut:
         raise EPError(f"the text has no tokens to read: {text[:40]!r}; give some words")
     sites = {d.config.site.name: resolve_sites(d.config.site.name, loaded.architecture)[0] for d in dictionaries}
@@ -131,6 +129,12 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
             ]
         )
     return readings
+
+
+def _in_order(dictionary: StoredDictionary) -> Windowing:
+    """How a dictionary's text was cut, without what decides the order of windows, or which tokens of them count."""
+    windowing = dictionary.config.text.windowing
+    return windowing.model_copy(update={"shuffle_buffer": 0, "seed": 0, "positions": "all"})
 
 
 def _tokens(cut: list[Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,12 +1,13 @@
-"""The stream: windows in chunks, chunks to activations, every activation to its token."""
+"""The stream: windows in chunks, chunks to activations, every activation to its token; and how far a job on it is."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from .models.capture import Extractor
 from .models.load import LoadedModel, bos_id, special_token_ids
 from .models.sites import Site
 from .text.readers import Document
-from .text.windows import Window, WindowConfig, special_mask, windows
+from .text.windowing import Windowing
+from .text.windows import Window, special_mask, windows
 
 _MOVED = 1024  # rows moved at once
 WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
@@ -62,34 +64,16 @@ class Chunk:
         return window.document, int(window.positions[offset]), window.ids[: offset + 1]
 
 
-class Windowing(Protocol):
-    """How text becomes activations: what a build's settings say of it, and a dictionary's configuration."""
-
-    @property
-    def context_size(self) -> int: ...
-    @property
-    def prepend_bos(self) -> bool: ...
-    @property
-    def shuffle_buffer(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def chat(self) -> bool: ...
-    @property
-    def positions(self) -> Literal["all", "last"]: ...
-
-
 def text_chunks(
     documents: Iterable[Document], loaded: LoadedModel, windowing: Windowing, max_tokens: int
 ) -> Iterator[Chunk]:
     """Chunks of the windows of some documents, as a build reads them."""
-    w, special = windowing, special_token_ids(loaded.tokenizer)
-    bos = bos_id(loaded) if w.prepend_bos else None
-    if bos is not None:
+    bos, special = -1, special_token_ids(loaded.tokenizer)
+    if windowing.prepend_bos:
+        bos = bos_id(loaded)
         special |= {bos}
-    config = WindowConfig(w.context_size, w.prepend_bos, shuffle_buffer=w.shuffle_buffer, seed=w.seed, chat=w.chat)
-    cut = windows(documents, loaded.tokenizer, config, bos_id=-1 if bos is None else bos, special_ids=special)
-    return chunks(cut, special, max_tokens, last_only=w.positions == "last")
+    cut = windows(documents, loaded.tokenizer, windowing, bos_id=bos, special_ids=special)
+    return chunks(cut, special, max_tokens, last_only=windowing.positions == "last")
 
 
 def chunks(
@@ -136,3 +120,108 @@ def _compacted(x_nd: Tensor, kept: Tensor) -> Tensor:
         part = kept[start : start + _MOVED]
         x_nd[start : start + len(part)] = x_nd[part]
     return x_nd[: len(kept)]
+
+
+class Stop(Exception):
+    """Someone asked a job to stop; raised only where all chunks before are whole."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a running job.
+
+    tokens: of text read so far; tokens_per_second: since this process began to extract.
+    """
+
+    prefix: ClassVar[str] = ""  # of the kind, among events of other jobs
+
+    kind: str
+    tokens: int
+    max_tokens: int
+    tokens_per_second: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as plain values, one line of the output of `--json`."""
+        values = asdict(self)
+        kind, rate = values.pop("kind"), round(self.tokens_per_second, 1)
+        return {"event": self.prefix + kind, **values, "tokens_per_second": rate}
+
+
+class Progress:
+    """How far a job is, at which rate, when to save it and whether to stop it.
+
+    Args:
+        tell: told the kind of news, tokens of text read, and tokens extracted a second.
+        stop: asked between batches.
+        checkpoint_seconds: at least so long between two checkpoints.
+
+    Attributes:
+        tokens: of text, in chunks that are done, by any process.
+    """
+
+    def __init__(
+        self, tell: Callable[[str, int, float], None], stop: Callable[[], bool], checkpoint_seconds: float = 60.0
+    ):
+        self._tell, self.stop, self._checkpoint_seconds = tell, stop, checkpoint_seconds
+        self.tokens = 0
+        self._extracted, self._seconds = 0, 0.0  # by this process
+        self._saved = time.monotonic()
+
+    def tell(self, kind: str, ahead: int = 0) -> None:
+        """Give news; `ahead` are tokens extracted that are not done yet."""
+        rate = self._extracted / self._seconds if self._seconds else 0.0
+        self._tell(kind, self.tokens + ahead, rate)
+
+    def extracted(self, tokens: int, seconds: float) -> None:
+        """Count what was extracted, and the time it took."""
+        self._extracted += tokens
+        self._seconds += seconds
+
+    def check(self) -> None:
+        """Raise Stop if someone asks for it."""
+        if self.stop():
+            raise Stop
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved >= self._checkpoint_seconds
+
+    def saved(self) -> None:
+        """Tell of a checkpoint, from which the time to the next counts."""
+        self._saved = time.monotonic()
+        self.tell("checkpoint")
+
+
+class Extraction(Protocol):
+    """Where the activations of chunks come from."""
+
+    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        """Chunks in their order, each with its activations by the name of the site."""
+        ...
+
+
+class Here:
+    """Activations extracted by this process, chunk after chunk. Raises Stop between two batches."""
+
+    def __init__(self, extractor: Extractor, progress: Progress):
+        self.extractor, self.progress = extractor, progress
+
+    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        for chunk in chunks:
+            yield chunk, self._extract(chunk)
+
+    def _extract(self, chunk: Chunk) -> dict[str, Tensor]:
+        done, counted, total = 0, 0, sum(len(window.ids) for window in chunk.windows)
+        begun = time.monotonic()
+
+        def on_batch(ids: int) -> None:
+            nonlocal done, counted, begun
+            done += ids
+            part = chunk.tokens * done // total - counted
+            self.progress.extracted(part, time.monotonic() - begun)
+            begun, counted = time.monotonic(), counted + part
+            self.progress.tell("progress", counted)
+            self.progress.check()
+
+        return {str(site): x_nd for site, x_nd in extract(self.extractor, chunk, on_batch).items()}

@@ -51,14 +51,15 @@ def activations(tiny_folder, out, site):
     """The stream of a build once more, by other means: windows from its text, one window at a time."""
     from exemplar_partitioning.models.load import load_model
     from exemplar_partitioning.text.documents import Document
-    from exemplar_partitioning.text.windows import WindowConfig, windows
+    from exemplar_partitioning.text.windowing import Windowing
+    from exemplar_partitioning.text.windows import windows
 
     loaded = load_model(str(tiny_folder))
     (wanted,) = resolve_sites(site, loaded.architecture)
     documents = [Document(f"corpus.jsonl:{i}", text) for i, text in enumerate(sentences(600, seed=1))]
     special = frozenset(loaded.tokenizer.all_special_ids)
     rows, tokens = [], []
-    config = WindowConfig(context_size=32, shuffle_buffer=50)
+    config = Windowing(context_size=32, shuffle_buffer=50)
     extractor = Extractor(loaded.model, [wanted], batch_size=1)
     for window in windows(documents, loaded.tokenizer, config, bos_id=0, special_ids=special):
         rows.append(extractor.extract([window.ids])[wanted][1:])

@@ -1,6 +1,8 @@
 """Growing on (L10): the same as one stream of both texts; ids never move."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ import torch
 
 import exemplar_partitioning as ep
 from cli.test_cli import run
-from conftest import sentences
+from conftest import sentences, tree
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import EPError, Interrupted
+from exemplar_partitioning.folder.dictionary import find
+from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.load import special_token_ids
 from exemplar_partitioning.models.sites import resolve_sites
@@ -71,11 +75,57 @@ def test_nothing_new(built, tiny_folder, tmp_path):
 def test_what_does_not_fit_is_named(built, tiny_folder, new_text, tmp_path):
     with pytest.raises(EPError, match="holds a dictionary already"):
         extend(built, new_text, out=built, model=str(tiny_folder))
-    with pytest.raises(Interrupted, match="nothing was written"):
-        extend(built, new_text, out=tmp_path / "e", model=str(tiny_folder), stop=lambda: True)
-    assert not (tmp_path / "e").exists()
     with pytest.raises(EPError, match="gave no text"):
         extend(built, [""], out=tmp_path / "e", model=str(tiny_folder))
+    assert not (tmp_path / "e").exists()
+
+
+def test_interrupted_it_goes_on_to_the_same_bytes(built, tiny_folder, new_text, tmp_path):
+    extend(built, new_text, out=tmp_path / "whole", model=str(tiny_folder))
+    given = {"out": tmp_path / "e", "model": str(tiny_folder), "checkpoint_seconds": 0.0}
+    for batches in (3, 6, 8):
+        asked = iter(range(batches))
+        with pytest.raises(Interrupted, match="--resume"):
+            extend(built, new_text, resume=True, stop=lambda asked=asked: next(asked, None) is None, **given)
+        assert find(tmp_path / "e") == []
+    with pytest.raises(EPError, match=r"unfinished build .*--resume"):
+        extend(built, new_text, **given)
+    with pytest.raises(EPError, match="other settings: max_tokens"):
+        extend(built, new_text, resume=True, max_tokens=10, **given)
+    extend(built, new_text, resume=True, **given)
+    assert tree(tmp_path / "e") == tree(tmp_path / "whole")
+    again = extend(built, new_text, resume=True, **given)  # it is there, and says so
+    assert [old.k < new.k for old, new in again] == [True, True]
+    assert tree(tmp_path / "e") == tree(tmp_path / "whole")
+
+
+def test_dictionaries_appear_together(built, tiny_folder, new_text, tmp_path, monkeypatch):
+    """Killed at any step of the move: none of them is found before all are, and the same command ends it."""
+    extend(built, new_text, out=tmp_path / "whole", model=str(tiny_folder))
+    given = {"out": tmp_path / "e", "model": str(tiny_folder), "resume": True}
+    rename, steps = Path.rename, iter(range(100))
+
+    def killed(self, target):
+        if Path(target).name in ("p3", "p10") and next(steps) == 1:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extend(built, new_text, **given)
+    assert (tmp_path / "e" / "resid_post.1" / "p3").is_dir() != (tmp_path / "e" / "resid_post.1" / "p10").is_dir()
+    with pytest.raises(EPError, match="has not finished"):
+        ep.load(tmp_path / "e", percentile=3)
+    extend(built, new_text, **given)
+    assert tree(tmp_path / "e") == tree(tmp_path / "whole")
+
+
+def test_labels_by_hand_come_along(built, tiny_folder, new_text, tmp_path):
+    shutil.copytree(built, tmp_path / "named")
+    Labels.read(ep.load(tmp_path / "named", percentile=3)).set(1, "the river")
+    (_, fine), (_, coarse) = extend(tmp_path / "named", new_text, out=tmp_path / "e", model=str(tiny_folder))
+    assert Labels.read(fine).best(1).text == "the river" and Labels.read(fine).best(1).source == "hand"
+    assert not Labels.read(coarse).by_hand()
 
 
 def test_command(built, tiny_folder, new_text, tmp_path):

@@ -12,7 +12,7 @@ import exemplar_partitioning as ep
 from autoencoders import invoke, made, refused, same, saved
 from conftest import sentences
 from ep_experiments.axbench.readouts import auroc
-from ep_experiments.streamed import HELD_OUT, Cut, read_streamed, stream_to
+from ep_experiments.streamed import HELD_OUT, read_streamed, stream_to
 from ep_experiments.tokens import detection
 from ep_experiments.tokens import run as budget
 from exemplar_partitioning.core.leader import LeaderClustering
@@ -22,8 +22,9 @@ from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.stream import extract, text_chunks
 from exemplar_partitioning.text.documents import read_documents
+from exemplar_partitioning.text.windowing import Windowing
 
-CUT = Cut(context_size=32, shuffle_buffer=50)
+CUT = Windowing(context_size=32, shuffle_buffer=50)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def loaded(tiny_folder):
 class TestStream:
     def streamed(self, folder, loaded, text_file, **options):
         source = read_documents(text_file)
-        options = {"max_tokens": 12_000, "cut": CUT} | options
+        options = {"max_tokens": 12_000, "windowing": CUT} | options
         return stream_to(folder, loaded, "resid_post.1", source, source.name, **options)
 
     def test_rows_are_those_a_build_reads_in_their_order(self, tmp_path, loaded, text_file):

@@ -88,7 +88,14 @@ def writings(model: Path | None, text: Path | None, folder: Path) -> list[Writin
     def evidence(out: Path) -> None:
         here = store.load(out)
         if not (here.path / "annotation").exists():
-            annotation.write(here, a.record, a.regions, [examples], a.mean_directions, a.histogram)
+            annotation.write(
+                here.path / annotation.FOLDER,
+                a.record,
+                a.regions,
+                [examples],
+                mean_directions=a.mean_directions,
+                histogram=a.histogram,
+            )
 
     def exported(out: Path) -> None:
         for to in TARGETS:

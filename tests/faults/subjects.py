@@ -23,7 +23,7 @@ import torch
 import exemplar_partitioning as ep
 from annotated import annotated
 from exemplar_partitioning.building import workspace as checkpoint
-from exemplar_partitioning.building.growing import Growing
+from exemplar_partitioning.building.growing import Growing, Provenance
 from exemplar_partitioning.building.settings import BuildSettings
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import EPError
@@ -213,33 +213,30 @@ def _work_folder(folder: Path) -> None:
     """An unfinished build: a spill of two chunks, and a checkpoint of a clustering."""
     rng = np.random.default_rng(0)
     workspace = checkpoint.Workspace(folder / "out", _settings(), resume=False)
-    spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8, [])
-    spill.open({})
+    spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8)
+    spill.open()
     x_nd = torch.from_numpy(rng.normal(size=(60, 8)).astype(np.float32))
     for part in x_nd.split(30):
         spill.append({SITE: part})
     clustering = LeaderClustering(x_nd.mean(0), 0.6)
     clustering.add(x_nd)
-    growing = Growing(SITE, 2.0, clustering, workspace.settings)
+    growing = Growing(site=SITE, percentile=2.0, clustering=clustering, settings=_settings(), sample=60, spread=0.01)
     for birth in clustering.births:
         window = rng.integers(0, 50, size=5).astype(np.int32)
-        growing.provenance.append(checkpoint.Provenance("a.jsonl:1", int(birth), window, 1.5))
-    state = checkpoint.State(spill.rows, 1, "d" * 64, 60, {SITE: {"2.0": 0.01}}, [growing])
-    state.spill = spill.digests
-    workspace.save(state)
+        growing.provenance.append(Provenance("a.jsonl:1", int(birth), window, 1.5))
+    workspace.save(checkpoint.State(spill, [growing], 1, "d" * 64))
     workspace._lock.release()
 
 
 def _read_work_folder(folder: Path) -> str:
     workspace = checkpoint.Workspace(folder / "out", _settings(), resume=True)
     try:
-        state = workspace.load("cpu")
-        spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8, state.spilled)
-        spill.open(state.spill)
+        state = workspace.load("cpu", (SITE,), 8)
+        state.spill.open()
         (one,) = state.growing
         provenance = [(p.document, p.position, p.window_tokens.tolist(), p.raw_norm) for p in one.provenance]
-        activations = [spill.chunk(i)[SITE] for i in range(len(state.spilled))]
-        rest = (state.clustered, state.digest, state.sample, state.spread, one.site, one.percentile, one.growth)
+        activations = [state.spill.chunk(i)[SITE] for i in range(len(state.spill.rows))]
+        rest = (state.clustered, state.digest, one.sample, one.spread, one.site, one.percentile, one.growth)
         counts = (one.clustering.position, one.clustering.skipped, one.clustering.threshold, one.stopped, one.digest)
         return digest(provenance, rest, counts, *activations, *one.arrays().values(), one.clustering.center)
     finally:

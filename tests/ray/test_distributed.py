@@ -10,11 +10,11 @@ import torch
 import transformers
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.building.growing import Growing, feed
+from exemplar_partitioning.building.growing import Growing, decided, end
 from exemplar_partitioning.building.settings import BuildSettings
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
-from exemplar_partitioning.ray.deciding import NOTHING, Ahead, end, settle
+from exemplar_partitioning.ray.deciding import NOTHING, Ahead, settle
 from exemplar_partitioning.ray.identity import check
 from exemplar_partitioning.ray.pool import _count, connected
 from exemplar_partitioning.ray.snapshot import Snapshots
@@ -50,10 +50,10 @@ def stream(rng, chunks):
 
 
 def dictionaries(window, until):
-    settings = BuildSettings.model_construct(saturation_window=window, until_unseen=until)
+    settings = BuildSettings.model_construct(saturation_window=window, until_unseen=until, strict=False)
     center = torch.full((D,), 0.05)
     return [
-        Growing(site, p, LeaderClustering(center, threshold), settings)
+        Growing(site=site, percentile=p, clustering=LeaderClustering(center, threshold), settings=settings)
         for site in ("a", "b")
         for p, threshold in ((1.0, 0.02), (10.0, 0.3))
     ]
@@ -69,11 +69,7 @@ def state(growing):
 
 def single(told, growing):
     """One process; yields after each chunk."""
-    for chunk, x in told:
-        for site, x_nd in x.items():
-            feed([one for one in growing if one.site == site], x_nd, chunk)
-        if chunk.last:
-            end(growing, chunk)
+    for _ in decided(((chunk, dict(x)) for chunk, x in told), growing, "cpu"):
         yield [state(one) for one in growing]
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from annotated import EMPTY, HOSTILE, annotated
-from exemplar_partitioning.annotating.run import annotate
+from exemplar_partitioning.api import annotate
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels

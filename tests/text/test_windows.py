@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.text.documents import Document
-from exemplar_partitioning.text.windows import Window, WindowConfig, pieces, special_mask, windows
+from exemplar_partitioning.text.windowing import Windowing
+from exemplar_partitioning.text.windows import Window, pieces, special_mask, windows
 from tiny_tokenizer import SENTENCES, SPECIAL, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -29,7 +30,7 @@ texts = st.lists(
 )
 
 
-def cut(texts: list[str], config: WindowConfig) -> list[Window]:
+def cut(texts: list[str], config: Windowing) -> list[Window]:
     documents = [Document(f"d{i}", text) for i, text in enumerate(texts)]
     return list(windows(documents, TOKENIZER, config, bos_id=BOS, special_ids=SPECIAL_IDS))
 
@@ -51,7 +52,7 @@ def tokens_of(text: str) -> list[int]:
     seed=st.integers(0, 9),
 )
 def test_windows_of_a_document_are_its_tokens_in_order(texts, context, bos, buffer, seed):
-    config = WindowConfig(context_size=context, prepend_bos=bos, shuffle_buffer=buffer, seed=seed)
+    config = Windowing(context_size=context, prepend_bos=bos, shuffle_buffer=buffer, seed=seed)
     found = cut(texts, config)
     for i, text in enumerate(texts):
         tokens = np.array(tokens_of(text), np.int32)
@@ -77,8 +78,8 @@ def test_windows_of_a_document_are_its_tokens_in_order(texts, context, bos, buff
 @settings(max_examples=40, deadline=None)
 @given(texts=texts, buffer=st.integers(2, 30), seed=st.integers(0, 5))
 def test_the_shuffle_is_a_permutation_that_depends_on_the_seed_only(texts, buffer, seed):
-    ordered = cut(texts, WindowConfig(context_size=3, shuffle_buffer=0))
-    config = WindowConfig(context_size=3, shuffle_buffer=buffer, seed=seed)
+    ordered = cut(texts, Windowing(context_size=3, shuffle_buffer=0))
+    config = Windowing(context_size=3, shuffle_buffer=buffer, seed=seed)
     shuffled = cut(texts, config)
     assert sorted(map(key, shuffled)) == sorted(map(key, ordered))
     np.random.default_rng().random()
@@ -87,16 +88,16 @@ def test_the_shuffle_is_a_permutation_that_depends_on_the_seed_only(texts, buffe
 
 def test_the_shuffle_mixes_and_its_order_is_fixed_for_all_time():
     words = ["The dog"] * 12
-    order = [w.document for w in cut(words, WindowConfig(shuffle_buffer=5, seed=1))]
+    order = [w.document for w in cut(words, Windowing(shuffle_buffer=5, seed=1))]
     assert order == [f"d{i}" for i in (2, 4, 0, 6, 1, 5, 8, 10, 11, 7, 9, 3)]
-    assert order != [w.document for w in cut(words, WindowConfig(shuffle_buffer=5, seed=2))]
-    assert [w.document for w in cut(words, WindowConfig(shuffle_buffer=1))] == [f"d{i}" for i in range(12)]
+    assert order != [w.document for w in cut(words, Windowing(shuffle_buffer=5, seed=2))]
+    assert [w.document for w in cut(words, Windowing(shuffle_buffer=1))] == [f"d{i}" for i in range(12)]
 
 
 @settings(max_examples=25, deadline=None)
 @given(texts=texts, characters=st.integers(1, 200), count=st.integers(1, 5))
 def test_batching_changes_nothing(texts, characters, count):
-    config = WindowConfig(context_size=5, shuffle_buffer=0)
+    config = Windowing(context_size=5, shuffle_buffer=0)
     expected = list(map(key, cut(texts, config)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("exemplar_partitioning.text.windows.BATCH_CHARACTERS", characters)
@@ -114,7 +115,7 @@ def test_pieces_join_to_the_text_and_are_bounded(text, limit):
 
 def test_documents_in_pieces_keep_their_tokens_and_positions(monkeypatch):
     text = " ".join(SENTENCES * 30)
-    config = WindowConfig(context_size=7, shuffle_buffer=0)
+    config = Windowing(context_size=7, shuffle_buffer=0)
     expected = cut([text, "The dog", text], config)
     monkeypatch.setattr("exemplar_partitioning.text.windows.PIECE_CHARACTERS", 400)
     assert list(map(key, cut([text, "The dog", text], config))) == list(map(key, expected))
@@ -122,7 +123,7 @@ def test_documents_in_pieces_keep_their_tokens_and_positions(monkeypatch):
 
 def test_the_same_document_twice_is_two_documents():
     document = Document("d", "The dog")
-    found = list(windows([document, document], TOKENIZER, WindowConfig(), bos_id=BOS, special_ids=SPECIAL_IDS))
+    found = list(windows([document, document], TOKENIZER, Windowing(), bos_id=BOS, special_ids=SPECIAL_IDS))
     assert len(found) == 2 and found[0].start == found[1].start == 0
 
 
@@ -131,7 +132,7 @@ def test_special_tokens_are_found_by_id_wherever_they_stand(tokenizer):
     text = "The dog</s> does not</s></s> mind"
     special = frozenset(tokenizer.all_special_ids)
     (window,) = windows(
-        [Document("d", text)], tokenizer, WindowConfig(), bos_id=tokenizer.bos_token_id, special_ids=special
+        [Document("d", text)], tokenizer, Windowing(), bos_id=tokenizer.bos_token_id, special_ids=special
     )
     mask = special_mask(window.ids, special)
     tokens = tokenizer.convert_ids_to_tokens(window.ids.tolist())
@@ -142,10 +143,10 @@ def test_special_tokens_are_found_by_id_wherever_they_stand(tokenizer):
 
 
 def test_a_second_bos_is_refused_and_never_made():
-    config = WindowConfig(context_size=4, shuffle_buffer=0)
+    config = Windowing(context_size=4, shuffle_buffer=0)
     with pytest.raises(EPError, match=r"document d1 begins with the BOS token \(id 0\).*--no-bos"):
         cut(["The dog", "<s>The dog"], config)
-    (window,) = cut(["<s>The dog"], WindowConfig(prepend_bos=False))
+    (window,) = cut(["<s>The dog"], Windowing(prepend_bos=False))
     assert window.ids[0] == BOS and window.prefix == 0 and window.positions[0] == 0
     # One that falls on the first place of a later window is left the only one there.
     text = "The dog"
@@ -156,19 +157,20 @@ def test_a_second_bos_is_refused_and_never_made():
     assert sorted(w.prefix for w in found)[0] == 0
 
 
-def test_short_windows_are_left_out_when_asked():
-    text = SENTENCES[0]
-    n = len(tokens_of(text))
-    assert n % 8 not in (0, 7)
-    kept = cut([text, "dog", "</s><pad>"], WindowConfig(context_size=8, min_tokens=8))
-    assert len(kept) == n // 8 and all(len(w.ids) == 9 for w in kept)
-    assert cut(["</s><pad>", ""], WindowConfig()) == []
+def test_windows_without_an_ordinary_token_are_left_out():
+    assert cut(["</s><pad>", ""], Windowing()) == []
+    kept = cut(["</s><pad></s><pad>dog"], Windowing(context_size=2, shuffle_buffer=0))
+    assert kept[0].start == 4 and not any(SPECIAL_IDS & set(w.ids[w.prefix :].tolist()) for w in kept)
+
+
+def test_a_chat_template_has_its_own_bos():
+    assert not Windowing(chat=True).prepend_bos and Windowing().prepend_bos
 
 
 def test_long_texts_give_no_warning(caplog):
     with caplog.at_level(logging.WARNING, logger="transformers"):
         logging.getLogger("transformers").propagate = True
-        assert cut(["The dog " * 2000], WindowConfig())
+        assert cut(["The dog " * 2000], Windowing())
     assert not caplog.records
 
 
@@ -176,22 +178,22 @@ def test_long_texts_give_no_warning(caplog):
     "settings",
     [
         {"context_size": 0},
-        {"min_tokens": 0},
         {"shuffle_buffer": -1},
         {"seed": -1},
-        {"context_size": 2, "min_tokens": 3},
+        {"positions": "first"},
+        {"min_tokens": 1},
     ],
 )
 def test_settings_that_make_no_windows_are_refused(settings):
     with pytest.raises(EPError, match="|".join(settings)):
-        WindowConfig(**settings)
+        Windowing(**settings)
 
 
 @pytest.mark.packaged
 def test_windows_of_the_packaged_text():
     found = []
     for window in windows(
-        documents_of(None), TOKENIZER, WindowConfig(shuffle_buffer=500), bos_id=BOS, special_ids=SPECIAL_IDS
+        documents_of(None), TOKENIZER, Windowing(shuffle_buffer=500), bos_id=BOS, special_ids=SPECIAL_IDS
     ):
         found.append(window)
         if len(found) == 300:

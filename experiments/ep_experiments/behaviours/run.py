@@ -25,8 +25,7 @@ from torch import Tensor
 
 from exemplar_partitioning.act.localise import last_activations, meets, rates
 from exemplar_partitioning.act.steer import Direction, steer
-from exemplar_partitioning.annotating.run import annotate
-from exemplar_partitioning.building.run import build
+from exemplar_partitioning.api import annotate, build
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder.annotation import FOLDER
@@ -239,7 +238,7 @@ class _Experiment:
 
     def _ordinary_text(self) -> dict[str, list[np.ndarray]]:
         """Windows of ordinary text, as a build would cut them, all of full length: a quarter is for validation."""
-        windowing = load(find(self.out)[0]).config.text.model_copy(
+        windowing = load(find(self.out)[0]).config.text.windowing.model_copy(
             update={"context_size": 128, "prepend_bos": True, "chat": False, "positions": "all"}
         )
         chunk = next(text_chunks(documents_of(self.text), self.loaded, windowing, 200_000))

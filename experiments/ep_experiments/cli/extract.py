@@ -28,13 +28,14 @@ def extract(
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.demo.corpus import documents_of
     from exemplar_partitioning.models.load import load_model
+    from exemplar_partitioning.text.windowing import Windowing
 
-    from ..streamed import Cut, stream_to
+    from ..streamed import stream_to
 
     tokens = options.count(max_tokens)
     source = documents_of(options.sources(text), field=field)
     loaded = load_model(model, dtype=dtype, device=device)
     with steps() as tell:
         chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
-        found = stream_to(out, loaded, chosen, source, source.name, tokens, Cut(context_size), tell)
+        found = stream_to(out, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), tell)
     typer.echo(f"{len(found):,} activations of {found.record['site']} in {out}")

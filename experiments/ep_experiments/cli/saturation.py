@@ -36,10 +36,11 @@ def saturation(
     from exemplar_partitioning.files import write_new
     from exemplar_partitioning.folder.dictionary import to_json
     from exemplar_partitioning.models.load import load_model
+    from exemplar_partitioning.text.windowing import Windowing
 
     from .. import saturation as experiment
     from ..record import record
-    from ..streamed import Cut, stream_to
+    from ..streamed import stream_to
 
     begun = time.monotonic()
     files = dict(_domain(given) for given in domain)
@@ -51,7 +52,9 @@ def saturation(
         streams = {}
         for name, file in files.items():
             source = documents_of(file, field=field)
-            streams[name] = stream_to(out / name, loaded, chosen, source, source.name, tokens, Cut(context_size), tell)
+            streams[name] = stream_to(
+                out / name, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), tell
+            )
         tell("clustering", 0, 1)
         result = experiment.run(streams, percentiles, seed)
     result = record("saturation", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result

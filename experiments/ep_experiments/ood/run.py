@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float64
 
 from exemplar_partitioning.act.localise import wilson
-from exemplar_partitioning.annotating.run import annotate
-from exemplar_partitioning.building.run import build
+from exemplar_partitioning.api import annotate, build
 from exemplar_partitioning.folder.annotation import FOLDER as ANNOTATION
 from exemplar_partitioning.folder.dictionary import StoredDictionary, find, load
 from exemplar_partitioning.models.load import LoadedModel, bos_id

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..core.dictionary import Dictionary
+from ..folder.checkpoints import below
 from .evidence import ChunkRows, Evidence, Sample, SiteRows
 from .quality import EVALUATED
 
@@ -56,15 +57,11 @@ class Gathered:
 
     def _parts(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[Evidence | Sample, dict[str, np.ndarray]]]:
         parts: list[tuple[Evidence | Sample, dict[str, np.ndarray]]] = []
-        parts += [(evidence, _below(f"{i}.", arrays)) for i, (_, evidence) in enumerate(self.evidence)]
-        return parts + [(sample, _below(f"{site}/", arrays)) for site, sample in self.samples.items()]
+        parts += [(evidence, below(f"{i}.", arrays)) for i, (_, evidence) in enumerate(self.evidence)]
+        return parts + [(sample, below(f"{site}/", arrays)) for site, sample in self.samples.items()]
 
     @property
     def documents(self) -> set[int]:
         """Hashes of the documents that examples come from."""
         best = [best for _, evidence in self.evidence for best in evidence.examples.values()]
         return {document for each in best for document in np.unique(each.document).tolist()}
-
-
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -6,50 +6,30 @@ The result is what one stream of the old text, as far as it was followed, and th
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..core.leader import LeaderClustering
-from ..core.statistics import UnseenMass, unseen_mass
 from ..demo.corpus import documents_of
-from ..errors import EPError, Interrupted
-from ..folder.dictionary import StoredDictionary, find, load
-from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id
-from ..models.sites import resolve_sites
+from ..errors import EPError
+from ..folder.dictionary import StoredDictionary, find, load, percentile_name
+from ..folder.group import beside
+from ..folder.labels import Labels
+from ..folder.schema import ModelRecord
+from ..models.load import LoadedModel, search_device
 from ..reading import check_model, model_of
-from ..stream import extract, text_chunks
-from .growing import Growing, Provenance, Stopped, feed
-from .settings import BuildSettings
-from .workspace import State
-from .write import write_dictionary
+from .growing import Growing, Provenance, Start
+from .run import Job, Run, this_process
+from .settings import BuildSettings, Event, ExtendSettings
+from .workspace import Workspace
 
 _BATCH_SIZE = 16  # windows in one forward pass
-
-
-@dataclass
-class Extending(Growing):
-    """A dictionary growing on: what saturates it, and its unseen mass, are counted from where it goes on."""
-
-    start: int = 0  # activations before
-    with_direction: int = 0  # of them
-    first_new: int = 0  # regions before
-
-    @property
-    def _last_birth(self) -> int:
-        return max(super()._last_birth, self.start - 1)
-
-    @property
-    def unseen(self) -> UnseenMass:
-        """Share of further activations of the new text that would found a region."""
-        new = self.clustering.position - self.clustering.skipped - self.with_direction
-        return unseen_mass(self.clustering.soles[self.first_new :], new)
 
 
 def extend(
@@ -61,10 +41,16 @@ def extend(
     max_tokens: int = 1_000_000,
     field: str = "text",
     device: str = "auto",
-    on_tokens: Callable[[int], None] = lambda tokens: None,
+    checkpoint_seconds: float = 60.0,
+    resume: bool = False,
+    on_event: Callable[[Event], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[tuple[StoredDictionary, StoredDictionary]]:
-    """Continue all dictionaries of a folder on new text, into another folder.
+    """Continue all dictionaries of a folder on new text, into another folder, where they appear together.
+
+    Labels by hand come along. An annotation does not: it knows nothing of the new text and regions. The missing mass
+    of the result is that of the new text alone: how often each old exemplar was the sole cover of a row, from which
+    that of both texts would follow, is not kept with a dictionary.
 
     Args:
         path: folder of a build, or of one dictionary.
@@ -72,8 +58,12 @@ def extend(
         out: folder to write; it must not hold a dictionary.
         model: where the model is, or the model; None for the one the dictionaries name.
         max_tokens: of the new text to read.
-        on_tokens: told how many were read.
-        stop: asked between batches; True raises Interrupted, with nothing written.
+        field: column or key that holds the text.
+        device: of the model, if it is to be loaded.
+        checkpoint_seconds: at least so long between two checkpoints.
+        resume: go on with what the same call began.
+        on_event: told how it goes.
+        stop: asked between batches; True saves a checkpoint and raises Interrupted.
 
     Returns:
         For each dictionary, the one there was and the one there is now: its first regions are those of the other.
@@ -81,12 +71,49 @@ def extend(
     Raises:
         EPError: another model, dictionaries of different windows, or text without activations.
     """
-    olds = [load(folder) for folder in find(Path(path))] or [load(path)]
-    out = Path(out)
-    if found := find(out):
+    olds, out = _sources(Path(path)), Path(out)
+    labels = [Labels.read(old).by_hand() for old in olds]
+    if there := find(out):
+        if resume and all(_is_grown(old, out) for old in olds):
+            shutil.rmtree(out / ".build", ignore_errors=True)  # left by a process that was killed at its end
+            return [(old, _grown(old, out)) for old in olds]
         raise EPError(
-            f"{out} holds a dictionary already ({found[0].relative_to(out)}); choose another folder with --out"
+            f"{out} holds a dictionary already ({there[0].relative_to(out)}); choose another folder with --out"
         )
+    loaded = model if isinstance(model, LoadedModel) else model_of(olds[0], model, device=device)
+    check_model(olds[0], loaded)
+    source = documents_of(text, field=field)
+    asked = ExtendSettings(
+        model=ModelRecord(**asdict(loaded.info)),
+        text=source.name,
+        sources=tuple(old.content_id for old in olds),
+        max_tokens=max_tokens,
+        device=loaded.model.device.type,
+        threads=torch.get_num_threads(),
+    )
+    settings = [_settings(old, asked) for old in olds]
+    sites = dict.fromkeys(old.config.site.name for old in olds)
+    every = settings[0].model_copy(update={"sites": tuple(sites)})
+    with Workspace(out, asked, resume=resume) as workspace:
+        core_device = search_device(loaded.model.device)
+        state = workspace.load(core_device)
+        if not state.growing:
+            state.growing = [_growing(old, each, core_device) for old, each in zip(olds, settings, strict=True)]
+        run = Run(Job(loaded, source, every, workspace), state, stop, on_event, checkpoint_seconds)
+        with this_process(loaded, every, run.progress) as crew:
+            run.follow(crew)
+        places = run.write()
+        for place, by_hand in zip(places, labels, strict=True):
+            if by_hand and beside(place).is_dir():
+                Labels.read(load(beside(place))).add(by_hand)
+        workspace.appear(places)
+    run.progress.tell("done")
+    return [(old, _grown(old, out)) for old in olds]
+
+
+def _sources(path: Path) -> list[StoredDictionary]:
+    """The dictionaries of a folder, which can read text together and share a centre at each site."""
+    olds = [load(folder) for folder in find(path)] or [load(path)]
     first = olds[0].config
     for other in (old.config for old in olds[1:]):
         if other.model != first.model or other.text.windowing != first.text.windowing:
@@ -94,90 +121,68 @@ def extend(
     centers = {old.config.site.name: old.center for old in olds}
     if apart := [old.path for old in olds if not torch.equal(old.center, centers[old.config.site.name])]:
         raise EPError(f"{apart[0]} has another centre than others at its site; extend it alone")
-    loaded = model if isinstance(model, LoadedModel) else model_of(olds[0], model, device=device)
-    check_model(olds[0], loaded)
-    source = documents_of(text, field=field)
-    settings = [_settings(old, source.name, max_tokens, loaded) for old in olds]
-    growing = [_restored(old, own) for old, own in zip(olds, settings, strict=True)]
-    sites = resolve_sites(list(dict.fromkeys(old.config.site.name for old in olds)), loaded.architecture)
-    extractor = Extractor(loaded.model, sites, batch_size=_BATCH_SIZE)
-
-    def on_batch(_: int) -> None:
-        if stop():
-            raise Interrupted("stopped; nothing was written")
-
-    chunk = None
-    for chunk in text_chunks(source, loaded, settings[0], max_tokens):
-        for site, x_nd in extract(extractor, chunk, on_batch).items():
-            feed([g for g in growing if g.site == str(site)], x_nd, chunk)
-        on_tokens(chunk.tokens_read)
-        if all(one.stopped for one in growing):
-            break
-    if chunk is None:
-        raise EPError(f"{source.name} gave no text to read")
-    bos = bos_id(loaded) if first.text.prepend_bos else None
-    results = []
-    for old, one, own in zip(olds, growing, settings, strict=True):
-        one.end(cast(Stopped, chunk.last), chunk.digest)
-        one.digest = hashlib.sha256(f"{old.config.text.digest}{one.digest}".encode()).hexdigest()
-        calibration = old.config.calibration
-        spread = {one.site: {str(one.percentile): calibration.spread}}
-        write_dictionary(one, State(sample=calibration.n_activations, spread=spread), loaded, sites, own, out, bos)
-        results.append((old, load(out, site=one.site, percentile=one.percentile)))
-    return results
+    return olds
 
 
-def _settings(old: StoredDictionary, new_text: str, max_tokens: int, loaded: LoadedModel) -> BuildSettings:
-    """Those of the old build, as far as its dictionary remembers them, on both texts."""
-    config = old.config
-    text, build = config.text, config.build
-    return BuildSettings(
-        model=config.model,
-        text=f"{text.source}, then {new_text}",
-        sites=(config.site.name,),
-        percentiles=(config.calibration.percentile,),
-        max_tokens=max_tokens,
-        saturation_window=build.saturation_window,
-        until_unseen=build.until_unseen,
-        calibration_batch=config.calibration.batch,
-        calibration_sample=config.calibration.n_activations,
-        context_size=text.context_size,
-        prepend_bos=text.prepend_bos,
-        chat=text.chat,
-        positions=text.positions,
-        shuffle_buffer=text.shuffle_buffer,
-        seed=text.seed,
-        batch_size=_BATCH_SIZE,
-        strict=False,
-        device=loaded.model.device.type,
-        threads=torch.get_num_threads(),
+def _folder(old: StoredDictionary, out: Path) -> Path:
+    return out / old.config.site.name / percentile_name(old.config.calibration.percentile)
+
+
+def _grown(old: StoredDictionary, out: Path) -> StoredDictionary:
+    return load(_folder(old, out))
+
+
+def _is_grown(old: StoredDictionary, out: Path) -> bool:
+    """Whether the dictionary in its place there is one that an earlier call made of it."""
+    if not _folder(old, out).is_dir():
+        return False
+    new = _grown(old, out)
+    return torch.equal(new.exemplars[: old.k], old.exemplars) and new.config.text.source.startswith(
+        f"{old.config.text.source}, then "
     )
 
 
-def _restored(old: StoredDictionary, settings: BuildSettings) -> Extending:
-    config, table = old.config, old.regions
-    clustering = LeaderClustering(old.center, old.threshold)
+def _settings(old: StoredDictionary, asked: ExtendSettings) -> BuildSettings:
+    """Those of the old build, as far as its dictionary remembers them, on both texts."""
+    config = old.config
+    return BuildSettings(
+        model=config.model,
+        text=f"{config.text.source}, then {asked.text}",
+        sites=(config.site.name,),
+        percentiles=(config.calibration.percentile,),
+        max_tokens=asked.max_tokens,
+        saturation_window=config.build.saturation_window,
+        until_unseen=config.build.until_unseen,
+        calibration_batch=config.calibration.batch,
+        calibration_sample=config.calibration.n_activations,
+        batch_size=_BATCH_SIZE,
+        device=asked.device,
+        threads=asked.threads,
+        **config.text.windowing.model_dump(),
+    )
+
+
+def _growing(old: StoredDictionary, settings: BuildSettings, device: str) -> Growing:
+    """A dictionary where its build ended."""
+    build, table = old.config.build, old.regions
+    clustering = LeaderClustering(old.center, old.threshold, device=device)
     clustering.restore(
         old.exemplars,
         table["arrivals"].to_numpy(),
         np.full(old.k, 2, np.int64),  # how many rows each covered alone is not kept, and no longer asked
         table["arrival_index"].to_numpy(),
-        position=config.build.n_activations,
-        skipped=config.build.skipped,
+        position=build.n_activations,
+        skipped=build.skipped,
     )
     rows = table.select(["document", "position", "window_tokens", "raw_norm"]).to_pylist()
-    provenance = [
-        Provenance(row["document"], row["position"], np.array(row["window_tokens"], np.int32), row["raw_norm"])
-        for row in rows
-    ]
-    return Extending(
-        config.site.name,
-        config.calibration.percentile,
-        clustering,
-        settings,
-        provenance,
-        list(config.build.growth),
-        start=config.build.n_activations,
-        with_direction=config.build.n_activations - config.build.skipped,
-        first_new=old.k,
+    return Growing(
+        site=old.config.site.name,
+        percentile=old.config.calibration.percentile,
+        clustering=clustering,
+        settings=settings,
+        sample=old.config.calibration.n_activations,
+        spread=old.config.calibration.spread,
+        start=Start(build.n_activations, build.n_activations - build.skipped, old.k, old.config.text.digest),
+        provenance=[Provenance(**row | {"window_tokens": np.array(row["window_tokens"], np.int32)}) for row in rows],
+        growth=list(build.growth),
     )

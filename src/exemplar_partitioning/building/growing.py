@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..core.geometry import Block, directions
 from ..core.leader import LeaderClustering
 from ..core.search import ROWS
-from ..core.statistics import UnseenMass, unseen_mass
+from ..core.statistics import MissingMass, missing_mass
 from ..stream import Chunk
 from .settings import BuildSettings, DictionarySummary
 
@@ -35,47 +36,69 @@ class Provenance:
     raw_norm: float
 
 
-@dataclass
+@dataclass(frozen=True)
+class Start:
+    """Where a dictionary begins that grows on: what saturates it, and its missing mass, are counted from here.
+
+    activations: before; with_direction: of them.  k: regions before.  digest: of the text before.
+    """
+
+    activations: int = 0
+    with_direction: int = 0
+    k: int = 0
+    digest: str = ""
+
+
+@dataclass(kw_only=True)
 class Growing:
-    """A dictionary being built from one site at one percentile."""
+    """A dictionary being built from one site at one percentile.
+
+    sample: activations it was calibrated on.  spread: of the percentile between calibration batches.
+    growth: (activations, regions) along the stream.  digest: of the text up to where it stopped.
+    """
 
     site: str
     percentile: float
     clustering: LeaderClustering
     settings: BuildSettings
+    sample: int = 0
+    spread: float = 0.0
+    start: Start = Start()
     provenance: list[Provenance] = field(default_factory=list)
     growth: list[tuple[int, int]] = field(default_factory=list)
     stopped: Stopped | None = None
     digest: str = ""
 
     def add(self, block: Block, offered: int, chunk: Chunk, first_row: int) -> None:
-        """Take a block made from rows first_row.. of a chunk's activations, up to the row it stops at.
+        """Take a block made from rows first_row.. of a chunk's activations, up to the row it stops at."""
+        for part, rows in self.cut(block, offered):
+            k, position = self.clustering.k, self.clustering.position
+            self.clustering.add_block(part, rows)
+            self.witness(part, self.clustering.births[k:] - position, chunk, first_row)
+            first_row += rows
+
+    def cut(self, block: Block, offered: int) -> Iterator[tuple[Block, int]]:
+        """Parts of a block, and the rows they are made from, each to be clustered before the next is asked for.
 
         The stream is cut exactly where a decision falls due, so that the rows counted, like the
         exemplars, do not depend on how it was blocked.
         """
         while offered and not self.stopped:
             due = self._next_decision() - self.clustering.position
-            taken = min(offered, due)
-            if taken == offered:
-                self._cluster(block, taken, chunk, first_row)
+            rows = min(offered, due)
+            if rows == offered:
+                yield block, rows
             else:
-                rows = int((block.rows_n < taken).sum())
-                self._cluster(block[:rows], taken, chunk, first_row)
-                block = block[rows:].shifted(-taken)
-            offered, first_row = offered - taken, first_row + taken
-            if taken == due:
+                inside = int((block.rows_n < rows).sum())
+                yield block[:inside], rows
+                block = block[inside:].shifted(-rows)
+            offered -= rows
+            if rows == due:
                 self._decide()
 
-    def _cluster(self, block: Block, offered: int, chunk: Chunk, first_row: int) -> None:
-        k, position = self.clustering.k, self.clustering.position
-        self.clustering.add_block(block, offered)
-        self._witness(block, self.clustering.births[k:], position, chunk, first_row)
-
-    def _witness(self, block: Block, births: np.ndarray, position: int, chunk: Chunk, first_row: int) -> None:
-        """Note what is to know of new exemplars, rows of a block that began at a position of the stream."""
-        for birth in births:
-            row = int(birth) - position
+    def witness(self, block: Block, born_n: Int64[np.ndarray, " n"], chunk: Chunk, first_row: int) -> None:
+        """Note what is to know of new exemplars: rows of a block that begins at a row of the chunk."""
+        for row in born_n.tolist():
             document, at, window_tokens = chunk.token(first_row + row)
             x_d = block.x_nd[int(torch.searchsorted(block.rows_n, row))]
             norm = float(x_d.double().norm())
@@ -92,7 +115,7 @@ class Growing:
     @property
     def _last_birth(self) -> int:
         births = self.clustering.births
-        return int(births[-1]) if len(births) else -1
+        return max(int(births[-1]) if len(births) else -1, self.start.activations - 1)
 
     def _next_decision(self) -> int:
         window, position = self.settings.saturation_window, self.clustering.position
@@ -119,48 +142,111 @@ class Growing:
         self.digest = self.digest or digest
 
     @property
-    def unseen(self) -> UnseenMass:
-        """Share of further activations that would found a region."""
-        return unseen_mass(self.clustering.soles, self.clustering.position - self.clustering.skipped)
+    def unseen(self) -> MissingMass:
+        """Share of further activations, of the text since the start, that would found a region."""
+        n = self.clustering.position - self.clustering.skipped - self.start.with_direction
+        return missing_mass(self.clustering.soles[self.start.k :], n)
+
+    @property
+    def text_digest(self) -> str:
+        """Of all text that was read, before the start too."""
+        before = self.start.digest
+        return hashlib.sha256(f"{before}{self.digest}".encode()).hexdigest() if before else self.digest
 
     def summary(self) -> DictionarySummary:
+        """Where it stands."""
         return DictionarySummary(
-            self.site,
-            self.percentile,
-            self.clustering.threshold,
-            self.clustering.k,
-            self.clustering.position,
-            self.unseen,
-            self.stopped,
+            site=self.site,
+            percentile=self.percentile,
+            threshold=self.clustering.threshold,
+            k=self.clustering.k,
+            n_activations=self.clustering.position,
+            unseen=self.unseen,
+            stopped=self.stopped,
         )
 
+    # What a checkpoint holds of it
+
+    _PLAIN = ("site", "percentile", "sample", "spread", "growth", "stopped", "digest")
+
+    def record(self) -> dict[str, Any]:
+        """What is not in `arrays`, as plain values."""
+        plain = {name: getattr(self, name) for name in self._PLAIN}
+        return plain | {
+            "threshold": self.clustering.threshold,
+            "position": self.clustering.position,
+            "skipped": self.clustering.skipped,
+            "provenance": [[p.document, p.position, p.raw_norm] for p in self.provenance],
+            "start": asdict(self.start),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """The state of the clustering and the windows of its exemplars, for a checkpoint."""
+        """The state of the clustering and the windows of its exemplars."""
         windows = [p.window_tokens for p in self.provenance]
         return {
             "window_tokens": np.concatenate([np.zeros(0, np.int32), *windows]),
             "window_lengths": np.array([len(window) for window in windows], np.int64),
+            "center": self.clustering.center.numpy(force=True),
             "exemplars": self.clustering.exemplars.numpy(force=True),
             "arrivals": self.clustering.arrivals,
             "soles": self.clustering.soles,
             "births": self.clustering.births,
         }
 
+    @classmethod
+    def restored(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], device: str) -> Self:
+        """From what `record` and `arrays` gave."""
+        clustering = LeaderClustering(torch.from_numpy(arrays["center"]), record["threshold"], device=device)
+        counts = {name: arrays[name] for name in ("arrivals", "soles", "births")}
+        at = {name: record[name] for name in ("position", "skipped")}
+        clustering.restore(torch.from_numpy(arrays["exemplars"]), **counts, **at)
+        ends = np.cumsum(arrays["window_lengths"])
+        windows = np.split(arrays["window_tokens"], ends)[: len(ends)]
+        provenance = [
+            Provenance(document, position, window, raw_norm)
+            for (document, position, raw_norm), window in zip(record["provenance"], windows, strict=True)
+        ]
+        plain: dict[str, Any] = {name: record[name] for name in cls._PLAIN}
+        plain["growth"] = [(n, k) for n, k in record["growth"]]
+        return cls(
+            **plain,
+            clustering=clustering,
+            settings=BuildSettings(**record["settings"]),
+            start=Start(**record["start"]),
+            provenance=provenance,
+        )
 
-def feed(
-    here: Sequence[Growing], x_nd: Tensor, chunk: Chunk, *, device: str = "cpu", strict: bool = False
-) -> list[Growing]:
-    """Give the activations of a chunk to the dictionaries growing at their site, which share a centre.
 
-    Returns those that stopped at it.
-    """
+def decided(
+    extracted: Iterable[tuple[Chunk, dict[str, Tensor]]], growing: Sequence[Growing], device: str
+) -> Iterator[Chunk]:
+    """Chunks, each once its activations, which are used up, are in the dictionaries that grow at their site."""
+    for chunk, activations in extracted:
+        while activations:
+            site, x_nd = activations.popitem()
+            feed([one for one in growing if one.site == site], x_nd, chunk, device=device)
+        end(growing, chunk)
+        yield chunk
+
+
+def feed(here: Sequence[Growing], x_nd: Tensor, chunk: Chunk, *, device: str = "cpu") -> None:
+    """Give the activations of a chunk to the dictionaries growing at their site, which share a centre."""
     still = [one for one in here if not one.stopped]
     for start in range(0, len(x_nd) if still else 0, ROWS):
         part = x_nd[start : start + ROWS].to(device)
-        block = directions(part, still[0].clustering.center, strict=strict)
+        block = directions(part, still[0].clustering.center, strict=still[0].settings.strict)
         for one in still:
             one.add(block, len(part), chunk, start)
-    stopped = [one for one in still if one.stopped]
-    for one in stopped:
-        one.end(cast(Stopped, one.stopped), chunk.digest)
-    return stopped
+
+
+def end(growing: Sequence[Growing], chunk: Chunk) -> None:
+    """Close the dictionaries that stopped in a chunk, and all if it is the last."""
+    for one in growing:
+        if chunk.last or (one.stopped and not one.digest):
+            one.end(one.stopped or cast(Stopped, chunk.last), chunk.digest)
+
+
+def all_stopped(growing: Iterable[Growing]) -> bool:
+    """Whether no dictionary takes more of the stream."""
+    return all(one.stopped for one in growing)

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from ..core.calibration import BATCH, SAMPLE
-from ..core.statistics import UnseenMass
+from ..core.statistics import MissingMass
 from ..folder.schema import Config, ModelRecord
+from ..stream import Event as JobEvent
+from ..text.windowing import Settings
+from .options import BuildOptions
 
 
-class BuildSettings(BaseModel):
+class BuildSettings(BuildOptions):
     """Everything that decides the bytes of a build. A resumed build must have the same."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelRecord
     text: str = Field(description="where the documents come from")
     sites: tuple[str, ...] = Field(description="canonical names, in the order of execution")
     percentiles: tuple[float, ...]
-    max_tokens: int = Field(ge=1, description="budget: tokens of text read by the model, BOS not counted")
-    saturation_window: int = Field(BATCH, ge=1, description="activations without a new exemplar that end a build")
-    until_unseen: float | None = Field(None, gt=0, lt=1, description="or end at this estimated unseen mass")
-    calibration_batch: int = Field(BATCH, ge=2, description="activations")
-    calibration_sample: int = Field(SAMPLE, ge=2, description="activations, used in whole batches")
-    context_size: int = Field(128, ge=1, description="text tokens of a window")
-    prepend_bos: bool = True
-    chat: bool = Field(False, description="documents are users' messages in the model's chat template")
-    positions: Literal["all", "last"] = Field("all", description="tokens of a window whose activations count")
-    shuffle_buffer: int = Field(10_000, ge=0, description="windows")
-    seed: int = Field(0, ge=0)
-    batch_size: int = Field(16, ge=1, description="windows in one forward pass")
     device: str
     threads: int = Field(ge=1, description="threads of the forward pass on a CPU; they may change its last bits")
-    strict: bool = Field(False, description="refuse activations without a direction instead of skipping them")
 
-    def differences(self, other: BuildSettings) -> list[str]:
-        """`name: mine, other's` for each setting that differs."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        mine.update({f"model.{name}": value for name, value in mine.pop("model").items()})
-        theirs.update({f"model.{name}": value for name, value in theirs.pop("model").items()})
-        return [f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+class ExtendSettings(Settings):
+    """Everything that decides the bytes of dictionaries that grow on. To go on, it must be the same."""
+
+    model: ModelRecord
+    text: str = Field(description="where the new documents come from")
+    sources: tuple[str, ...] = Field(description="content ids of the dictionaries")
+    max_tokens: int = Field(ge=1, description="budget: tokens of the new text")
+    device: str
+    threads: int
+
+
+def differences(here: BaseModel, there: BaseModel) -> Iterator[str]:
+    """`name: ours here, theirs there` for each setting that differs."""
+    ours, theirs = _flat(here.model_dump()), _flat(there.model_dump())
+    return (f"{name}: {ours[name]} here, {theirs[name]} there" for name in ours if ours[name] != theirs[name])
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {f"model.{name}": value for name, value in settings.pop("model").items()}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class DictionarySummary:
     threshold: float
     k: int
     n_activations: int
-    unseen: UnseenMass
+    unseen: MissingMass
     stopped: str | None
 
     @classmethod
@@ -63,39 +65,24 @@ class DictionarySummary:
         """A written dictionary."""
         build = config.build
         return cls(
-            config.site.name,
-            config.calibration.percentile,
-            config.calibration.threshold,
-            build.k,
-            build.n_activations,
-            UnseenMass(build.unseen.estimate, build.unseen.low, build.unseen.high),
-            build.stopped,
+            site=config.site.name,
+            percentile=config.calibration.percentile,
+            threshold=config.calibration.threshold,
+            k=build.k,
+            n_activations=build.n_activations,
+            unseen=MissingMass(**build.unseen.model_dump()),
+            stopped=build.stopped,
         )
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(JobEvent):
     """News of a running build.
 
     kind: `start`, `resume`, `progress`, `calibrating`, `calibrated`, `checkpoint`, `dictionary` (one ended) or `done`.
-    tokens: of text read so far; tokens_per_second: since this process began to extract.
     """
 
-    kind: Literal["start", "resume", "progress", "calibrating", "calibrated", "checkpoint", "dictionary", "done"]
-    tokens: int
-    max_tokens: int
-    tokens_per_second: float
     dictionaries: tuple[DictionarySummary, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The event as plain values, one JSON line of `ep build --json`."""
-        return {
-            "event": self.kind,
-            "tokens": self.tokens,
-            "max_tokens": self.max_tokens,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "dictionaries": [asdict(summary) for summary in self.dictionaries],
-        }
 
 
 @dataclass(frozen=True)

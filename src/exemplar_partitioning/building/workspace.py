@@ -1,6 +1,7 @@
 """The working folder of a build, `.build` inside its output: what a resumed build continues from (law L9).
 
 settings.json          what was asked for
+moves.json             there while finished dictionaries take their places (folder/group.py)
 lock                   held while a process builds here
 spill/<site>.f32       activations that calibrate, kept so that nothing is extracted twice
 checkpoint-<chunks>/   state after so many chunks; appears whole or not at all
@@ -11,56 +12,49 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 from torch import Tensor
 
-from ..core.leader import LeaderClustering
 from ..errors import DataError, EPError
 from ..files import disk_errors, flush, write_new
-from ..folder.checkpoints import Checkpoints
+from ..folder.checkpoints import Checkpoints, below
 from ..folder.dictionary import to_json
-from .growing import Growing, Provenance
-from .settings import BuildSettings
+from ..folder.group import JOURNAL, finish, take_places
+from .growing import Growing
+from .settings import BuildSettings, ExtendSettings, differences
 
 _READ = 1 << 24  # bytes at a time
 
 
 @dataclass
 class State:
-    """How far a build is.
+    """How far a job is.
 
-    spilled: activations of each chunk in the spill, in order.  spill: sha256 of each site's.
-    clustered: chunks clustered.
-    digest: of the stream up to the last chunk that was read.
-    spread: per site and percentile, of the calibration.  sample: activations calibrated on.
+    clustered: chunks clustered.  digest: of the stream up to the last chunk that was read.
     """
 
-    spilled: list[int] = field(default_factory=list)
+    spill: Spill
+    growing: list[Growing] = field(default_factory=list)
     clustered: int = 0
     digest: str = ""
-    sample: int = 0
-    spread: dict[str, dict[str, float]] = field(default_factory=dict)
-    growing: list[Growing] = field(default_factory=list)
-    spill: dict[str, str] = field(default_factory=dict)
 
     @property
     def chunks(self) -> int:
         """Chunks of the stream that need not be extracted again."""
-        return max(len(self.spilled), self.clustered)
+        return max(len(self.spill.rows), self.clustered)
 
 
 class Workspace:
-    """One build's output folder, locked while open."""
+    """The output folder of a build, or of dictionaries that grow on, locked while open."""
 
-    def __init__(self, out: Path, settings: BuildSettings, *, resume: bool):
+    def __init__(self, out: Path, settings: BuildSettings | ExtendSettings, *, resume: bool):
         self.out, self.work, self.settings = out, out / ".build", settings
         self.checkpoints = Checkpoints(self.work)
         self.resumed = False
@@ -81,6 +75,7 @@ class Workspace:
         try:
             self._agree(finished if finished.is_file() else asked, resume)
             self.finished = finished.is_file()
+            finish(self.work / JOURNAL, out)
             if not self.finished:
                 write_new(asked, to_json(settings.model_dump(mode="json")))
         except BaseException:
@@ -89,7 +84,7 @@ class Workspace:
 
     def _agree(self, path: Path, resume: bool) -> None:
         """See whether what the folder holds is this very build."""
-        if (found := _read_settings(path)) is None:
+        if (found := _read_settings(path, type(self.settings))) is None:
             return
         if not resume:
             what = "a finished" if path.name == "build.json" else "an unfinished"
@@ -97,120 +92,98 @@ class Workspace:
                 f"{self.out} already holds {what} build of {found.model.id} on {found.text}; "
                 "continue it with --resume, or choose another folder with --out"
             )
-        if differences := self.settings.differences(found):
+        if others := "; ".join(differences(self.settings, found)):
             raise EPError(
-                f"the build in {self.out} was made with other settings: {'; '.join(differences)}. "
+                f"the build in {self.out} was made with other settings: {others}. "
                 "Repeat the command as it was, or choose another folder with --out"
             )
         self.resumed = True
 
+    def appear(self, places: Sequence[Path]) -> None:
+        """Have finished dictionaries take their places; `find` knows none of them before the last has."""
+        take_places(self.work / JOURNAL, self.out, places)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(done=kind is None)
+
     def close(self, *, done: bool = False) -> None:
         """Release the folder; what a build needs to go on stays, where there is anything to go on from."""
-        if done or (self.out / "build.json").is_file() or not self.checkpoints:
+        begun = bool(self.checkpoints) or (self.work / JOURNAL).is_file()
+        if done or (self.out / "build.json").is_file() or not begun:
             shutil.rmtree(self.work, ignore_errors=True)
             if self._made and not any(self.out.iterdir()):
                 self.out.rmdir()
         self._lock.release()
 
     def save(self, state: State) -> None:
-        """Write a checkpoint."""
-        arrays, dictionaries = {}, []
-        for i, growing in enumerate(state.growing):
-            arrays |= {f"{i}.{name}": array for name, array in growing.arrays().items()}
-            arrays[f"{i}.center"] = growing.clustering.center.numpy(force=True)
-            dictionaries.append(
-                {
-                    "site": growing.site,
-                    "percentile": growing.percentile,
-                    "threshold": growing.clustering.threshold,
-                    "position": growing.clustering.position,
-                    "skipped": growing.clustering.skipped,
-                    "provenance": [[p.document, p.position, p.raw_norm] for p in growing.provenance],
-                    "growth": growing.growth,
-                    "stopped": growing.stopped,
-                    "digest": growing.digest,
-                }
-            )
+        """Write a checkpoint; what it knows of the spill is on the disk before."""
+        state.spill.flush()
+        arrays = {f"{i}.{name}": a for i, one in enumerate(state.growing) for name, a in one.arrays().items()}
         record = {
-            "spilled": state.spilled,
-            "spill": state.spill,
+            "spill": state.spill.record(),
             "clustered": state.clustered,
             "digest": state.digest,
-            "sample": state.sample,
-            "spread": state.spread,
-            "dictionaries": dictionaries,
+            "dictionaries": [one.record() for one in state.growing],
         }
         self.checkpoints.save(arrays, record)
 
-    def load(self, device: str) -> State:
-        """The state to continue from; an empty one before the first checkpoint."""
-        if (found := self.checkpoints.load()) is None:
-            return State()
-        arrays, record = found
+    def load(self, device: str, sites: Sequence[str] = (), d_model: int = 0) -> State:
+        """The state to continue from; an empty one before the first checkpoint.
+
+        sites, d_model: of the activations that calibrate.
+        """
+        folder = self.work / "spill"
+        if (kept := self.checkpoints.load()) is None:
+            return State(Spill(folder, sites, d_model))
+        arrays, record = kept
         try:
-            growing = [self._growing(i, entry, arrays, device) for i, entry in enumerate(record["dictionaries"])]
-            return State(
-                record["spilled"],
-                record["clustered"],
-                record["digest"],
-                record["sample"],
-                record["spread"],
-                growing,
-                record["spill"],
-            )
+            growing = [
+                Growing.restored(entry, below(f"{i}.", arrays), device)
+                for i, entry in enumerate(record["dictionaries"])
+            ]
+            spill = Spill(folder, sites, d_model, **record["spill"])
+            return State(spill, growing, record["clustered"], record["digest"])
         except (ValueError, KeyError, TypeError) as error:
             raise self.checkpoints.damaged(error) from error
 
-    def _growing(self, i: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], device: str) -> Growing:
-        clustering = LeaderClustering(torch.from_numpy(arrays[f"{i}.center"]), entry["threshold"], device=device)
-        clustering.restore(
-            torch.from_numpy(arrays[f"{i}.exemplars"]),
-            arrays[f"{i}.arrivals"],
-            arrays[f"{i}.soles"],
-            arrays[f"{i}.births"],
-            position=entry["position"],
-            skipped=entry["skipped"],
-        )
-        ends = np.cumsum(arrays[f"{i}.window_lengths"])
-        windows = np.split(arrays[f"{i}.window_tokens"], ends)[: len(ends)]
-        return Growing(
-            entry["site"],
-            entry["percentile"],
-            clustering,
-            self.settings,
-            [
-                Provenance(document, position, window, raw_norm)
-                for (document, position, raw_norm), window in zip(entry["provenance"], windows, strict=True)
-            ],
-            [(n, k) for n, k in entry["growth"]],
-            entry["stopped"],
-            entry["digest"],
-        )
 
-
-def _read_settings(path: Path) -> BuildSettings | None:
+def _read_settings(path: Path, kind: type[Any]) -> Any:
     """The settings in settings.json, or under `settings` in build.json; None without the file."""
     try:
         raw = json.loads(path.read_bytes())
-        return BuildSettings.model_validate_json(json.dumps(raw.get("settings", raw)))
+        return kind(**raw.get("settings", raw))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is damaged or of another version ({error}); choose another folder") from error
 
 
 class Spill:
-    """Activations on disk, one file a site, chunk after chunk."""
+    """Activations on disk, one file a site, chunk after chunk.
 
-    def __init__(self, folder: Path, sites: tuple[str, ...], d: int, rows: list[int]):
-        self.folder, self.d, self.rows = folder, d, rows
+    rows: activations of each chunk.  known: sha256 of each site's, as far as a checkpoint knew of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sites: Sequence[str],
+        d: int,
+        rows: Sequence[int] = (),
+        known: Mapping[str, str] | None = None,
+    ):
+        self.folder, self.d, self.rows, self._known = folder, d, list(rows), known or {}
         self.paths = {site: folder / f"{site}.f32" for site in sites}
         self._hashes = {site: hashlib.sha256() for site in sites}
 
-    def open(self, digests: Mapping[str, str]) -> None:
-        """Make the files hold exactly the chunks that the last checkpoint knew of, with the hashes it knew.
+    def open(self) -> None:
+        """Make the files hold exactly the chunks that the last checkpoint knew of.
 
-        Raises DataError if they are shorter or others.
+        Raises:
+            DataError: they are shorter, or others.
         """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -226,15 +199,14 @@ class Spill:
                     file.seek(0)
                     while part := file.read(_READ):
                         self._hashes[site].update(part)
-                if size and self._hashes[site].hexdigest() != digests.get(site):
+                if size and self._hashes[site].hexdigest() != self._known.get(site):
                     raise DataError(
                         f"{path} is not what its checkpoint knows; remove {self.folder.parent} and build again"
                     )
 
-    @property
-    def digests(self) -> dict[str, str]:
-        """sha256 of each site's activations."""
-        return {site: found.hexdigest() for site, found in self._hashes.items()}
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint knows of it."""
+        return {"rows": self.rows, "known": {site: sha.hexdigest() for site, sha in self._hashes.items()}}
 
     @property
     def n(self) -> int:
@@ -267,16 +239,19 @@ class Spill:
         start = sum(self.rows[:index])
         return {site: self.read(site, start, start + self.rows[index]) for site in self.paths}
 
-    def batches(self, site: str, size: int, count: int) -> _Batches:
+    def batches(self, site: str, size: int, count: int) -> Batches:
         """The first `count` batches of a site, read one at a time however often they are iterated."""
-        return _Batches(self, site, size, count)
+        return Batches(self, site, size, count)
 
     def remove(self) -> None:
+        """Give the space back."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class _Batches:
+class Batches:
+    """Activations of a site in batches of one size, read when they are asked for."""
+
     spill: Spill
     site: str
     size: int

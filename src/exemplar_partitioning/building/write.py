@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +11,53 @@ import pyarrow as pa
 
 from ..core.dictionary import Dictionary
 from ..errors import EPError
-from ..folder.dictionary import content_ids, find, percentile_name, save, token_columns, versions
+from ..folder.dictionary import content_ids, percentile_name, save, token_columns, versions
+from ..folder.group import beside
 from ..folder.schema import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
-from ..models.load import LoadedModel
-from ..models.sites import Site
+from ..models.load import LoadedModel, bos_id
+from ..models.sites import resolve_sites
 from .growing import Growing
-from .settings import BuildSettings
-from .workspace import State
 
 
-def write_dictionary(
-    growing: Growing,
-    state: State,
-    loaded: LoadedModel,
-    sites: tuple[Site, ...],
-    settings: BuildSettings,
-    out: Path,
-    bos: int | None,
-) -> None:
-    """Write `<out>/<site>/p<percentile>`; one that is there already is what an earlier try wrote."""
+def write_dictionary(growing: Growing, loaded: LoadedModel, out: Path) -> Path:
+    """Write a dictionary beside `<out>/<site>/p<percentile>`, which is returned, unless an earlier try did.
+
+    Raises:
+        EPError: it has no region.
+    """
     if not growing.clustering.k:
         raise EPError(
             f"none of the {growing.clustering.position:,} activations at {growing.site} has a direction: all are "
             "not finite or equal; check the model's weights and dtype"
         )
-    path = out / growing.site / percentile_name(growing.percentile)
-    if path in find(out):
-        return
-    site = next(site for site in sites if str(site) == growing.site)
-    clustering = growing.clustering
-    dictionary = Dictionary(clustering.center.cpu(), clustering.exemplars.cpu(), clustering.threshold)
-    unseen = growing.unseen
+    place = out / growing.site / percentile_name(growing.percentile)
+    if not place.exists() and not beside(place).exists():
+        clustering = growing.clustering
+        dictionary = Dictionary(clustering.center.cpu(), clustering.exemplars.cpu(), clustering.threshold)
+        save(beside(place), _config(growing, loaded), dictionary, regions_table(growing, loaded.tokenizer))
+    return place
+
+
+def _config(growing: Growing, loaded: LoadedModel) -> Config:
+    settings, clustering = growing.settings, growing.clustering
     assert growing.stopped is not None
-    config = Config(
+    (site,) = resolve_sites(growing.site, loaded.architecture)
+    return Config(
         model=settings.model,
         site=SiteRecord.of(site, loaded.architecture),
         text=TextRecord(
             source=settings.text,
-            context_size=settings.context_size,
-            prepend_bos=settings.prepend_bos,
-            bos_id=bos,
-            shuffle_buffer=settings.shuffle_buffer,
-            seed=settings.seed,
-            digest=growing.digest,
-            chat=settings.chat,
-            positions=settings.positions,
+            bos_id=bos_id(loaded) if settings.prepend_bos else None,
+            digest=growing.text_digest,
+            **settings.windowing.model_dump(),
         ),
         calibration=CalibrationRecord(
             percentile=growing.percentile,
             threshold=clustering.threshold,
-            spread=state.spread[growing.site][str(growing.percentile)],
+            spread=growing.spread,
             batch=settings.calibration_batch,
-            n_activations=state.sample,
-            center_norm=float(np.linalg.norm(dictionary.center.double().numpy())),
+            n_activations=growing.sample,
+            center_norm=float(np.linalg.norm(clustering.center.double().numpy(force=True))),
         ),
         build=BuildRecord(
             k=clustering.k,
@@ -71,13 +66,12 @@ def write_dictionary(
             stopped=growing.stopped,
             saturation_window=settings.saturation_window,
             until_unseen=settings.until_unseen,
-            unseen=UnseenRecord(estimate=unseen.estimate, low=unseen.low, high=unseen.high),
+            unseen=UnseenRecord(**asdict(growing.unseen)),
             growth=growing.growth,
             device=settings.device,
         ),
         versions=versions(),
     )
-    save(path, config, dictionary, regions_table(growing, loaded.tokenizer))
 
 
 def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:

@@ -48,7 +48,7 @@ def annotate(
 
     import torch
 
-    from ..annotating.run import annotate as run
+    from ..api import annotate as run
     from .display import JsonLines
 
     if threads is not None:

@@ -22,9 +22,14 @@ def extend(
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
     model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the same command began.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
 ) -> None:
-    """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended."""
+    """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended.
+
+    Labels given by hand come along. Annotations do not, as they know nothing of the new text: run ep annotate.
+    The missing mass is that of the new text.
+    """
     tokens = options.count(max_tokens)
 
     from ..building.extend import extend as run
@@ -32,7 +37,15 @@ def extend(
 
     with stop_on_interrupt() as asked:
         grown = run(
-            path, options.sources(text), out=out, model=model, max_tokens=tokens, field=field, device=device, stop=asked
+            path,
+            options.sources(text),
+            out=out,
+            model=model,
+            max_tokens=tokens,
+            field=field,
+            device=device,
+            resume=resume,
+            stop=asked,
         )
     if as_json:
         rows = [
@@ -53,3 +66,4 @@ def extend(
         more = f": {names}" + (", ..." if len(added) > _NEW else "") if len(added) else ""
         read = new.config.build.n_activations - old.config.build.n_activations
         typer.echo(f"{new.path}: {old.k:,} regions and {len(added):,} new ones in {read:,} activations{more}")
+    typer.echo(f"Not annotated, whatever the source was; for evidence on old and new text: ep annotate {out} TEXT")

@@ -126,6 +126,17 @@ class LeaderClustering:
         return ids_n
 
     @full_precision()
+    def add_births(self, block: Block, rows_offered: int, known: int) -> None:
+        """Add a block of rows that the first `known` exemplars are known not to cover, and count nothing but births."""
+        found = self._search.candidates(block, known, threshold=self.threshold)
+        _, within_n = self._search.decide(block, found, self.threshold)
+        assert within_n is not None
+        uncovered_r = (~within_n).nonzero()[:, 0]
+        if len(uncovered_r):
+            self._found(block, uncovered_r)
+        self.position += rows_offered
+
+    @full_precision()
     def take(
         self,
         exemplars: Float32[Tensor, "new d"],

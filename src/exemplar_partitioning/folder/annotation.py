@@ -246,19 +246,26 @@ def _read_record(path: Path) -> AnnotationRecord:
 
 
 def write(
-    dictionary: OnDisk,
+    path: Path,
     record: AnnotationRecord,
     regions: pa.Table,
     examples: Iterable[pa.Table],
+    *,
     mean_directions: Float[np.ndarray, "k d"],
     histogram: Int32[np.ndarray, "k bins"],
 ) -> None:
-    """Write the annotation of a dictionary that has none, whole or not at all.
+    """Write an annotation into a new folder, whole or not at all.
 
-    examples: sorted by region, in tables of whole row groups but for the last.
+    Args:
+        path: of the folder: FOLDER in that of its dictionary, or beside it until it takes that place.
+        record: annotation.json, but for the hashes of files.
+        regions: a row for each region.
+        examples: sorted by region, in tables of whole row groups but for the last.
+        mean_directions: unit mean member direction of each region.
+        histogram: members of each region by distance.
     """
     assert regions.schema.equals(REGIONS_SCHEMA)
-    with new_folder(dictionary.path / FOLDER) as folder:
+    with new_folder(path) as folder:
         pq.write_table(regions, folder / "regions.parquet", row_group_size=ROW_GROUP, compression="zstd")
         with pq.ParquetWriter(folder / "examples.parquet", EXAMPLES_SCHEMA, compression="zstd") as file:
             for part in examples:

@@ -64,3 +64,8 @@ class Checkpoints:
         return DataError(
             f"the checkpoint {self._folders()[-1]} is damaged ({error}); remove {self.work} and start again"
         )
+
+
+def below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -91,6 +91,10 @@ class Labels:
             best[label.region] = label
         return best
 
+    def by_hand(self) -> list[Label]:
+        """Those that people gave."""
+        return [label for label in self._stored.values() if label.source == "hand"]
+
     def set(self, region: int, text: str) -> None:
         """Save a label given by hand, on one line; empty text removes the one there was.
 

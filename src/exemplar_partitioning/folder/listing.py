@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ..errors import DataError, EPError
 from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
+from .group import JOURNAL
 from .invariants import check_config, check_rows
 from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config
 
@@ -103,6 +104,8 @@ def find(root: Path) -> list[Path]:
     """Dictionary folders at or below a folder, by site, then percentile."""
     if (root / "config.json").is_file():
         return [root]
+    if (root / ".build" / JOURNAL).is_file():  # some may have taken their places, and others not
+        return []
     found = [file.parent for file in root.glob("*/p*/config.json")]
 
     def order(folder: Path) -> tuple[list[Any], float]:

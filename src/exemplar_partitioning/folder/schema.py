@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..text.windowing import Windowing
+
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
     from ..models.sites import Site
@@ -103,11 +105,9 @@ class TextRecord(_Part):
     )
 
     @property
-    def windowing(self) -> str:
-        """How documents became windows, for people; the same for dictionaries that can read text together."""
-        bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
-        order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
-        return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
+    def windowing(self) -> Windowing:
+        """How documents became windows; the same for dictionaries that can read text together."""
+        return Windowing(**{name: getattr(self, name) for name in Windowing.model_fields})
 
 
 class CalibrationRecord(_Part):

@@ -59,7 +59,7 @@ def _windows(
     dictionary: StoredDictionary, loaded: LoadedModel, documents: Iterable[Document], max_tokens: int
 ) -> Iterator[Passage]:
     (site,) = resolve_sites(dictionary.config.site.name, loaded.architecture)
-    windowing = dictionary.config.text.model_copy(update={"shuffle_buffer": 0})
+    windowing = dictionary.config.text.windowing.model_copy(update={"shuffle_buffer": 0})
     extractor = Extractor(loaded.model, [site])
     for chunk in text_chunks(documents, loaded, windowing, max_tokens):
         novelty = token_scores(dictionary, extract(extractor, chunk, lambda _: None)[site])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
 
-from ..annotating.run import Run
+from ..annotating.gather import Gathered
+from ..annotating.run import Gathering, Job
 from ..core.dictionary import Dictionary
-from ..stream import Chunk
+from ..stream import Chunk, Progress
 from .pool import Done, Hand, Lost, Pool
 from .team import Ray, team
 from .worker import AnnotationWorker
@@ -23,62 +23,52 @@ _POLL_SECONDS = 0.2
 _KNOW, _HAND_OVER = "know", "hand_over"  # keys of calls that are not of a chunk
 
 
-class RayAnnotation(Run):
-    """An annotation whose evidence is gathered by the workers of a pool."""
+def on(ray: Ray) -> Gathering:
+    """The workers of a cluster, who gather as one process would."""
 
-    pool: Pool
+    def gather(job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress) -> Generator[Sequence[Chunk]]:
+        context = job.dictionaries[0].config.text.context_size
+        with team(ray, AnnotationWorker, job.loaded, job.sites, context_size=context) as pool:
+            known = [
+                (d.config.site.name, Dictionary(d.center.cpu(), d.exemplars.cpu(), d.threshold, d.device))
+                for d in job.dictionaries
+            ]
+            yield from Waves(pool, pool.ray.put(known), gathered, progress)(chunks)
 
-    def __init__(self, *given: Any, ray: Ray):
-        super().__init__(*given)
-        self.ray = ray
+    return gather
+
+
+class Waves:
+    """Has chunks taken by workers, and merges what comes of them, again and again."""
+
+    def __init__(self, pool: Pool, known: object, gathered: Gathered, progress: Progress):
+        self.pool, self.gathered, self.progress = pool, gathered, progress
+        self._known = known
         self._again: deque[Chunk] = deque()
         self._at_work: dict[str, Chunk] = {}  # by digest
         self._held: dict[Hand, list[Chunk]] = {}  # taken by a worker and not handed over yet
+        self._counted = time.monotonic()
 
-    def _gather(self, chunks: Iterator[Chunk], checkpoint_seconds: float) -> None:
-        context = self.dictionaries[0].config.text.context_size
-        with team(
-            self.ray,
-            AnnotationWorker,
-            self.loaded,
-            list(self.sites),
-            batch_size=self.extractor.batch_size,
-            context_size=context,
-        ) as self.pool:
-            self._known = self.pool.ray.put(
-                [
-                    (d.config.site.name, Dictionary(d.center.cpu(), d.exemplars.cpu(), d.threshold, d.device))
-                    for d in self.dictionaries
-                ]
-            )
-            self._begun = time.monotonic()
-            while self._wave(chunks, checkpoint_seconds):
-                self._save()
-
-    def _wave(self, chunks: Iterator[Chunk], seconds: float) -> bool:
-        """Have chunks taken for some time, then merge what came of them; False when there are no more."""
-        taken: list[Chunk] = []
+    def __call__(self, chunks: Iterator[Chunk]) -> Generator[Sequence[Chunk]]:
+        """Chunks whose evidence is merged, a wave at a time: until it is time for a checkpoint, or to stop."""
         more = True
-        while True:
-            closing = self.stop() or bool(taken and time.monotonic() - self.saved >= seconds)
-            while more and not closing and (hand := self._free()) is not None:
-                if (chunk := next(chunks, None)) is None:
-                    more = False
+        while more:
+            taken: list[Chunk] = []
+            while True:
+                closing = self.progress.stop() or bool(taken and self.progress.due)
+                while more and not closing and (hand := self._free()) is not None:
+                    if (chunk := next(chunks, None)) is None:
+                        more = False
+                        break
+                    taken.append(chunk)
+                    self._give(hand, chunk)
+                while self._again and (hand := self._free()) is not None:
+                    self._give(hand, self._again.popleft())
+                if (closing or not more) and not self._again and not self._at_work and self._merged():
                     break
-                taken.append(chunk)
-                self._give(hand, chunk)
-            while self._again and (hand := self._free()) is not None:
-                self._give(hand, self._again.popleft())
-            if (closing or not more) and not self._again and not self._at_work and self._merged():
-                break
-            for what in self.pool.poll(_POLL_SECONDS):
-                self._take(what)
-        for chunk in taken:
-            self._name_documents(chunk)
-            self._count(chunk)
-        if self.stop():
-            self._interrupted()
-        return more
+                for what in self.pool.poll(_POLL_SECONDS):
+                    self._take(what)
+            yield taken
 
     def _free(self) -> Hand | None:
         hands = [hand for hand in self.pool.ready if hand in self._held and len(hand.calls) < _DEPTH]
@@ -104,9 +94,10 @@ class RayAnnotation(Run):
         elif what.key != _KNOW:
             chunk = self._at_work.pop(what.key)
             self._held[what.hand].append(chunk)
-            self.extracted += chunk.tokens
-            self.extracting = time.monotonic() - self._begun
-            self._tell("progress", sum(c.tokens for held in self._held.values() for c in held))
+            now = time.monotonic()
+            self.progress.extracted(chunk.tokens, now - self._counted)
+            self._counted = now
+            self.progress.tell("progress", sum(c.tokens for held in self._held.values() for c in held))
 
     def _lose(self, lost: Lost) -> None:
         """Have all chunks done again that went with a worker."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..building.growing import Growing
-from ..building.run import Run, Stop
-from ..building.settings import BuildResult
+from ..building.growing import Growing, all_stopped, end
+from ..building.run import Crew, Crews
+from ..building.settings import BuildSettings
 from ..core.geometry import no_direction
-from ..stream import Chunk
-from .deciding import NOTHING, Ahead, Decision, end, settle
+from ..models.load import LoadedModel, search_device
+from ..stream import Chunk, Progress
+from .deciding import NOTHING, Ahead, Decision, settle
 from .pool import Done, Hand, Lost, Pool
 from .team import Ray, team
 from .wire import News, Proposal, Segment, Windows, size
@@ -32,9 +35,28 @@ _AHEAD = 2  # of these at most so many that it has still to extract: at the end 
 _POLL_SECONDS = 0.2  # between two looks at whether to stop
 
 
+def on(ray: Ray) -> Crews:
+    """The workers of a cluster as the crew of a build."""
+
+    @contextmanager
+    def crew(loaded: LoadedModel, settings: BuildSettings, progress: Progress) -> Iterator[Crew]:
+        sizes = {"batch_size": settings.batch_size, "context_size": settings.context_size}
+        with team(ray, BuildWorker, loaded, settings.sites, **sizes) as pool:
+            traffic = Traffic()
+            deciding = Deciding(pool, progress, traffic, search_device(loaded.model.device))
+            notes = {"workers": pool.count, "workers_lost": pool.lost}
+            yield Crew(Pooled(pool, progress), deciding, lambda: {"ray": notes | vars(traffic)})
+            notes["workers_lost"] = pool.lost
+
+    return crew
+
+
 @dataclass(eq=False)
 class Flight:
-    """A chunk between its reading and its settlement. start: row of the stream that its first one is."""
+    """A chunk between its reading and its settlement, the index-th of those handed out.
+
+    start: row of the stream that its first one is.
+    """
 
     index: int
     chunk: Chunk
@@ -71,50 +93,28 @@ class Traffic:
     seconds: float = 0.0
 
 
-class RayBuild(Run):
-    """A build whose chunks are extracted by the workers of a pool."""
+class Pooled:
+    """Activations of chunks, all of which come to the owner, extracted by workers some chunks ahead."""
 
-    pool: Pool
-
-    def __init__(self, *given: Any, ray: Ray):
-        super().__init__(*given)
-        self.ray, self.traffic = ray, Traffic()
-        self._queue: deque[Chunk] = deque()  # chunks that calibrate, to be handed out
-        self._out: dict[str, Chunk] = {}  # and those handed out, by digest
+    def __init__(self, pool: Pool, progress: Progress):
+        self.pool, self.progress = pool, progress
+        self._queue: deque[Chunk] = deque()  # to be handed out
+        self._out: dict[str, Chunk] = {}  # and those handed out too, by digest
         self._arrived: dict[str, Done] = {}
 
-    def run(self) -> BuildResult:
-        if self.workspace.finished:
-            return super().run()
-        s = self.settings
-        with team(
-            self.ray, BuildWorker, self.loaded, s.sites, batch_size=s.batch_size, context_size=s.context_size
-        ) as self.pool:
-            return super().run()
-
-    # Chunks that calibrate: their activations all go to the owner, which keeps and clusters them as any build does
-
-    def _collect(self, stream: Iterator[Chunk]) -> list[Chunk]:
-        return super()._collect(stream if self.state.growing else self._handed_out(stream))
-
-    def _handed_out(self, stream: Iterator[Chunk]) -> Iterator[Chunk]:
-        """Chunks of the stream as far as they calibrate, those after each already with the workers."""
-        known, rows, waiting = len(self.state.spilled), sum(self.state.spilled), deque[Chunk]()
-        for index, chunk in enumerate(stream):
+    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        """Chunks in their order, each with its activations by the name of the site."""
+        waiting = deque[Chunk]()
+        for chunk in chunks:
             waiting.append(chunk)
-            if index >= known:
-                self._queue.append(chunk)
-                self._out[chunk.digest] = chunk
-                rows += len(chunk.kept)
-            full = bool(chunk.last) or (rows >= self.settings.calibration_sample and index + 1 >= known)
-            while waiting and (full or len(waiting) > DEPTH * self.pool.count):
-                yield waiting.popleft()
-            if full:
-                return
+            self._queue.append(chunk)
+            self._out[chunk.digest] = chunk
+            if len(waiting) > DEPTH * self.pool.count:
+                yield waiting[0], self._activations(waiting.popleft())
+        while waiting:
+            yield waiting[0], self._activations(waiting.popleft())
 
-    def _extract(self, chunk: Chunk) -> dict[str, Tensor]:
-        import torch
-
+    def _activations(self, chunk: Chunk) -> dict[str, Tensor]:
         begun = time.monotonic()
         while True:
             if (done := self._arrived.pop(chunk.digest, None)) is None:
@@ -124,49 +124,47 @@ class RayBuild(Run):
                 break
             self._queue.extendleft(self._out[key] for key in value.keys)
         del self._out[chunk.digest]
-        self.extracted += chunk.tokens
-        self.extracting += time.monotonic() - begun
-        self._tell("progress", chunk.tokens)
+        self.progress.extracted(chunk.tokens, time.monotonic() - begun)
+        self.progress.tell("progress", chunk.tokens)
         return {site: torch.from_numpy(x_nd.copy()) for site, x_nd in value.items()}
 
     def _serve(self) -> None:
-        """Hand out chunks that calibrate, and see which have arrived."""
+        """Hand out chunks, and see which have arrived."""
         joined = len(self.pool.ready) == self.pool.count
         depth = DEPTH if joined else 1  # or the first worker would take what the next should have
         while self._queue and (hands := [hand for hand in self.pool.ready if len(hand.calls) < depth]):
             chunk = self._queue.popleft()
             hand = min(hands, key=lambda hand: len(hand.calls))
             self.pool.call(hand, chunk.digest, "extract", Windows.of(chunk))
-        if self.stop():
-            raise Stop
+        self.progress.check()
         for what in self.pool.poll(_POLL_SECONDS):
             if isinstance(what, Done):
                 self._arrived[what.key] = what
             elif isinstance(what, Lost):
                 self._queue.extendleft(self._out[key] for key in what.keys)
 
-    # All others: only proposals and counts go to the owner
 
-    def _cluster(self, collected: list[Chunk], stream: Iterator[Chunk]) -> None:
-        super()._cluster(collected, iter(()))
-        growing = self.state.growing
-        if collected[-1].last or _stopped(growing):
-            return
-        self._ahead = [Ahead.of(one, self.core_device) for one in growing]
+class Deciding:
+    """Chunks of which only proposals and counts come to the owner, who decides and settles them in their order."""
+
+    def __init__(self, pool: Pool, progress: Progress, traffic: Traffic, device: str):
+        self.pool, self.progress, self.traffic, self.device = pool, progress, traffic, device
+
+    def __call__(self, chunks: Iterator[Chunk], growing: Sequence[Growing]) -> Iterator[Chunk]:
+        """The chunks, each once the dictionaries are what they are after it."""
+        self.growing = growing
+        self._ahead = [Ahead.of(one, self.device) for one in growing]
         self._closed = [one.clustering.soles >= 2 for one in growing]
         self._news: dict[int, Any] = {}
         self._published = 0
         self._load = Counter[Hand]()
         self._flights: dict[int, Flight] = {}
         self._again: list[Flight] = []
+        self._d = len(growing[0].clustering.center)
         self._position = next(one.clustering.position for one in growing if not one.stopped)
-        self._reading, self._read_all = enumerate(stream, len(collected)), False
-        self._undecided, self._settled_tokens = self.state.clustered, 0
-        self._distribute()
-
-    def _distribute(self) -> None:
-        before, begun = self.pool.received, time.monotonic() - self.extracting
-        tokens = self.extracted
+        self._reading, self._read_all = enumerate(chunks), False
+        self._undecided = self._settled = 0  # index of the first chunk that is not
+        before, counted = self.pool.received, time.monotonic()
         for hand in self.pool.ready:
             self._introduce(hand)
         while self._hand_out():
@@ -177,18 +175,20 @@ class RayBuild(Run):
                 elif isinstance(what, Lost):
                     self._lose(what)
                 else:
-                    self._take(what)
+                    for chunk in self._take(what):
+                        now = time.monotonic()
+                        self.progress.extracted(chunk.tokens, now - counted)
+                        counted = now
+                        yield chunk
                 self.traffic.seconds += time.monotonic() - busy
             self.traffic.received = self.pool.received - before
-            self.extracting, self.extracted = time.monotonic() - begun, tokens + self._settled_tokens
-            if self.stop():
-                raise Stop
+            self.progress.check()
 
     def _introduce(self, hand: Hand) -> None:
         """Tell a worker of all exemplars there are."""
         known = [
             one.known(np.flatnonzero(growing.clustering.soles >= 2))
-            for one, growing in zip(self._ahead, self.state.growing, strict=True)
+            for one, growing in zip(self._ahead, self.growing, strict=True)
         ]
         hand.told = self._published
         told = size(known)
@@ -209,24 +209,20 @@ class RayBuild(Run):
             else:
                 break
             self._give(flight, min(free or hands, key=lambda hand: (_to_extract(hand), self._load[hand])))
-        over = _stopped(self.state.growing) or (not self._flights and (self._read_all or _stopped(self._ahead)))
+        over = all_stopped(self.growing) or (not self._flights and (self._read_all or all_stopped(self._ahead)))
         return not over
 
     def _next_flight(self) -> Flight | None:
-        if self._read_all or _stopped(self._ahead):
+        if self._read_all or all_stopped(self._ahead):
             return None
-        for index, chunk in self._reading:
-            self._read_all = bool(chunk.last)
-            if index < self.state.clustered:  # by an earlier process
-                self._read(chunk, index + 1)
-                if chunk.last:
-                    end(self.state.growing, chunk)
-                continue
-            flight = Flight(index, chunk, Windows.of(chunk), self._position)
-            self._position += len(chunk.kept)
-            self._flights[index] = flight
-            return flight
-        return None
+        index, chunk = next(self._reading, (0, None))
+        if chunk is None:
+            self._read_all = True
+            return None
+        self._read_all = bool(chunk.last)
+        flight = self._flights[index] = Flight(index, chunk, Windows.of(chunk), self._position)
+        self._position += len(chunk.kept)
+        return flight
 
     def _give(self, flight: Flight, hand: Hand) -> None:
         flight.hand = hand
@@ -257,8 +253,8 @@ class RayBuild(Run):
         self._again.sort(key=lambda flight: -flight.index)
         del self._load[lost.hand]
 
-    def _take(self, done: Done) -> None:
-        """Take what a worker returned, and do what has become possible."""
+    def _take(self, done: Done) -> Iterator[Chunk]:
+        """Take what a worker returned, and do what has become possible; gives chunks that are settled."""
         kind, index = done.key
         flight = self._flights.get(index)
         if kind != "know" and (flight is None or flight.hand is not done.hand):
@@ -268,16 +264,17 @@ class RayBuild(Run):
             self._lose(value)
         elif kind == "propose" and flight:
             dictionaries = [(one.site, one.clustering.k) for one in self._ahead]
-            value.check(len(flight.chunk.kept), self.loaded.info.d_model, dictionaries, flight.where)
+            value.check(len(flight.chunk.kept), self._d, dictionaries, flight.where)
             flight.proposal = value
             while (ready := self._flights.get(self._undecided)) and ready.proposal is not None:
                 self._decide(ready, ready.proposal)
         elif flight:
             flight.segments = value
             self._load[done.hand] -= 1
-            while (ready := self._flights.get(self.state.clustered)) and ready.segments is not None:
+            while (ready := self._flights.get(self._settled)) and ready.segments is not None:
                 self._settle(ready)
-                if _stopped(self.state.growing):
+                yield ready.chunk
+                if all_stopped(self.growing):
                     break  # what is still on its way is of no use
 
     def _decide(self, flight: Flight, proposal: Proposal) -> None:
@@ -291,18 +288,17 @@ class RayBuild(Run):
         self.traffic.chunks += 1
         self.traffic.rows += len(flight.chunk.kept)
         self.traffic.proposed += sum(map(len, proposal.rows.values()))
-        self.traffic.activations += len(flight.chunk.kept) * self.loaded.info.d_model * 4 * len(self.settings.sites)
+        self.traffic.activations += len(flight.chunk.kept) * self._d * 4 * len(proposal.rows)
         cuts = [made.cuts for made in flight.decisions]
         self.traffic.sent += size(cuts)
         self.pool.call(flight.hand, ("settle", flight.index), "settle", flight.index, cuts, *self._untold(flight.hand))
 
     def _publish(self, decisions: list[Decision]) -> None:
         """Make news of what was decided, if there is any."""
-        closed = [self._newly_closed(i, growing) for i, growing in enumerate(self.state.growing)]
+        closed = [self._newly_closed(i, growing) for i, growing in enumerate(self.growing)]
         if not any(len(made.births) for made in decisions) and not any(map(len, closed)):
             return
-        d = self.loaded.info.d_model
-        exemplars = [made.exemplars.reshape(-1, d).numpy(force=True) for made in decisions]
+        exemplars = [made.exemplars.reshape(-1, self._d).numpy(force=True) for made in decisions]
         news = News(exemplars, [made.births for made in decisions], closed)
         self._news[self._published] = self.pool.ray.put(news)
         self._published += 1
@@ -317,33 +313,21 @@ class RayBuild(Run):
 
     def _settle(self, flight: Flight) -> None:
         """Take the counts of the chunk that is next: from here on it is done."""
-        growing, state = self.state.growing, self.state
         assert flight.decisions is not None and flight.segments is not None
-        for one, ahead, decision, segments in zip(growing, self._ahead, flight.decisions, flight.segments, strict=True):
+        each = zip(self.growing, self._ahead, flight.decisions, flight.segments, strict=True)
+        for one, ahead, decision, segments in each:
             if one.stopped:
                 continue
             skipped = flight.skipped[one.site]
-            if self.settings.strict and len(skipped):
+            if one.settings.strict and len(skipped):
                 raise no_direction(len(skipped), len(flight.chunk.kept), int(skipped[0]))
             settle(one, decision, segments, skipped, flight.where)
             ahead.stopped = one.stopped or ahead.stopped
-        for _ in end(growing, flight.chunk):
-            self._tell("dictionary")
+        end(self.growing, flight.chunk)
         del self._flights[flight.index]
-        self._settled_tokens += flight.chunk.tokens
-        self._tell("progress")
-        state.clustered, state.digest = flight.index + 1, flight.chunk.digest
-        self._save_if_due()
-        self._read(flight.chunk, flight.index + 1)
-
-    def _notes(self) -> dict[str, Any]:
-        return {"ray": {"workers": self.pool.count, "workers_lost": self.pool.lost, **vars(self.traffic)}}
+        self._settled += 1
 
 
 def _to_extract(hand: Hand) -> int:
     """Chunks that a worker has still to extract, the one at work included."""
     return sum(kind in ("propose", "redo") for kind, _ in hand.calls)
-
-
-def _stopped(growing: Sequence[Growing]) -> bool:
-    return all(one.stopped for one in growing)

@@ -11,36 +11,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..building.growing import Growing, Provenance, Stopped
+from ..building.growing import Growing, Provenance
 from ..core.geometry import Block, directions
 from ..core.leader import LeaderClustering
-from ..core.search import ROWS, full_precision
+from ..core.search import ROWS
 from ..stream import Chunk
 from .wire import Known, Proposal, Segment, broken
-
-
-class Births(LeaderClustering):
-    """Exemplars of rows that are known not to be covered by the first `known` of them; nothing is counted."""
-
-    known = 0
-
-    def add_block(self, block: Block, rows_offered: int) -> Tensor:
-        with full_precision():
-            found = self._search.candidates(block, self.known, threshold=self.threshold)
-            ids_n, within_n = self._search.decide(block, found, self.threshold)
-            assert within_n is not None
-            uncovered_r = (~within_n).nonzero()[:, 0]
-            if len(uncovered_r):
-                self._found(block, uncovered_r)
-        self.position += rows_offered
-        return ids_n
 
 
 @dataclass(frozen=True)
@@ -67,10 +50,16 @@ class Ahead(Growing):
     def of(cls, growing: Growing, device: str) -> Ahead:
         """From where a dictionary stands."""
         old = growing.clustering
-        births = Births(old.center, old.threshold, device=device)
+        births = LeaderClustering(old.center, old.threshold, device=device)
         births.restore(old.exemplars, old.arrivals, old.soles, old.births, position=old.position, skipped=old.skipped)
         settings = growing.settings.model_copy(update={"until_unseen": None})
-        return cls(growing.site, growing.percentile, births, settings, stopped=growing.stopped)
+        return cls(
+            site=growing.site,
+            percentile=growing.percentile,
+            clustering=births,
+            settings=settings,
+            stopped=growing.stopped,
+        )
 
     def known(self, closed: np.ndarray) -> Known:
         """All a worker needs to begin."""
@@ -80,10 +69,8 @@ class Ahead(Growing):
 
     def decide(self, chunk: Chunk, proposal: Proposal, which: int) -> Decision:
         """Take a chunk's proposed rows; `which` is this dictionary's place in the proposal."""
-        births = cast(Births, self.clustering)
-        births.known = proposal.known[which]
+        births, known, places = self.clustering, proposal.known[which], proposal.uncovered[which]
         k, position, n = births.k, births.position, len(chunk.kept)
-        places = proposal.uncovered[which]
         rows = proposal.rows[self.site][places]
         x_rd = torch.from_numpy(proposal.x[self.site][places])
         starts = [0, *rows[ROWS::ROWS].tolist(), n]
@@ -91,7 +78,12 @@ class Ahead(Growing):
             part = slice(i * ROWS, (i + 1) * ROWS)
             block = directions(x_rd[part].to(births.center.device), births.center, strict=True)
             rows_n = torch.as_tensor(rows[part].astype(np.int64) - start, device=block.rows_n.device)
-            self.add(Block(block.x_nd, block.c_d, block.u_nd, rows_n), end - start, chunk, start)
+            block = Block(block.x_nd, block.c_d, block.u_nd, rows_n)
+            for piece, offered in self.cut(block, end - start):
+                before, born = births.position, births.k
+                births.add_births(piece, offered, known)
+                self.witness(piece, births.births[born:] - before, chunk, start)
+                start += offered
         provenance, self.provenance, self.growth = self.provenance, [], []
         window, taken = self.settings.saturation_window, births.position - position
         multiples = np.arange(-(position % window) + window, taken, window)
@@ -116,11 +108,3 @@ def settle(growing: Growing, decision: Decision, segments: list[Segment], skippe
         growing.take(decision.exemplars[born], births, decision.provenance[born], **counts)
         if growing.stopped:
             return
-
-
-def end(growing: list[Growing], chunk: Chunk) -> list[Growing]:
-    """Close the dictionaries that stopped in a chunk, and all if it is the last; returns the former."""
-    stopped = [one for one in growing if one.stopped and not one.digest]
-    for one in growing if chunk.last else stopped:
-        one.end(one.stopped or cast(Stopped, chunk.last), chunk.digest)
-    return stopped

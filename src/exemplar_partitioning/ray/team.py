@@ -34,7 +34,7 @@ class Ray:
 
 @contextmanager
 def team(
-    ray: Ray, kind: type, loaded: LoadedModel, sites: Sequence[str], *, batch_size: int, context_size: int
+    ray: Ray, kind: type, loaded: LoadedModel, sites: Sequence[str], *, batch_size: int = 16, context_size: int
 ) -> Iterator[Pool]:
     """Workers of a kind that extract what this process would, while the context lasts."""
     if loaded.source is None:

@@ -1,7 +1,8 @@
 """Documents to token windows: the unit a model reads. Every token knows its document and position."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..errors import EPError
 from .chat import in_template, rendered
 from .conversations import Conversation
 from .readers import Document
+from .windowing import Windowing
 
 # A text longer than this (characters) is tokenised in pieces, and texts are tokenised in batches of about as
 # many characters, so that the tokenizer's working memory stays bounded. Measured on a document of 20 million:
@@ -18,30 +20,7 @@ PIECE_CHARACTERS = 250_000
 BATCH_CHARACTERS = 250_000
 BATCH_TEXTS = 1_024
 
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """How documents are cut into windows."""
-
-    context_size: int = 128  # tokens of text in a window at most; a prepended BOS comes on top
-    prepend_bos: bool = True  # put the BOS token before the text of every window
-    min_tokens: int = 1  # tokens; windows with fewer that are not special are left out
-    shuffle_buffer: int = 10_000  # windows held back to be given in random order; 0 or 1 keeps the order
-    seed: int = 0  # of the shuffle
-    chat: bool = False  # each document is a user's message in the chat template, which has its own BOS
-
-    def __post_init__(self) -> None:
-        for name, least in (("context_size", 1), ("min_tokens", 1), ("shuffle_buffer", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise EPError(f"{name} is {value}, expected at least {least}.")
-        if self.chat and self.prepend_bos:
-            raise EPError("chat templates have their own BOS; with chat, prepend_bos must be False (--no-bos)")
-        if self.min_tokens > self.context_size:
-            raise EPError(
-                f"min_tokens is {self.min_tokens} and context_size {self.context_size}: no window can be so "
-                "long. Lower min_tokens or raise context_size."
-            )
+Piece = tuple[Document, bool, np.ndarray]  # of a document, whether it is the first, its ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +47,26 @@ class Window:
 def windows(
     documents: Iterable[Document],
     tokenizer: Any,
-    config: WindowConfig,
+    windowing: Windowing,
     *,
     bos_id: int,
     special_ids: frozenset[int],
 ) -> Iterator[Window]:
-    """Windows of all documents, in an order that depends on the documents and `config` only.
+    """Windows of all documents, in an order that depends on the documents and the windowing only.
 
     Windows of one document are consecutive, do not overlap, and never cross into another. Documents of more
     than 250,000 characters are tokenised in pieces cut before a space where possible, so their tokens at
     the cuts may differ from those of the whole. A window that would begin with a BOS of the document's own
-    (in mid-document) gets no second one. Raises EPError when a document begins with BOS and another is to be
-    prepended.
+    (in mid-document) gets no second one; one without an ordinary token is left out.
+
+    Raises:
+        EPError: a document begins with BOS, and another is to be prepended.
     """
-    return _shuffled(_in_order(documents, tokenizer, config, bos_id, special_ids), config)
+    w = windowing
+    cut = partial(_cut, size=w.context_size, prepend_bos=w.prepend_bos, bos_id=bos_id, special_ids=special_ids)
+    batches = _tokenised(documents, tokenizer, w.chat)
+    checked = _one_bos(batches, bos_id) if w.prepend_bos else batches
+    return _shuffled(_in_order(checked, cut, w.context_size), w)
 
 
 def special_mask(ids: np.ndarray, special_ids: Collection[int]) -> np.ndarray:
@@ -89,51 +74,57 @@ def special_mask(ids: np.ndarray, special_ids: Collection[int]) -> np.ndarray:
     return np.isin(ids, np.fromiter(special_ids, dtype=np.int64, count=len(special_ids)))
 
 
+def _one_bos(pieces_of: Iterable[Piece], bos_id: int) -> Iterator[Piece]:
+    """Pieces of documents none of which begins with BOS."""
+    for document, first, ids in pieces_of:
+        if first and len(ids) and ids[0] == bos_id:
+            raise EPError(
+                f"document {document.id} begins with the BOS token (id {bos_id}) already, and another "
+                "would be prepended. Pass prepend_bos=False (--no-bos), or take it out of the text."
+            )
+        yield document, first, ids
+
+
 def _in_order(
-    documents: Iterable[Document],
-    tokenizer: Any,
-    config: WindowConfig,
-    bos_id: int,
-    special_ids: frozenset[int],
+    pieces_of: Iterable[Piece], cut: Callable[[Document, int, np.ndarray], Iterator[Window]], size: int
 ) -> Iterator[Window]:
     current: Document | None = None
     start, rest = 0, np.empty(0, np.int32)
-    for document, first, ids in _tokenised(documents, tokenizer, config.chat):
+    for document, first, ids in pieces_of:
         if first:
             if current is not None:
-                yield from _cut(current, start, rest, config, bos_id, special_ids)
-            if config.prepend_bos and len(ids) and ids[0] == bos_id:
-                raise EPError(
-                    f"document {document.id} begins with the BOS token (id {bos_id}) already, and another "
-                    "would be prepended. Pass prepend_bos=False (--no-bos), or take it out of the text."
-                )
+                yield from cut(current, start, rest)
             current, start, rest = document, 0, np.empty(0, np.int32)
         # A further piece of the same document joins what is left of the one before.
         rest = np.concatenate([rest, ids])
-        whole = len(rest) - len(rest) % config.context_size
-        yield from _cut(document, start, rest[:whole], config, bos_id, special_ids)
+        whole = len(rest) - len(rest) % size
+        yield from cut(document, start, rest[:whole])
         start, rest = start + whole, rest[whole:]
     if current is not None:
-        yield from _cut(current, start, rest, config, bos_id, special_ids)
+        yield from cut(current, start, rest)
 
 
 def _cut(
     document: Document,
     start: int,
     ids: np.ndarray,
-    config: WindowConfig,
+    *,
+    size: int,
+    prepend_bos: bool,
     bos_id: int,
     special_ids: frozenset[int],
 ) -> Iterator[Window]:
     bos = np.array([bos_id], np.int32)
     ordinary = ~special_mask(ids, special_ids)
-    for offset in range(0, len(ids), config.context_size):
-        own = ids[offset : offset + config.context_size]
-        if np.count_nonzero(ordinary[offset : offset + config.context_size]) < config.min_tokens:
+    for offset in range(0, len(ids), size):
+        part = slice(offset, offset + size)
+        if not ordinary[part].any():
             continue
-        prefix = int(config.prepend_bos and own[0] != bos_id)
+        prefix = int(prepend_bos and ids[offset] != bos_id)
         # A copy in either case: a view would keep the whole document's tokens alive in the shuffle buffer.
-        yield Window(document.id, start + offset, np.concatenate([bos, own]) if prefix else own.copy(), prefix)
+        yield Window(
+            document.id, start + offset, np.concatenate([bos, ids[part]]) if prefix else ids[part].copy(), prefix
+        )
 
 
 def _as_read(document: Document, tokenizer: Any, chat: bool) -> str:
@@ -150,10 +141,8 @@ def _as_read(document: Document, tokenizer: Any, chat: bool) -> str:
     return in_template(tokenizer, document.text)
 
 
-def _tokenised(
-    documents: Iterable[Document], tokenizer: Any, chat: bool
-) -> Iterator[tuple[Document, bool, np.ndarray]]:
-    """(document, whether this is its first piece, ids of the piece), tokenised in batches."""
+def _tokenised(documents: Iterable[Document], tokenizer: Any, chat: bool) -> Iterator[Piece]:
+    """Pieces of documents, tokenised in batches."""
     batch: list[tuple[Document, bool, str]] = []
     characters = 0
     for document in documents:
@@ -168,9 +157,7 @@ def _tokenised(
         yield from _tokenised_batch(batch, tokenizer)
 
 
-def _tokenised_batch(
-    batch: list[tuple[Document, bool, str]], tokenizer: Any
-) -> Iterator[tuple[Document, bool, np.ndarray]]:
+def _tokenised_batch(batch: list[tuple[Document, bool, str]], tokenizer: Any) -> Iterator[Piece]:
     encoded = tokenizer(
         [piece for _, _, piece in batch],
         add_special_tokens=False,
@@ -202,20 +189,20 @@ def pieces(text: str, limit: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _shuffled(ordered: Iterable[Window], config: WindowConfig) -> Iterator[Window]:
+def _shuffled(ordered: Iterable[Window], windowing: Windowing) -> Iterator[Window]:
     """A full buffer gives a window drawn at random for each that comes in; then it empties alike."""
-    if config.shuffle_buffer <= 1:
+    if windowing.shuffle_buffer <= 1:
         yield from ordered
         return
     # The raw stream of PCG64 is promised to stay the same in every NumPy; methods of Generator are not.
-    raw = np.random.PCG64(config.seed).random_raw
+    raw = np.random.PCG64(windowing.seed).random_raw
 
     def below(n: int) -> int:
         return (int(raw()) * n) >> 64
 
     buffer: list[Window] = []
     for window in ordered:
-        if len(buffer) < config.shuffle_buffer:
+        if len(buffer) < windowing.shuffle_buffer:
             buffer.append(window)
             continue
         index = below(len(buffer))

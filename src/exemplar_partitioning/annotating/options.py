@@ -1,0 +1,33 @@
+"""What may be asked of an annotation: `annotate` and `ep annotate` have their parameters from here. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field, SkipValidation
+
+from ..text.windowing import Settings
+
+
+class AnnotateRequest(Settings):
+    """All that `annotate` takes, beside folder and text."""
+
+    model: SkipValidation[Any] = Field(
+        default=None, description="Where the model is, or the model itself, if not what the dictionaries name."
+    )
+    max_tokens: int = Field(default=500_000, ge=1, description="Tokens of text to read.")
+    field: str = Field(default="text", description="Column or key that holds the text.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or mps.")
+    replace: bool = Field(default=False, description="Put new evidence in the place of what is there.")
+    checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
+    on_event: SkipValidation[Callable[[Any], None] | None] = Field(
+        default=None, description="Told how it goes, as `annotating.run.AnnotateEvent`."
+    )
+    stop: SkipValidation[Callable[[], bool]] = Field(
+        default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."
+    )
+    ray: str | None = Field(
+        default=None, description="Gather on a Ray cluster, as `build` does; the result is the same, byte for byte."
+    )
+    workers: int | None = Field(default=None, description="Workers on the cluster; as many as it has room for.")

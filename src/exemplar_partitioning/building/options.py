@@ -1,0 +1,84 @@
+"""What may be asked of a build, each with its default and meaning.
+
+`build` and `ep build` have their parameters from here; it is light to import, as every start of `ep` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SkipValidation
+
+from ..text.windowing import Windowing
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class BuildOptions(Windowing):
+    """What decides the bytes of a build, beside model, text, sites and percentiles."""
+
+    max_tokens: int = Field(
+        default=1_000_000, ge=1, description="Budget in tokens of text, unless all dictionaries saturate before."
+    )
+    until_unseen: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Also stop a dictionary when the estimated missing mass is this small, e.g. 1e-4.",
+    )
+    saturation_window: int = Field(
+        default=16_384, ge=1, description="Activations without a new exemplar that end a dictionary."
+    )
+    calibration_sample: int = Field(
+        default=212_992, ge=2, description="Activations that calibrate, the first of the stream, in whole batches."
+    )
+    calibration_batch: int = Field(
+        default=16_384,
+        ge=2,
+        description="Activations among which distances are ranked; part of what theta means, as is the sample.",
+    )
+    batch_size: int = Field(default=16, ge=1, description="Windows in one forward pass.")
+    strict: bool = Field(
+        default=False,
+        description="Refuse unreadable text and activations that are not finite; else they are skipped and counted.",
+    )
+
+
+class BuildRequest(BuildOptions):
+    """All that `build` takes, beside model and text."""
+
+    out: str | Path = Field(description="Folder to write, `<out>/<site>/p<percentile>/`.")
+    sites: SkipValidation[str | Iterable[str] | None] = Field(
+        default=None,
+        description="Names or globs: resid_post.15,resid_post.2*. Points: resid_pre, resid_post, attn_out_post, "
+        "mlp_out_post. By default the residual stream half way up.",
+    )
+    percentiles: SkipValidation[Iterable[float]] = Field(
+        default=(1.0, 2.0, 4.0, 8.0, 10.0), description="Resolutions; each is a dictionary, small is fine."
+    )
+    dtype: str = Field(
+        default="auto",
+        description="auto, float32, bfloat16 or float16. auto: float32 on a CPU, the model's own on a GPU.",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or mps. auto: cuda where present.")
+    field: str = Field(default="text", description="Column or key that holds the text.")
+    checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
+    resume: bool = Field(default=False, description="Go on with what the same call or command began.")
+    on_event: SkipValidation[Callable[[Any], None] | None] = Field(
+        default=None, description="Told how the build goes, as `building.settings.Event`."
+    )
+    stop: SkipValidation[Callable[[], bool]] = Field(
+        default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."
+    )
+    ray: str | None = Field(
+        default=None,
+        description="Extract on a Ray cluster: local for one in this machine, auto for the one that runs here, or "
+        "host:port. Same result, byte for byte.",
+    )
+    workers: int | None = Field(
+        default=None,
+        description="Workers on the cluster, each with the threads, or the GPU, of this process; as many as it has "
+        "room for, unless told.",
+    )

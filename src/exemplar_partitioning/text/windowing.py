@@ -1,0 +1,71 @@
+"""How text becomes windows: declared here, once, for builds, dictionaries and whatever reads text as they did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from ..errors import EPError
+
+
+class Settings(BaseModel):
+    """Values that are checked when they are given. Raises EPError for one that does not fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    if not TYPE_CHECKING:  # checkers of types know the parameters from the fields
+
+        def __init__(self, **values: Any):
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise EPError(f"{where}: {first['msg']}; got {first['input']}") from error
+
+
+class Windowing(Settings):
+    """How documents become windows, and which of their tokens count."""
+
+    context_size: int = Field(default=128, ge=1, description="Tokens of text in a window.")
+    prepend_bos: bool = Field(default=True, description="Begin every window with the BOS token.")
+    chat: bool = Field(
+        default=False,
+        description="Each document is a user's message, in the model's chat template, which has a BOS of its own.",
+    )
+    positions: Literal["all", "last"] = Field(
+        default="all",
+        description="Tokens that count: all, or the last of every window: with chat, where the answer begins.",
+    )
+    shuffle_buffer: int = Field(
+        default=10_000, ge=0, description="Windows held back to be read in random order; 0 keeps theirs."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the shuffle of windows.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _templates_have_a_bos(cls, values: Any) -> Any:
+        return {**values, "prepend_bos": False} if isinstance(values, dict) and values.get("chat") is True else values
+
+    @property
+    def windowing(self) -> Windowing:
+        """These settings alone."""
+        return Windowing(**{name: getattr(self, name) for name in Windowing.model_fields})
+
+    def __str__(self) -> str:
+        bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
+        order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
+        return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
+
+
+def own_first(settings: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of settings, those of the class before those of its bases."""
+    classes = [kind for kind in settings.__mro__ if issubclass(kind, BaseModel)]
+    return {
+        name: settings.model_fields[name]
+        for kind in classes
+        for name in vars(kind).get("__annotations__", {})
+        if name in settings.model_fields
+    }
