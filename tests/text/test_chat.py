@@ -12,7 +12,8 @@ from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.text.chat import in_template, rendered, template_date, token_roles, tokens_and_roles
 from exemplar_partitioning.text.conversations import Conversation, conversation_of
 from exemplar_partitioning.text.documents import read_documents
-from exemplar_partitioning.text.windows import WindowConfig, windows
+from exemplar_partitioning.text.windowing import Windowing
+from exemplar_partitioning.text.windows import windows
 from tiny_tokenizer import make_tokenizer
 
 PLAIN = (
@@ -221,7 +222,7 @@ def test_windows_of_a_conversation_are_those_of_its_template():
     text = tokenizer.apply_chat_template(list(document.turns), tokenize=False)
     for chat in (True, False):
         config = {"prepend_bos": False, "chat": chat, "shuffle_buffer": 0}
-        found = windows([document], tokenizer, WindowConfig(**config), bos_id=-1, special_ids=frozenset())
+        found = windows([document], tokenizer, Windowing(**config), bos_id=-1, special_ids=frozenset())
         if chat:
             (window,) = found
             assert window.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
