@@ -49,7 +49,7 @@ def tiny_llama(folder):
         num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=128,
+        max_position_embeddings=144,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,

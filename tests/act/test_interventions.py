@@ -328,7 +328,7 @@ class TestGenerate:
         ("prompts", "options", "message"),
         [
             ([], {}, "no prompts"),
-            (["dog " * 200], {}, r"exceed the model's context of 128.*shorten"),
+            (["dog " * 200], {}, r"exceed the model's context of 144.*shorten"),
             (["dog"], {"chat": True}, "no chat template"),
         ],
     )

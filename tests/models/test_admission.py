@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import tiny_llama
+from exemplar_partitioning.demo.models import packaged_model
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.models.admission import check_context, check_length, same_probe
 from exemplar_partitioning.models.capture import Extractor
@@ -440,3 +441,40 @@ def test_an_object_of_nnsight_says_what_to_pass():
     kind = type("LanguageModel", (), {"__module__": "nnsight.modeling.language"})
     with pytest.raises(EPError, match=r"of nnsight.*`._model`.*tokenizer=.*no BOS"):
         load_model(kind())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_an_adapter_is_its_base_with_it(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    settings = {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(**settings)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded, ids = load_model(tmp_path / "adapter"), torch.arange(10, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids).logits, adapted(ids).logits)
+    assert loaded.info.identity != load_model(folder).info.identity
+    assert outline(tmp_path / "adapter").path == loaded.architecture.path
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    del weights[min(weights)]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"1 missing .*lora_A"):
+        load_model(tmp_path / "adapter")
+
+
+@pytest.mark.packaged
+def test_a_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
+    original = packaged_model("smollm2-135m-instruct")
+    copy = tmp_path / "models" / original.name
+    copy.mkdir(parents=True)
+    for file in original.iterdir():
+        (copy / file.name).symlink_to(file)
+    data = bytearray((original / "model.safetensors").read_bytes())
+    data[-(1 << 20) :] = bytes(1 << 20)
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(data)
+    monkeypatch.setenv("EP_CACHE", str(tmp_path))
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(DataError, match=r"not those that were published.*Delete the folder"):
+            load_model("smollm2-135m-instruct", dtype=dtype)

@@ -408,7 +408,7 @@ def test_texts_are_written_and_read_one_at_a_time(writing):
     [
         ({"prompt": ""}, 400, "the prompt is empty"),
         ({"prompt": " \n"}, 400, "the prompt is empty"),
-        ({"prompt": "dog " * 200}, 400, "context of 128"),
+        ({"prompt": "dog " * 200}, 400, "context of 144"),
         ({"prompt": "half \ud83d"}, 400, "prompt holds half a character"),
         ({"prompt": None}, 400, "prompt: "),
         ({"regions": []}, 400, "no region was named"),

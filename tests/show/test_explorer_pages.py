@@ -497,7 +497,7 @@ def test_what_does_not_fit_is_told_where_the_texts_were(browser, live_site):
         ("region=3&alpha=much", "alpha: Input should be a valid number"),
         ("region=3&new=201", "less than or equal to 200"),
         ("region=3&prompt=+", "the prompt is empty"),
-        (f"region=3&prompt={'dog+' * 200}", "context of 128"),
+        (f"region=3&prompt={'dog+' * 200}", "context of 144"),
         ("region=3&basis=mean", "ep annotate"),
     ):
         go(page, f"{STEER}?{query}")

@@ -223,7 +223,7 @@ def _plain(name: str, tensor: Any) -> Iterator[Tensor]:
 
 def _checksum(model: nn.Module) -> bytes:
     digest = hashlib.sha256(_settings(model))
-    with torch.inference_mode():
+    with torch.no_grad():
         for name, value in (*_parameters(model), *_others(model)):
             if not isinstance(value, Tensor):
                 _hash(digest, name, value)

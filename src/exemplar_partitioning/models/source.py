@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class Source:
         """The model without its weights, for what can be told from its modules; a GGUF file is read whole."""
         if self._is_gguf:
             return self.read(torch.float32)[0]
+        if (base := self._base()) is not None:
+            return base.outline()
         with self._reading(), quiet(), torch.device("meta"):
             kind = self._kind()
             if hasattr(kind, "from_config"):
@@ -80,6 +83,8 @@ class Source:
             return (model.to(dtype) if isinstance(dtype, torch.dtype) else model), tokenizer
         if self.path is not None:
             _refuse_pointers(sorted(self.path.iterdir()))
+        if (base := self._base()) is not None:
+            return self._adapted(base, dtype)
         kind = self._kind()
         with self._reading(), quiet():
             tokenizer = read_tokenizer(self._place, **self._options)
@@ -91,6 +96,26 @@ class Source:
     @property
     def _is_gguf(self) -> bool:
         return self.path is not None and self.path.suffix == ".gguf"
+
+    def _base(self) -> Source | None:
+        """The model that an adapter of PEFT in this folder belongs to; None where the folder holds a model."""
+        if self.path is None or (self.path / "config.json").exists():
+            return None
+        if not (stated := self.path / "adapter_config.json").exists():
+            return None
+        with self._reading():
+            adapter = json.loads(stated.read_text(encoding="utf-8"))
+            return find(adapter["base_model_name_or_path"], adapter.get("revision"), self.trust_remote_code)
+
+    def _adapted(self, base: Source, dtype: Any) -> tuple[Any, Any]:
+        model, tokenizer = base.read(dtype)
+        with self._reading(), quiet():
+            report = model.load_adapter(str(self.path))
+            if report is not None:
+                whole(model, {**vars(report), "unexpected_keys": report.unexpected_keys}, self.name)
+            if (self._place / Path("tokenizer_config.json")).exists():
+                tokenizer = read_tokenizer(self._place, **self._options)
+        return model, tokenizer
 
     def _kind(self) -> Any:
         """The class to load: of causal language models, else, as for many that see, the one that was saved."""
