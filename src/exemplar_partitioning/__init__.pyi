@@ -29,6 +29,7 @@ from .compare.tree import Tree as Tree
 from .compare.tree import tree as tree
 from .core.calibration import Calibration as Calibration
 from .core.calibration import calibrate as calibrate
+from .core.decomposition import Decomposition as Decomposition
 from .core.dictionary import Dictionary as Dictionary
 from .core.estimator import ExemplarPartition as ExemplarPartition
 from .core.leader import LeaderClustering as LeaderClustering
@@ -39,6 +40,8 @@ from .errors import DataError as DataError
 from .errors import EPError as EPError
 from .errors import Interrupted as Interrupted
 from .errors import ResourceError as ResourceError
+from .evaluating.result import Evaluation as Evaluation
+from .evaluating.run import evaluate as evaluate
 from .exchange.from_paper import import_published as import_published
 from .exchange.from_sae import SparseAutoencoder as SparseAutoencoder
 from .exchange.from_sae import load_sae as load_sae

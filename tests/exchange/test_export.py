@@ -17,6 +17,8 @@ from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.export import TARGETS, export
 
+WEIGHTS = "sae_weights.safetensors"
+
 
 @pytest.fixture(scope="module")
 def dictionary(tmp_path_factory):
@@ -233,3 +235,21 @@ def test_refusals(dictionary, tmp_path):
         arguments = ["export", str(tmp_path / "two"), "--to", "mib", "--out", str(tmp_path / "x")]
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert not (tmp_path / "x").exists()
+
+
+def test_saelens_gets_pursuit_and_means_where_they_have_a_form(dictionary, tmp_path):
+    export(dictionary, "saelens", tmp_path / "mp", readout="pursuit", k=8, basis="mean")
+    config, weights = json.loads((tmp_path / "mp" / "cfg.json").read_text()), load_file(tmp_path / "mp" / WEIGHTS)
+    assert (config["architecture"], config["max_iterations"], config["residual_threshold"]) == (
+        "matching_pursuit",
+        8,
+        0,
+    )
+    assert not config["stop_on_duplicate_support"] and set(weights) == {"W_dec", "b_dec"}
+    assert np.array_equal(weights["W_dec"].numpy(), dictionary.annotation.mean_directions)
+    for refused in ({"readout": "pursuit", "k": 17}, {"readout": "dense"}, {"basis": "median"}):
+        with pytest.raises(EPError):
+            export(dictionary, "saelens", tmp_path / "none", **refused)
+    with pytest.raises(EPError, match="only saelens"):
+        export(dictionary, "mib", tmp_path / "none", readout="pursuit", k=4)
+    assert not (tmp_path / "none").exists()

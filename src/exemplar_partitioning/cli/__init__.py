@@ -15,6 +15,7 @@ from .annotate import annotate
 from .build import build
 from .check import check
 from .combine import combine
+from .evaluate import evaluate
 from .explore import explore
 from .export import export
 from .extend import extend
@@ -56,6 +57,7 @@ app.command()(transport)
 app.command()(roundtrip)
 app.command()(combine)
 app.command()(tree)
+app.command()(evaluate)
 app.command()(explore)
 app.command()(figures)
 app.command()(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -14,14 +14,28 @@ def export(
     path: options.Folder,
     to: Annotated[str, typer.Option(help="saelens, sparsify, neuronpedia, interp-engine, saebench, mib or axbench.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="PATH")],
+    readout: Annotated[
+        str,
+        typer.Option(help="saelens: topk, the largest projection, or pursuit, several regions by matching pursuit."),
+    ] = "topk",
+    k: Annotated[int, typer.Option("-k", "--k", help="Steps of pursuit.")] = 32,
+    basis: Annotated[str, typer.Option(help="saelens: exemplar, or mean for mean directions of members.")] = "exemplar",
     site: options.Site = None,
     percentile: options.Percentile = None,
 ) -> None:
     """Write a dictionary in the form another tool loads, and say how it does.
 
     Its features are the projections on the exemplars: to SAELens, sparsify and SAEBench a TopK autoencoder with k = 1.
+    With --readout pursuit, SAELens gets a matching-pursuit autoencoder, which rebuilds activations from several.
     """
     from ..exchange.export import export as write
 
-    how = write(options.one_dictionary(path, site, percentile), to, out)
+    how = write(
+        options.one_dictionary(path, site, percentile),
+        to,
+        out,
+        readout=cast(Any, readout),
+        k=k,
+        basis=cast(Any, basis),
+    )
     typer.echo(f"{out}\n\n{how}")

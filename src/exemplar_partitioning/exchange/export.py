@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
+from ..core.dictionary import Basis
 from ..errors import EPError
 from ..files import new_folder
 from ..folder.dictionary import StoredDictionary
@@ -17,23 +19,50 @@ from ..folder.dictionary import StoredDictionary
 TARGETS = ("saelens", "sparsify", "neuronpedia", "interp-engine", "saebench", "mib", "axbench")
 
 
-def export(dictionary: StoredDictionary, to: str, path: str | Path) -> str:
+def export(
+    dictionary: StoredDictionary,
+    to: str,
+    path: str | Path,
+    *,
+    readout: Literal["topk", "pursuit"] = "topk",
+    k: int = 32,
+    basis: Basis = "exemplar",
+) -> str:
     """Write a dictionary as a new folder that another tool takes.
 
-    Returns a line of code or two by which the tool takes it.
+    Args:
+        dictionary: what to write.
+        to: the tool, one of TARGETS.
+        path: a folder that does not exist.
+        readout: "pursuit" writes an autoencoder that decomposes by matching pursuit in k steps (saelens only).
+        k: steps of "pursuit".
+        basis: "mean" writes mean directions of members in place of the exemplars (saelens only).
+
+    Returns:
+        A line of code or two by which the tool takes it.
 
     Raises:
-        EPError: unknown tool, a folder that exists, or evidence that is missing (neuronpedia).
+        EPError: unknown tool, a folder that exists, what the tool has no form for, or evidence that is missing.
         ResourceError: the disk is full, or the folder must not be written.
     """
     if to not in TARGETS:
         raise EPError(f"there is no export to {to!r}; expected one of {', '.join(TARGETS)}")
+    if readout not in ("topk", "pursuit") or basis not in ("exemplar", "mean"):
+        raise EPError(f"readout is 'topk' or 'pursuit', basis 'exemplar' or 'mean'; got {readout!r} and {basis!r}")
+    if to != "saelens" and (readout, basis) != ("topk", "exemplar"):
+        raise EPError(f"only saelens has a form for readout 'pursuit' and basis 'mean'; {to} takes neither")
+    if readout == "pursuit" and not 1 <= k <= min(dictionary.k, dictionary.d_model):
+        most = min(dictionary.k, dictionary.d_model)
+        raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
     path = Path(path)
     if path.exists():
         raise EPError(f"{path} exists already; name a new folder")
     module = import_module(f".to_{to.replace('-', '_')}", __package__)
     with new_folder(path) as folder:
-        module.write(dictionary, folder)
+        if to == "saelens":
+            module.write(dictionary, folder, basis=basis, pursuit_k=k if readout == "pursuit" else None)
+        else:
+            module.write(dictionary, folder)
     return module.HOW.format(path=path)
 
 

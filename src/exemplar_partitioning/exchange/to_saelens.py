@@ -1,7 +1,7 @@
-"""SAELens: a dictionary is a TopK autoencoder with k = 1, whose encoder and decoder are the exemplars.
+"""SAELens: a dictionary is a TopK autoencoder with k = 1, or a matching-pursuit one, whose decoder are its directions.
 
-`encode` is `Dictionary.encode(readout="topk")`. What needs a division by |x - c| (cosine, binary, theta) has no
-stock architecture there.
+Their `encode` is `Dictionary.encode` with readout "topk" or `Dictionary.decompose` with method "mp". What needs a
+division by |x - c| (cosine, binary, theta) has no stock architecture there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from ..core.dictionary import Basis
 from ..folder.annotation import BIN_WIDTH, FOLDER
 from ..folder.dictionary import StoredDictionary, to_json
 
@@ -22,17 +23,31 @@ HOW = 'from sae_lens import SAE\nsae = SAE.load_from_disk("{path}")'
 _VERSION = "6.54.12"
 
 
-def write(dictionary: StoredDictionary, folder: Path) -> None:
-    """cfg.json and sae_weights.safetensors; of an annotated dictionary also sparsity.safetensors."""
-    (folder / "cfg.json").write_bytes(to_json(config(dictionary)))
-    (folder / "sae_weights.safetensors").write_bytes(serialise(tensors(dictionary)))
-    if (dictionary.path / FOLDER).is_dir():
+def write(
+    dictionary: StoredDictionary, folder: Path, *, basis: Basis = "exemplar", pursuit_k: int | None = None
+) -> None:
+    """cfg.json and sae_weights.safetensors; of an annotated dictionary also sparsity.safetensors.
+
+    pursuit_k: steps of matching pursuit; without it, a TopK autoencoder with k = 1.
+    """
+    weights, facts = tensors(dictionary, basis), config(dictionary)
+    if pursuit_k is not None:
+        del weights["W_enc"], weights["b_enc"], facts["k"], facts["rescale_acts_by_decoder_norm"]
+        facts |= {
+            "architecture": "matching_pursuit",
+            "max_iterations": pursuit_k,
+            "residual_threshold": 0.0,
+            "stop_on_duplicate_support": False,  # a direction may be picked again
+        }
+    (folder / "cfg.json").write_bytes(to_json(facts))
+    (folder / "sae_weights.safetensors").write_bytes(serialise(weights))
+    if pursuit_k is None and basis == "exemplar" and (dictionary.path / FOLDER).is_dir():
         (folder / "sparsity.safetensors").write_bytes(serialise({"sparsity": log_frequency(dictionary)}))
 
 
-def tensors(dictionary: StoredDictionary) -> dict[str, Tensor]:
+def tensors(dictionary: StoredDictionary, basis: Basis = "exemplar") -> dict[str, Tensor]:
     """W_enc [d, k], b_enc [k], W_dec [k, d], b_dec [d], float32."""
-    e_kd = dictionary.exemplars
+    e_kd = dictionary.exemplars if basis == "exemplar" else torch.from_numpy(dictionary.mean_directions)
     return {
         "W_enc": e_kd.T.contiguous(),
         "b_enc": torch.zeros(dictionary.k),

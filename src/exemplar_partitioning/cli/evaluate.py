@@ -1,0 +1,123 @@
+"""`ep evaluate`: how well a dictionary rebuilds activations, in the currency of sparse autoencoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from . import options
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..evaluating.result import Evaluation, Interval
+
+_WIDTH = 200  # of the table at most; it is not cut where a terminal is narrower
+
+
+def evaluate(
+    path: options.Folder,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Text the dictionary was not built from: files, folders, globs, hf:owner/dataset.",
+            show_default="the packaged text after the part that it was built from",
+        ),
+    ] = None,
+    sae: Annotated[
+        Path | None,
+        typer.Option(help="An autoencoder to compare with: its folder, of SAELens, sparsify or Gemma Scope."),
+    ] = None,
+    k: Annotated[str, typer.Option("-k", "--k", help="Regions for one activation, separated by commas.")] = (
+        "1,2,4,8,16,32,64"
+    ),
+    basis: Annotated[str, typer.Option(help="exemplar, or mean for mean directions of members.")] = "exemplar",
+    method: Annotated[str, typer.Option(help="omp, orthogonal matching pursuit, or mp, plain and faster.")] = "omp",
+    max_tokens: options.MaxTokens = 8_192,
+    splice: Annotated[bool, typer.Option(help="Also let the model go on from rebuilt activations.")] = True,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw error and cross-entropy against L0: a .svg, .png or .pdf file.")
+    ] = None,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    model: options.Model = None,
+    field: options.Field = "text",
+    seed: Annotated[int, typer.Option(min=0, help="Of the null and the intervals.")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Rebuild held-out activations from several regions, and let the model go on from the rebuilt ones.
+
+    As many random activations in place of the exemplars stand beside it, and an autoencoder if one is given.
+    """
+    from ..evaluating.run import evaluate as run
+    from ..exchange.from_sae import load_sae
+    from .display import steps
+
+    dictionary = options.one_dictionary(path, site, percentile)
+    if figure is not None:
+        from ..show.evaluation import check_drawing
+
+        check_drawing(figure)
+    with steps() as tell:
+        found = run(
+            dictionary,
+            options.sources(text),
+            model=model,
+            sae=load_sae(sae) if sae is not None else None,
+            ks=[options.count(part.strip()) for part in k.split(",")],
+            basis=cast(Any, basis),
+            method=cast(Any, method),
+            max_tokens=max_tokens,
+            splice=splice,
+            field=field,
+            seed=seed,
+            tell=tell,
+        )
+    if figure is not None:
+        from ..show.evaluation import curves
+
+        curves(found).savefig(figure)
+    if as_json:
+        print_json(found.as_json())
+        return
+    _print(found)
+
+
+def _print(found: Evaluation) -> None:
+    from rich.measure import Measurement
+
+    from .terminal import console, table
+
+    spliced = found.ce_clean is not None
+    names = ["code", ">k", ">features", ">L0", ">FVU", ">FVU'", ">cosine", ">live"]
+    shown = table(*names, *([">CE", ">KL", ">CE/zero %", ">CE/mean %"] if spliced else []))
+    for row in found.rows:
+        cells = [row.code, "" if row.k is None else str(row.k), f"{row.features:,}", f"{row.l0:.1f}"]
+        cells += [_interval(row.fvu, 1), _interval(row.fvu_without_outliers, 1)]
+        cells += [f"{row.cosine:.3f}", f"{row.live:.0%}"]
+        if row.ce is not None and row.ce_recovered_zero and row.ce_recovered_mean:
+            cells += [f"{row.ce:.3f}", f"{row.kl:.3f}"]
+            cells += [_interval(row.ce_recovered_zero, 100), _interval(row.ce_recovered_mean, 100)]
+        shown.add_row(*cells)
+    out = console()
+    shown.width = Measurement.get(out, out.options.update(max_width=_WIDTH), shown).maximum
+    out.print(shown, soft_wrap=True)
+    models = (
+        f"\nCE of the model as it is {found.ce_clean:.3f}, with zeros {found.ce_zero:.3f}, with the mean "
+        f"{found.ce_mean:.3f} nats a token; recovered is the share of the way back from there."
+        if spliced
+        else ""
+    )
+    out.print(
+        f"\n{found.tokens:,} tokens of {found.documents:,} documents of {found.text}; in brackets 95 % over documents."
+        f"\nFVU' leaves out {found.outlier_coordinates} coordinates of outlying variance.{models}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _interval(value: Interval, scale: float) -> str:
+    digits = 3 if scale == 1 else 1
+    low, high = value.low * scale, value.high * scale
+    return f"{value.estimate * scale:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
