@@ -10,6 +10,7 @@ from .behaviour import behaviour
 from .extract import extract
 from .ood import ood
 from .probes import probes
+from .reconstruction import reconstruction
 from .saturation import saturation
 from .tokens import tokens
 
@@ -24,3 +25,4 @@ experiment.command("agreement")(agreement)
 experiment.command("tokens")(tokens)
 experiment.command("saturation")(saturation)
 experiment.command("axbench")(axbench)
+experiment.command("reconstruction")(reconstruction)
