@@ -94,7 +94,7 @@ def decompose(u, atoms, k, method, nonnegative):
             strengths[picks] = -np.inf
         if strengths.max() <= 1e-6 or np.linalg.norm(left) <= 1e-6:
             break
-        picks.append(int(np.flatnonzero(strengths >= strengths.max() - 1e-9)[0]))
+        picks.append(int(np.flatnonzero(strengths >= strengths.max() - 1e-6)[0]))
         if method == "mp":
             weights[picks[-1]] += products[picks[-1]]
         elif nonnegative:

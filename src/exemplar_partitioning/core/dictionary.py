@@ -165,7 +165,7 @@ class Dictionary:
         """Write activations as sums of at most k directions of regions, by matching pursuit (docs/decomposition.md).
 
         Starting from `x - c`, each step picks the direction with the largest inner product with what is left; of
-        those within 1e-9 |x - c| of the largest, the lowest id. A row ends after k steps, when no inner product
+        those within 1e-6 |x - c| of the largest, the lowest id. A row ends after k steps, when no inner product
         exceeds 1e-6 |x - c|, or when at most `tolerance` is left. The answer for a row depends on that row alone.
 
         Args:

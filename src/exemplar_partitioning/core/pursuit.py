@@ -36,8 +36,8 @@ GRAM_BYTES = 2**28
 """Inner products of all pairs of atoms are kept up to this size (4,700 atoms); beyond, they are computed anew."""
 NOTHING = 1e-6
 """An atom that explains less than this share of an activation's length explains nothing: the row ends."""
-TIE = 1e-9
-"""Inner products this close, as a share of the activation's length, are tied: the lowest id is picked."""
+TIE = 1e-6
+"""Inner products this close, as a share of the length, are tied: float32 directions tell no better. Lowest id wins."""
 
 _GRID = 2.0**26
 _ROWS, _PRODUCTS = (32, 1024), 2**20  # rows decided together: as many as keep their products near the cache
