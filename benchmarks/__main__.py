@@ -13,6 +13,7 @@ BENCHMARKS = (
     "extraction",
     "calibration",
     "clustering",
+    "decomposition",
     "large",
     "long",
     "identical",
