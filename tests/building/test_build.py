@@ -1,5 +1,6 @@
 """The whole job on a tiny model: same bytes again, from pieces, after kills (laws L5-L9)."""
 
+import itertools
 import multiprocessing
 import random
 import time
@@ -15,6 +16,7 @@ from conftest import WORDS, sentences, tree
 from exemplar_partitioning.errors import EPError, Interrupted
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.sites import resolve_sites
+from exemplar_partitioning.reading import read
 
 OPTIONS = {
     "sites": "resid_post.0,resid_post.1",
@@ -444,3 +446,50 @@ def test_chat_wants_a_template_and_positions_a_name(tiny_folder, tmp_path):
         ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "a", chat=True, calibration_batch=2)
     with pytest.raises(EPError, match="positions: Input should be 'all' or 'last'; got first"):
         ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "b", positions="first", calibration_batch=2)
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}: " + CHAT
+
+
+@pytest.fixture
+def dated(tiny_folder):
+    loaded = ep.load_model(str(tiny_folder))
+    loaded.tokenizer.chat_template = DATED
+    return loaded
+
+
+def test_a_build_in_a_dated_template_goes_on_with_its_day(dated, tmp_path, monkeypatch):
+    prompts = [f"prompt {i} of some words" for i in range(300)]
+    asked = {"sites": "resid_post.1", "percentiles": [10], "chat": True, "calibration_batch": 512, "resume": True}
+
+    def on(day: str, out: str, **options):
+        monkeypatch.setattr("exemplar_partitioning.building.run.template_date", lambda tokenizer: day)
+        return ep.build(dated, prompts, out=tmp_path / out, **asked, **options)
+
+    (whole,) = on("2026-11-27", "whole").dictionaries
+    calls = itertools.count()
+    with pytest.raises(Interrupted):
+        on("2026-11-27", "resumed", stop=lambda: next(calls) > 3, checkpoint_seconds=0.0)
+    on("2026-12-03", "resumed")
+    on("2026-12-03", "another")
+    name = f"{whole.site}/p10/exemplars.safetensors"
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+    records = [ep.load(tmp_path / out).config.text for out in ("whole", "resumed", "another")]
+    assert [record.template_date for record in records] == ["2026-11-27", "2026-11-27", "2026-12-03"]
+    assert records[0].digest == records[1].digest != records[2].digest
+    # Read and annotated on the day of the build, not on the day it is.
+    dictionary = ep.load(tmp_path / "whole")
+    (readings,) = read([dictionary], dated, prompts[0])
+    day = dated.tokenizer("27 Nov 2026: <s>", add_special_tokens=False)["input_ids"]
+    assert [token.token_id for token in readings][: len(day)] == day
+    (annotated,) = ep.annotate(tmp_path / "whole", prompts, model=dated)
+    within_k = annotated.annotation.regions.column("within").to_pylist()
+    assert sum(within_k) == dictionary.config.build.n_activations
+    assert annotated.annotation.record.text.template_date == "2026-11-27"
+    assert annotated.annotation.record.text.digest == records[0].digest
+
+
+def test_conversations_are_built_from_in_the_template_alone(chatty, tmp_path):
+    rows = [{"prompt": f"prompt {i}", "response": f"answer {i}"} for i in range(200)]
+    with pytest.raises(EPError, match="document 0 is a conversation; pass chat=True"):
+        ep.build(chatty, rows, out=tmp_path / "plain", calibration_batch=64)

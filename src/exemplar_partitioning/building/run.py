@@ -31,6 +31,7 @@ from ..models.capture import Extractor
 from ..models.load import LoadedModel, load_model, outline, search_device
 from ..models.sites import Site, resolve_sites
 from ..stream import Chunk, Extraction, Here, Progress, Stop, text_chunks
+from ..text.chat import template_date
 from ..text.documents import DocumentSource
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest
@@ -98,6 +99,8 @@ def build(
         if workspace.finished:
             summaries = [DictionarySummary.of(read_config(folder)) for folder in find(workspace.out)]
             return BuildResult(workspace.out, tuple(summaries), 0, 0.0, {})
+        settings = workspace.settings
+        assert isinstance(settings, BuildSettings)
         job = Job(loaded, source, settings, workspace, unread)
         state = workspace.load(search_device(loaded.model.device), settings.sites, loaded.info.d_model)
         run = Run(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
@@ -112,6 +115,8 @@ def build(
 
 def _settings(asked: BuildRequest, loaded: LoadedModel, sites: Sequence[Site], text: str) -> BuildSettings:
     options: dict[str, Any] = {name: getattr(asked, name) for name in BuildOptions.model_fields}
+    if asked.chat and asked.template_date is None:
+        options["template_date"] = template_date(loaded.tokenizer)
     options["calibration_sample"] = max(asked.calibration_sample, asked.calibration_batch)
     return BuildSettings(
         **options,

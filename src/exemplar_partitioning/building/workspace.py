@@ -77,7 +77,7 @@ class Workspace:
             self.finished = finished.is_file()
             finish(self.work / JOURNAL, out)
             if not self.finished:
-                write_new(asked, to_json(settings.model_dump(mode="json")))
+                write_new(asked, to_json(self.settings.model_dump(mode="json")))
         except BaseException:
             self.close()
             raise
@@ -92,6 +92,9 @@ class Workspace:
                 f"{self.out} already holds {what} build of {found.model.id} on {found.text}; "
                 "continue it with --resume, or choose another folder with --out"
             )
+        if isinstance(self.settings, BuildSettings) and isinstance(found, BuildSettings):
+            # A chat template that was told another day goes on with that day.
+            self.settings = self.settings.model_copy(update={"template_date": found.template_date})
         if others := "; ".join(differences(self.settings, found)):
             raise EPError(
                 f"the build in {self.out} was made with other settings: {others}. "

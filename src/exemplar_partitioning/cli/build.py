@@ -30,8 +30,8 @@ def build(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders or globs (.txt .md .jsonl .json .csv .parquet, also .gz .zst .bz2), or "
-            "hf:owner/dataset. Without any: a packaged corpus of news, reviews, code, papers and more.",
+            help="Files, folders or globs (.txt .md .jsonl .json .csv .tsv .parquet .arrow, also .gz .zst "
+            ".bz2), or hf:owner/name:subset. Without any: a packaged corpus of news, reviews, code, papers and more.",
             show_default=False,
         ),
     ] = None,

@@ -98,6 +98,11 @@ class TextRecord(_Part):
     chat: bool = Field(
         False, exclude_if=lambda chat: not chat, description="documents are users' messages in the chat template"
     )
+    template_date: str | None = Field(
+        None,
+        exclude_if=lambda date: date is None,
+        description="day (ISO) that the chat template was told it is; absent if it does not ask",
+    )
     positions: Literal["all", "last"] = Field(
         "all",
         exclude_if=lambda positions: positions == "all",

@@ -33,7 +33,13 @@ class Windowing(Settings):
     prepend_bos: bool = Field(default=True, description="Begin every window with the BOS token.")
     chat: bool = Field(
         default=False,
-        description="Each document is a user's message, in the model's chat template, which has a BOS of its own.",
+        description="Each document is a user's message, or a conversation, in the model's chat template, which has a "
+        "BOS of its own.",
+    )
+    template_date: str | None = Field(
+        default=None,
+        exclude_if=lambda date: date is None,
+        description="The day that a chat template is told it is, where it asks: the first day of a build.",
     )
     positions: Literal["all", "last"] = Field(
         default="all",

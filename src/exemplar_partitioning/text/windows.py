@@ -60,11 +60,11 @@ def windows(
     (in mid-document) gets no second one; one without an ordinary token is left out.
 
     Raises:
-        EPError: a document begins with BOS, and another is to be prepended.
+        EPError: a document begins with BOS, and another is to be prepended; or it is a conversation, without chat.
     """
     w = windowing
     cut = partial(_cut, size=w.context_size, prepend_bos=w.prepend_bos, bos_id=bos_id, special_ids=special_ids)
-    batches = _tokenised(documents, tokenizer, w.chat)
+    batches = _tokenised(documents, tokenizer, w)
     checked = _one_bos(batches, bos_id) if w.prepend_bos else batches
     return _shuffled(_in_order(checked, cut, w.context_size), w)
 
@@ -127,9 +127,9 @@ def _cut(
         )
 
 
-def _as_read(document: Document, tokenizer: Any, chat: bool) -> str:
+def _as_read(document: Document, tokenizer: Any, windowing: Windowing) -> str:
     """A document as the model is to see it."""
-    if not chat:
+    if not windowing.chat:
         if document.turns:
             raise EPError(
                 f"document {document.id} is a conversation; pass chat=True (--chat --no-bos) to have it in the model's "
@@ -137,16 +137,16 @@ def _as_read(document: Document, tokenizer: Any, chat: bool) -> str:
             )
         return document.text
     if document.turns:
-        return rendered(tokenizer, Conversation(document.turns, document.tools)).text
-    return in_template(tokenizer, document.text)
+        return rendered(tokenizer, Conversation(document.turns, document.tools), windowing.template_date).text
+    return in_template(tokenizer, document.text, windowing.template_date)
 
 
-def _tokenised(documents: Iterable[Document], tokenizer: Any, chat: bool) -> Iterator[Piece]:
+def _tokenised(documents: Iterable[Document], tokenizer: Any, windowing: Windowing) -> Iterator[Piece]:
     """Pieces of documents, tokenised in batches."""
     batch: list[tuple[Document, bool, str]] = []
     characters = 0
     for document in documents:
-        text = _as_read(document, tokenizer, chat)
+        text = _as_read(document, tokenizer, windowing)
         for number, piece in enumerate(pieces(text, PIECE_CHARACTERS)):
             batch.append((document, number == 0, piece))
             characters += len(piece)
