@@ -492,4 +492,4 @@ def test_a_build_in_a_dated_template_goes_on_with_its_day(dated, tmp_path, monke
 def test_conversations_are_built_from_in_the_template_alone(chatty, tmp_path):
     rows = [{"prompt": f"prompt {i}", "response": f"answer {i}"} for i in range(200)]
     with pytest.raises(EPError, match="document 0 is a conversation; pass chat=True"):
-        ep.build(chatty, rows, out=tmp_path / "plain", calibration_batch=64)
+        ep.build(chatty, rows, out=tmp_path / "plain", calibration_batch=64, context_size=64)

@@ -8,6 +8,8 @@ from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
@@ -20,7 +22,8 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"exemplar_partitioning"}
+    # `compression` is in the standard library from Python 3.14 on.
+    return names - set(sys.stdlib_module_names) - {"exemplar_partitioning", "compression"}
 
 
 def test_every_import_is_a_declared_dependency():
@@ -37,7 +40,7 @@ def test_every_import_is_a_declared_dependency():
 
 
 def test_constraints_pin_what_is_declared():
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    pinned = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for requirement in [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]:
-        assert re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") in pinned
+        assert canonicalize_name(re.split(r"[^\w.-]", requirement)[0]) in pinned
