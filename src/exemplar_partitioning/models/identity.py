@@ -16,6 +16,8 @@ from ..errors import EPError
 
 _HASH_CHUNK = 1 << 24
 _SUMMED_AT_ONCE = 1 << 10  # words of 8 bytes
+# Odd, one for each place among the words that are summed, so that values that change places change the sum.
+_FACTORS = torch.arange(1, 2 * _SUMMED_AT_ONCE, 2) * 0x1E3779B97F4A7C15 % (1 << 62) | 1
 _WRAPPED = "_original_component"  # where a wrapper of TransformerLens keeps what it wraps
 # Of a configuration: names, training, labels, what is returned, how text is generated. No activation follows from them.
 _IRRELEVANT = frozenset(
@@ -67,7 +69,7 @@ def current_identity(model: nn.Module) -> Identity:
     """Who a model is now; hashed anew only where a checksum over all that the hash covers has changed.
 
     The checksum reads every weight at the speed of memory, so a change is seen however it was made (counters of
-    PyTorch miss those through `.data`). Values exchanged within eight kilobytes of one tensor escape it.
+    PyTorch miss those through `.data`), and where values change places.
     """
     state = _checksum(model)
     known = _known.get(model)
@@ -234,8 +236,11 @@ def _checksum(model: nn.Module) -> bytes:
                 whole = len(data) // (8 * _SUMMED_AT_ONCE) * 8 * _SUMMED_AT_ONCE
                 if data.storage_offset() % 8:  # its words cannot be read as such
                     whole = 0
-                sums = data[:whole].view(torch.int64).view(-1, _SUMMED_AT_ONCE).sum(dim=1)
-                digest.update(sums.cpu().numpy().data)
+                words = data[:whole].view(torch.int64).view(-1, _SUMMED_AT_ONCE)
+                factors = _FACTORS.to(words.device)
+                for start in range(0, len(words), _SUMMED_AT_ONCE):  # products of a piece stay in cache
+                    sums = (words[start : start + _SUMMED_AT_ONCE] * factors).sum(dim=1)
+                    digest.update(sums.cpu().numpy().data)
                 digest.update(data[whole:].cpu().numpy().data)
     return digest.digest()
 
