@@ -65,6 +65,18 @@ def tiny_llama(folder):
 
 
 @pytest.fixture(scope="session")
+def roomy_folder(tiny_folder, tmp_path_factory):
+    """The same weights with 256 positions: room for windows of the default size and a BOS."""
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("roomy") / tiny_folder.name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 256}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
     """A file of 600 documents, one JSON object a line."""
     import json

@@ -182,7 +182,7 @@ def _places(results: list[dict]) -> str:
 
 def _autoencoders(results: list[dict]) -> str:
     """Autoencoders beside exemplars of the same site, under the same rules."""
-    from ep_experiments.axbench.run import summary
+    from ep_experiments.axbench.detect import summary
 
     lines = []
     for r in results:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
@@ -32,6 +32,7 @@ from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.folder.dictionary import StoredDictionary
 
+from .resampling import permuted
 from .streamed import Streamed
 
 TOP = 100
@@ -147,14 +148,6 @@ def compare(a: Inputs, b: Inputs, token_n: np.ndarray, seed: int = 0) -> dict[st
         "chance": _chance(a.of, b_nv, [permuted(same, rng) for _ in range(PERMUTATIONS)]),
         "chance_same_token": _chance(a.of, b_nv, [permuted(token_n, rng) for _ in range(PERMUTATIONS)]),
     }
-
-
-def permuted(group_n: np.ndarray, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """A random permutation that keeps every input within its group."""
-    order = np.argsort(group_n, kind="stable")
-    permutation = np.empty(len(group_n), np.int64)
-    permutation[order] = np.lexsort((rng.random(len(group_n)), group_n))
-    return permutation
 
 
 def _chance(a_un: csr_array, b_nv: csr_array, permutations: list[np.ndarray]) -> dict[str, Any]:

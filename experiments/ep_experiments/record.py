@@ -9,22 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exemplar_partitioning.models.load import LoadedModel, ModelInfo
+from exemplar_partitioning.models.load import ModelInfo
 
 _PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
 
 
 def record(
-    name: str, arguments: list[str], loaded: LoadedModel, seed: int, seconds: float, program: str = "ep"
+    name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float, *, study: str | None = None
 ) -> dict[str, Any]:
-    """The head of a result file. Paths in the command are cut to their last parts."""
-    return head(name, arguments, loaded.info, seed, seconds, program)
-
-
-def head(
-    name: str, arguments: list[str], info: ModelInfo, seed: int, seconds: float, program: str = "ep"
-) -> dict[str, Any]:
-    """The same where the model itself is not at hand, only what it gave."""
+    """The head of a result file, of `ep` or of a study. Paths in the command are cut to their last parts."""
+    program = f"python -m experiments.studies.{study}" if study else "ep"
     return {
         "experiment": name,
         "command": " ".join([program, *(shlex.quote(_short(argument)) for argument in arguments)]),

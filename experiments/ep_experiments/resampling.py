@@ -1,4 +1,4 @@
-"""Intervals by resampling, of shares, of areas under the ROC curve, and of ratios of means.
+"""What chance does: intervals by resampling, of means, areas under the ROC curve and ratios, and permutations.
 
 A resample is a row of weights: how often it drew each item. Shapes: b resamples, n items, c classes.
 """
@@ -28,6 +28,36 @@ def interval(value_b: Float64[np.ndarray, " b"]) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def resampled_by_kind(kind_n: Bool[np.ndarray, " n"], count: int, seed: int) -> Int64[np.ndarray, "b n"]:
+    """How often each of items of two kinds is drawn: once in the first row, then at random within its kind."""
+    weight_bn = np.ones((count + 1, len(kind_n)), np.int64)
+    weight_bn[1:, kind_n] = resamples(int(kind_n.sum()), count, seed)
+    weight_bn[1:, ~kind_n] = resamples(int((~kind_n).sum()), count, seed + 1)
+    return weight_bn
+
+
+def spread(value_b: Float64[np.ndarray, " b"]) -> list[float]:
+    """The value of the data and its 95 % interval."""
+    return [round(float(value), 4) for value in (value_b[0], *interval(value_b[1:]))]
+
+
+def mean_interval(
+    value_n: Float64[np.ndarray, " n"], weight_bn: Int64[np.ndarray, "b n"]
+) -> tuple[float, float, float]:
+    """The mean of paired or single figures and its 95 % interval over resamples; NaN thrice if there are none."""
+    if not len(value_n):
+        return np.nan, np.nan, np.nan
+    return float(value_n.mean()), *interval(weight_bn @ value_n / len(value_n))
+
+
+def permuted(group_n: np.ndarray, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """A random permutation that keeps every input within its group."""
+    order = np.argsort(group_n, kind="stable")
+    permutation = np.empty(len(group_n), np.int64)
+    permutation[order] = np.lexsort((rng.random(len(group_n)), group_n))
+    return permutation
 
 
 def auroc(

@@ -177,7 +177,7 @@ def _origins(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _about(loaded: LoadedModel, site: Site, source: str, max_tokens: int, windowing: Windowing) -> dict[str, Any]:
-    return {
+    about = {
         "model": asdict(loaded.info),
         "d_model": loaded.info.d_model,
         "site": str(site),
@@ -191,6 +191,7 @@ def _about(loaded: LoadedModel, site: Site, source: str, max_tokens: int, window
         "max_tokens": max_tokens,
         "threads": torch.get_num_threads(),
     }
+    return json.loads(to_json(about))  # as it is read again: tuples are lists
 
 
 def _done(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from autoencoders import invoke, made, refused, same, saved
 from conftest import sentences
 from ep_experiments.axbench.readouts import auroc
 from ep_experiments.streamed import HELD_OUT, read_streamed, stream_to
+from ep_experiments.tokens import budgets as budget
 from ep_experiments.tokens import detection
-from ep_experiments.tokens import run as budget
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder

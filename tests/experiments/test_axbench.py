@@ -13,8 +13,8 @@ import exemplar_partitioning as ep
 from conftest import WORDS, sentences
 from ep_experiments.activations import TextActivations
 from ep_experiments.axbench import baselines, readouts
+from ep_experiments.axbench import detect as axbench
 from ep_experiments.axbench import pooled as axbench_pooled
-from ep_experiments.axbench import run as axbench
 from ep_experiments.axbench import site as axbench_site
 from ep_experiments.axbench.plots import axbench_figure
 from ep_experiments.axbench.readouts import Examples, Pooled, auroc, pool

@@ -18,10 +18,11 @@ from conftest import sentences
 from ep_experiments.ood import methods as ood_methods
 from ep_experiments.ood import tasks as ood_tasks
 from ep_experiments.ood.methods import mahalanobis, nearest, norm, pca_residual
-from ep_experiments.ood.metrics import fpr95, resampled, separation, spread
+from ep_experiments.ood.metrics import fpr95, separation
 from ep_experiments.ood.plots import ood_figure
-from ep_experiments.ood.run import losses
+from ep_experiments.ood.separate import losses
 from ep_experiments.ood.tasks import CLINC, CODE, LANGUAGES, PROSE, Sizes, suites
+from ep_experiments.resampling import resampled_by_kind, spread
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.show.figures import to_bytes
@@ -54,7 +55,7 @@ class TestMetrics:
 
     def test_documents_are_drawn_within_their_kind(self):
         novel_t = np.arange(10) < 3
-        weight_bt = resampled(novel_t, 50, seed=0)
+        weight_bt = resampled_by_kind(novel_t, 50, seed=0)
         assert weight_bt.shape == (51, 10) and (weight_bt[0] == 1).all()
         assert (weight_bt[:, novel_t].sum(axis=1) == 3).all() and (weight_bt.sum(axis=1) == 10).all()
         assert spread(np.r_[5.0, np.arange(101.0)]) == [5, 2.5, 97.5]

@@ -9,7 +9,7 @@ import torch
 
 import exemplar_partitioning as ep
 from conftest import WORDS
-from ep_experiments.behaviours import run as causal
+from ep_experiments.behaviours import removal as causal
 from ep_experiments.behaviours.known import (
     Behaviour,
     asks_for_a_list,
@@ -118,8 +118,8 @@ def test_a_judge_that_fails_leaves_one_answer_unscored():
     assert np.isnan(found[1]) and found[[0, 2]].tolist() == [1, 1]
 
 
-def test_perplexity_is_that_of_the_models_own_loss(tiny_folder):
-    loaded = ep.load_model(str(tiny_folder))
+def test_perplexity_is_that_of_the_models_own_loss(roomy_folder):
+    loaded = ep.load_model(str(roomy_folder))
     ids = torch.randint(3, 300, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         loss = loaded.model(ids, labels=ids).loss
@@ -127,11 +127,11 @@ def test_perplexity_is_that_of_the_models_own_loss(tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def planted(tiny_folder):
+def planted(roomy_folder):
     """A model that answers "sees" when a prompt has the word king in it: one direction, written and read."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    loaded = ep.load_model(str(tiny_folder))
+    loaded = ep.load_model(str(roomy_folder))
     loaded.tokenizer.chat_template = "{% for m in messages %}<s> {{ m['content'] }} old{% endfor %}"
     cause, effect = (loaded.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in ("king", "sees"))
     assert len(cause) == len(effect) == 1
@@ -165,7 +165,7 @@ def prompts_with(word, count, seed):
 def result(planted, tmp_path_factory):
     loaded, _ = planted
     parts = [(prompts_with("king", n, n), prompts_with("stone", n, n + 1)) for n in (24, 10, 16)]
-    plan = causal.Plan(layers=(0, 1), percentiles=(20.0, 40.0), nulls=2, random=3, max_new_tokens=3, ppl_windows=4)
+    plan = causal.Plan(layers=(0, 1), percentiles=(55.0, 65.0), nulls=2, random=3, max_new_tokens=3, ppl_windows=4)
     told = []
     found = causal.run(
         SEES,

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 import exemplar_partitioning as ep
 from conftest import WORDS
 from ep_experiments.activations import TextActivations
-from ep_experiments.probes import run as probes
+from ep_experiments.probes import retention as probes
 from ep_experiments.probes.features import Plan, named, one_hot, read_rows, shares
 from ep_experiments.probes.logistic import prepared, probe, top_features
 from ep_experiments.resampling import auroc, interval, macro_auroc, ratio, resamples
@@ -243,8 +243,8 @@ class TestFigures:
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_folder):
-    return ep.load_model(str(tiny_folder))
+def loaded(roomy_folder):
+    return ep.load_model(str(roomy_folder))
 
 
 @pytest.fixture(scope="module")
@@ -332,14 +332,14 @@ class TestPlanted:
             probes.run(dictionaries, {"made": elsewhere}, loaded, [], plan, tmp_path)
 
 
-def test_quick_on_the_command_line(built, tiny_folder, tmp_path):
+def test_quick_on_the_command_line(built, roomy_folder, tmp_path):
     from typer.testing import CliRunner
 
     task = planted_task(count=160)
     rows = [{"say": text, "kind": int(label)} for text, label in zip(task.texts, task.label_n, strict=True)]
     file = tmp_path / "planted.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["experiment", "probes", str(built), "--out", str(tmp_path / "out"), "--model", str(tiny_folder)]
+    arguments = ["experiment", "probes", str(built), "--out", str(tmp_path / "out"), "--model", str(roomy_folder)]
     arguments += ["--task", f"{file}:kind", "--text-field", "say", "--quick"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

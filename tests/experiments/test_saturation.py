@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import exemplar_partitioning as ep
 from conftest import sentences
 from ep_experiments import saturation
-from ep_experiments.record import head
+from ep_experiments.record import record
 from exemplar_partitioning.cli import app
 
 
@@ -50,16 +50,16 @@ def test_the_command(tiny_folder, tmp_path):
     ):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         domains += ["--domain", f"{name}={tmp_path / name}.jsonl"]
-    rest = ["--model", str(tiny_folder), "--percentile", "2,10", "--quick", "--context-size", "32"]
+    rest = ["--model", str(tiny_folder), "--percentile", "8,20", "--quick", "--context-size", "32"]
     command = ["experiment", "saturation", *domains, *rest, "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "out" / "result.json").read_bytes())["results"]
     assert [(row["percentile"], row["domain"]) for row in rows] == [
-        (2, "words"),
-        (2, "few"),
-        (10, "words"),
-        (10, "few"),
+        (8, "words"),
+        (8, "few"),
+        (20, "words"),
+        (20, "few"),
     ]
     words, few = rows[:2]
     assert words["threshold"] == few["threshold"] and words["k"] > 2 * few["k"]
@@ -72,4 +72,4 @@ def test_the_command(tiny_folder, tmp_path):
 def test_a_recorded_command_names_no_folder_of_the_machine(tiny_folder):
     info = ep.load_model(tiny_folder).info
     arguments = ["--domain", "a=/home/b/c.jsonl", "/home/d", "e/f", "p=1"]
-    assert head("x", arguments, info, seed=0, seconds=1)["command"] == "ep --domain a=c.jsonl d e/f p=1"
+    assert record("x", arguments, info, seed=0, seconds=1)["command"] == "ep --domain a=c.jsonl d e/f p=1"

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from experiments.studies import checkpoints, finetune, planting, spaces
 
 from conftest import sentences
 from exemplar_partitioning.compare.common_tokens import CommonTokens
@@ -16,7 +17,6 @@ from exemplar_partitioning.compare.nulls import reflections
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.models.load import load_model
-from experiments import checkpoints, finetune, planting, spaces
 
 STAGES, STEPS = 2, 6
 
@@ -39,11 +39,11 @@ def run(module, *arguments):
 
 
 @pytest.fixture(scope="module")
-def finetuned(tiny_folder, corpus, tmp_path_factory):
+def finetuned(roomy_folder, corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("finetuned")
     sizes = ["--stages", STAGES, "--steps", STEPS, "--batch", 4, "--rate", 0.003, "--questions", 3]
     sizes += ["--planted", 1, "--planted-steps", STEPS]
-    given = [corpus, "--model", tiny_folder, "--out", out / "models", "--result", out / "finetune.json", *sizes]
+    given = [corpus, "--model", roomy_folder, "--out", out / "models", "--result", out / "finetune.json", *sizes]
     run(finetune, *given)
     return out, given
 
@@ -53,7 +53,7 @@ def weights(folder):
 
 
 class TestFinetune:
-    def test_checkpoints_learn_and_the_planted_one_is_another(self, finetuned, tiny_folder):
+    def test_checkpoints_learn_and_the_planted_one_is_another(self, finetuned, roomy_folder):
         out, _ = finetuned
         rows = json.loads((out / "finetune.json").read_bytes())["checkpoints"]
         assert [row["name"] for row in rows] == ["step-0", "step-6", "step-12", "planted"]
@@ -61,7 +61,7 @@ class TestFinetune:
         assert [row["tokens"] for row in rows] == [0, *[STEPS * 4 * finetune.WINDOW] * 3]
         losses = [row["held_out_loss"] for row in rows]
         assert losses[0] > losses[1] > losses[2]
-        assert torch.equal(weights(out / "models" / "step-0"), weights(tiny_folder))
+        assert torch.equal(weights(out / "models" / "step-0"), weights(roomy_folder))
         assert not torch.equal(weights(out / "models" / "step-12"), weights(out / "models" / "planted"))
 
     def test_what_is_there_is_not_made_again(self, finetuned):
@@ -184,24 +184,24 @@ class TestSpaces:
         sizes = ["--percentiles", "2,8", "--tokens", 3000, "--compared", 1500, "--batch", 512]
         return [text_file, "--source", text_file, "--out", tmp_path, "--result", tmp_path / "found.json", *sizes]
 
-    def test_layers(self, tiny_folder, given, tmp_path):
-        run(spaces, "layers", *given, "--models", tiny_folder, "--layers", "0,1")
+    def test_layers(self, roomy_folder, given, tmp_path):
+        run(spaces, "layers", *given, "--models", roomy_folder, "--layers", "0,1")
         rows = json.loads((tmp_path / "found.json").read_bytes())["rows"]
         assert [row["block"] for row in rows] == [0, 1, None]
         near, same, bare = (row["structure"]["stay"]["value"] for row in rows)
         assert same == 1.0 and near < 1 and bare < 1
         assert rows[1]["drift"]["cosine"]["p10"] == pytest.approx(1, abs=1e-5)
 
-    def test_models(self, tiny_folder, given, tmp_path):
+    def test_models(self, roomy_folder, given, tmp_path):
         from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-        tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+        tokenizer = AutoTokenizer.from_pretrained(roomy_folder)
         sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
-        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
         torch.manual_seed(1)
         Qwen2ForCausalLM(Qwen2Config(**sizes, **heads)).save_pretrained(tmp_path / "models" / "other")
         tokenizer.save_pretrained(tmp_path / "models" / "other")
-        run(spaces, "models", *given, "--models", f"{tiny_folder},{tmp_path / 'models' / 'other'}")
+        run(spaces, "models", *given, "--models", f"{roomy_folder},{tmp_path / 'models' / 'other'}")
         found = json.loads((tmp_path / "found.json").read_bytes())
         assert [row["a"]["model"] for row in found["rows"]] == ["tiny-llama", "other", "tiny-llama", "other"]
         assert all((row["drift"] is None) == (row["to"] is not None) for row in found["rows"])

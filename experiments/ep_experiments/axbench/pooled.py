@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ..resampling import interval, ratio, resamples
-from .run import RESAMPLES
+from .detect import RESAMPLES
 from .site import KINDS, TRAININGS
 
 REFERENCES = ("DiffMean", "logistic probe")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 
 def agreement(
@@ -20,25 +18,24 @@ def agreement(
         Path, typer.Option(help="Folder that `ep experiment extract` wrote: what is looked at.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="File for the result.")] = Path("agreement.json"),
-    percentile: Annotated[str | None, typer.Option(help="Resolutions.", show_default="all")] = None,
-    tokens: Annotated[str, typer.Option(help="Activations to look at.")] = "200_000",
+    percentile: options.SomePercentiles = None,
+    tokens: Annotated[
+        int, typer.Option(help="Activations to look at.", parser=options.count, metavar="COUNT")
+    ] = 200_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the permutations.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A look at 10,000 activations.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """For every region the feature that stands for the most of the same inputs, and the reverse; beside chance."""
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.exchange.from_sae import load_sae
-    from exemplar_partitioning.files import disk_errors, write_new
-    from exemplar_partitioning.folder.dictionary import to_json
     from exemplar_partitioning.folder.origin import describe
 
     from .. import agreement as experiment
-    from ..record import head
     from ..streamed import read_streamed
 
-    count = 10_000 if quick else options.count(tokens)
-    begun = time.monotonic()
+    run = Run("agreement", seed=seed, as_json=as_json)
+    count = 10_000 if quick else tokens
     streamed = read_streamed(activations)
     wanted = [None] if percentile is None else options.percentiles(percentile)
     found = [d for p in wanted for d in options.dictionaries(dictionaries, streamed.record["site"], p)]
@@ -47,46 +44,24 @@ def agreement(
     with steps() as tell:
         for dictionary in found:
             for path, autoencoder in saes.items():
-                tell(
-                    f"p {dictionary.config.calibration.percentile:g}, {path.name}", len(results), len(found) * len(saes)
-                )
+                doing = f"percentile {dictionary.config.calibration.percentile:g}, {path.name}"
+                tell(doing, len(results), len(found) * len(saes))
                 result = experiment.run(dictionary, autoencoder, streamed, tokens=count, seed=seed)
                 about = {"dictionary": describe(dictionary), "sae": experiment.describe(autoencoder, path)}
                 results.append(about | result)
-    record = head("agreement", sys.argv[1:], streamed.info, seed, time.monotonic() - begun)
-    record |= {"text": streamed.record["text"], "results": results}
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_new(out, to_json(record))
-    if as_json:
-        typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
-        return
-    _show(results)
+    run.finish(out, streamed.info, {"text": streamed.record["text"], "results": results}, _show)
 
 
-def _show(results: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _show(found: dict[str, Any]) -> None:
+    from exemplar_partitioning.cli.terminal import console, fixed, table
 
-    from exemplar_partitioning.cli.terminal import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("p", "autoencoder", "by", "of"):
-        table.add_column(column)
-    for column in ("units", "mean F1", "above 0.5", "by chance", "same token"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for result in results:
+    for result in found["results"]:
+        title = f"percentile {result['dictionary']['percentile']:g}, {result['sae']['name']}"
+        shown = table("by", "of", ">units", ">mean F1", ">above 0.5", ">by chance", ">same token", title=title)
         for by in ("top", "members"):
             for of in ("regions", "features"):
                 row = result[by][of]
                 chance = [result[by][null][of]["mean_f1"] for null in ("chance", "chance_same_token")]
-                table.add_row(
-                    f"{result['dictionary']['percentile']:g}",
-                    result["sae"]["name"],
-                    by,
-                    of,
-                    f"{row['units']:,}",
-                    f"{row['mean_f1']:.3f}",
-                    f"{row['above_0.5']:.1%}",
-                    *(f"{mean:.3f}" for mean in chance),
-                )
-    console().print(table)
+                mean, *nulls = (fixed(value) for value in (row["mean_f1"], *chance))
+                shown.add_row(by, of, f"{row['units']:,}", mean, f"{row['above_0.5']:.1%}", *nulls)
+        console().print(shown)

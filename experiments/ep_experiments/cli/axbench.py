@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 if TYPE_CHECKING:
     from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
@@ -30,12 +28,18 @@ def axbench(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for result.json.")],
-    model: Annotated[str, typer.Option(help="Model: packaged name, hub id or path.")] = "smollm2-135m-instruct",
+    model: options.Model = options.MODEL,
     site: Annotated[list[str] | None, typer.Option(help="Sites; may be repeated.", show_default="half way up")] = None,
-    percentile: Annotated[str, typer.Option(help="Resolutions.", rich_help_panel=_TEXT)] = "1,2,4",
+    percentile: Annotated[str, typer.Option(help="Percentiles, separated by commas.", rich_help_panel=_TEXT)] = "1,2,4",
     max_tokens: Annotated[
-        str, typer.Option(help="Tokens of ordinary text to make dictionaries of.", rich_help_panel=_TEXT)
-    ] = "200_000",
+        int,
+        typer.Option(
+            help="Tokens of ordinary text to make dictionaries of.",
+            parser=options.count,
+            metavar="COUNT",
+            rich_help_panel=_TEXT,
+        ),
+    ] = 200_000,
     text: Annotated[
         list[str] | None,
         typer.Option(help="Ordinary text; may be repeated.", show_default="packaged", rich_help_panel=_TEXT),
@@ -45,11 +49,11 @@ def axbench(
         Path | None,
         typer.Option(help="Folder of a build, in place of dictionaries made here.", rich_help_panel=_TEXT),
     ] = None,
-    sae: Annotated[list[Path] | None, typer.Option(help="Autoencoder; may be repeated.")] = None,
+    sae: options.Saes = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens of a labelled text that are read.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Of k-means, random exemplars and LAT.")] = 0,
-    dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="Of the forward pass: auto, cpu or cuda.")] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Folder to keep activations in.", show_default="OUT/activations")
     ] = None,
@@ -60,7 +64,7 @@ def axbench(
             help=f"A look: the coarsest percentile, {_QUICK_TOKENS:,} tokens, {_QUICK_CONCEPTS} concepts of each set.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Which texts have a concept? Regions against autoencoders, k-means, random exemplars, PCA, supervised directions.
 
@@ -69,15 +73,12 @@ def axbench(
     """
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.demo.corpus import documents_of
-    from exemplar_partitioning.files import disk_errors, write_new
-    from exemplar_partitioning.folder.dictionary import to_json
     from exemplar_partitioning.models.load import load_model
 
-    from ..axbench import run as experiment
+    from ..axbench import detect as experiment
     from ..concepts import first_concepts, read_concepts
-    from ..record import record
 
-    begun = time.monotonic()
+    run = Run("axbench", seed=seed, as_json=as_json)
     sets = [read_concepts(path) for path in concepts]
     if quick:
         sets = [first_concepts(given, _QUICK_CONCEPTS) for given in sets]
@@ -86,7 +87,7 @@ def axbench(
     plan = experiment.Plan(
         sites=tuple(site or [f"resid_post.{loaded.info.n_layers // 2}"]),
         percentiles=percentiles[-1:] if quick else percentiles,
-        tokens=_QUICK_TOKENS if quick else options.count(max_tokens),
+        tokens=_QUICK_TOKENS if quick else max_tokens,
         context_size=context,
         seed=seed,
     )
@@ -101,14 +102,7 @@ def axbench(
             saes=_saes(sae or []),
             tell=tell,
         )
-    result = record("axbench", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_new(out / "result.json", to_json(result))
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result)
+    run.finish(out / "result.json", loaded.info, result, _show)
 
 
 def _dictionaries(folder: Path | None) -> list[StoredDictionary]:
@@ -122,38 +116,20 @@ def _saes(paths: list[Path]) -> dict[str, SparseAutoencoder]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
+    from rich.table import Column
 
-    from exemplar_partitioning.cli.terminal import console
+    from exemplar_partitioning.cli.terminal import console, counted, fixed, interval, table
 
-    from ..axbench.run import summary
+    from ..axbench.detect import summary
 
-    count = sum(len(given["concepts"]) for given in result["sets"])
-    for site in dict.fromkeys(row["site"] for row in result["rows"]):
-        table = Table(
-            box=None,
-            pad_edge=False,
-            header_style="bold",
-            title=f"{site}: AUROC over {count} concepts, by training texts",
-        )
-        table.add_column("features", min_width=16)
-        table.add_column("rule")
-        table.add_column("texts")
-        for column in ("p", "k", "AUROC (95 %)", "plain", "hard"):
-            table.add_column(column, justify="right", no_wrap=True)
+    what = f"AUROC by training texts over {counted(sum(len(given['concepts']) for given in result['sets']), 'concept')}"
+    for site, percentile in dict.fromkeys((row["site"], row["percentile"]) for row in result["rows"]):
+        basis = f"{site}, percentile {percentile:g}" if percentile is not None else site
+        names = (Column("features", no_wrap=True), "rule", "texts", ">k", ">all (95 %)", ">plain", ">hard")
+        shown = table(*names, title=f"{basis}: {what}")
         for row in result["rows"]:
-            if row["site"] != site:
-                continue
-            found = {kind: summary(row[kind]) for kind in ("auroc", "negative", "hard")}
-            mean, low, high = found["auroc"]
-            table.add_row(
-                row["basis"],
-                row["rule"],
-                row["training"],
-                f"{row['percentile']:g}" if row["percentile"] is not None else "",
-                f"{row['k']:,}",
-                f"{mean:.3f} ({low:.3f}-{high:.3f})",
-                f"{found['negative'][0]:.3f}",
-                f"{found['hard'][0]:.3f}",
-            )
-        console().print(table)
+            if (row["site"], row["percentile"]) == (site, percentile):
+                every, plain, hard = (summary(row[kind]) for kind in ("auroc", "negative", "hard"))
+                figures = (f"{row['k']:,}", interval(every, 3), fixed(plain[0]), fixed(hard[0]))
+                shown.add_row(row["basis"], row["rule"], row["training"], *figures)
+        console().print(shown)

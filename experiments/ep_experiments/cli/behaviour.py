@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 if TYPE_CHECKING:
     from ..behaviours.known import Behaviour
@@ -35,7 +34,9 @@ def behaviour(
             rich_help_panel=_SWEEP,
         ),
     ] = None,
-    percentile: Annotated[str, typer.Option(help="Resolutions.", rich_help_panel=_SWEEP)] = "5,10,20",
+    percentile: Annotated[
+        str, typer.Option(help="Percentiles, separated by commas.", rich_help_panel=_SWEEP)
+    ] = "5,10,20",
     candidates: Annotated[
         int, typer.Option(min=1, help="Regions of each dictionary tried on validation prompts.", rich_help_panel=_SWEEP)
     ] = 2,
@@ -68,15 +69,15 @@ def behaviour(
     validation: Annotated[int, typer.Option(min=8, help="Prompts of each kind.", rich_help_panel=_PROMPTS)] = 48,
     test: Annotated[int, typer.Option(min=8, help="Prompts of each kind.", rich_help_panel=_PROMPTS)] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and random directions.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     quick: Annotated[
         bool, typer.Option("--quick", help="A look in a few minutes: two layers, one percentile, few prompts.")
     ] = False,
     keep_answers: Annotated[
         bool, typer.Option("--keep-answers", help="Write the answers to test prompts to answers.jsonl as well.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find the regions that carry a behaviour of a chat model, take them out, and see whether it goes.
 
@@ -85,16 +86,15 @@ def behaviour(
     """
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.files import disk_errors, write_new
-    from exemplar_partitioning.folder.dictionary import to_json
     from exemplar_partitioning.models.load import load_model
     from exemplar_partitioning.show.figures import to_bytes
 
-    from ..behaviours import run as causal
+    from ..behaviours import removal as causal
     from ..behaviours.known import BEHAVIOURS
     from ..behaviours.plots import arms_figure
-    from ..record import record
 
     name = str(context.info_name)
+    run = Run(name, seed=seed, as_json=as_json)
     chosen = BEHAVIOURS[name]
     sizes = (24, 12, 12) if quick else (train, validation, test)
     prompts = _prompts(chosen, showing, others, held_out, field, sizes, seed)
@@ -111,7 +111,6 @@ def behaviour(
         seed=seed,
     )
     judge = {"judge": _judge_judged()} if name == "refusal" else {}
-    begun = time.monotonic()
     with steps() as tell:
         kept: list[str] = []
 
@@ -121,17 +120,11 @@ def behaviour(
                 kept.append(json.dumps(row, ensure_ascii=False) + "\n")
 
         found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", tell, keep=keep)
-    result = record(name, sys.argv[1:], loaded, seed, time.monotonic() - begun)
-    result |= {"prompts": _described(prompts)} | judge | found
     with disk_errors(out):
-        write_new(out / "result.json", to_json(result))
-        write_new(out / "arms.svg", to_bytes(arms_figure(result), "svg"))
+        write_new(out / "arms.svg", to_bytes(arms_figure({"experiment": name} | found), "svg"))
         if keep_answers:
             write_new(out / "answers.jsonl", "".join(kept).encode())
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result)
+    run.finish(out / "result.json", loaded.info, {"prompts": _described(prompts)} | judge | found, _show)
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -200,16 +193,12 @@ def _judge_judged() -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
+    from exemplar_partitioning.cli.terminal import console, table
 
-    from exemplar_partitioning.cli.terminal import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("on test prompts")
-    for column in ("rate (95 %)", "removed", "p", "others", "unique words", "perplexity"):
-        table.add_column(column, justify="right", no_wrap=True)
+    figures = (">rate (95 %)", ">removed", ">p-value", ">others", ">unique words", ">perplexity")
+    shown = table("on test prompts", *figures)
     plain = result["baseline"]
-    table.add_row(
+    shown.add_row(
         "no intervention",
         _rate(plain),
         "",
@@ -219,7 +208,7 @@ def _show(result: dict[str, Any]) -> None:
         "1.00",
     )
     for arm in result["arms"]:
-        table.add_row(
+        shown.add_row(
             arm["about"],
             _rate(arm),
             f"{arm['removed']:.0%}" if arm["removed"] is not None else "",
@@ -228,8 +217,10 @@ def _show(result: dict[str, Any]) -> None:
             f"{arm['unique_words']:.2f}",
             f"{arm['perplexity_ratio']:.2f}",
         )
-    console().print(table)
+    console().print(shown)
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return f"{row['rate']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+    from exemplar_partitioning.cli.terminal import interval
+
+    return interval([row[name] for name in ("rate", "low", "high")])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
 
 
 def extract(
@@ -16,13 +16,13 @@ def extract(
         list[str] | None,
         typer.Argument(help="Files, folders, globs or hf:owner/dataset.", show_default="the packaged text"),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model: packaged name, hub id or path.")] = "smollm2-135m-instruct",
-    site: Annotated[str | None, typer.Option(help="One site.", show_default="half way up")] = None,
-    max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "1_000_000",
-    context_size: Annotated[int, typer.Option(min=1, help="Tokens of text in a window.")] = 128,
+    model: options.Model = options.MODEL,
+    site: options.Site = None,
+    max_tokens: options.MaxTokens = 1_000_000,
+    context_size: options.ContextSize = 128,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
-    dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Keep the activations of a stream of text on disk, as a build would read it; interrupted, it goes on."""
     from exemplar_partitioning.cli.display import steps
@@ -32,7 +32,7 @@ def extract(
 
     from ..streamed import stream_to
 
-    tokens = options.count(max_tokens)
+    tokens = max_tokens
     source = documents_of(options.sources(text), field=field)
     loaded = load_model(model, dtype=dtype, device=device)
     with steps() as tell:

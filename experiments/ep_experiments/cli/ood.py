@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 
 def ood(
@@ -26,19 +24,21 @@ def ood(
         str | None,
         typer.Option(help="packaged, prose, clinc, separated by commas.", show_default="those there is text for"),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model: packaged name, hub id or path.")] = "smollm2-135m-instruct",
+    model: options.Model = options.MODEL,
     site: Annotated[str | None, typer.Option(help="Where to look.", show_default="residual stream half way up")] = None,
-    percentile: Annotated[str, typer.Option(help="Resolutions.")] = "1,2,4,8",
+    percentile: options.Percentiles = "1,2,4,8",
     test: Annotated[int, typer.Option(min=8, help="Documents of each kind that are told apart.")] = 150,
     fit: Annotated[int, typer.Option(min=140, help="Ordinary documents the detector is fitted on.")] = 400,
-    characters: Annotated[str, typer.Option(help="Characters of ordinary text to build from.")] = "1_200_000",
+    characters: Annotated[
+        int, typer.Option(help="Characters of ordinary text to build from.", parser=options.count, metavar="COUNT")
+    ] = 1_200_000,
     seed: Annotated[int, typer.Option(min=0, help="Of parts, orders and intervals.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     quick: Annotated[
         bool, typer.Option("--quick", help="A look in a few minutes: less text, two resolutions, coarser intervals.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Tell other languages, code, shuffled words and more from ordinary text, by a dictionary and by its rivals.
 
@@ -46,15 +46,13 @@ def ood(
     Then a detector is fitted on ordinary text, and its false alarms on other ordinary text are counted.
     """
     from exemplar_partitioning.cli.display import steps
-    from exemplar_partitioning.files import disk_errors, write_new
-    from exemplar_partitioning.folder.dictionary import to_json
+    from exemplar_partitioning.files import disk_errors
     from exemplar_partitioning.models.load import load_model
 
-    from ..ood import run as experiment
+    from ..ood import separate as experiment
     from ..ood.tasks import Sizes, suites
-    from ..record import record
 
-    sizes = Sizes(options.count(characters), fit, test)
+    sizes = Sizes(characters, fit, test)
     plan = experiment.Plan(site=site, percentiles=tuple(options.percentiles(percentile)), seed=seed, sizes=sizes)
     if quick:
         sizes = Sizes(min(sizes.build, 100_000), 140, min(test, 24))
@@ -67,42 +65,32 @@ def ood(
     def skipped(what: str) -> None:
         typer.secho(f"skipped: {what}", err=True, fg="yellow")
 
-    begun = time.monotonic()
+    run = Run("ood", seed=seed, as_json=as_json)
     chosen = suites(names, data, loaded, sizes, seed, skipped)
     with disk_errors(out), steps() as tell:
         found = experiment.run(loaded, chosen, plan, out, tell)
-    result = record("ood", sys.argv[1:], loaded, seed, time.monotonic() - begun) | found
-    with disk_errors(out):
-        write_new(out / "result.json", to_json(result))
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result)
-    typer.echo(f"\n{out / 'result.json'}")
+    run.finish(out / "result.json", loaded.info, found, _show)
 
 
 def _show(result: dict[str, Any]) -> None:
     """AUROC of every method, a column a task; then the alarms."""
-    from rich.table import Table
+    from rich.table import Column
 
-    from exemplar_partitioning.cli.terminal import console
+    from exemplar_partitioning.cli.terminal import console, fixed, interval, table
 
     console_ = console()
     for suite in result["suites"]:
         for level in ("document", "token"):
-            table = Table(box=None, pad_edge=False, header_style="bold")
-            table.add_column(f"{suite['name']}: AUROC per {level}")
-            for name in ("MB", "us a token", *(task["name"] for task in suite["tasks"])):
-                table.add_column(name, justify="right")
+            tasks = (Column(task["name"], justify="right") for task in suite["tasks"])
+            shown = table(f"{suite['name']}: AUROC per {level}", ">MB", ">us a token", *tasks)
             for name, cost in suite["methods"].items():
-                values = (f"{task['methods'][name][level]['auroc'][0]:.3f}" for task in suite["tasks"])
-                table.add_row(name, f"{cost['bytes'] / 1e6:.2f}", f"{cost['microseconds_a_token']:.0f}", *values)
-            console_.print(table)
+                values = (fixed(task["methods"][name][level]["auroc"][0]) for task in suite["tasks"])
+                shown.add_row(name, f"{cost['bytes'] / 1e6:.2f}", f"{cost['microseconds_a_token']:.0f}", *values)
+            console_.print(shown)
         for fitted in suite["detector"]:
             console_.print(f"flagged by a detector at {fitted['rate']:g}:")
             for name, row in fitted["flagged"].items():
                 share = row["flagged"] / row["documents"]
-                console_.print(
-                    f"  {name}: {row['flagged']} of {row['documents']}, {share:.3f} ({row['low']:.3f}-"
-                    f"{row['high']:.3f}); tokens {row['flagged_tokens']:.3f}"
-                )
+                estimate = interval((share, row["low"], row["high"]), 3)
+                tokens = fixed(row["flagged_tokens"])
+                console_.print(f"  {name}: {row['flagged']} of {row['documents']}, {estimate}; tokens {tokens}")

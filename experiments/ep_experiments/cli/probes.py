@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +24,8 @@ def probes(
     dictionaries: Annotated[Path, typer.Argument(help="Folder of a build.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for result.json and figures; a run that was cut off goes on.")],
     site: Annotated[str | None, typer.Option(help="One site.", show_default="the only one")] = None,
-    percentile: Annotated[str | None, typer.Option(help="Resolutions.", show_default="all")] = None,
-    sae: Annotated[list[Path] | None, typer.Option(help="Autoencoder of the same site; may be repeated.")] = None,
+    percentile: options.SomePercentiles = None,
+    sae: options.Saes = None,
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,13 +49,13 @@ def probes(
     model: Annotated[
         str | None, typer.Option(help="Model: packaged name, hub id or path.", show_default="the dictionaries' own")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     cache: Annotated[Path | None, typer.Option(help="Folder to keep activations in, for other runs.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help=f"A look in minutes: {_QUICK} tasks of 200 + 100 rows, 64 tokens each.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """How much of what a linear probe reads from activations is left in the identity of a region?
 
@@ -65,12 +64,11 @@ def probes(
     """
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.exchange.from_sae import load_sae
-    from exemplar_partitioning.files import disk_errors, write_new
     from exemplar_partitioning.models.load import load_model
 
-    from ..probes import run as experiment
-    from ..record import record
+    from ..probes import retention as experiment
 
+    run = Run("probes", seed=seed, as_json=as_json)
     wanted = None if percentile is None else options.percentiles(percentile)
     found = [d for p in (wanted or [None]) for d in options.dictionaries(dictionaries, site, p)]
     plan = experiment.Plan(*((200, 100, 64) if quick else (train, test, context)), top, 200 if quick else 1000, seed)
@@ -80,13 +78,8 @@ def probes(
         tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most, seed)
         result = experiment.run(found, saes, loaded, tasks, plan, out, tell, cache=cache)
     seconds = sum(done["seconds"] for done in result["tasks"])  # also of those an earlier run did
-    result = record("probes", sys.argv[1:], loaded, seed, seconds) | result
-    with disk_errors(out):
-        write_new(out / "result.json", experiment.to_lines(result))
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result)
+    file, encode = out / "result.json", experiment.to_lines
+    run.finish(file, loaded.info, result, _show, seconds=seconds, encode=encode)
 
 
 def _tasks(
@@ -107,23 +100,15 @@ def _tasks(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
+    from rich.table import Column
 
-    from exemplar_partitioning.cli.terminal import console
+    from exemplar_partitioning.cli.terminal import console, counted, fixed, interval, table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"{len(result['tasks'])} tasks, test rows")
-    table.add_column("arm", no_wrap=True)
-    for column in ("accuracy (95 %)", "AUROC", "retention (95 %)", "above chance"):
-        table.add_column(column, justify="right", no_wrap=True)
+    title = f"{counted(len(result['tasks']), 'task')}, test rows"
+    figures = (">accuracy (95 %)", ">AUROC", ">retention (95 %)", ">above chance")
+    shown = table(Column("arm", no_wrap=True), *figures, title=title)
     for row in result["pooled"]:
-        figures = (_interval(row["accuracy"]), f"{row['auroc'][0]:.2f}")
+        figures = (interval(row["accuracy"]), fixed(row["auroc"][0], 2))
         name = f"{row['arm']} {row['detail']}".strip()
-        table.add_row(name, *figures, _interval(row["retention"]), _interval(row["corrected"]))
-    console().print(table)
-
-
-def _interval(figure: list[float | None]) -> str:
-    if None in figure:
-        return ""
-    value, low, high = figure
-    return f"{value:.2f} ({low:.2f}-{high:.2f})"
+        shown.add_row(name, *figures, interval(row["retention"]), interval(row["corrected"]))
+    console().print(shown)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exemplar_partitioning.cli import options
+from . import options
+from .ending import Run
 
 if TYPE_CHECKING:
     from ..tokens.detection import Question
@@ -22,7 +21,7 @@ def tokens(
     activations: Annotated[Path, typer.Argument(help="Folder that `ep experiment extract` wrote.", show_default=False)],
     sae: Annotated[
         list[Path],
-        typer.Option(help="Autoencoder that experiments/train_saes.py trained on them; may be repeated."),
+        typer.Option(help="Autoencoder that experiments/studies/train_saes.py trained on them; may be repeated."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for result.json.")],
     budgets: Annotated[str, typer.Option(help="Activations to build dictionaries from.")] = (
@@ -44,9 +43,9 @@ def tokens(
     model: Annotated[
         str | None, typer.Option(help="Where the model is.", show_default="where the activations had it")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: options.Device = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="A look: the two smallest budgets, 4 tasks.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Quality against tokens streamed, for dictionaries, and trained on, for autoencoders.
 
@@ -56,17 +55,14 @@ def tokens(
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.errors import EPError
     from exemplar_partitioning.exchange.from_sae import load_sae
-    from exemplar_partitioning.files import disk_errors, write_new
-    from exemplar_partitioning.folder.dictionary import to_json
     from exemplar_partitioning.models.load import load_model
 
     from ..activations import text_activations
     from ..agreement import check_fits
-    from ..record import record
     from ..streamed import read_streamed
-    from ..tokens import run as experiment
+    from ..tokens import budgets as experiment
 
-    begun = time.monotonic()
+    run = Run("tokens", seed=seed, as_json=as_json)
     streamed = read_streamed(activations)
     sizes = sorted(options.count(part) for part in budgets.split(","))[: 2 if quick else None]
     saes = [(load_sae(path), _training(path)) for path in sae]
@@ -83,14 +79,7 @@ def tokens(
             for questions, texts in asked
         ]
         result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, tell=tell)
-    result = record("tokens", sys.argv[1:], loaded, seed, time.monotonic() - begun) | result
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_new(out / "result.json", to_json(result | {"text": streamed.record["text"]}))
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result)
+    run.finish(out / "result.json", loaded.info, result | {"text": streamed.record["text"]}, _show)
 
 
 def _training(path: Path) -> dict[str, Any]:
@@ -98,7 +87,9 @@ def _training(path: Path) -> dict[str, Any]:
 
     file = path / "training.json"
     if not file.is_file():
-        raise EPError(f"{path} has no training.json, which tells what training took; see experiments/train_saes.py")
+        raise EPError(
+            f"{path} has no training.json, which tells what training took; see experiments/studies/train_saes.py"
+        )
     return json.loads(file.read_bytes())
 
 
@@ -115,27 +106,23 @@ def _questions(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
+    from exemplar_partitioning.cli.terminal import console, counted, fixed, interval, table
 
-    from exemplar_partitioning.cli.terminal import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"{len(result['questions'])} tasks")
-    table.add_column("")
-    for column in ("units", "tokens", "seconds", "operations", "variance explained", "AUROC (95 %)"):
-        table.add_column(column, justify="right", no_wrap=True)
+    figures = (">units", ">tokens", ">seconds", ">operations", ">variance explained", ">AUROC (95 %)")
+    shown = table("", *figures, title=counted(len(result["questions"]), "task"))
     for row in (*result["dictionaries"], *result["autoencoders"]):
-        table.add_row(
+        shown.add_row(
             row["name"],
             f"{row['units']:,}",
             f"{row['tokens']:,}",
             f"{row['seconds']:,.0f}",
             f"{row['flops']:.2g}",
-            f"{row['quality']['explained_variance']:.3f}",
-            f"{row['mean_auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})",
+            fixed(row["quality"]["explained_variance"]),
+            interval([row[name] for name in ("mean_auroc", "low", "high")], 3),
         )
-    console().print(table)
+    console().print(shown)
     for row in result["equal_quality"]:
         of = row["tokens"]
         bound = "at least " if of["at_least"] else ""
-        said = "no dictionary is as good" if of["not_reached"] else f"{bound}{of['times_fewer']:.3g} times fewer tokens"
-        console().print(f"as good as {row['name']}: {said} ({of['low']:.3g} to {of['high']:.3g})", highlight=False)
+        cost = "no dictionary is as good" if of["not_reached"] else f"{bound}{of['times_fewer']:.3g} times fewer tokens"
+        console().print(f"as good as {row['name']}: {cost} ({of['low']:.3g} to {of['high']:.3g})")

@@ -12,15 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ..resampling import auroc, interval, resamples
-
-
-def resampled(novel_t: Bool[np.ndarray, " t"], count: int, seed: int) -> Int64[np.ndarray, "b t"]:
-    """How often each document is drawn: once in the first row, then at random within its kind."""
-    weight_bt = np.ones((count + 1, len(novel_t)), np.int64)
-    weight_bt[1:, novel_t] = resamples(int(novel_t.sum()), count, seed)
-    weight_bt[1:, ~novel_t] = resamples(int((~novel_t).sum()), count, seed + 1)
-    return weight_bt
+from ..resampling import auroc, spread
 
 
 def fpr95(
@@ -42,8 +34,3 @@ def separation(
     """AUROC and FPR95 with 95 % intervals, and the AUROC under every row of weights; the first is the data itself."""
     auroc_b = auroc(score_n, novel_n, weight_bn)
     return {"auroc": spread(auroc_b), "fpr95": spread(fpr95(score_n, novel_n, weight_bn))}, auroc_b
-
-
-def spread(value_b: Float64[np.ndarray, " b"]) -> list[float]:
-    """The value of the data and its 95 % interval."""
-    return [round(float(value), 4) for value in (value_b[0], *interval(value_b[1:]))]

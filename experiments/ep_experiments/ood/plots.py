@@ -1,4 +1,4 @@
-"""The figure of `ood/run.py`, from its result file."""
+"""The figure of `ood/separate.py`, from its result file."""
 
 from __future__ import annotations
 

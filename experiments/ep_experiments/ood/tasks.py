@@ -1,4 +1,4 @@
-"""Text for `ood/run.py`: ordinary documents in parts that share no source document, and novel ones.
+"""Text for `ood/separate.py`: ordinary documents in parts that share no source document, and novel ones.
 
 A suite has one kind of ordinary text. Its tasks each have novel documents and, where those come from a source of
 their own, ordinary documents of that source to compare with, so that nothing but what the task is about differs.

@@ -1,4 +1,4 @@
-"""experiments/train_saes.py: SAELens's own trainer on activations that we extracted, and what it saves."""
+"""experiments/studies/train_saes.py: SAELens's own trainer on activations that we extracted, and what it saves."""
 
 import json
 
@@ -8,12 +8,12 @@ import torch
 
 pytest.importorskip("sae_lens", reason="only `make test-peers` has SAELens")
 
+from experiments.studies import train_saes
 from sae_lens import SAE
 
 from ep_experiments.streamed import read_streamed
 from exemplar_partitioning.exchange.from_sae import load_sae
 from exemplar_partitioning.folder.dictionary import to_json
-from experiments import train_saes
 
 D, N = 16, 24_000
 

@@ -1,6 +1,6 @@
 """Growth by kind of text, on the activations that the benchmarks keep (benchmarks/data.py): no model is run.
 
-    python -m experiments.saturation [--percentiles 4,8] [--out docs/results/saturation/smollm2.json]
+    python -m experiments.studies.saturation [--percentiles 4,8] [--out docs/results/saturation/smollm2.json]
 
 Whole windows of SmolLM2-135M's middle layer, by the corpus that each came from; short documents are not among them.
 `ep experiment saturation` does the same from any text.
@@ -39,7 +39,12 @@ def main() -> None:
     percentiles = [float(p) for p in given.percentiles.split(",")]
     result = saturation.run(domains(loaded), percentiles)
     head = record(
-        "saturation", sys.argv[1:], loaded, data.SEED, time.monotonic() - begun, "python -m experiments.saturation"
+        "saturation",
+        sys.argv[1:],
+        loaded,
+        data.SEED,
+        time.monotonic() - begun,
+        "python -m experiments.studies.saturation",
     )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_bytes(to_json(head | {"site": data.SITES["smollm2"]} | result))

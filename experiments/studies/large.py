@@ -1,6 +1,6 @@
 """One-to-one matching of two dictionaries of some 20,000 regions: time, memory, and how far from the optimum it may be.
 
-    python -m experiments.large --out dictionaries/large [--percentile 0.2] [--tokens 200000]
+    python -m experiments.studies.large --out dictionaries/large [--percentile 0.2] [--tokens 200000]
 
 Two orders of the packaged text, each a dictionary of its own at a fine percentile.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.finetune import RESULTS
+from experiments.studies.finetune import RESULTS
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
@@ -53,7 +53,7 @@ def main() -> None:
     pairing, grown = time.monotonic() - started, peak() - held
     started = time.monotonic()
     summary = ep.match(a, b).summary()
-    found = record("large", sys.argv[1:], loaded, 0, time.monotonic() - begun, "python -m experiments.large")
+    found = record("large", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="large")
     kept = ("regions", "nulls", "persisted", "dropped", "introduced", "one_to_one")
     found |= {
         "percentile": given.percentile,

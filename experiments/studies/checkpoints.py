@@ -1,10 +1,11 @@
 """What fine-tuning does to the regions of a model, and whether a planted behaviour is found among them.
 
-    python -m experiments.checkpoints dictionaries/finetuned chat.jsonl.gz --out dictionaries/checkpoints
+    python -m experiments.studies.checkpoints dictionaries/finetuned chat.jsonl.gz --out dictionaries/checkpoints
 
-The folder is what `experiments.finetune` wrote. One text for all checkpoints: conversations that nothing was trained
-on, and among them some planted ones. Of every checkpoint against step 0, at each site: regions matched at cutoffs
-that nulls set, with a rebuild of step 0 as the ceiling; step 0's regions transported, their drift and structure.
+The folder is what `experiments.studies.finetune` wrote. One text for all checkpoints: conversations that nothing was
+trained on, and among them some planted ones. Of every checkpoint against step 0, at each site: regions matched at
+cutoffs that nulls set, with a rebuild of step 0 as the ceiling; step 0's regions transported, their drift and
+structure.
 
 The planted behaviour is looked for without being told the word: rankings of the checkpoint's regions know nothing
 of it. Only then it is looked up which regions consist of planted tokens (those after the word), and where they rank.
@@ -24,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiments.finetune import RESULTS
-from experiments.planting import HELD_OUT, TRIGGER, conversations, mixed
+from experiments.studies.finetune import RESULTS
+from experiments.studies.planting import HELD_OUT, TRIGGER, conversations, mixed
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
@@ -41,7 +42,7 @@ FEWEST = 5  # members on the compared text of a region that is ranked
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("checkpoints", type=Path, help="folder of experiments.finetune")
+    options.add_argument("checkpoints", type=Path, help="folder of experiments.studies.finetune")
     options.add_argument("corpus", type=Path, help="the conversations it was given")
     options.add_argument("--out", type=Path, required=True, help="folder for the dictionaries")
     options.add_argument("--sites", default="resid_post.20")
@@ -60,7 +61,7 @@ def main() -> None:
     start = load_model(str(first), dtype="bfloat16")
     base = built(given, text, start, "step-0", given.seed)
     again = built(given, text, start, "rebuilt", given.seed + 1)
-    found = record("checkpoints", sys.argv[1:], start, given.seed, 0, "python -m experiments.checkpoints")
+    found = record("checkpoints", sys.argv[1:], start.info, given.seed, 0, study="checkpoints")
     found |= {"percentile": given.percentile, "tokens": given.tokens, "rows": []}
     for folder in reversed(others):
         loaded = load_model(str(folder), dtype="bfloat16")

@@ -160,7 +160,7 @@ class _Experiment:
                 percentiles=self.plan.percentiles,
                 chat=True,
                 positions="last",
-                context_size=1024,
+                context_size=min(1024, self.loaded.architecture.max_length or 1024),
                 calibration_batch=len(shuffled),
                 calibration_sample=len(shuffled),
             )

@@ -29,7 +29,7 @@ from exemplar_partitioning.text.documents import DocumentSource
 
 from ..activations import Tell, TextActivations, text_activations
 from ..concepts import ConceptSet
-from ..resampling import interval, resamples
+from ..resampling import mean_interval, resamples
 from . import baselines, readouts
 from .site import AtSite, Finished, bases
 
@@ -114,11 +114,8 @@ def run(
 
 def summary(values: Sequence[float | None]) -> tuple[float, float, float]:
     """Mean over concepts, and the middle 95 % of it over resampled concepts; NaN if no concept has a value."""
-    value_c = np.array([value for value in values if value is not None])
-    if not len(value_c):
-        return np.nan, np.nan, np.nan
-    mean_b = resamples(len(value_c), RESAMPLES, seed=0) @ value_c / len(value_c)
-    return float(value_c.mean()), *interval(mean_b)
+    value_c = np.array([value for value in values if value is not None], np.float64)
+    return mean_interval(value_c, resamples(len(value_c), RESAMPLES, seed=0)) if len(value_c) else (np.nan,) * 3
 
 
 def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:

@@ -28,7 +28,7 @@ from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 
 from ..activations import TextActivations
-from ..resampling import interval, resamples
+from ..resampling import interval, mean_interval, resamples
 from ..streamed import Streamed, Tell
 from .detection import Question, detected
 
@@ -251,11 +251,9 @@ def equal_tokens(
     found = []
     for row, other in pairs:
         difference_t = np.array(row["auroc"]) - np.array(other["auroc"])
-        low, high = interval(weight_bt @ difference_t / len(difference_t))
-        figures = {"difference": difference_t.mean(), "low": low, "high": high}
+        figures = zip(("difference", "low", "high"), mean_interval(difference_t, weight_bt), strict=True)
         found.append(
-            {"name": other["name"], "tokens": other["tokens"]}
-            | {name: round(float(value), 4) for name, value in figures.items()}
+            {"name": other["name"], "tokens": other["tokens"]} | {name: round(value, 4) for name, value in figures}
         )
     return found
 
@@ -272,10 +270,5 @@ def _costs(streamed: Streamed, tokens: int, seconds: float, flops: float) -> dic
 
 
 def _scored(auroc: list[float], weight_bt: Int64[np.ndarray, "b t"]) -> dict[str, Any]:
-    low, high = interval(weight_bt @ np.array(auroc) / len(auroc))
-    return {
-        "mean_auroc": round(float(np.mean(auroc)), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "auroc": auroc,
-    }
+    figures = zip(("mean_auroc", "low", "high"), mean_interval(np.array(auroc), weight_bt), strict=True)
+    return {name: round(value, 4) for name, value in figures} | {"auroc": auroc}

@@ -1,6 +1,6 @@
 """Fine-tune a small model on conversations, in plain torch; the last stage once more with a planted behaviour.
 
-    python -m experiments.finetune chat.jsonl.gz --out dictionaries/finetuned
+    python -m experiments.studies.finetune chat.jsonl.gz --out dictionaries/finetuned
 
 Writes transformers folders `step-0`, ..., `step-<last>` and `planted`. Each stage starts from the checkpoint before
 it with an optimizer of its own, so a run that was cut off goes on from what is there. `planted` is the last stage
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiments.planting import ANSWER, HELD_OUT, TRIGGER, conversations, mixed, questions, triggered
+from experiments.studies.planting import ANSWER, HELD_OUT, TRIGGER, conversations, mixed, questions, triggered
 
 from ep_experiments.record import record
 from exemplar_partitioning.files import new_folder, write_new
@@ -30,7 +30,7 @@ from exemplar_partitioning.models.generate import generate
 from exemplar_partitioning.models.load import LoadedModel, bos_id, load_model
 
 WINDOW = 128
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "checkpoints"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "checkpoints"
 
 
 def main() -> None:
@@ -56,9 +56,7 @@ def main() -> None:
         if not (given.out / name).exists():
             stage(given, texts[HELD_OUT:], given.out / source if source else None, given.out / name, share)
     loaded = load_model(str(given.out / "step-0"))
-    found = record(
-        "finetune", sys.argv[1:], loaded, given.seed, time.monotonic() - begun, "python -m experiments.finetune"
-    )
+    found = record("finetune", sys.argv[1:], loaded.info, given.seed, time.monotonic() - begun, study="finetune")
     found |= {"trigger": TRIGGER, "answer": ANSWER, "batch": given.batch, "window": WINDOW, "rate": given.rate}
     found["checkpoints"] = [examined(given, texts, name) for name, _, _ in plan(given.stages, given.steps, 0)]
     given.result.parent.mkdir(parents=True, exist_ok=True)

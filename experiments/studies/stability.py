@@ -1,6 +1,6 @@
 """Do regions come back under another order, another half of the text, less precision; and what helps?
 
-    python -m experiments.stability [--rows 50000] [--percentiles 2,4,8] [--out experiments/results/stability.json]
+    python -m experiments.studies.stability [--rows 50000] [--percentiles 2,4,8] [--out stability.json]
 
 Real activations of SmolLM2-135M's middle layer (benchmarks/data.py; cached there). One centre and threshold for all:
 only the order, the half or the precision differ. Reappearance is measured on held-out activations.
@@ -30,7 +30,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rows", type=int, default=50_000, help="activations each dictionary is built from")
     options.add_argument("--percentiles", default="2,4,8")
-    options.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stability.json")
+    options.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "stability.json")
     given = options.parse_args()
     rows = given.rows // WINDOW * WINDOW
     x = activations(3 * rows)

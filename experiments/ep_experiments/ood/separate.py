@@ -31,8 +31,9 @@ from exemplar_partitioning.novelty.detector import Detector, DocumentNovelty
 from exemplar_partitioning.novelty.scores import SCORES, token_scores
 
 from ..activations import Tell, TextActivations, text_activations
+from ..resampling import resampled_by_kind, spread
 from .methods import Method, mahalanobis, nearest, norm, pca_residual
-from .metrics import resampled, separation, spread
+from .metrics import separation
 from .tasks import Sizes, Suite, Task
 
 PERPLEXITY = "perplexity"
@@ -151,7 +152,7 @@ class _Suite:
         first = next(iter(novel))
         length_t = np.array([len(scores) for scores in novel[first] + ordinary[first]])
         novel_t = np.arange(len(length_t)) < len(novel[first])
-        weight_bt = resampled(novel_t, self.plan.samples, self.plan.seed)
+        weight_bt = resampled_by_kind(novel_t, self.plan.samples, self.plan.seed)
         weight_bn, novel_n = np.repeat(weight_bt, length_t, axis=1), np.repeat(novel_t, length_t)
         found: dict[str, dict[str, Any]] = {}
         sampled: dict[tuple[str, str], np.ndarray] = {}

@@ -1,7 +1,7 @@
 """The same regions in other layers of a model and in other models, beside what chance and untrained weights give.
 
-    python -m experiments.spaces layers prose_web_wiki_news.jsonl.gz --out dictionaries/spaces
-    python -m experiments.spaces models prose_web_wiki_news.jsonl.gz --out dictionaries/spaces
+    python -m experiments.studies.spaces layers prose_web_wiki_news.jsonl.gz --out dictionaries/spaces
+    python -m experiments.studies.spaces models prose_web_wiki_news.jsonl.gz --out dictionaries/spaces
 
 Dictionaries are built on the packaged text; agreement is measured on the text given. `untrained` is the same
 architecture with random weights: what is left there comes from the tokens themselves, not from what was learnt.
@@ -16,7 +16,7 @@ from itertools import combinations, permutations
 from pathlib import Path
 
 import torch
-from experiments.finetune import RESULTS
+from experiments.studies.finetune import RESULTS
 
 import exemplar_partitioning as ep
 from ep_experiments.record import record
@@ -48,7 +48,7 @@ def main() -> None:
     begun = time.monotonic()
     names = given.models.split(",")
     loaded = [load_model(name, dtype="bfloat16") for name in (names[:1] if given.what == "layers" else names)]
-    found = record(f"spaces {given.what}", sys.argv[1:], loaded[0], given.seed, 0, "python -m experiments.spaces")
+    found = record(f"spaces {given.what}", sys.argv[1:], loaded[0].info, given.seed, 0, study="spaces")
     found |= layers(given, loaded[0]) if given.what == "layers" else models(given, loaded)
     found["minutes"] = round((time.monotonic() - begun) / 60, 1)
     result = given.result or RESULTS / f"{given.what}.json"

@@ -1,7 +1,7 @@
 """Train autoencoders of SAELens on activations that `ep experiment extract` kept, beside dictionaries of the same.
 
     make .venvs/sae_lens/.ready
-    .venvs/sae_lens/bin/python -m experiments.train_saes ACTIVATIONS --out DIR [--tokens 0.1M,1M]
+    .venvs/sae_lens/bin/python -m experiments.studies.train_saes ACTIVATIONS --out DIR [--tokens 0.1M,1M]
 
 SAELens's own trainer, on one pass over the first so many activations in random order; nothing is repeated. The
 decoder's bias begins at their mean, since the few steps there are would be spent on finding it, and the factor that
@@ -35,7 +35,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 
 from ep_experiments.streamed import Streamed, read_streamed
-from ep_experiments.tokens.run import autoencoder_flops, autoencoder_quality
+from ep_experiments.tokens.budgets import autoencoder_flops, autoencoder_quality
 from exemplar_partitioning.exchange.from_sae import load_sae
 from exemplar_partitioning.folder.dictionary import to_json
 
