@@ -27,6 +27,7 @@ from exemplar_partitioning.annotating.gather import Gathered
 from exemplar_partitioning.annotating.quality import _Noise, inequality, metrics, nearest_other
 from exemplar_partitioning.annotating.token_counts import PairCounts
 from exemplar_partitioning.errors import DataError, EPError, Interrupted, ResourceError
+from exemplar_partitioning.folder import group
 from exemplar_partitioning.folder.annotation import BIN_WIDTH, BINS
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.lens import lens
@@ -468,6 +469,61 @@ class TestRefused:
         shutil.copytree(annotated, tmp_path / "out")
         found = ep.annotate(tmp_path / "out", [text_file], model=str(tiny_folder), max_tokens=3000, replace=True)
         assert found[0].annotation.record.n_tokens <= 3000
+
+    def test_what_cannot_be_read_is_replaced_too(self, annotated, tiny_folder, text_file, tmp_path):
+        shutil.copytree(annotated, tmp_path / "out")
+        for name in ("annotation.json", "regions.parquet"):
+            for path in (tmp_path / "out").glob(f"*/p5/annotation/{name}"):
+                path.write_bytes(b"{")
+        with pytest.raises(EPError, match=r"annotated already.*--replace"):
+            ep.annotate(tmp_path / "out", [text_file], model=str(tiny_folder))
+        ep.annotate(tmp_path / "out", [text_file], model=str(tiny_folder), replace=True)
+        assert evidence(tmp_path / "out") == evidence(annotated)
+
+    @pytest.mark.parametrize("swaps", [True, False])
+    def test_replacing_killed_anywhere_leaves_one_or_the_other(
+        self, annotated, tiny_folder, text_file, tmp_path, monkeypatch, swaps
+    ):
+        """Killed at the n-th step of the exchange; `swaps`: whether the system exchanges two names in one step."""
+        whole = tmp_path / "whole"
+        given = {"text": [text_file], "model": str(tiny_folder), "max_tokens": 3000, "replace": True}
+        shutil.copytree(annotated / "resid_post.1", whole / "resid_post.1")
+        old = evidence(whole)
+        ep.annotate(whole, **given)
+        new, swap, rename = evidence(whole), group._swap, Path.rename
+        for step in range(4):
+            out, steps = tmp_path / f"{step}", iter(range(100))
+            shutil.copytree(annotated / "resid_post.1", out / "resid_post.1")
+
+            def killed(do, step=step, steps=steps):
+                if next(steps) == step:
+                    raise KeyboardInterrupt
+                return do()
+
+            def renamed(self, target, killed=killed):
+                moves = ".annotation" in self.name or self.name == "annotation"
+                return (
+                    killed(lambda: rename(self, target))
+                    if moves and ".partial" not in self.name
+                    else rename(self, target)
+                )
+
+            monkeypatch.setattr(group, "_swap", lambda a, b, killed=killed: killed(lambda: swaps and swap(a, b)))
+            monkeypatch.setattr(Path, "rename", renamed)
+            try:
+                ep.annotate(out, **given)
+            except KeyboardInterrupt:
+                places = sorted(out.glob("*/p*"))
+                assert not swaps or all((place / "annotation" / "annotation.json").is_file() for place in places)
+                for place in places:
+                    if (place / "annotation").is_dir():
+                        files = {
+                            f"{place.relative_to(out)}/annotation/{n}": b for n, b in tree(place / "annotation").items()
+                        }
+                        assert files.items() <= old.items() or files.items() <= new.items()
+            monkeypatch.undo()
+            ep.annotate(out, **given)
+            assert evidence(out) == new and not list(out.glob("*/p*/.annotation*"))
 
     def test_text_that_cannot_be_found_by_name(self, built, tiny_folder):
         with pytest.raises(EPError, match=r"say where text is"):

@@ -1,0 +1,67 @@
+"""Options of a command made from the fields of what it asks for, so that both are declared once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from annotated_types import Ge
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..text.windowing import own_first
+
+
+def asking(
+    request: type[BaseModel], *, but: Collection[str], given: Mapping[str, Any], panels: Mapping[str, Collection[str]]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of a request, in the place of its `**asked`.
+
+    Args:
+        request: whose fields are asked for.
+        but: fields that have no option, or one that the command declares itself.
+        given: for fields that people write in a way of their own, what `typer.Option` takes: also `spelled`, the
+            names of the option, `kind`, its type, and `default`.
+        panels: headings of the help, each with the fields below it.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        *first, _ = inspect.signature(command, eval_str=True).parameters.values()
+        fields = {name: field for name, field in own_first(request).items() if name not in but}
+        heading = {name: panel for panel, names in panels.items() for name in names}
+        made = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=given.get(name, {}).get("default", field.default),
+                annotation=_option(name, field, dict(given.get(name, {})), heading.get(name)),
+            )
+            for name, field in fields.items()
+        ]
+
+        @wraps(command)
+        def call(**values: Any) -> None:
+            command(**values)
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in first]
+        vars(call)["__signature__"] = inspect.Signature([*parameters, *made])
+        vars(call)["__annotations__"] = {each.name: each.annotation for each in [*parameters, *made]}
+        return call
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo, given: dict[str, Any], panel: str | None) -> Any:
+    given.pop("default", None)
+    kind = given.pop("kind", field.annotation)
+    spelled = given.pop("spelled", f"--{name.replace('_', '-')}")
+    if kind is bool and field.default and "/" not in spelled:
+        spelled = f"{spelled}/--no-{spelled.removeprefix('--')}"
+    if "parser" not in given:
+        least = next((rule.ge for rule in field.metadata if isinstance(rule, Ge)), None)
+        given |= {} if least is None else {"min": least}
+    option = typer.Option(spelled, help=field.description, rich_help_panel=panel, **given)
+    return Annotated[kind, option]
