@@ -42,8 +42,11 @@ class Wrapper(nn.Module):
         super().__init__()
         self.inner, self.config = model, model.config
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.inner.get_input_embeddings()
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
 
     def prepare_inputs_for_generation(self, *args, **kwargs):
         return self.inner.prepare_inputs_for_generation(*args, **kwargs)

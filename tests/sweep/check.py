@@ -1,5 +1,6 @@
 """What is held of every model: admitted with the right activations, tokens and lens, or refused."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from exemplar_partitioning.models.hooks import applied, at
 from exemplar_partitioning.models.lens import lens
 from exemplar_partitioning.models.load import LoadedModel
 from exemplar_partitioning.models.sites import Site
+from exemplar_partitioning.quiet import first_line
 
 PROMPT, NEW = 10, 5
 # Their hidden states begin after the first block, not before it.
@@ -34,11 +36,18 @@ def checked(model: torch.nn.Module) -> Outcome:
     name = type(model).__name__
     try:
         loaded = ep.load_model(model, tokenizer=letters())
-        check_activations(loaded)
     except EPError as error:
         return Outcome(name, refused=str(error))
-    without = []
-    for check in (check_tokens, check_lens):
+    idle = idle_blocks(loaded)
+    check_activations(loaded, idle)
+    without = [f"blocks {', '.join(map(str, idle))}: they do not run on text alone"] if idle else []
+    checks = [check_tokens, check_lens]
+    try:
+        _written(model, torch.arange(10, 10 + PROMPT)[None])
+    except Exception as error:  # nothing of ours takes part
+        without.append(f"writing: {type(error).__name__} in its own generate: {first_line(error)}")
+        checks.remove(check_tokens)
+    for check in checks:
         try:
             check(loaded)
         except EPError as error:
@@ -54,10 +63,20 @@ def letters() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=whole, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def check_activations(loaded: LoadedModel) -> None:
+def idle_blocks(loaded: LoadedModel) -> list[int]:
+    """Blocks that do not run on text alone, such as those that look at images."""
+    ran, sites = set[int](), [Site(layer, "resid_post") for layer in range(loaded.architecture.n_layers)]
+    with ExitStack() as stack, torch.inference_mode():
+        for site in sites:
+            stack.enter_context(at(loaded.model, site, lambda _, site=site: ran.add(site.layer)))
+        loaded.model(input_ids=torch.arange(3, 3 + PROMPT)[None], use_cache=False)
+    return sorted(set(range(len(sites))) - ran)
+
+
+def check_activations(loaded: LoadedModel, idle: list[int]) -> None:
     """What is captured is what transformers calls hidden states, and a batch-mate changes nothing."""
-    layers = loaded.architecture.n_layers
-    sites = [Site(layer, point) for layer in range(layers) for point in ("resid_pre", "resid_post")]
+    running = [layer for layer in range(loaded.architecture.n_layers) if layer not in idle]
+    sites = [Site(layer, point) for layer in running for point in ("resid_pre", "resid_post")]
     window = np.arange(3, 3 + PROMPT)
     got = Extractor(loaded.model, sites).extract([window])
     beside = Extractor(loaded.model, sites).extract([window, np.arange(40, 40 + 3 * PROMPT) % 60 + 3])
@@ -66,12 +85,13 @@ def check_activations(loaded: LoadedModel) -> None:
     for site in sites:
         close(beside[site][:PROMPT], got[site], f"{site} beside a longer window")
     states = output.hidden_states
-    assert states is not None and len(states) == layers + 1, f"{0 if states is None else len(states)} hidden states"
+    expected = len(running) + 1
+    assert states is not None and len(states) == expected, f"{0 if states is None else len(states)} hidden states"
     shift = 1 if loaded.model.config.model_type in _LIST_AFTER else 0
-    for layer in range(1, layers):
-        state_sd = states[layer - shift][0]  # the last of all is taken after the final norm
-        close(got[Site(layer, "resid_pre")], state_sd, f"hidden state before block {layer}")
-        close(got[Site(layer - 1, "resid_post")], state_sd, f"hidden state after block {layer - 1}")
+    for i in range(1, len(running)):
+        state_sd = states[i - shift][0]  # the last of all is taken after the final norm
+        close(got[Site(running[i], "resid_pre")], state_sd, f"hidden state before block {running[i]}")
+        close(got[Site(running[i - 1], "resid_post")], state_sd, f"hidden state after block {running[i - 1]}")
     if not shift:
         close(got[Site(0, "resid_pre")], states[0][0], "hidden state before the first block")
 
@@ -96,13 +116,16 @@ def _counts(loaded: LoadedModel, ids_bs: torch.Tensor) -> dict[str, int]:
     for tokens in ("all", "prompt", "generated"):
         seen = []
         edit = lambda x_nd, seen=seen: seen.append(len(x_nd)) or x_nd  # noqa: E731
-        with applied(loaded.model, edit, "resid_post.1", tokens=tokens), torch.inference_mode():
-            mask = (ids_bs != 0).long()
-            loaded.model.generate(
-                ids_bs, attention_mask=mask, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
-            )
+        with applied(loaded.model, edit, "resid_post.1", tokens=tokens):
+            _written(loaded.model, ids_bs)
         counts[tokens] = sum(seen)
     return counts
+
+
+def _written(model: torch.nn.Module, ids_bs: torch.Tensor) -> None:
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    with torch.inference_mode():
+        model.generate(ids_bs, attention_mask=(ids_bs != 0).long(), **options)
 
 
 def check_lens(loaded: LoadedModel) -> None:

@@ -46,6 +46,8 @@ _SIZES: dict[str, Any] = {
     "v_head_dim": 8,
     "state_size": 8,
     "mamba_d_state": 8,
+    "linear_num_heads": 4,
+    "linear_head_dim": 8,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
@@ -56,8 +58,16 @@ _SIZES: dict[str, Any] = {
     "index_head_dim": 16,
     "index_topk": 64,
 }
-# What a family needs besides, by the type of its configuration.
 _EVEN_IF_NONE = ("head_dim", "num_key_value_heads", "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
+_QWEN4_EXP = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 2,
+    "hc_lowrank": 4,
+}
+# What a family needs besides, by the type of its configuration.
 _BESIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3], "mamba_n_heads": 4, "mamba_d_head": 16},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 4, "mamba_d_head": 16},
@@ -70,7 +80,30 @@ _BESIDES: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "gemma4_assistant": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0},
-    "reformer": {"is_decoder": True},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * BLOCKS,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        "d_model": WIDTH,
+        "n_heads": 4,
+        "n_layers": BLOCKS,
+        "max_seq_len": 128,
+    },
+    "qwen4_exp": _QWEN4_EXP,
+    "qwen4_exp_text": _QWEN4_EXP,
+    "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "n_mamba_heads": 2, "attention_head_dim": 16},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2, "n_mamba_heads": 4},
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [8, 16],
+        "attention_head_size": 8,
+        "attn_layers": ["local", "lsh"] * 2,
+    },
     "xlnet": {"d_head": 8},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
@@ -80,11 +113,9 @@ _BESIDES: dict[str, dict[str, Any]] = {
 
 # Families that are not tried: what a tiny one would need.
 UNTRIED = {
-    "blt": "reads bytes in patches that a second model cuts",
-    "dbrx": "its default configuration is not one that builds",
-    "gemma3n": "needs the package timm",
-    "musicgen": "decodes sound, after text of another model",
-    "musicgen_melody": "decodes sound, after text of another model",
+    "gemma3n": "it needs the package timm to be built at all",
+    "gemma4_assistant": "it drafts for another model, whose keys, values and embeddings it is given",
+    "gemma4_unified_assistant": "it drafts for another model, whose keys, values and embeddings it is given",
 }
 
 
@@ -108,12 +139,15 @@ def small(model_type: str) -> PreTrainedModel:
 
 def _config(config_class: Any, besides: dict[str, Any]) -> Any:
     default = config_class()
-    parts = {
-        name: type(part)(**_sizes(part) | (besides if part is default.get_text_config(decoder=True) else {}))
+    text = default.get_text_config(decoder=True)
+    sizes = {
+        name: type(part)(**_sizes(part) | (besides if part is text else {}))
         for name in config_class.sub_configs
         if isinstance(part := getattr(default, name, None), PretrainedConfig)
     }
-    return config_class(**parts, **({} if parts else _sizes(default) | besides))
+    if text is default:
+        sizes |= _sizes(default) | besides
+    return config_class(**sizes)
 
 
 def _sizes(default: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ Shape suffixes: s positions of a window, n activations, d model width, v vocabul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def _alone(loaded: LoadedModel, ids_s: np.ndarray) -> tuple[dict[int, Tensor], T
 
     def keep(layer: int) -> Any:
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
-            hidden = output if isinstance(output, Tensor) else output[0]
+            hidden = output[0] if type(output) in (tuple, list) else output
             if isinstance(hidden, Tensor) and hidden.shape == shape:
                 stream[layer] = hidden[0].detach().to("cpu", torch.float32, copy=True)
 
@@ -136,13 +137,8 @@ def _alone(loaded: LoadedModel, ids_s: np.ndarray) -> tuple[dict[int, Tensor], T
     model.eval()
     ids_bs = torch.from_numpy(ids_s)[None].to(input_device(model))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), _on_ids_alone(architecture):
             output = model(input_ids=ids_bs, use_cache=False)
-    except Exception as error:  # whatever a model says that wants more than ids
-        raise EPError(
-            f"{architecture.class_name} does not run on token ids alone: {type(error).__name__}: {first_line(error)}. "
-            "Expected a causal language model of transformers"
-        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -159,6 +155,19 @@ def _alone(loaded: LoadedModel, ids_s: np.ndarray) -> tuple[dict[int, Tensor], T
     return stream, logits[0, -1].detach().float().cpu()
 
 
+@contextmanager
+def _on_ids_alone(architecture: Architecture) -> Iterator[None]:
+    try:
+        yield
+    except EPError:
+        raise
+    except Exception as error:  # whatever a model says that wants more than ids, or other numbers of them
+        raise EPError(
+            f"{architecture.class_name} does not run on token ids alone: {type(error).__name__}: {first_line(error)}. "
+            "Expected a causal language model of transformers"
+        ) from error
+
+
 def _dependence(
     loaded: LoadedModel, layers: Sequence[int], short_s: np.ndarray, long_s: np.ndarray, alone: dict[int, Tensor]
 ) -> EPError | None:
@@ -166,7 +175,8 @@ def _dependence(
     others = _plain_ids(loaded)
     changed_s[-1] = others[(np.searchsorted(others, short_s[-1]) + len(others) // 2) % len(others)]
     extractor = Extractor(loaded.model, [Site(layer, "resid_post") for layer in layers], batch_size=3)
-    together = extractor.extract([short_s, changed_s, long_s])
+    with _on_ids_alone(loaded.architecture):
+        together = extractor.extract([short_s, changed_s, long_s])
     n, dtype, name = len(short_s), loaded.model.dtype, loaded.architecture.class_name
     for site in extractor.sites:
         x_nd, y_nd = together[site][:n], together[site][n : 2 * n]

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import EPError
+from ..quiet import first_line
 
 _KNOWN_PATHS = (
     "model.layers",  # Llama, Mistral, Qwen, Gemma, OLMo, Phi-3, ...
@@ -109,21 +110,21 @@ class Architecture:
                 "Load one with AutoModelForCausalLM.from_pretrained or give its name."
             )
         whole: Any = model.config
-        config = whole.get_text_config()
         if getattr(whole, "is_encoder_decoder", False):
             raise EPError(
                 f"{type(model).__name__} has an encoder, which reads a text as a whole; expected a decoder-only "
                 "language model, because an activation must not depend on the tokens after it."
             )
+        config, vocab_size = _text_config(whole, model), _vocab_size(model)
         path, blocks = _find_blocks(model, config.num_hidden_layers)
-        causal: Any = model
         limit = getattr(config, "max_position_embeddings", None)
+        limit = limit if isinstance(limit, int) and limit > 0 else None  # XLNet says -1
         return cls(
             class_name=type(model).__name__,
             path=path,
             blocks=tuple(blocks),
             d_model=int(config.hidden_size),
-            vocab_size=int(causal.get_input_embeddings().weight.shape[0]),
+            vocab_size=vocab_size,
             max_length=limit,
             has_post_norms=any(_post_norms(block) is not None for block in blocks),
             regime_length=min((n for n in _original_lengths(config) if limit is None or n < limit), default=None),
@@ -155,6 +156,33 @@ class Architecture:
         )
 
 
+def _text_config(whole: Any, model: nn.Module) -> Any:
+    """The configuration of the language model within; EPError where there is none, or more than one."""
+    try:
+        config = whole.get_text_config()
+        if all(isinstance(getattr(config, name, None), int) for name in ("num_hidden_layers", "hidden_size")):
+            return config
+        said = "its configuration states no number of blocks (num_hidden_layers) or no width (hidden_size)"
+    except ValueError as error:  # transformers' way of saying that it holds several
+        said = first_line(error)
+    raise EPError(
+        f"cannot tell which part of {type(model).__name__} is its language model: {said}. Expected a causal language "
+        "model with one stack of blocks; give the part that is one"
+    )
+
+
+def _vocab_size(model: Any) -> int:
+    """Rows of the token embedding; EPError where there is not one such table."""
+    embedding = model.get_input_embeddings()
+    weight: Any = getattr(embedding, "weight", None)
+    if getattr(weight, "ndim", 0) != 2:
+        raise EPError(
+            f"the token embedding of {type(model).__name__} is a {type(embedding).__name__}; expected one table of "
+            "weights [tokens, width], because the model must read one sequence of token ids"
+        )
+    return int(weight.shape[0])
+
+
 def _original_lengths(config: Any) -> Iterator[int]:
     """Context sizes before they were stretched, as a configuration states them; at the top or with the frequencies."""
     for name in ("rope_parameters", "rope_scaling"):
@@ -174,7 +202,10 @@ def _post_norms(block: nn.Module) -> tuple[str, str] | None:
 
 
 def _find_blocks(model: nn.Module, n_layers: int) -> tuple[str, nn.ModuleList]:
+    children = dict(model.named_children())
     for path in _KNOWN_PATHS:
+        if path.partition(".")[0] not in children:  # a wrapper may pass on the names of what it holds
+            continue
         try:
             found = model.get_submodule(path)
         except AttributeError:

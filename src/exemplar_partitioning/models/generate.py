@@ -7,8 +7,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -16,6 +18,10 @@ from ..errors import EPError
 from ..text.chat import in_template
 from .capture import input_device
 from .load import LoadedModel, bos_id
+
+_GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+_TRIED = 8  # tokens of a prompt
+_batching: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ def generate(
 
     Args:
         chat: put each prompt into the model's chat template as a user's message; None: if it has one.
-        batch_size: prompts at once, of like length, padded on the left of what they do not share.
+        batch_size: prompts at once, of like length, padded on the left of what they do not share. A model that
+            writes something else in such a batch (RWKV) gets one at a time.
 
     Raises:
         EPError: no prompts, a chat template that is missing, or a prompt that leaves no room to write.
@@ -60,6 +67,8 @@ def generate(
     written: dict[int, list[int]] = {}
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     shared = _Shared.of(loaded, encoded, max_new_tokens)
+    if min(batch_size, len(prompts)) > 1 and not _writes_in_batches(loaded, encoded[order[0]]):
+        batch_size = 1
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         for i, ids in zip(batch, _continued(loaded, [encoded[i] for i in batch], shared, max_new_tokens), strict=True):
@@ -78,6 +87,37 @@ def encode(loaded: LoadedModel, prompt: str, chat: bool | None = None) -> list[i
         return tokenizer(in_template(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return [bos_id(loaded), *ids]
+
+
+def _writes_in_batches(loaded: LoadedModel, ids: list[int]) -> bool:
+    """Whether a sequence is continued alike alone, and padded beside a longer one: tried on a few tokens."""
+    model, limit = loaded.model, loaded.architecture.max_length
+    if model not in _batching:
+        n = min(len(ids), _TRIED if limit is None else max(1, min(_TRIED, limit // 2 - 1)))
+        ids_bs = torch.tensor([[0] * n + ids[:n], 2 * ids[:n]], device=input_device(model))
+        mask_bs = torch.ones_like(ids_bs)
+        mask_bs[0, :n] = 0
+        options = _GREEDY | {"max_new_tokens": 2, "pad_token_id": 0, "output_logits": True}
+        options["return_dict_in_generate"] = True
+        with torch.inference_mode():
+            alone = model.generate(input_ids=ids_bs[:1, n:], attention_mask=mask_bs[:1, n:], **options).logits
+            try:
+                beside = model.generate(input_ids=ids_bs, attention_mask=mask_bs, **options).logits
+            except (RuntimeError, IndexError, ValueError):  # shapes that do not go together
+                beside = ()
+        _batching[model] = len(beside) > 0 and _alike(alone, beside)
+    return _batching[model]
+
+
+def _alike(alone: Sequence[Tensor], beside: Sequence[Tensor]) -> bool:
+    """Logits of the first sequence, up to rounding in 16 bits, for as long as they choose the same tokens."""
+    for x_bv, y_bv in zip(alone, beside, strict=False):
+        x_v, y_v = x_bv[0].float(), y_bv[0].float()
+        if not float((x_v - y_v).norm()) <= 0.05 * float(x_v.norm()):
+            return False
+        if int(x_v.argmax()) != int(y_v.argmax()):
+            break
+    return True
 
 
 @dataclass(frozen=True)
@@ -134,11 +174,8 @@ def _continued(loaded: LoadedModel, prompts: list[list[int]], shared: _Shared, m
             input_ids=ids_bs.to(device),
             attention_mask=mask_bs.to(device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             pad_token_id=pad,
+            **_GREEDY,
             **shared.repeated(len(prompts)),
         )
     ends = _ends(loaded)

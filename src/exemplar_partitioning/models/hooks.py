@@ -63,8 +63,9 @@ def at(model: Any, site: Site | str, function: Callable[[Float[Tensor, "b s d"]]
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, name: changed})
 
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        changed = called(output[0] if isinstance(output, tuple) else output)
-        return None if changed is None else (changed, *output[1:]) if isinstance(output, tuple) else changed
+        several = type(output) in (tuple, list)  # one with names would lose them
+        changed = called(output[0] if several else output)
+        return None if changed is None else type(output)((changed, *output[1:])) if several else changed
 
     if site.point == "resid_pre":
         handle = block.register_forward_pre_hook(before, with_kwargs=True)

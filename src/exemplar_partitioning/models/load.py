@@ -191,6 +191,7 @@ def _describe(
     model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None, remote_code: bool = False
 ) -> LoadedModel:
     architecture = Architecture.of(model)
+    before = [parameter._version for parameter in model.parameters()]
     with ThreadPoolExecutor(1) as beside:  # hashing leaves a core to the experiments
         hashed = beside.submit(current_identity, model)
         info = ModelInfo(
@@ -208,5 +209,7 @@ def _describe(
         loaded = LoadedModel(model=model, tokenizer=tokenizer, info=info, architecture=architecture)
         admission = admit(loaded, remote_code=remote_code)
     identity = hashed.result()
+    if before != [parameter._version for parameter in model.parameters()]:
+        identity = current_identity(model)  # RWKV rescales its weights in its first forward pass
     info = replace(info, fingerprint=identity.weights, identity=identity.whole, admission=admission)
     return replace(loaded, info=info)

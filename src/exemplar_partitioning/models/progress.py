@@ -93,12 +93,12 @@ class Progress:
             touched_bs[:, s - current.written :] = False
             if self.tokens == "generated":
                 touched_bs = ~touched_bs
+        if current is not None and not aligned and (current.mask_bs is not None or b * s != current.b * current.s):
+            raise EPError(
+                f"of {current.b} x {current.s} tokens (sequences, positions) this model makes {b} x {s} activations, "
+                "so which belongs to which cannot be told; give it a sequence at a time, without padding"
+            )
         if current is not None and current.mask_bs is not None:
-            if not aligned:
-                raise EPError(
-                    f"the attention mask hides some of {current.b} x {current.s} tokens, but the activations are of "
-                    f"{b} x {s}, so padding cannot be told; give sequences of equal length without a mask"
-                )
             touched_bs &= current.mask_bs.to(device)
         return touched_bs
 
