@@ -130,6 +130,7 @@ def _written(model: torch.nn.Module, ids_bs: torch.Tensor) -> None:
 
 def check_lens(loaded: LoadedModel) -> None:
     """The lens of the last block's own activations is what the model says."""
+    loaded.require_lens()
     last, got = Site(loaded.architecture.n_layers - 1, "resid_post"), []
     ids_1s = torch.arange(3, 3 + PROMPT)[None]
     with torch.inference_mode(), at(loaded.model, last, lambda x: got.append(x[0].clone())):
