@@ -321,7 +321,8 @@ class _Orthogonal(_Pursuit):
 
         feasible_nk: non-negative weights to come from, the best on the atoms before the last pick.
         """
-        row_r = (self._solution() < 0).any(dim=1).nonzero()[:, 0]
+        open_nt = torch.where(self.used_nk[:, : self.t], 0.0, self.tableau_nss[:, 0, 1 : self.t + 1]) > NOTHING
+        row_r = ((self._solution() < 0) | open_nt).any(dim=1).nonzero()[:, 0]
         feasible_rt = feasible_nk[row_r, : self.t]
         for _ in range(8 * self.rule.k):  # far more exchanges than are ever needed
             if not len(row_r):
