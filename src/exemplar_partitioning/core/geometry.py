@@ -61,15 +61,23 @@ def reference_directions(
 
     A row equal to the centre has norm 0 and a direction of NaNs; callers leave it out.
     """
-    y_nd = x_nd.double() - c_d.double()
-    # numpy's square root is correctly rounded; torch's, from a vector library, is not
-    norm_n = torch.from_numpy(np.sqrt(tree_sum(y_nd * y_nd).numpy(force=True))).to(y_nd.device)
-    return y_nd / norm_n[:, None], norm_n
+    u_nd, c_d = torch.empty_like(x_nd, dtype=torch.float64), c_d.double()
+    norm_n, terms_md = torch.empty_like(u_nd[:, 0]), _terms(u_nd)
+    for part in _near_the_cache(x_nd):
+        y_md = u_nd[part].copy_(x_nd[part]).sub_(c_d)
+        square_m = tree_sum(torch.mul(y_md, y_md, out=terms_md[: len(y_md)]))
+        # numpy's square root is correctly rounded; torch's, from a vector library, is not
+        norm_n[part] = torch.from_numpy(np.sqrt(square_m.numpy(force=True)))
+        y_md /= norm_n[part, None]
+    return u_nd, norm_n
 
 
 def reference_similarity(u_nd: Float[Tensor, "n d"], e_nd: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Row-wise `u . e` in reference arithmetic: u in float64, e float32 values."""
-    return tree_sum(u_nd.double() * e_nd.double())
+    sim_n, terms_md = torch.empty_like(u_nd[:, 0], dtype=torch.float64), _terms(u_nd)
+    for part in _near_the_cache(u_nd):
+        sim_n[part] = tree_sum(terms_md[: len(sim_n[part])].copy_(e_nd[part]).mul_(u_nd[part]))
+    return sim_n
 
 
 def similarity_bound(d: int, device: torch.device | None = None) -> float:
@@ -137,11 +145,12 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
 
     With `strict`, such rows raise DataError instead, naming the first.
     """
-    y_nd = x_nd - c_d
-    norm_n = torch.linalg.vector_norm(y_nd, dim=1)
+    u_nd, norm_n = torch.empty_like(x_nd), torch.empty_like(x_nd[:, 0])
+    for part in _near_the_cache(x_nd):
+        y_md = torch.sub(x_nd[part], c_d, out=u_nd[part])
+        y_md /= torch.linalg.vector_norm(y_md, dim=1, out=norm_n[part])[:, None]
     safe_n = (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
     if bool((safe_n & (x_nd[:, 0] != 0)).all()):  # a row of zeros is among those that begin with one
-        u_nd = y_nd.div_(norm_n[:, None])
         rows_n = torch.arange(len(x_nd), device=x_nd.device)
         return Block(x_nd, c_d, u_nd, rows_n)
     good_n = has_direction(x_nd, c_d)
@@ -149,8 +158,7 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
     skipped = len(x_nd) - len(rows_n)
     if skipped and strict:
         raise no_direction(skipped, len(x_nd), int((~good_n).nonzero()[0, 0]))
-    x_nd, safe_n = x_nd[rows_n].contiguous(), safe_n[rows_n]
-    u_nd = y_nd[rows_n].div_(norm_n[rows_n, None])
+    x_nd, u_nd, safe_n = x_nd[rows_n].contiguous(), u_nd[rows_n], safe_n[rows_n]
     extreme = (~safe_n).nonzero()[:, 0]  # norms too large or small for float32 squares
     u_nd[extreme] = reference_directions(x_nd[extreme], c_d)[0].float()
     return Block(x_nd, c_d, u_nd, rows_n)
@@ -158,8 +166,17 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
 
 def _near_the_cache(x_nd: Tensor) -> Iterator[slice]:
     """Parts of some rows that several passes go over while they are in the cache of a core; all, on a device."""
-    rows = max(1, _CACHED // x_nd.shape[1]) if x_nd.device.type == "cpu" else max(1, len(x_nd))
+    rows = _rows_of_a_part(x_nd)
     return (slice(start, start + rows) for start in range(0, len(x_nd), rows))
+
+
+def _rows_of_a_part(x_nd: Tensor) -> int:
+    return max(1, min(len(x_nd), _CACHED // max(1, x_nd.shape[1])) if x_nd.device.type == "cpu" else len(x_nd))
+
+
+def _terms(x_nd: Tensor) -> Float[Tensor, "m d"]:
+    """Room for the terms of sums over one of these parts."""
+    return torch.empty((_rows_of_a_part(x_nd), x_nd.shape[1]), dtype=torch.float64, device=x_nd.device)
 
 
 def no_direction(skipped: int, rows: int, first: int) -> DataError:

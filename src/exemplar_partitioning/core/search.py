@@ -117,7 +117,7 @@ class Search:
     def nearest(self, block: Block) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
         """Nearest exemplar of every row, lowest id on an exact tie, and reference similarity to it."""
         ids_n, _ = self.decide(block, self.candidates(block))
-        return ids_n, reference_similarity(block.exact, self.matrix.e_kd[ids_n])
+        return ids_n, reference_similarity(block.exact, self.matrix.e_kd.index_select(0, ids_n))
 
     def candidates(
         self,
