@@ -85,7 +85,11 @@ def threshold(batches, c, percentile):
 
 
 def decompose(u, atoms, k, method, nonnegative):
-    """Weights over all atoms that matching pursuit gives a unit direction, and the length of what is left."""
+    """Weights over all atoms that matching pursuit gives a unit direction, and the length of what is left.
+
+    Coordinates of unit vectors are multiples of 2**-26 by definition (docs/decomposition.md).
+    """
+    u, atoms = (np.round(unit.astype(np.float32) * 2.0**26).astype(np.float64) / 2.0**26 for unit in (u, atoms))
     left, picks, weights = u.copy(), [], np.zeros(len(atoms))
     for _ in range(k):
         products = atoms @ left
