@@ -13,6 +13,7 @@ BENCHMARKS = (
     "extraction",
     "calibration",
     "clustering",
+    "peers",
     "decomposition",
     "large",
     "long",
