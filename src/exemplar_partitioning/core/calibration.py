@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int16, Int64
 from torch import Tensor
 
 from ..errors import EPError
@@ -42,6 +42,7 @@ BATCH = 16_384  # activations of one calibration batch: 128 windows of 128 token
 SAMPLE = 13 * BATCH  # the published sample of 200,000, in whole batches
 
 _TILE = 512
+_COLUMNS = 1024  # of a tile: with its rows, two megabytes of products
 _PAIRS = 256  # computed exactly at a time: stays in the cache
 _DEPTH = 320  # columns multiplied at a time: short sums keep the error bound, and so the recount, small
 _CODES = 2**15 - 2  # distances are stored as int16 codes within a range; the last one is for "no pair"
@@ -183,111 +184,109 @@ def pairwise_percentiles(x: Any, center_d: Float32[Tensor, " d"], percentiles: S
     x_nd = x_nd[has_direction(x_nd, center_d)]
     if len(x_nd) < 2:
         return None
-    return _PairDistances(x_nd, center_d).percentiles(percentiles)
+    exact_nd = reference_directions(x_nd, center_d)[0].numpy(force=True)
+    u_nd = torch.from_numpy(exact_nd.astype(np.float32)).to(x_nd.device)
+    pairs = len(x_nd) * (len(x_nd) - 1) // 2
+    ranks = [Fraction(p) / 100 * (pairs - 1) for p in percentiles]
+    codes = _Codes.of(u_nd, *_bracket(u_nd, percentiles))
+    if not all(codes.hold(rank) for rank in ranks):
+        codes = _Codes.of(u_nd, -0.01, 2.01)
+    return [_order_statistic(codes, exact_nd, rank) for rank in ranks]
 
 
-class _PairDistances:
-    """All pairs i < j of one batch: distances in float32 as int16 codes, any of them exactly on demand."""
+def _bracket(u_nd: Float32[Tensor, "n d"], percentiles: Sequence[float]) -> tuple[float, float]:
+    """A range of distances that should hold all percentiles, from rows spread over the batch."""
+    u_nd = u_nd[torch.linspace(0, len(u_nd) - 1, min(len(u_nd), _TILE)).long()]
+    i, j = torch.triu_indices(len(u_nd), len(u_nd), offset=1)
+    sample = (1 - u_nd @ u_nd.T)[i, j].numpy(force=True)
+    low, high = np.percentile(sample, [percentiles[0], percentiles[-1]])
+    slack = 0.03 + 0.1 * (high - low)
+    return low - slack, high + slack
 
-    def __init__(self, x_nd: Float32[Tensor, "n d"], center_d: Float32[Tensor, " d"]):
-        n, d = x_nd.shape
-        self.exact_nd = np.empty((n, d))
-        for start in range(0, n, _TILE):
-            u_nd, _ = reference_directions(x_nd[start : start + _TILE], center_d)
-            self.exact_nd[start : start + _TILE] = u_nd.numpy(force=True)
-        self.u_nd = torch.from_numpy(self.exact_nd.astype(np.float32)).to(x_nd.device)
-        self.n_pairs = n * (n - 1) // 2
+
+def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles that hold all pairs i < j."""
+    for start in range(0, n, _TILE):
+        for first in range(start, n, _COLUMNS):
+            yield slice(start, min(start + _TILE, n)), slice(first, min(first + _COLUMNS, n))
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Distances of the pairs i < j in float32, coded as int16: 1.._CODES-1 from `low` in steps, 0 and _CODES outside.
+
+    tiles: codes of each of the `_tiles`; _CODES + 1 where i >= j.  reach: codes by which exact distances may lie off.
+    cumulative: pairs with a code up to each.
+    """
+
+    tiles: list[Int16[Tensor, "r c"]]
+    reach: int
+    cumulative: Int64[np.ndarray, " codes"]
+
+    @classmethod
+    def of(cls, u_nd: Float32[Tensor, "n d"], low: float, high: float) -> _Codes:
+        step, (n, d) = (high - low) / (_CODES - 1), u_nd.shape
         # rounding of two directions to float32, one dot product per slice of columns, their sum
-        self.slices = -(-d // _DEPTH)
-        self.depth = -(-d // self.slices)
-        self.eps = (self.depth + self.slices + 3) * UNIT_ROUNDOFF * 1.01
-
-    def percentiles(self, percentiles: Sequence[float]) -> list[float]:
-        ranks = [Fraction(p) / 100 * (self.n_pairs - 1) for p in percentiles]
-        low, high = self._bracket(percentiles)
-        self._encode(low, high)
-        if not self._inside(ranks):
-            self._encode(-0.01, 2.01)
-        return [self._order_statistic(rank) for rank in ranks]
-
-    def _bracket(self, percentiles: Sequence[float]) -> tuple[float, float]:
-        """A range of distances that should hold all percentiles, from rows spread over the batch."""
-        u_nd = self.u_nd[torch.linspace(0, len(self.u_nd) - 1, min(len(self.u_nd), _TILE)).long()]
-        i, j = torch.triu_indices(len(u_nd), len(u_nd), offset=1)
-        sample = (1 - u_nd @ u_nd.T)[i, j].numpy(force=True)
-        low, high = np.percentile(sample, [percentiles[0], percentiles[-1]])
-        slack = 0.03 + 0.1 * (high - low)
-        return low - slack, high + slack
-
-    def _encode(self, low: float, high: float) -> None:
-        """Codes 1.._CODES-1 tell distances within [low, high]; 0 and _CODES lie outside."""
-        n = len(self.u_nd)
-        self.low, self.step = low, (high - low) / (_CODES - 1)
-        self.codes = torch.empty(_tiles_size(n), dtype=torch.int16, device=self.u_nd.device)
-        self.histogram = np.zeros(_CODES + 2, np.int64)
-        buffer, spare = torch.empty((2, _TILE * n), device=self.u_nd.device)
-        offset = 0
-        for start in range(0, n, _TILE):
-            rows = self.u_nd[start : start + _TILE]
-            columns = self.u_nd[start:]
-            sim = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
-            torch.mm(rows[:, : self.depth], columns[:, : self.depth].T, out=sim)
-            for first in range(self.depth, rows.shape[1], self.depth):
-                part = slice(first, first + self.depth)
-                sim += torch.mm(rows[:, part], columns[:, part].T, out=spare[: sim.numel()].view_as(sim))
+        slices = -(-d // _DEPTH)
+        depth = -(-d // slices)
+        eps = (depth + slices + 3) * UNIT_ROUNDOFF * 1.01
+        # the codes themselves are computed in float32, off by a few roundings of what they are made from
+        largest = (1 + abs(1 - low)) / step + _CODES
+        reach = math.ceil(2 * (eps / step + 8 * largest * UNIT_ROUNDOFF + 1e-3))
+        parts, buffer = u_nd.split(depth, dim=1), torch.empty(_TILE * _COLUMNS, device=u_nd.device)
+        tiles, count = [], np.zeros(_CODES + 2, np.int64)
+        for rows, columns in _tiles(n):
+            first, *others = ((part[rows], part[columns].T) for part in parts)
+            room = buffer[: len(first[0]) * first[1].shape[1]].view(len(first[0]), -1)
+            sim = torch.mm(*first, out=room)
+            for a, b in others:
+                sim.addmm_(a, b)
             # code = 1 + (1 - sim - low) / step, cut to 0.._CODES
-            sim.mul_(-1 / self.step).add_(1 + (1 - low) / self.step).clamp_(0, _CODES)
-            code = self.codes[offset : offset + sim.numel()].view_as(sim)
-            code.copy_(sim)
-            below = torch.ones(len(rows), len(rows), dtype=torch.bool, device=sim.device).tril()
-            code[:, : len(rows)].masked_fill_(below, _CODES + 1)
-            self.histogram += torch.bincount(code.flatten(), minlength=_CODES + 2).numpy(force=True)
-            offset += sim.numel()
-        self.cumulative = np.cumsum(self.histogram[: _CODES + 1])
-        assert self.cumulative[-1] == self.n_pairs
+            sim.mul_(-1 / step).add_(1 + (1 - low) / step).clamp_(0, _CODES)
+            code = sim.to(torch.int16)
+            if columns.start < rows.stop:
+                i, j = (torch.arange(at.start, at.stop, device=code.device) for at in (rows, columns))
+                code.masked_fill_(i[:, None] >= j, _CODES + 1)
+            tiles.append(code)
+            count += torch.bincount(code.flatten(), minlength=_CODES + 2).numpy(force=True)
+        assert count[: _CODES + 1].sum() == n * (n - 1) // 2
+        return cls(tiles, reach, np.cumsum(count[: _CODES + 1]))
 
-    def _window(self, rank: int) -> tuple[int, int]:
+    def window(self, rank: int) -> tuple[int, int]:
         """Codes that hold every pair whose exact distance could have this rank."""
         code = int(np.searchsorted(self.cumulative, rank, side="right"))
-        # the codes themselves are computed in float32, off by a few roundings of what they are made from
-        largest = (1 + abs(1 - self.low)) / self.step + _CODES
-        reach = math.ceil(2 * (self.eps / self.step + 8 * largest * UNIT_ROUNDOFF + 1e-3))
-        return code - reach, code + reach
+        return code - self.reach, code + self.reach
 
-    def _inside(self, ranks: Sequence[Fraction]) -> bool:
-        return all(
-            self._window(math.floor(rank))[0] > 0 and self._window(math.ceil(rank))[1] < _CODES for rank in ranks
-        )
-
-    def _order_statistic(self, rank: Fraction) -> float:
-        """The value at a fractional rank, by linear interpolation between exact order statistics."""
-        lower, upper = math.floor(rank), math.ceil(rank)
-        first, last = self._window(lower)[0], self._window(upper)[1]
-        below = int(self.cumulative[first - 1]) if first > 0 else 0
-        values, count = self._exact(first, last)
-        upto = np.cumsum(count)
-        a, b = (float(values[np.searchsorted(upto, at - below, side="right")]) for at in (lower, upper))
-        return a + (b - a) * float(rank - lower)
-
-    def _exact(self, first: int, last: int) -> tuple[Float[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
-        """Reference distances of the pairs with codes first..last, in order, and how often each occurs."""
-        n, offset, found = len(self.u_nd), 0, []
-        for start in range(0, n, _TILE):
-            rows, columns = min(_TILE, n - start), n - start
-            code = self.codes[offset : offset + rows * columns].numpy(force=True)
-            at = np.flatnonzero((code >= first) & (code <= min(last, _CODES)))
-            exact = np.empty(len(at))
-            for begin in range(0, len(at), _PAIRS):
-                pairs = at[begin : begin + _PAIRS]
-                products = self.exact_nd[start + pairs // columns] * self.exact_nd[start + pairs % columns]
-                exact[begin : begin + _PAIRS] = 1 - tree_sum(products)
-            found.append(np.unique(exact, return_counts=True))  # many pairs may tie: keep one of each
-            offset += rows * columns
-        values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
-        count = np.zeros(len(values), np.int64)
-        np.add.at(count, inverse, np.concatenate([c for _, c in found]))
-        return values, count
+    def hold(self, rank: Fraction) -> bool:
+        """Whether the range does."""
+        return self.window(math.floor(rank))[0] > 0 and self.window(math.ceil(rank))[1] < _CODES
 
 
-def _tiles_size(n: int) -> int:
-    return sum(min(_TILE, n - start) * (n - start) for start in range(0, n, _TILE))
+def _order_statistic(codes: _Codes, exact_nd: Float[np.ndarray, "n d"], rank: Fraction) -> float:
+    """The value at a fractional rank, by linear interpolation between exact order statistics."""
+    lower, upper = math.floor(rank), math.ceil(rank)
+    first, last = codes.window(lower)[0], codes.window(upper)[1]
+    below = int(codes.cumulative[first - 1]) if first > 0 else 0
+    values, count = _exact(codes, exact_nd, first, last)
+    upto = np.cumsum(count)
+    a, b = (float(values[np.searchsorted(upto, at - below, side="right")]) for at in (lower, upper))
+    return a + (b - a) * float(rank - lower)
+
+
+def _exact(
+    codes: _Codes, exact_nd: Float[np.ndarray, "n d"], first: int, last: int
+) -> tuple[Float[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """Reference distances of the pairs with codes first..last, in order, and how often each occurs."""
+    parts = []
+    for (rows, columns), tile in zip(_tiles(len(exact_nd)), codes.tiles, strict=True):
+        code = tile.numpy(force=True)
+        i, j = np.divmod(np.flatnonzero((code >= first) & (code <= min(last, _CODES))), code.shape[1])
+        exact = np.empty(len(i))
+        for begin in range(0, len(i), _PAIRS):
+            part = slice(begin, begin + _PAIRS)
+            exact[part] = 1 - tree_sum(exact_nd[rows.start + i[part]] * exact_nd[columns.start + j[part]])
+        parts.append(np.unique(exact, return_counts=True))  # many pairs may tie: keep one of each
+    values, inverse = np.unique(np.concatenate([v for v, _ in parts]), return_inverse=True)
+    count = np.zeros(len(values), np.int64)
+    np.add.at(count, inverse, np.concatenate([c for _, c in parts]))
+    return values, count
