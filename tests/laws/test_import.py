@@ -1,5 +1,6 @@
 """What importing costs: the package next to nothing, a table of dictionaries no torch, and no module of one system."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,5 +43,23 @@ def test_what_only_one_system_has_is_not_needed_to_import(what):
 
 
 def test_every_public_name_is_there():
-    code = "import exemplar_partitioning as ep\nfor name in ep.__all__:\n    getattr(ep, name)"
+    stub = (ROOT / "src" / "exemplar_partitioning" / "__init__.pyi").read_text(encoding="utf-8")
+    names = re.findall(r"^from \S+ import \w+ as (\w+)$", stub, re.MULTILINE)
+    assert len(names) > 30
+    code = (
+        f"import exemplar_partitioning as ep\nfor name in {names}:\n    assert name in dir(ep)\n    getattr(ep, name)"
+    )
     assert "torch" in loaded(code)
+
+
+def test_importing_takes_less_than_50_ms():
+    """The quickest of up to ten tries: what else the machine does only adds to it."""
+    command = [sys.executable, "-X", "importtime", "-c", "import exemplar_partitioning"]
+    milliseconds = []
+    for _ in range(10):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        [line] = [line for line in done.stderr.splitlines() if line.endswith("| exemplar_partitioning")]
+        milliseconds.append(int(line.split("|")[1]) / 1000)
+        if milliseconds[-1] < 50:
+            return
+    raise AssertionError(f"importing takes {min(milliseconds)} ms")

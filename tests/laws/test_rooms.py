@@ -104,3 +104,15 @@ def test_no_class_overrides_a_method_of_another_rooms_class():
         if base in defined and defined[base][0] != room and (both := methods & defined[base][1])
     ]
     assert not overriding, "\n".join(overriding)
+
+
+def test_no_function_takes_more_than_five_arguments_by_position():
+    """What else it takes is given by name, options of the command line included."""
+    many = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+                if len(set(names) - {"self", "cls"}) > 5:
+                    many.append(f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}: {len(names)}")
+    assert not many, "\n".join(many)

@@ -26,6 +26,7 @@ def annotate(
             show_default=False,
         ),
     ] = None,
+    *,
     max_tokens: Annotated[str, typer.Option(help="Tokens of text to read.")] = "500_000",
     model: Annotated[
         str | None, typer.Option(help="Where the model is, if not where the build had it.", show_default=False)

@@ -60,6 +60,7 @@ def build(
             show_default=False,
         ),
     ] = None,
+    *,
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
     annotate: Annotated[
         bool,

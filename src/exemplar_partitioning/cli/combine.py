@@ -15,6 +15,7 @@ def combine(
     operation: Annotated[str, typer.Argument(help="union, difference, intersection or merge.", metavar="OPERATION")],
     a: options.FolderA,
     b: options.FolderB,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the result.")],
     site: options.Site = None,
     percentile: options.Percentile = None,

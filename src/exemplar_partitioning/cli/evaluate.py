@@ -25,6 +25,7 @@ def evaluate(
             show_default="the packaged text after the part that it was built from",
         ),
     ] = None,
+    *,
     sae: Annotated[
         Path | None,
         typer.Option(help="An autoencoder to compare with: its folder, of SAELens, sparsify or Gemma Scope."),

@@ -24,6 +24,7 @@ _NEEDED = ("plotly", "starlette", "uvicorn")
 def explore(
     path: options.Folder,
     other: Annotated[Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2")] = None,
+    *,
     match: Annotated[
         list[Path] | None,
         typer.Option(help="Folder that `ep match --text --out` wrote: members shared, and its cutoff."),

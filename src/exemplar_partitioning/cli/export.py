@@ -12,6 +12,7 @@ from . import options
 
 def export(
     path: options.Folder,
+    *,
     to: Annotated[str, typer.Option(help="saelens, sparsify, neuronpedia, interp-engine, saebench, mib or axbench.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="PATH")],
     readout: Annotated[

@@ -17,6 +17,7 @@ _NEW = 8  # new regions to name
 def extend(
     path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
     text: Annotated[list[str], typer.Argument(help="New text: files, folders, globs or hf:owner/dataset.")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the dictionaries that have grown.")],
     max_tokens: Annotated[str, typer.Option(help="Tokens of the new text to read.")] = "1_000_000",
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",

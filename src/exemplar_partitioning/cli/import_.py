@@ -12,6 +12,7 @@ from . import options
 
 def import_(
     file: Annotated[Path, typer.Argument(help="Pickle as published with the paper.", metavar="FILE.pkl")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder to write, as that of a build.")],
     model: Annotated[
         str | None,

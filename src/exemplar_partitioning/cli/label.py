@@ -22,6 +22,7 @@ _TOP = 100
 def label(
     path: options.Folder,
     text: Annotated[str | None, typer.Argument(help="Label to give the region; empty to remove yours.")] = None,
+    *,
     site: options.Site = None,
     percentile: options.Percentile = None,
     region: Annotated[int | None, typer.Option(help="Region to label, or to see the labels of.")] = None,

@@ -13,6 +13,7 @@ from .output import print_json
 
 def localise(
     path: options.Folder,
+    *,
     showing: Annotated[Path, typer.Option(help="Prompts that show the behaviour: .txt, one a line, or .jsonl, .csv.")],
     others: Annotated[Path, typer.Option(help="Prompts that do not.")],
     position: Annotated[

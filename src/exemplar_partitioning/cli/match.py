@@ -22,6 +22,7 @@ _TOKEN = 24  # columns at most
 def match(
     a: options.FolderA,
     b: options.FolderB,
+    *,
     site: options.Site = None,
     percentile: options.Percentile = None,
     site_b: options.SiteB = None,

@@ -25,6 +25,7 @@ def fit(
             help="Ordinary text the dictionary was not built from: files, folders, globs, hf:owner/dataset."
         ),
     ],
+    *,
     false_alarms: Annotated[float, typer.Option(help="Share of ordinary documents that may be flagged.")] = 0.01,
     token_false_alarms: Annotated[
         float | None, typer.Option(help="Share of their tokens that may be.", show_default="the same")
@@ -79,6 +80,7 @@ def fit(
 def score(
     path: options.Folder,
     text: Annotated[list[str], typer.Argument(help="Text to judge: files, folders, globs, hf:owner/dataset.")],
+    *,
     tokens: Annotated[bool, typer.Option("--tokens", help="Every token as well, those flagged set off.")] = False,
     site: options.Site = None,
     percentile: options.Percentile = None,

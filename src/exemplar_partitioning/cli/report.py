@@ -12,6 +12,7 @@ from . import options
 
 def report(
     path: options.Folder,
+    *,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
     site: options.Site = None,
     percentile: options.Percentile = None,

@@ -13,6 +13,7 @@ from .output import print_json
 def roundtrip(
     a: options.FolderA,
     b: options.FolderB,
+    *,
     site: options.Site = None,
     percentile: options.Percentile = None,
     site_b: options.SiteB = None,

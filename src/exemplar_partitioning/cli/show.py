@@ -23,6 +23,7 @@ _WIDE = 120  # columns from which labels leave room for documents
 
 def show(
     path: options.Folder,
+    *,
     site: options.Site = None,
     percentile: options.Percentile = None,
     region: Annotated[int | None, typer.Option(help="Everything about this region.")] = None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def steer(
     path: options.Folder,
+    *,
     region: Annotated[str, typer.Option(help="Region, or several separated by commas.")],
     prompt: Annotated[list[str], typer.Option(help="What to continue; may be given more than once.")],
     alpha: Annotated[

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def transport(
     a: options.FolderA,
+    *,
     model: Annotated[str, typer.Option(help="Model to carry it to: packaged name, path or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the dictionary there.")],
     to_site: Annotated[

@@ -20,6 +20,7 @@ _CHILDREN = 12  # shown of a region
 
 def tree(
     path: Annotated[Path, typer.Argument(help="Folder of a build.", metavar="DIR")],
+    *,
     site: options.Site = None,
     region: Annotated[int | None, typer.Option(help="A region: its ancestors and descendants.")] = None,
     percentile: Annotated[

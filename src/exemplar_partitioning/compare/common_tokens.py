@@ -173,20 +173,21 @@ def _pairs(source: Any, first: Place, second: Place, max_tokens: int) -> Iterato
                 other, other_spans = tokenised(second.loaded.tokenizer, text[begin : int(own_spans[-1, 1])])
                 other_spans = other_spans + begin
             read += len(own)
-            yield _pair(first, second, own, own_spans, other, other_spans, text, number, same)
+            yield _pair(
+                (first, second), (own, other), spans=(own_spans, other_spans), text=text, document=number, same=same
+            )
 
 
 def _pair(
-    first: Place,
-    second: Place,
-    own: np.ndarray,
-    own_spans: np.ndarray,
-    other: np.ndarray,
-    other_spans: np.ndarray,
+    places: tuple[Place, Place],
+    ids: tuple[np.ndarray, np.ndarray],
+    *,
+    spans: tuple[np.ndarray, np.ndarray],
     text: str,
     document: int,
     same: bool,
 ) -> _Pair:
+    (first, second), (own, other), (own_spans, other_spans) = places, ids, spans
     if same:
         i = j = np.arange(len(own))
     else:

@@ -48,7 +48,7 @@ def write(dictionary: StoredDictionary, folder: Path) -> None:
         for region in range(start, min(start + _BATCH, dictionary.k)):
             shown = list(_activations(dictionary, region, names))
             activations += shown
-            features.append(_feature(dictionary, region, names, shown, near_kn[region], cosine_kn[region]))
+            features.append(_feature(dictionary, region, names, shown, (near_kn[region], cosine_kn[region])))
         _write_rows(home / "features" / f"batch-{number}.jsonl.gz", features)
         _write_rows(home / "activations" / f"batch-{number}.jsonl.gz", activations)
 
@@ -128,10 +128,9 @@ def _feature(
     region: int,
     names: _Names,
     shown: list[dict[str, Any]],
-    near_n: Int64[np.ndarray, " n"],
-    cosine_n: Float[np.ndarray, " n"],
+    neighbours: tuple[Int64[np.ndarray, " n"], Float[np.ndarray, " n"]],
 ) -> dict[str, Any]:
-    annotation = dictionary.annotation
+    annotation, (near_n, cosine_n) = dictionary.annotation, neighbours
     row, histogram = annotation.region(region), annotation.histogram[region]
     firing = _COSINES > 0
     return {

@@ -74,7 +74,9 @@ def load_model(
     revision = source.revision if source.path else getattr(loaded.config, "_commit_hash", None) or source.revision
     license = packaged.license if packaged else None
     remote = trust_remote_code and type(loaded).__module__.startswith("transformers_modules")
-    described = _describe(loaded, tokenizer or own_tokenizer, source.name, revision, license, remote)
+    described = _describe(
+        loaded, tokenizer or own_tokenizer, source.name, revision=revision, license=license, remote_code=remote
+    )
     source.check_published(described.info.fingerprint, described.info.dtype)
     if tokenizer is not None:
         return described
@@ -170,7 +172,7 @@ def _from_object(model: Any, tokenizer: Any, revision: str | None, dtype: str, d
     if tokenizer is None:
         tokenizer = _tokenizer_of(outer, name)
     name = name or type(model).__name__
-    return _describe(model, tokenizer, name, getattr(model.config, "_commit_hash", None), None)
+    return _describe(model, tokenizer, name, revision=getattr(model.config, "_commit_hash", None), license=None)
 
 
 def _tokenizer_of(model: Any, name: str) -> Any:
@@ -188,7 +190,7 @@ def _tokenizer_of(model: Any, name: str) -> Any:
 
 
 def _describe(
-    model: Any, tokenizer: Any, name: str, revision: str | None, license: str | None, remote_code: bool = False
+    model: Any, tokenizer: Any, name: str, *, revision: str | None, license: str | None, remote_code: bool = False
 ) -> LoadedModel:
     architecture = Architecture.of(model)
     before = [parameter._version for parameter in model.parameters()]

@@ -138,22 +138,23 @@ def pairs(
     if query:
         either = np.isin(m.row_a[rows], views.containing(a, query, within))
         rows = rows[either | np.isin(m.row_b[rows], views.containing(b, query, within))]
-    page = views.shown(_ordered(a, b, m, rows, sort, descending), offset, limit)
+    page = views.shown(_ordered((a, b), m, rows, sort, descending=descending), offset, limit)
     sides = [_regions(view, regions[page]) for view, regions in ((a, m.row_a), (b, m.row_b))]
     return {
         "total": len(m.row_a),
         "matching": len(rows),
         "offset": offset,
-        "pairs": [_pair(a, b, m, *each) for each in zip(page.tolist(), *sides, strict=True)],
+        "pairs": [_pair((a, b), m, row, sides=each) for row, *each in zip(page.tolist(), *sides, strict=True)],
     }
 
 
-def _pair(a: View, b: View, m: Matched, row: int, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _pair(pair: tuple[View, View], m: Matched, row: int, *, sides: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (a, b), (side_a, side_b) = pair, sides
     distance = 1 - float(m.cosine_r[row])
     jaccard, f1 = (None if np.isnan(x_r[row]) else float(x_r[row]) for x_r in (m.jaccard_r, m.f1_r))
     return {
-        "a": one,
-        "b": other,
+        "a": side_a,
+        "b": side_b,
         "verdict": VERDICTS[m.verdict_r[row]],
         "cosine": float(m.cosine_r[row]),
         "distance_in_theta_a": distance / a.dictionary.threshold,
@@ -169,7 +170,8 @@ def _regions(view: View, regions: np.ndarray) -> list[dict[str, Any]]:
     return [row | {"context": text} for row, text in zip(views.brief(view, regions), contexts, strict=True)]
 
 
-def _ordered(a: View, b: View, m: Matched, rows: np.ndarray, sort: str, descending: bool) -> np.ndarray:
+def _ordered(pair: tuple[View, View], m: Matched, rows: np.ndarray, sort: str, *, descending: bool) -> np.ndarray:
+    a, b = pair
     if sort.startswith("label"):
         view, regions = (a, m.row_a) if sort == "label_a" else (b, m.row_b)
         labels, _ = view.labels()
