@@ -31,11 +31,12 @@ from exemplar_partitioning.folder import group
 from exemplar_partitioning.folder.annotation import BIN_WIDTH, BINS
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.lens import lens
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.stream import extract, text_chunks
 from exemplar_partitioning.text.documents import read_documents
 from tiny_models import FAMILIES, random_windows, tiny
+from tiny_tokenizer import make_tokenizer
 
 BUILD = {
     "sites": "resid_post.0,resid_post.1",
@@ -308,17 +309,14 @@ def test_what_is_only_frequent_is_not_characteristic():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lens_of_the_last_activation_is_what_the_model_says(family):
-    from exemplar_partitioning.models.architecture import Architecture
-    from exemplar_partitioning.models.capture import Extractor
     from exemplar_partitioning.models.sites import Site
 
     model = tiny(family)
     if family == "gemma3":
         model.config.final_logit_softcapping = 3.0  # which the lens must apply as well
-    architecture = Architecture.of(model)
-    loaded = LoadedModel(model=model, tokenizer=None, info=None, architecture=architecture)
+    loaded = load_model(model, tokenizer=make_tokenizer())
     window = random_windows(1, longest=20)[0]
-    last = Site(architecture.n_layers - 1, "resid_post")
+    last = Site(loaded.architecture.n_layers - 1, "resid_post")
     x_nd = Extractor(model, [last]).extract([window])[last]
     with torch.inference_mode():
         expected = model(input_ids=torch.from_numpy(window)[None]).logits[0]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 
-from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.lens import lens
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.load import load_model
 from tiny_models import tiny
+from tiny_tokenizer import make_tokenizer
 
 
 class Counting(ModelHook):
@@ -24,6 +24,7 @@ class Counting(ModelHook):
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_attribute_is_as_it_was(hooked, fails):
     model = tiny("llama")
+    loaded = load_model(model, tokenizer=make_tokenizer())
     if hooked:
         for block in model.model.layers:
             add_hook_to_module(block, Counting())
@@ -33,7 +34,6 @@ def test_every_attribute_is_as_it_was(hooked, fails):
     def state():
         return [(name, vars(module).copy(), dict(module._modules)) for name, module in model.named_modules()]
 
-    loaded = LoadedModel(model=model, tokenizer=None, info=None, architecture=Architecture.of(model))
     points = torch.randn(300, 24)
     before = state()
     if fails:
