@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from benchmarks.data import activations, digest
 
-from exemplar_partitioning.compare.stability import Regions, consensus, predict, reanchored, summarise
+from ep_experiments.stability import Regions, consensus, predict, reanchored, summarise
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.geometry import directions

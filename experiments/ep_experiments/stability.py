@@ -6,7 +6,7 @@ many random activations in place of the exemplars reach.
 
 Exemplars are the first to come, so another order makes other ones. `reanchored` moves every anchor to an activation
 that does not depend on who came first: the medoid of its region. It keeps the laws: anchors are observed
-activations, farther than theta from one another, and every activation lies within theta of one (L3).
+activations, farther than theta from one another, and every activation lies within theta of one.
 
 Shapes: n activations, k regions, d = d_model, p ordered pairs of dictionaries.
 """
@@ -22,12 +22,11 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.stats import rankdata
 
-from ..core.dictionary import Dictionary
-from ..core.geometry import directions
-from ..core.leader import LeaderClustering
-from ..core.search import ROWS
-from .neighbours import nearest
-from .overlap import adjusted_rand, best_f1, contingency
+from exemplar_partitioning.compare.overlap import adjusted_rand, best_f1, contingency
+from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.core.geometry import directions
+from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.search import ROWS, nearest
 
 SAME = 0.5  # F1 above which two regions count as the same: no third region can share as much with either
 
@@ -80,8 +79,8 @@ def reappearance(first: Regions, second: Regions) -> Reappearance:
     best_k, f1_k = best_f1(shared)
     return Reappearance(
         np.where(best_k >= 0, f1_k, np.nan),
-        nearest(first.exemplars_kd, second.exemplars_kd)[1].astype(np.float64),
-        nearest(first.mean_kd, second.mean_kd)[1].astype(np.float64),
+        nearest(first.exemplars_kd, second.exemplars_kd)[1],
+        np.nan_to_num(nearest(first.mean_kd, second.mean_kd)[1]),  # 0 without members
         adjusted_rand(shared),
     )
 
@@ -111,7 +110,7 @@ def summarise(dictionaries: Sequence[Regions]) -> dict[str, float]:
 
 
 def predictors(regions: Regions) -> dict[str, Float64[np.ndarray, " k"]]:
-    """What may tell whether a region comes back (protocols 2.6): N members, C coherence, and combinations."""
+    """What may tell whether a region comes back: N members, C coherence, and combinations."""
     n, c = np.maximum(regions.members_k, 1).astype(np.float64), np.nan_to_num(regions.coherence_k)
     c = np.maximum(c, 1e-6)
     return {
@@ -144,7 +143,7 @@ def predict(dictionaries: Sequence[Regions], of: str = "f1_k") -> dict[str, tupl
 
 
 def reanchored(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], rounds: int = 1) -> Dictionary:
-    """The dictionary with its anchors moved to medoids of their regions, largest regions first (law L3 is kept).
+    """The dictionary with its anchors moved to medoids of their regions, largest regions first.
 
     In each round a region's medoid, the member nearest to the mean direction of all, takes the exemplar's place. Then
     the leader rule goes over the medoids, from the region with most members down, and over all activations again:
@@ -162,7 +161,7 @@ def reanchored(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], rounds:
 def consensus(dictionaries: Sequence[Dictionary], x_nd: Float32[np.ndarray, "n d"]) -> Dictionary:
     """One dictionary of several, of one centre and threshold, by the leader rule over the medoids of all of them.
 
-    The medoid that covers most activations comes first; then all activations, so that the result is a net (L3).
+    The medoid that covers most activations comes first; then all activations, so that the result is a net.
     """
     rows = np.unique(np.concatenate([medoids(dictionary, x_nd)[0] for dictionary in dictionaries]))
     first = dictionaries[0]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from scipy.stats import spearmanr
 
-from exemplar_partitioning.compare.stability import (
+from ep_experiments.stability import (
     Regions,
     consensus,
     medoids,
