@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,6 +152,15 @@ def foreign(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as {what}: {type(error).__name__}: {said}") from error
 
 
+def known(value: Any) -> Any:
+    """Plain values with null for every number that is not known: JSON has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: known(part) for key, part in value.items()}
+    return [known(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def to_json(value: Any) -> bytes:
     """JSON the way every file of ours has it: sorted keys, two spaces, UTF-8, a final newline."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -216,6 +226,17 @@ def verify(path: Path, digest: str, size: int) -> None:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written: it is truncated or altered")
     if (found := sha256(path)) != digest:
         raise DataError(f"{path} is altered: its sha256 is {found[:12]}, {digest[:12]} was written")
+
+
+def read_tensors(path: Path, names: Sequence[str], framework: str) -> dict[str, Any]:
+    """Some tensors of a safetensors file. Raises DataError if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework=framework) as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -46,13 +46,17 @@ class TokenReading:
         return asdict(self)
 
 
-def model_of(dictionary: StoredDictionary, model: str | None = None, *, device: str = "auto") -> LoadedModel:
-    """Load the model a dictionary was built from, in its dtype; `model` tells where it is, if it has moved.
+def model_of(
+    dictionary: StoredDictionary, model: str | LoadedModel | None = None, *, device: str = "auto"
+) -> LoadedModel:
+    """The model a dictionary was built from, loaded in its dtype; `model` tells where it is, if it has moved, or is it.
 
     Raises EPError if it cannot be found or is another one; see `check_model`.
     """
     record = dictionary.config.model
-    if model is None:
+    if isinstance(model, LoadedModel):
+        loaded = model
+    elif model is None:
         try:
             loaded = load_model(record.id, dtype=record.dtype, device=device)
         except EPError as error:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..files import known
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def known(value: Any) -> Any:
-    """Plain values with null for every number that is not known: JSON has no NaN and no infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: known(part) for key, part in value.items()}
-    return [known(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

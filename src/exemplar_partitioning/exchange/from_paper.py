@@ -69,9 +69,7 @@ def import_published(
         site = f"resid_post.{int(_needed(described, 'layer', '--site'))}"
     if not re.fullmatch(r"[a-z_]+\.\d+", site):
         raise EPError(f"site is {site!r}; expected a canonical name such as resid_post.12")
-    folder = Path(out) / site / store.percentile_name(percentile)
-    if folder.exists():
-        raise EPError(f"{folder} exists already; name another folder")
+    folder = store.new_place(out, site, percentile)
     with foreign(file, "a published dictionary"):
         root = read_pickle(file)
         center, threshold, regions = _parts(file, root)

@@ -14,7 +14,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..core.dictionary import Basis
-from ..folder.annotation import BIN_WIDTH, FOLDER
+from ..folder.annotation import BIN_WIDTH
 from ..folder.dictionary import StoredDictionary, to_json
 
 HOW = 'from sae_lens import SAE\nsae = SAE.load_from_disk("{path}")'
@@ -41,7 +41,7 @@ def write(
         }
     (folder / "cfg.json").write_bytes(to_json(facts))
     (folder / "sae_weights.safetensors").write_bytes(serialise(weights))
-    if pursuit_k is None and basis == "exemplar" and (dictionary.path / FOLDER).is_dir():
+    if pursuit_k is None and basis == "exemplar" and dictionary.annotated:
         (folder / "sparsity.safetensors").write_bytes(serialise({"sparsity": log_frequency(dictionary)}))
 
 

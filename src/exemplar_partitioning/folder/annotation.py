@@ -22,15 +22,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int32
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save as serialise
 
 from ..errors import DataError, EPError
-from ..files import check_seal, new_folder, read_groups, read_json, read_table, seal, sha256, to_json, verify
+from ..files import (
+    check_seal,
+    new_folder,
+    read_groups,
+    read_json,
+    read_table,
+    read_tensors,
+    seal,
+    sha256,
+    to_json,
+)
 from .invariants import check_evidence, check_examples, check_means
-from .listing import OnDisk
-from .schema import FileRecord, TextRecord
+from .listing import OnDisk, verified
+from .schema import FileRecord, TextRecord, validated
 
 FOLDER = "annotation"
 BINS = 64  # of the distance histogram
@@ -163,11 +172,7 @@ class Annotation:
             )
 
     def _verified(self, name: str) -> Path:
-        if name not in self.record.files:
-            raise DataError(f"{self.path / 'annotation.json'} is damaged: it does not list {name}")
-        record = self.record.files[name]
-        verify(self.path / name, record.sha256, record.bytes)
-        return self.path / name
+        return verified(self.path / "annotation.json", self.record.files, name)
 
     @cached_property
     def regions(self) -> pa.Table:
@@ -213,11 +218,7 @@ class Annotation:
     @cached_property
     def _tensors(self) -> dict[str, np.ndarray]:
         path = self._verified("means.safetensors")
-        try:
-            with safe_open(path, framework="np") as file:
-                tensors = {name: file.get_tensor(name) for name in ("mean_directions", "histogram")}
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+        tensors = read_tensors(path, ("mean_directions", "histogram"), "np")
         check_means(self, tensors)
         return tensors
 
@@ -233,14 +234,10 @@ class Annotation:
 
 
 def _read_record(path: Path) -> AnnotationRecord:
-    version = read_json(path).get("schema_version")
-    if version != "1.0":
+    value = read_json(path)
+    if (version := value.get("schema_version")) != "1.0":
         raise DataError(f"{path} has schema version {version}; this package reads 1.0")
-    try:
-        record = AnnotationRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    record = validated(AnnotationRecord, value, path)
     check_seal(path)
     return record
 

@@ -22,17 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float32, Float64
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
 from ..core.dictionary import Dictionary
 from ..core.search import Prefilter
 from ..errors import DataError, EPError
-from ..files import new_folder, seal, sha256, to_json
+from ..files import new_folder, read_tensors, seal, sha256, to_json
 from .invariants import check_center
 from .invariants import content_ids as content_ids
 from .listing import ROW_GROUP, OnDisk, choose
 from .listing import find as find
+from .listing import new_place as new_place
 from .listing import percentile_name as percentile_name
 from .listing import read_config as read_config
 from .schema import REGIONS_SCHEMA, Config, FileRecord
@@ -185,11 +185,7 @@ def load(
 
 def _read_tensors(on_disk: OnDisk) -> dict[str, torch.Tensor]:
     path = on_disk.verified("exemplars.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("center", "exemplars")}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    tensors = read_tensors(path, ("center", "exemplars"), "pt")
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
         raise DataError(f"{path} must hold float32; got {[str(t.dtype) for t in tensors.values()]}")
     return tensors

@@ -94,12 +94,10 @@ def pull(
 
 def card(repository: str, dictionaries: list[StoredDictionary]) -> str:
     """The README.md of a repository."""
-    from .annotation import FOLDER
-
     first = dictionaries[0].config
     rows = [
         f"| `{d.config.site.name}` | {d.config.calibration.percentile:g} | {d.k:,} | {d.threshold:.4f} "
-        f"| {d.config.build.n_activations:,} | {'yes' if (d.path / FOLDER).is_dir() else 'no'} "
+        f"| {d.config.build.n_activations:,} | {'yes' if d.annotated else 'no'} "
         f"| `{d.content_id[:16]}` |"
         for d in dictionaries
     ]
@@ -145,14 +143,12 @@ def _plain(text: str) -> str:
 
 def _files(dictionary: StoredDictionary) -> Iterator[Path]:
     """What belongs to a dictionary, and nothing else that lies in its folder."""
-    from .annotation import FOLDER
-
     yield from dictionary.path.glob("config.json*")
     yield from (dictionary.path / name for name in dictionary.config.files)
-    evidence = dictionary.path / FOLDER
-    if evidence.is_dir():
-        yield from evidence.glob("annotation.json*")
-        yield from (evidence / name for name in dictionary.annotation.record.files)
+    if dictionary.annotated:
+        evidence = dictionary.annotation
+        yield from evidence.path.glob("annotation.json*")
+        yield from (evidence.path / name for name in evidence.record.files)
     if (labels := dictionary.path / "labels.json").is_file():
         yield labels
 

@@ -152,7 +152,6 @@ def check(path: str | Path) -> StoredDictionary:
     Raises:
         DataError: what does not, and in which file.
     """
-    from .annotation import FOLDER
     from .dictionary import load
     from .labels import Labels
     from .origin import read_origin
@@ -163,7 +162,7 @@ def check(path: str | Path) -> StoredDictionary:
     _check_windows(dictionary)
     if origin != "transport":  # carried elsewhere, regions may come to lie closer
         _check_net(dictionary)
-    if (dictionary.path / FOLDER).is_dir():
+    if dictionary.annotated:
         _check_annotation(dictionary)
     Labels.read(dictionary)
     return dictionary

@@ -12,11 +12,12 @@ from typing import Literal
 
 import pyarrow as pa
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import DataError, EPError, ResourceError
 from ..files import sealed, unsealed, write_new
 from .listing import OnDisk
+from .schema import validated
 from .token_labels import automatic
 
 FILE = "labels.json"
@@ -164,11 +165,7 @@ class Labels:
         value = unsealed(self.path)
         if value.get("format") != "exemplar-partitioning/labels":
             raise DataError(f"{self.path} does not hold labels of this package")
-        try:
-            file = _File.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"{self.path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        file = validated(_File, value, self.path)
         if file.dictionary != (mine := self.dictionary.content_id):
             raise DataError(
                 f"{self.path} labels the regions of the dictionary {file.dictionary[:12]}, but this is {mine[:12]}; "

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from ..errors import DataError, EPError
 from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
 from .group import JOURNAL
 from .invariants import check_config, check_rows
-from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config
+from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config, FileRecord, validated
 
 if TYPE_CHECKING:
     from .annotation import Annotation
@@ -51,11 +50,7 @@ class OnDisk:
 
     def verified(self, name: str) -> Path:
         """One of the folder's files; DataError unless it is what was written."""
-        if name not in self.config.files:
-            raise DataError(f"{self.path / 'config.json'} is damaged: it does not list {name}")
-        record = self.config.files[name]
-        verify(self.path / name, record.sha256, record.bytes)
-        return self.path / name
+        return verified(self.path / "config.json", self.config.files, name)
 
     @property
     def content_id(self) -> str:
@@ -100,6 +95,15 @@ class OnDisk:
         return group.slice(index % ROW_GROUP, 1).to_pylist()[0]
 
 
+def verified(listing: Path, files: dict[str, FileRecord], name: str) -> Path:
+    """One of the files that a JSON file beside them lists; DataError unless it is what was written."""
+    if name not in files:
+        raise DataError(f"{listing} is damaged: it does not list {name}")
+    path = listing.with_name(name)
+    verify(path, files[name].sha256, files[name].bytes)
+    return path
+
+
 def find(root: Path) -> list[Path]:
     """Dictionary folders at or below a folder, by site, then percentile."""
     if (root / "config.json").is_file():
@@ -118,6 +122,14 @@ def find(root: Path) -> list[Path]:
 def percentile_name(percentile: float) -> str:
     """Folder of a percentile: `p2`, `p2.5`; different percentiles never share one."""
     return f"p{float(percentile)!r}".removesuffix(".0")
+
+
+def new_place(out: str | Path, site: str, percentile: float) -> Path:
+    """The folder of a dictionary to be written; EPError if it is there already."""
+    folder = Path(out) / site / percentile_name(percentile)
+    if folder.exists():
+        raise EPError(f"{folder} exists already; choose another folder with --out")
+    return folder
 
 
 def _percentile_of(folder: Path) -> float:
@@ -181,12 +193,7 @@ def read_config(folder: Path) -> Config:
             f"{path} has schema version {version}; this package reads {SCHEMA_VERSION}: "
             "if it comes from a newer exemplar-partitioning, install that"
         )
-    try:
-        config = Config.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
+    config = validated(Config, raw, path)
     check_seal(path)
     check_config(folder, config)
     return config

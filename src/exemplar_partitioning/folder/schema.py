@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import DataError
 
 from ..text.windowing import Windowing
 
@@ -35,6 +38,19 @@ REGIONS_SCHEMA = pa.schema(
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def validated(kind: type[Record], value: Any, path: Path) -> Record:
+    """A record from the plain values that a file holds; DataError, naming the first that does not fit."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is damaged: {where}: {first['msg']}") from error
 
 
 class AdmissionRecord(_Part):

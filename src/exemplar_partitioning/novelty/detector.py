@@ -14,15 +14,16 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..demo.corpus import documents_of
 from ..errors import DataError, EPError
 from ..files import sealed, unsealed, write_new
 from ..folder.dictionary import StoredDictionary
+from ..folder.schema import validated
 from ..models.load import LoadedModel
-from ..reading import check_model, model_of
+from ..reading import model_of
 from ..text.documents import DocumentSource, Sources
 from .conformal import Tail, fewest
 from .passages import Passage, passages
@@ -152,7 +153,7 @@ class Detector:
                 raise EPError(f"a rate of false alarms is a share between 0 and 1, such as 0.01; got {rate:g}")
         chosen = check_score(score)
         source = texts if isinstance(texts, DocumentSource) else documents_of(texts, field=field)
-        found = list(passages(dictionary, _loaded(dictionary, model), source, max_tokens))
+        found = list(passages(dictionary, model_of(dictionary, model), source, max_tokens))
         _check_enough(source.name, len(found), min(rates))
         _check_new(dictionary, source.name, found)
         documents = [passage.novelty.by(chosen) for passage in found]
@@ -193,11 +194,7 @@ class Detector:
         value = unsealed(path)
         if value.get("format") != "exemplar-partitioning/ood":
             raise DataError(f"{path} does not hold a detector of this package")
-        try:
-            record = _Record.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        record = validated(_Record, value, path)
         of, now = (record.dictionary, record.evidence, record.sharpness), (dictionary.content_id, _evidence(dictionary))
         if of != (*now, SHARPNESS):
             raise DataError(
@@ -231,7 +228,7 @@ class Detector:
         """
         source = texts if isinstance(texts, DocumentSource) else documents_of(texts, field=field)
         empty = True
-        for passage in passages(self.dictionary, _loaded(self.dictionary, model), source, 10**18):
+        for passage in passages(self.dictionary, model_of(self.dictionary, model), source, 10**18):
             empty = False
             yield self._judged(passage)
         if empty:
@@ -245,29 +242,22 @@ class Detector:
         p_n = r.tokens.p(score_n)
         flagged_n = p_n <= r.token_false_alarms
         return DocumentNovelty(
-            passage.document,
-            len(score_n),
-            standard,
-            p,
-            p <= r.false_alarms,
-            float(novelty.distance.mean()),
-            float(novelty.beyond.mean()),
-            float(flagged_n.mean()),
-            passage,
-            p_n,
-            flagged_n,
+            document=passage.document,
+            tokens=len(score_n),
+            score=standard,
+            p=p,
+            flagged=p <= r.false_alarms,
+            distance=float(novelty.distance.mean()),
+            beyond=float(novelty.beyond.mean()),
+            flagged_tokens=float(flagged_n.mean()),
+            passage=passage,
+            p_n=p_n,
+            flagged_n=flagged_n,
         )
 
 
 def _evidence(dictionary: StoredDictionary) -> str:
     return dictionary.annotation.record.files["means.safetensors"].sha256
-
-
-def _loaded(dictionary: StoredDictionary, model: str | LoadedModel | None) -> LoadedModel:
-    if not isinstance(model, LoadedModel):
-        return model_of(dictionary, model)
-    check_model(dictionary, model)
-    return model
 
 
 def _check_enough(name: str, documents: int, rate: float) -> None:
