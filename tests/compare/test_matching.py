@@ -15,9 +15,10 @@ from annotated import annotated
 from cli.test_cli import run
 from exemplar_partitioning.compare.common_tokens import _aligned, common_tokens, places
 from exemplar_partitioning.compare.matching import raw_exemplars
-from exemplar_partitioning.compare.neighbours import nearest, one_to_one
+from exemplar_partitioning.compare.neighbours import one_to_one
 from exemplar_partitioning.compare.nulls import reflections
 from exemplar_partitioning.compare.overlap import adjusted_rand, best_f1, contingency, overlap
+from exemplar_partitioning.core.search import nearest
 from exemplar_partitioning.errors import DataError, EPError
 
 OPTIONS = {"sites": "resid_post.1", "percentiles": (10, 30), "calibration_batch": 500, "context_size": 32}

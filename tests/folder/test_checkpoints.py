@@ -12,10 +12,11 @@ from experiments.studies import checkpoints, finetune, planting, spaces
 from conftest import sentences
 from exemplar_partitioning.compare.common_tokens import CommonTokens
 from exemplar_partitioning.compare.matching import Matching
-from exemplar_partitioning.compare.neighbours import nearest, one_to_one
+from exemplar_partitioning.compare.neighbours import one_to_one
 from exemplar_partitioning.compare.nulls import reflections
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.search import nearest
 from exemplar_partitioning.models.load import load_model
 
 STAGES, STEPS = 2, 6

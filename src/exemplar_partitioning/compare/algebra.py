@@ -34,7 +34,7 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.leader import LeaderClustering
 from ..errors import EPError
-from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save
+from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, save
 from ..folder.origin import origin
 from ..folder.schema import BuildRecord
 from .matching import raw_exemplars
@@ -44,20 +44,17 @@ Operation = Literal["union", "difference", "intersection", "merge"]
 
 def union(a: Dictionary, b: Dictionary) -> Dictionary:
     """Regions of a, then those of b that a lacks. Raises EPError for another centre or threshold."""
-    _check_frame(a, b)
-    return _with(a, torch.cat([a.exemplars, b.exemplars[_lacking(b, a)]]))
+    return _combined("union", a, b)[0]
 
 
 def difference(a: Dictionary, b: Dictionary) -> Dictionary:
     """Regions of a that b lacks; perhaps none. Raises EPError for another centre or threshold."""
-    _check_frame(a, b)
-    return _with(a, a.exemplars[_lacking(a, b)])
+    return _combined("difference", a, b)[0]
 
 
 def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
     """Regions of a that b has, with a's exemplars; perhaps none. Raises EPError for another centre or threshold."""
-    _check_frame(a, b)
-    return _with(a, a.exemplars[~_lacking(a, b)])
+    return _combined("intersection", a, b)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +80,8 @@ def merge(a: StoredDictionary, b: StoredDictionary) -> Merged:
     _check_space(a, b)
     alpha = math.acos(1 - min(a.threshold, 2)) + math.acos(1 - min(b.threshold, 2))
     if torch.equal(a.center, b.center) and a.threshold == b.threshold:
-        rows = np.flatnonzero(_lacking(b, a).numpy())
-        return Merged(union(a, b), rows, alpha, 0.0)
+        both, _, rows = _combined("union", a, b)
+        return Merged(dictionary=both, rows_b=rows, angle=alpha, radius=0.0)
     x_kd = raw_exemplars(b)
     if unknown := int(np.isnan(x_kd[:, 0]).sum()):
         raise EPError(
@@ -98,7 +95,8 @@ def merge(a: StoredDictionary, b: StoredDictionary) -> Merged:
     kept = LeaderClustering(a.center, a.threshold)
     kept.add(x_kd[free], strict=True)
     shift = 2 * math.asin(delta / rho) if delta < rho else math.pi
-    return Merged(_with(a, torch.cat([a.exemplars, kept.exemplars])), free[kept.births], alpha + shift, rho)
+    both = Dictionary(a.center, torch.cat([a.exemplars, kept.exemplars]), a.threshold)
+    return Merged(dictionary=both, rows_b=free[kept.births], angle=alpha + shift, radius=rho)
 
 
 def coverage(dictionary: Dictionary, x_nd: Float[Tensor, "n d"] | np.ndarray) -> float:
@@ -117,24 +115,16 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
     if operation not in get_args(Operation):
         raise EPError(f"the operation is {operation!r}; expected one of {', '.join(get_args(Operation))}")
     _check_space(a, b)
-    folder = Path(out) / a.config.site.name / percentile_name(a.config.calibration.percentile)
-    if folder.exists():
-        raise EPError(f"{folder} exists already; choose another folder with --out")
+    folder = new_place(out, a.config.site.name, a.config.calibration.percentile)
     details = {}
     if operation == "merge":
         merged = merge(a, b)
         dictionary, rows_a, rows_b = merged.dictionary, np.arange(a.k), merged.rows_b
         details = {"angle": merged.angle, "radius": merged.radius}
-    elif operation == "union":
-        _check_frame(a, b)
-        rows_a, rows_b = np.arange(a.k), np.flatnonzero(_lacking(b, a).numpy())
-        dictionary = _with(a, torch.cat([a.exemplars, b.exemplars[torch.from_numpy(rows_b)]]))
-        details = {"angle": 2 * math.acos(1 - a.threshold), "radius": 0.0}
     else:
-        _check_frame(a, b)
-        lacking = _lacking(a, b).numpy()
-        rows_a, rows_b = np.flatnonzero(lacking if operation == "difference" else ~lacking), np.zeros(0, np.int64)
-        dictionary = _with(a, a.exemplars[torch.from_numpy(rows_a)])
+        dictionary, rows_a, rows_b = _combined(operation, a, b)
+        if operation == "union":
+            details = {"angle": 2 * math.acos(1 - a.threshold), "radius": 0.0}
     if not dictionary.k:
         raise EPError(f"the {operation} of {a.path} and {b.path} holds no region; there is nothing to write")
     regions = pa.concat_tables([a.regions.take(pa.array(rows_a)), b.regions.take(pa.array(rows_b))])
@@ -146,9 +136,21 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
     return load(folder)
 
 
-def _lacking(a: Dictionary, b: Dictionary) -> Bool[Tensor, " k"]:
+def _combined(operation: Operation, a: Dictionary, b: Dictionary) -> tuple[Dictionary, np.ndarray, np.ndarray]:
+    """The result of an operation in one frame, and the regions of a and of b that it holds."""
+    _check_frame(a, b)
+    rows_a, rows_b = np.arange(a.k), np.zeros(0, np.int64)
+    if operation == "union":
+        rows_b = np.flatnonzero(_lacking(b, a))
+    else:
+        rows_a = np.flatnonzero(_lacking(a, b) == (operation == "difference"))
+    exemplars = torch.cat([a.exemplars[torch.from_numpy(rows_a)], b.exemplars[torch.from_numpy(rows_b)]])
+    return Dictionary(a.center, exemplars, a.threshold), rows_a, rows_b
+
+
+def _lacking(a: Dictionary, b: Dictionary) -> Bool[np.ndarray, " k"]:
     """Regions of a farther than the threshold from every exemplar of b, decided in reference arithmetic."""
-    return b.assign_directions(a.exemplars)[1] > b.threshold
+    return b.assign_directions(a.exemplars.numpy(force=True))[1] > b.threshold
 
 
 def _check_frame(a: Dictionary, b: Dictionary) -> None:
@@ -164,10 +166,6 @@ def _check_frame(a: Dictionary, b: Dictionary) -> None:
         f"set algebra needs one centre and threshold; got {', '.join(differing) or 'centres that differ'}. "
         "`merge` joins builds that were calibrated apart"
     )
-
-
-def _with(a: Dictionary, exemplars: Tensor) -> Dictionary:
-    return Dictionary(a.center, exemplars, a.threshold)
 
 
 def _check_space(a: StoredDictionary, b: StoredDictionary) -> None:

@@ -10,7 +10,7 @@ Shapes: n aligned tokens, d = d_model of the first, e of the second.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +19,10 @@ from jaxtyping import Bool, Float32, Int64
 from ..demo.corpus import documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.schema import ModelRecord
 from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, special_token_ids
+from ..models.loaded import ModelInfo
 from ..models.sites import Site, resolve_sites
 from ..reading import check_model, model_of
 from ..text.windows import special_mask
@@ -28,6 +30,8 @@ from ..text.windows import special_mask
 MAX_TOKENS = 50_000
 WINDOWS_PER_DOCUMENT = 4  # at most, so that a few long documents do not make up the text
 _CONTEXT = 160  # characters kept before a token's end
+
+_Tokens = tuple[np.ndarray, np.ndarray]  # ids, and the characters each begins and ends at
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +88,14 @@ class CommonTokens:
     def __getitem__(self, rows: np.ndarray) -> CommonTokens:
         """Some of the tokens, by index."""
         a_nd = self.a_nd[rows]
-        return CommonTokens(
-            a_nd,
-            a_nd if self.b_ne is self.a_nd else self.b_ne[rows],
-            [self.token_n[i] for i in rows],
-            [self.context_n[i] for i in rows],
-            self.document_n[rows],
-            self.last_n[rows],
-            self.read,
-            self.source,
+        return replace(
+            self,
+            a_nd=a_nd,
+            b_ne=a_nd if self.b_ne is self.a_nd else self.b_ne[rows],
+            token_n=[self.token_n[i] for i in rows],
+            context_n=[self.context_n[i] for i in rows],
+            document_n=self.document_n[rows],
+            last_n=self.last_n[rows],
         )
 
 
@@ -100,11 +103,15 @@ def places(
     a: StoredDictionary, b: StoredDictionary, model_a: Any = None, model_b: Any = None, *, device: str = "auto"
 ) -> tuple[Place, Place]:
     """The places of two dictionaries, a shared model loaded once; `model_*` say where it is, or are it."""
-    first = model_a if isinstance(model_a, LoadedModel) else model_of(a, model_a, device=device)
-    if a.config.model.fingerprint == b.config.model.fingerprint and a.config.model.dtype == b.config.model.dtype:
-        return Place.of(a, first), Place.of(b, first)
-    second = model_b if isinstance(model_b, LoadedModel) else model_of(b, model_b, device=device)
+    first = second = model_of(a, model_a, device=device)
+    if not is_same_model(a.config.model, b.config.model):
+        second = model_of(b, model_b, device=device)
     return Place.of(a, first), Place.of(b, second)
+
+
+def is_same_model(a: ModelRecord | ModelInfo, b: ModelRecord | ModelInfo) -> bool:
+    """Whether two are one model, in one dtype."""
+    return (a.fingerprint, a.dtype) == (b.fingerprint, b.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +149,14 @@ def common_tokens(first: Place, second: Place, text: Any, *, field: str = "text"
     a_nd, b_ne = _activations(first, second, pairs)
     last = [np.arange(len(pair.at_first)) == len(pair.at_first) - 1 for pair in pairs]
     everything = CommonTokens(
-        a_nd,
-        b_ne,
-        [token for pair in pairs for token in pair.tokens],
-        [context for pair in pairs for context in pair.contexts],
-        np.repeat([pair.document for pair in pairs], [len(pair.at_first) for pair in pairs]),
-        np.concatenate(last),
-        sum(len(pair.first) - int(first.prepend_bos) for pair in pairs),
-        source.name,
+        a_nd=a_nd,
+        b_ne=b_ne,
+        token_n=[token for pair in pairs for token in pair.tokens],
+        context_n=[context for pair in pairs for context in pair.contexts],
+        document_n=np.repeat([pair.document for pair in pairs], [len(pair.at_first) for pair in pairs]),
+        last_n=np.concatenate(last),
+        read=sum(len(pair.first) - int(first.prepend_bos) for pair in pairs),
+        source=source.name,
     )
     finite = np.isfinite(a_nd).all(axis=1) & np.isfinite(b_ne).all(axis=1)
     return everything if finite.all() else everything[np.flatnonzero(finite)]
@@ -165,46 +172,33 @@ def _pairs(source: Any, first: Place, second: Place, max_tokens: int) -> Iterato
             if read >= max_tokens:
                 return
             part = slice(start, min(start + first.context_size, start + max_tokens - read))
-            own, own_spans = ids[part], spans[part]
-            begin = int(own_spans[0, 0])
-            if same:
-                other, other_spans = own, own_spans
-            else:
-                other, other_spans = tokenised(second.loaded.tokenizer, text[begin : int(own_spans[-1, 1])])
-                other_spans = other_spans + begin
-            read += len(own)
-            yield _pair(
-                (first, second), (own, other), spans=(own_spans, other_spans), text=text, document=number, same=same
-            )
+            own = other = ids[part], spans[part]
+            if not same:
+                begin, end = int(own[1][0, 0]), int(own[1][-1, 1])
+                other_ids, other_spans = tokenised(second.loaded.tokenizer, text[begin:end])
+                other = other_ids, other_spans + begin
+            read += len(own[0])
+            yield _pair(first, second, own, other, text=text, document=number)
 
 
-def _pair(
-    places: tuple[Place, Place],
-    ids: tuple[np.ndarray, np.ndarray],
-    *,
-    spans: tuple[np.ndarray, np.ndarray],
-    text: str,
-    document: int,
-    same: bool,
-) -> _Pair:
-    (first, second), (own, other), (own_spans, other_spans) = places, ids, spans
-    if same:
-        i = j = np.arange(len(own))
-    else:
+def _pair(first: Place, second: Place, own: _Tokens, other: _Tokens, *, text: str, document: int) -> _Pair:
+    """A window in the tokens of both; `other` is `own` where they share a tokenizer."""
+    (own_ids, own_spans), (other_ids, other_spans) = own, other
+    i = j = np.arange(len(own_ids))
+    if other is not own:
         i, j = _aligned(own_spans, other_spans)
-    ordinary = ~special_mask(own[i], first.special) & ~special_mask(other[j], second.special)
+    ordinary = ~special_mask(own_ids[i], first.special) & ~special_mask(other_ids[j], second.special)
     i, j = i[ordinary], j[ordinary]
     if first.positions == "last":
         i, j = i[-1:], j[-1:]
-    ends = own_spans[i, 1]
     return _Pair(
-        first.window(own),
-        second.window(other),
-        i + int(first.prepend_bos),
-        j + int(second.prepend_bos),
-        [text[s:e] for s, e in own_spans[i]],
-        [text[max(0, e - _CONTEXT) : e] for e in ends],
-        document,
+        first=first.window(own_ids),
+        second=second.window(other_ids),
+        at_first=i + int(first.prepend_bos),
+        at_second=j + int(second.prepend_bos),
+        tokens=[text[start:end] for start, end in own_spans[i]],
+        contexts=[text[max(0, end - _CONTEXT) : end] for end in own_spans[i, 1]],
+        document=document,
     )
 
 
@@ -227,11 +221,9 @@ def tokenised(tokenizer: Any, text: str) -> tuple[Int64[np.ndarray, " t"], Int64
 
 
 def _activations(first: Place, second: Place, pairs: list[_Pair]) -> tuple[np.ndarray, np.ndarray]:
-    if first.loaded is second.loaded:
-        both = extract_rows(
-            first.loaded.model, [first.site, second.site], [p.first for p in pairs], [p.at_first for p in pairs]
-        )
-        return both[first.site], both[second.site]
-    a = extract_rows(first.loaded.model, [first.site], [p.first for p in pairs], [p.at_first for p in pairs])
+    sites = [first.site, second.site] if first.loaded is second.loaded else [first.site]
+    a = extract_rows(first.loaded.model, sites, [p.first for p in pairs], [p.at_first for p in pairs])
+    if len(sites) == 2:
+        return a[first.site], a[second.site]
     b = extract_rows(second.loaded.model, [second.site], [p.second for p in pairs], [p.at_second for p in pairs])
     return a[first.site], b[second.site]

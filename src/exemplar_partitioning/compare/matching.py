@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
+from ..core.search import nearest
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.origin import describe
 from .common_tokens import MAX_TOKENS, CommonTokens, common_tokens, places
-from .neighbours import Pairs, nearest, one_to_one
-from .nulls import Null, random_exemplars, reflections
+from .neighbours import Pairs, one_to_one
+from .nulls import Null, drawn, quantiles, reflections
 from .overlap import Overlap, overlap
 
 Basis = Literal["exemplar", "mean"]
@@ -50,15 +51,15 @@ class Matching:
     regions_a: Int64[np.ndarray, " k"]
     regions_b: Int64[np.ndarray, " l"]
     nearest_k: Int64[np.ndarray, " k"]
-    cosine_k: Float32[np.ndarray, " k"]
+    cosine_k: Float64[np.ndarray, " k"]
     nearest_l: Int64[np.ndarray, " l"]
-    cosine_l: Float32[np.ndarray, " l"]
+    cosine_l: Float64[np.ndarray, " l"]
     pairs: Pairs
     nulls: list[Null]
     null: Null
     false_alarms: float
     raw_k: Float64[np.ndarray, " k"] | None = None
-    rebuild_k: Float32[np.ndarray, " k"] | None = None
+    rebuild_k: Float64[np.ndarray, " k"] | None = None
     tokens: CommonTokens | None = None
     overlap: Overlap | None = None
     coverage: tuple[float, float] | None = None
@@ -83,66 +84,46 @@ class Matching:
 
     def summary(self) -> dict[str, Any]:
         """What holds for the dictionaries as a whole, as plain values."""
-        cut = {null.name: null.cutoffs(self.false_alarms) for null in self.nulls}
-        found: dict[str, Any] = {
+        said: dict[str, Any] = {
             "a": describe(self.a),
             "b": describe(self.b),
             "basis": self.basis,
             "regions": [len(self.regions_a), len(self.regions_b)],
             "centre_distance": float((self.a.center.double() - self.b.center.double()).norm()),
-            "cosine_to_b": _quantiles(self.cosine_k),
-            "cosine_to_a": _quantiles(self.cosine_l),
+            "cosine_to_b": quantiles(self.cosine_k),
+            "cosine_to_a": quantiles(self.cosine_l),
             "one_to_one": {
                 "pairs": len(self.pairs.row_p),
                 "mean_cosine": self.pairs.total / len(self.pairs.row_p),
                 "gap": self.pairs.gap,
             },
             "false_alarms": self.false_alarms,
-            "nulls": [
-                {
-                    "name": null.name,
-                    "cosine_to_b": _quantiles(null.to_b),
-                    "cosine_to_a": _quantiles(null.to_a),
-                    "cutoff_to_b": cut[null.name][0],
-                    "cutoff_to_a": cut[null.name][1],
-                    "above_to_b": float((self.cosine_k > cut[null.name][0]).mean()),
-                    "above_to_a": float((self.cosine_l > cut[null.name][1]).mean()),
-                }
-                for null in self.nulls
-            ],
+            "nulls": [null.summary(self.cosine_k, self.cosine_l, self.false_alarms) for null in self.nulls],
             "decided_by": self.null.name,
             "persisted": int(self.persisted.sum()),
             "dropped": int((~self.persisted).sum()),
             "introduced": int(self.introduced.sum()),
         }
         if self.rebuild_k is not None:
-            there = self.rebuild_k > cut[self.null.name][0]
-            found["rebuild"] = {
-                "cosine": _quantiles(self.rebuild_k),
-                "persisted": int(there.sum()),
-                "persisted_in_both": int((there & self.persisted).sum()),
-                "lost_though_rebuilt": int((there & ~self.persisted).sum()),
-                "share_below_lowest": float((self.cosine_k < np.quantile(self.rebuild_k, self.false_alarms)).mean()),
-            }
+            said["rebuild"] = self._beside_the_rebuild(self.rebuild_k)
         if self.overlap is not None and self.tokens is not None:
-            with_members = self.overlap.members_a_k[self.regions_a] > 0
-            f1_k = self.overlap.f1_k[self.regions_a]
-            found["text"] = {
-                "source": self.tokens.source,
-                "tokens": self.tokens.read,
-                "aligned": len(self.tokens),
-                "coverage": self.coverage,
-                "mean_best_f1": float(f1_k[with_members].mean()) if with_members.any() else None,
-                "mean_best_f1_null": self.overlap.f1_null,
-                "share_best_f1_above_half": float((f1_k[with_members] > 0.5).mean()) if with_members.any() else None,
-                "regions_with_members": int(with_members.sum()),
-                "adjusted_rand": self.overlap.rand,
-            }
-        return found
+            text = {"source": self.tokens.source, "tokens": self.tokens.read, "aligned": len(self.tokens)}
+            said["text"] = text | {"coverage": self.coverage} | self.overlap.summary(self.regions_a)
+        return said
+
+    def _beside_the_rebuild(self, rebuild_k: np.ndarray) -> dict[str, Any]:
+        again = rebuild_k > self.null.cutoffs(self.false_alarms)[0]
+        return {
+            "cosine": quantiles(rebuild_k),
+            "persisted": int(again.sum()),
+            "persisted_in_both": int((again & self.persisted).sum()),
+            "lost_though_rebuilt": int((again & ~self.persisted).sum()),
+            "share_below_lowest": float((self.cosine_k < np.quantile(rebuild_k, self.false_alarms)).mean()),
+        }
 
     def table(self) -> pa.Table:
         """A row per region of a that takes part, most similar first; see docs/comparing.md for the columns."""
-        distance_k = 1 - self.cosine_k.astype(np.float64)
+        distance_k = 1 - self.cosine_k
         pair_a = np.full(self.a.k, -1)
         pair_a[self.pairs.row_p] = np.arange(len(self.pairs.row_p))
         pair_k = pair_a[self.regions_a]
@@ -150,24 +131,17 @@ class Matching:
         columns: dict[str, Any] = {
             "region_a": self.regions_a,
             "region_b": self.nearest_k,
-            "cosine": self.cosine_k,
+            "cosine": self.cosine_k.astype(np.float32),
             "distance_in_theta_a": distance_k / self.a.threshold,
             "distance_in_theta_b": distance_k / self.b.threshold,
             "verdict": np.where(self.persisted, "persisted", "dropped"),
             "one_to_one_b": pa.array(self.pairs.column_p[pair_k], mask=alone),
             "one_to_one_cosine": pa.array(self.pairs.cosine_p[pair_k], mask=alone),
             "raw_cosine": self.raw_k,
-            "rebuild_cosine": self.rebuild_k,
+            "rebuild_cosine": None if self.rebuild_k is None else self.rebuild_k.astype(np.float32),
         }
         if self.overlap is not None:
-            columns |= {
-                "members_a": self.overlap.members_a_k[self.regions_a],
-                "members_b": self.overlap.members_b_l[self.nearest_k],
-                "jaccard": self.overlap.jaccard(self.regions_a, self.nearest_k),
-                "f1": self.overlap.f1(self.regions_a, self.nearest_k),
-                "best_f1_b": self.overlap.best_k[self.regions_a],
-                "best_f1": self.overlap.f1_k[self.regions_a],
-            }
+            columns |= self.overlap.columns(self.regions_a, self.nearest_k)
         columns |= _tokens("a", self.a, self.regions_a) | _tokens("b", self.b, self.nearest_k)
         table = pa.table({name: column for name, column in columns.items() if column is not None})
         return table.take(np.argsort(-self.cosine_k, kind="stable"))
@@ -178,7 +152,7 @@ class Matching:
         columns = {
             "region_b": self.regions_b[rows],
             "region_a": self.nearest_l[rows],
-            "cosine": self.cosine_l[rows],
+            "cosine": self.cosine_l[rows].astype(np.float32),
             **_tokens("b", self.b, self.regions_b[rows]),
             **_tokens("a", self.a, self.nearest_l[rows]),
         }
@@ -219,47 +193,56 @@ def match(
     _check(a, b, basis, false_alarms)
     if null not in (None, *get_args(NullName)):
         raise EPError(f"the null is {null!r}; expected {' or '.join(get_args(NullName))}")
+    if null == "random exemplars" and tokens is None and text is None:
+        raise EPError("the null of random exemplars draws them from a text; give one with --text")
+    matching = _by_direction(a, b, basis, false_alarms)
+    if rebuild is not None:
+        _check(a, rebuild, basis, false_alarms)
+        again_k = nearest(_directions(a, basis)[1], _directions(rebuild, basis)[1])[1]
+        matching = replace(matching, rebuild_k=again_k)
+    if tokens is None and text is not None:
+        first, second = places(a, b, model_a, model_b, device=device)
+        tokens = common_tokens(first, second, text, field=field, max_tokens=max_tokens)
+    return matching if tokens is None else _on_text(matching, tokens, null)
+
+
+def _by_direction(a: StoredDictionary, b: StoredDictionary, basis: Basis, false_alarms: float) -> Matching:
+    """What directions alone tell."""
     regions_a, a_kd = _directions(a, basis)
     regions_b, b_ld = _directions(b, basis)
     nearest_k, cosine_k = nearest(a_kd, b_ld)
     nearest_l, cosine_l = nearest(b_ld, a_kd)
     pairs = one_to_one(a_kd, b_ld)
-    pairs = replace(pairs, row_p=regions_a[pairs.row_p], column_p=regions_b[pairs.column_p])
     reflected = reflections(a_kd, b_ld)
-    matching = Matching(
-        a,
-        b,
-        basis,
-        regions_a,
-        regions_b,
-        regions_b[nearest_k],
-        cosine_k,
-        regions_a[nearest_l],
-        cosine_l,
-        pairs,
-        [reflected],
-        reflected,
-        false_alarms,
+    return Matching(
+        a=a,
+        b=b,
+        basis=basis,
+        regions_a=regions_a,
+        regions_b=regions_b,
+        nearest_k=regions_b[nearest_k],
+        cosine_k=cosine_k,
+        nearest_l=regions_a[nearest_l],
+        cosine_l=cosine_l,
+        pairs=replace(pairs, row_p=regions_a[pairs.row_p], column_p=regions_b[pairs.column_p]),
+        nulls=[reflected],
+        null=reflected,
+        false_alarms=false_alarms,
         raw_k=_raw_cosines(a, b, regions_a, regions_b[nearest_k]) if basis == "exemplar" else None,
     )
-    if rebuild is not None:
-        _check(a, rebuild, basis, false_alarms)
-        matching = replace(matching, rebuild_k=nearest(a_kd, _directions(rebuild, basis)[1])[1])
-    if tokens is None and text is not None:
-        first, second = places(a, b, model_a, model_b, device=device)
-        tokens = common_tokens(first, second, text, field=field, max_tokens=max_tokens)
-    if tokens is None:
-        if null == "random exemplars":
-            raise EPError("the null of random exemplars draws them from a text; give one with --text")
-        return matching
-    ids_a, distance_a = a.assign(tokens.a_nd)
-    ids_b, distance_b = b.assign(tokens.b_ne)
-    draw_a, draw_b = _drawn(a, tokens.a_nd, len(a_kd), basis), _drawn(b, tokens.b_ne, len(b_ld), basis)
-    drawn = random_exemplars(a_kd, b_ld, draw_a, draw_b)
+
+
+def _on_text(matching: Matching, tokens: CommonTokens, null: NullName | None) -> Matching:
+    """With what a text tells: shared members, coverage, and the null of random exemplars."""
+    a, b, basis = matching.a, matching.b, matching.basis
+    (ids_a, distance_a), (ids_b, distance_b) = a.assign(tokens.a_nd), b.assign(tokens.b_ne)
+    a_kd, b_ld = _directions(a, basis)[1], _directions(b, basis)[1]
+    draw_a, draw_b = _draw(a, tokens.a_nd, len(a_kd), basis), _draw(b, tokens.b_ne, len(b_ld), basis)
+    random = drawn("random exemplars", a_kd, b_ld, draw_a, draw_b)
     return replace(
         matching,
-        nulls=[reflected, drawn],
-        null=reflected if null == "reflections" else drawn,
+        nulls=[*matching.nulls, random],
+        null=matching.null if null == "reflections" else random,
         tokens=tokens,
         overlap=overlap(ids_a, ids_b, a.k, b.k),
         coverage=(float((distance_a <= a.threshold).mean()), float((distance_b <= b.threshold).mean())),
@@ -302,7 +285,7 @@ def _directions(dictionary: StoredDictionary, basis: Basis) -> tuple[np.ndarray,
     return there, mean_kd[there]
 
 
-def _drawn(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Any:
+def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Any:
     """A draw of random exemplars from activations, or of their members' means."""
 
     def draw(seed: int) -> Float32[np.ndarray, "size d"]:
@@ -328,8 +311,3 @@ def _raw_cosines(
 def _tokens(name: str, dictionary: StoredDictionary, regions: np.ndarray) -> dict[str, pa.Array]:
     table = dictionary.regions.select(["token", "context"]).take(pa.array(regions))
     return {f"{column}_{name}": cast(pa.Array, table[column].combine_chunks()) for column in ("token", "context")}
-
-
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    names = {"p1": 0.01, "p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
-    return {"mean": float(values.mean())} | {name: float(np.quantile(values, q)) for name, q in names.items()}

@@ -1,4 +1,4 @@
-"""Which direction of one set goes with which of another: nearest each way, and one to one.
+"""Which direction of one set goes with which of another, one to one; and which others of its own set are near it.
 
 Shapes: k and l unit directions in two sets of one width d, p pairs, m candidates kept of each row or column.
 """
@@ -44,10 +44,24 @@ class Pairs:
         return max(0.0, self.bound - self.total) / max(len(self.row_p), 1)
 
 
-def nearest(a_kd: Directions, b_ld: Directions) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
-    """For each row of a, the row of b of largest cosine, and that cosine; both sets hold something."""
-    index, cosine = zip(*((block.argmax(dim=1), block.amax(dim=1)) for _, block in _products(a_kd, b_ld)), strict=True)
-    return torch.cat(index).numpy(), torch.cat(cosine).numpy()
+def nearest_others(e_kd: Directions, count: int) -> tuple[Int64[np.ndarray, "k m"], Float32[np.ndarray, "k m"]]:
+    """The directions of largest cosine to each in its own set, itself left out, and these cosines, falling.
+
+    Args:
+        e_kd: the set.
+        count: how many, where there are as many others; the lowest number comes first on a tie.
+    """
+    k = len(e_kd)
+    near_km = np.empty((k, min(count, k - 1)), np.int64)
+    cosine_km = np.empty(near_km.shape, np.float32)
+    for start, block in _products(e_kd, e_kd):
+        rows, cosine_rk = np.arange(len(block)), block.numpy()
+        cosine_rk[rows, start + rows] = -np.inf
+        for rank in range(near_km.shape[1]):
+            near = cosine_rk.argmax(axis=1)
+            near_km[start + rows, rank], cosine_km[start + rows, rank] = near, cosine_rk[rows, near]
+            cosine_rk[rows, near] = -np.inf
+    return near_km, cosine_km
 
 
 def one_to_one(a_kd: Directions, b_ld: Directions, *, exact: int = EXACT) -> Pairs:

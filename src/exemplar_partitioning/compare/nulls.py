@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
-from .neighbours import nearest
+from ..core.search import nearest
 
 DRAWS = 8  # of a null at least; each gives as many best matches as there are regions
 MATCHES = 1000  # of a null at least
@@ -41,12 +42,27 @@ class Null:
     """
 
     name: str
-    to_b: Float32[np.ndarray, " rk"]
-    to_a: Float32[np.ndarray, " rl"]
+    to_b: Float64[np.ndarray, " rk"]
+    to_a: Float64[np.ndarray, " rl"]
 
     def cutoffs(self, false_alarms: float) -> tuple[float, float]:
         """Cosines that this share of matches without correspondence exceeds, for either direction."""
         return _upper(self.to_b, false_alarms), _upper(self.to_a, false_alarms)
+
+    def summary(self, cosine_k: np.ndarray, cosine_l: np.ndarray, false_alarms: float) -> dict[str, Any]:
+        """Plain values, with the share of some best matches to b and to a that exceed the cutoffs."""
+        sides = {"to_b": (self.to_b, cosine_k), "to_a": (self.to_a, cosine_l)}
+        said: dict[str, Any] = {"name": self.name}
+        for (side, (null, cosine)), cutoff in zip(sides.items(), self.cutoffs(false_alarms), strict=True):
+            said |= {f"cosine_{side}": quantiles(null), f"cutoff_{side}": cutoff}
+            said[f"above_{side}"] = float((cosine > cutoff).mean())
+        return said
+
+
+def quantiles(values: np.ndarray) -> dict[str, float]:
+    """Mean and quantiles, by name."""
+    names = {"p1": 0.01, "p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
+    return {"mean": float(values.mean())} | {name: float(np.quantile(values, q)) for name, q in names.items()}
 
 
 def _upper(sorted_n: np.ndarray, share: float) -> float:
@@ -63,27 +79,18 @@ def reflections(a_kd: Float32[np.ndarray, "k d"], b_ld: Float32[np.ndarray, "l d
     def reflected(x: np.ndarray) -> Callable[[int], np.ndarray]:
         return lambda draw: x * np.random.default_rng([seed, draw]).choice(_SIGNS, size=x.shape[1])
 
-    return _best_matches("reflections", a, b, reflected(a), reflected(b))
+    return drawn("reflections", a, b, reflected(a), reflected(b))
 
 
-def random_exemplars(
+def drawn(
+    name: str,
     a_kd: Float32[np.ndarray, "k d"],
     b_ld: Float32[np.ndarray, "l d"],
     draw_a: Callable[[int], Float32[np.ndarray, "k d"]],
     draw_b: Callable[[int], Float32[np.ndarray, "l d"]],
 ) -> Null:
-    """Best matches with as many directions drawn in the place of the other set; `draw_*` are given a seed."""
-    return _best_matches("random exemplars", a_kd, b_ld, draw_a, draw_b)
-
-
-def _best_matches(
-    name: str,
-    a: np.ndarray,
-    b: np.ndarray,
-    draw_a: Callable[[int], np.ndarray],
-    draw_b: Callable[[int], np.ndarray],
-) -> Null:
-    draws = range(max(DRAWS, -(-MATCHES // min(len(a), len(b)))))
-    to_b = np.concatenate([nearest(a, draw_b(draw))[1] for draw in draws])
-    to_a = np.concatenate([nearest(b, draw_a(draw))[1] for draw in draws])
-    return Null(name, np.sort(to_b), np.sort(to_a))
+    """Best matches with directions drawn in the place of the other set; `draw_*` are given a seed."""
+    draws = range(max(DRAWS, -(-MATCHES // min(len(a_kd), len(b_ld)))))
+    to_b = np.concatenate([nearest(a_kd, draw_b(draw))[1] for draw in draws])
+    to_a = np.concatenate([nearest(b_ld, draw_a(draw))[1] for draw in draws])
+    return Null(name=name, to_b=np.sort(to_b), to_a=np.sort(to_a))

@@ -6,6 +6,7 @@ Shapes: n tokens, k and l regions, p pairs of regions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -45,6 +46,28 @@ class Overlap:
         jaccard_p = self.jaccard(row_p, column_p)
         return 2 * jaccard_p / (1 + jaccard_p)
 
+    def summary(self, regions_k: Int64[np.ndarray, " k"]) -> dict[str, Any]:
+        """How well some regions of the first come back, as plain values; means are over those with members."""
+        f1 = self.f1_k[regions_k][self.members_a_k[regions_k] > 0]
+        return {
+            "mean_best_f1": float(f1.mean()) if len(f1) else None,
+            "mean_best_f1_null": self.f1_null,
+            "share_best_f1_above_half": float((f1 > 0.5).mean()) if len(f1) else None,
+            "regions_with_members": len(f1),
+            "adjusted_rand": self.rand,
+        }
+
+    def columns(self, row_p: Int64[np.ndarray, " p"], column_p: Int64[np.ndarray, " p"]) -> dict[str, np.ndarray]:
+        """Columns of a table of pairs of regions."""
+        return {
+            "members_a": self.members_a_k[row_p],
+            "members_b": self.members_b_l[column_p],
+            "jaccard": self.jaccard(row_p, column_p),
+            "f1": self.f1(row_p, column_p),
+            "best_f1_b": self.best_k[row_p],
+            "best_f1": self.f1_k[row_p],
+        }
+
     def _both(self, row_p: np.ndarray, column_p: np.ndarray) -> np.ndarray:
         return np.asarray(self.shared[row_p, column_p]).ravel().astype(np.float64)
 
@@ -62,7 +85,17 @@ def overlap(
     nulls = [best_f1(contingency(rng.permutation(ids_a_n), ids_b_n, k_a, k_b))[1] for _ in range(SHUFFLES)]
     members_a_k, members_b_l = np.bincount(ids_a_n, minlength=k_a), np.bincount(ids_b_n, minlength=k_b)
     f1_null = float(np.mean([null[members_a_k > 0].mean() for null in nulls])) if len(ids_a_n) else 0.0
-    return Overlap(members_a_k, members_b_l, shared, best_k, f1_k, best_l, f1_l, f1_null, adjusted_rand(shared))
+    return Overlap(
+        members_a_k=members_a_k,
+        members_b_l=members_b_l,
+        shared=shared,
+        best_k=best_k,
+        f1_k=f1_k,
+        best_l=best_l,
+        f1_l=f1_l,
+        f1_null=f1_null,
+        rand=adjusted_rand(shared),
+    )
 
 
 def contingency(ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n"], k_a: int, k_b: int) -> csr_array:

@@ -1,4 +1,4 @@
-"""Round trips across models (protocols 2.4): does a region lead to another model's region and back to itself?
+"""Round trips across models: does a region lead to another model's region and back to itself?
 
 Units are tokens of texts that both models read. A region's representative is the unit nearest to its exemplar
 among its members. From a region of a: its representative, the region of b that this unit lies in, that region's
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
+from threadpoolctl import threadpool_limits
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
@@ -140,15 +141,15 @@ def roundtrip(
         text_a, text_b = (text_clusters(points_nc, size, seed) for size in sizes)
     from_a, returned_k = trips(in_a, in_b, group_n, seed)
     return RoundTrip(
-        a,
-        b,
-        from_a,
-        trips(in_b, in_a, group_n, seed)[0],
-        trips(in_a, text_a, group_n, seed)[0],
-        trips(in_b, text_b, group_n, seed)[0],
-        returned_k,
-        len(x_nd),
-        kind,
+        a=a,
+        b=b,
+        from_a=from_a,
+        from_b=trips(in_b, in_a, group_n, seed)[0],
+        text_a=trips(in_a, text_a, group_n, seed)[0],
+        text_b=trips(in_b, text_b, group_n, seed)[0],
+        returned_k=returned_k,
+        units=len(x_nd),
+        kind=kind,
     )
 
 
@@ -200,7 +201,7 @@ def text_points(contexts: list[str], seed: int = 0) -> Float[np.ndarray, "n c"]:
     components = min(_COMPONENTS, tfidf.shape[1] - 1, len(ends) - 1)
     if components < 1:
         return np.asarray(normalize(tfidf.toarray()))
-    with _one_thread():
+    with threadpool_limits(1):  # the same texts give the same clusters on any machine
         return np.asarray(normalize(TruncatedSVD(components, random_state=seed).fit_transform(tfidf)))
 
 
@@ -209,7 +210,7 @@ def text_clusters(points_nc: Float[np.ndarray, "n c"], size: int, seed: int = 0)
     from sklearn.cluster import MiniBatchKMeans
 
     model = MiniBatchKMeans(min(size, len(points_nc)), random_state=seed, batch_size=4096)
-    with _one_thread():
+    with threadpool_limits(1):  # the same texts give the same clusters on any machine
         ids_n = model.fit_predict(points_nc).astype(np.int64)
     centers = np.asarray(model.cluster_centers_)
     return Assigned(ids_n, np.linalg.norm(points_nc - centers[ids_n], axis=1), len(centers))
@@ -222,13 +223,6 @@ def text_neighbours(points_nc: Float[np.ndarray, "n c"], exemplars: Int64[np.nda
     distance_n = 1 - cosine_nk[np.arange(len(ids_n)), ids_n]
     ids_n[exemplars], distance_n[exemplars] = np.arange(len(exemplars)), -1
     return Assigned(ids_n, distance_n, len(exemplars))
-
-
-def _one_thread() -> Any:
-    """So that the same texts give the same clusters on any machine."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
 
 
 def _exemplar_units(

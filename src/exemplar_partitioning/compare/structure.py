@@ -20,7 +20,6 @@ from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from .common_tokens import CommonTokens
 from .matching import raw_exemplars
-from .neighbours import nearest
 from .overlap import contingency
 
 PERMUTATIONS = 200
@@ -123,10 +122,10 @@ def drift(a: StoredDictionary, b: StoredDictionary) -> Drift:
     rng = np.random.default_rng(0)
     others = [np.einsum("kd,kd->k", e_kd, np.roll(f_kd, int(s), axis=0)) for s in rng.integers(1, max(a.k, 2), 8)]
     return Drift(
-        np.einsum("kd,kd->k", e_kd.astype(np.float64), f_kd.astype(np.float64)),
-        np.einsum("kd,kd->k", x_kd, y_kd) / np.maximum(lengths, 1e-30),
-        nearest(e_kd, f_kd)[0],
-        np.sort(np.concatenate(others).astype(np.float64)),
+        cosine_k=np.einsum("kd,kd->k", e_kd.astype(np.float64), f_kd.astype(np.float64)),
+        raw_k=np.einsum("kd,kd->k", x_kd, y_kd) / np.maximum(lengths, 1e-30),
+        nearest_k=b.assign_directions(e_kd)[0],
+        null=np.sort(np.concatenate(others).astype(np.float64)),
     )
 
 
@@ -157,10 +156,10 @@ def structure(
             [rng.permutation(a.k) for _ in range(PERMUTATIONS)],
         )
     return Structure(
-        gram_correlation(cosine_a, cosine_b, permutations),
-        neighbour_overlap(cosine_a, cosine_b, permutations),
-        stay,
-        len(chosen),
+        gram=gram_correlation(cosine_a, cosine_b, permutations),
+        neighbours=neighbour_overlap(cosine_a, cosine_b, permutations),
+        stay=stay,
+        regions=len(chosen),
     )
 
 

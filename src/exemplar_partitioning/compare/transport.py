@@ -28,14 +28,14 @@ from ..core.calibration import BATCH, calibrate
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..errors import DataError, EPError
-from ..folder.dictionary import StoredDictionary, content_ids, load, percentile_name, save, token_columns, versions
+from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, save, token_columns, versions
 from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
-from .common_tokens import Place, tokenised
+from .common_tokens import Place, is_same_model, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most
 _AGAIN = 5e-3  # cosine distance of one activation in two batches, float32
@@ -91,19 +91,16 @@ def transport(
         raise EPError(f"{site!r} names {len(chosen)} sites; a dictionary is carried to one at a time")
     text = a.config.text
     place = Place(loaded, chosen[0], text.context_size, text.prepend_bos, text.positions)
-    folder = Path(out) / str(place.site) / percentile_name(a.config.calibration.percentile)
-    if folder.exists():
-        raise EPError(f"{folder} exists already; choose another folder with --out")
-    same_model = _is_same_model(a, loaded)
+    folder = new_place(out, str(place.site), a.config.calibration.percentile)
     if keep_center and loaded.info.d_model != a.d_model:
         raise EPError(
             f"a's centre has width {a.d_model}, {loaded.info.id} {loaded.info.d_model}; leave out --keep-center"
         )
     tokenizer = None
     if loaded.info.tokenizer_hash != a.config.model.tokenizer_hash:
-        tokenizer = _tokenizer(a, source_model, device)
+        tokenizer = model_of(a, source_model, device=device).tokenizer
     found = embed(a, place, tokenizer)
-    own_space = same_model and str(place.site) == a.config.site.name
+    own_space = is_same_model(a.config.model, loaded.info) and str(place.site) == a.config.site.name
     if own_space or keep_center:
         center, calibration, how = a.center, a.config.calibration, "the source's own"
     else:
@@ -150,7 +147,7 @@ def embed(a: StoredDictionary, place: Place, source_tokenizer: Any = None) -> Em
     starts = np.cumsum([0] + [len(rows) for rows in both])
     own = [starts[w] + np.searchsorted(both[w], len(windows[region]) - 1) for region, w in enumerate(of_k)]
     sample = [starts[w] + np.searchsorted(both[w], rows) for w, rows in sampled.items()]
-    return Embedded(x_nd[own], windows, split, cut, x_nd[np.concatenate(sample)])
+    return Embedded(x_kd=x_nd[own], windows=windows, split=split, cut=cut, sample_nd=x_nd[np.concatenate(sample)])
 
 
 def embedded_again(
@@ -171,7 +168,7 @@ def embedded_again(
         DataError: an exemplar lies farther than rounding explains from what its window gives.
         EPError: the model is another one.
     """
-    loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model, device=device)
+    loaded = model_of(dictionary, model, device=device)
     place, windows = Place.of(dictionary, loaded), _windows(dictionary)
     known = [region for region, window in enumerate(windows) if len(window)]
     regions = sorted(np.random.default_rng(0).permutation(known)[:count].tolist())
@@ -273,14 +270,3 @@ def _regions(a: StoredDictionary, found: Embedded, e_kd: np.ndarray, tokenizer: 
         for field in REGIONS_SCHEMA
     ]
     return pa.table(arrays, schema=REGIONS_SCHEMA)
-
-
-def _is_same_model(a: StoredDictionary, loaded: LoadedModel) -> bool:
-    mine, theirs = a.config.model, loaded.info
-    return (mine.fingerprint, mine.dtype) == (theirs.fingerprint, theirs.dtype)
-
-
-def _tokenizer(a: StoredDictionary, model: Any, device: str) -> Any:
-    """The tokenizer of a's own model."""
-    loaded = model if isinstance(model, LoadedModel) else model_of(a, model, device=device)
-    return loaded.tokenizer

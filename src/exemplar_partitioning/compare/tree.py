@@ -23,10 +23,9 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
-from .neighbours import nearest
+from .neighbours import nearest_others
 
 NEIGHBOURS = 3  # of the graph that paths run on
-_ROWS = 1024  # of a block of cosines
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +91,7 @@ class Tree:
                 "percentile": d.config.calibration.percentile,
                 "threshold": d.threshold,
                 "k": d.k,
-                "split": None,
-                "childless": None,
-                "same_exemplar": None,
-                "nested": None,
-                "nested_chance": None,
+                **dict.fromkeys(("split", "childless", "same_exemplar", "nested", "nested_chance")),
             }
             if i < len(self.parent):
                 count = np.bincount(self.parent[i], minlength=d.k)
@@ -137,16 +132,7 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
 
 def neighbour_graph(exemplars_kd: Float32[np.ndarray, "k d"]) -> csr_array:
     """The graph that paths run on, [k, k]: an edge from each region to its three nearest."""
-    k = len(exemplars_kd)
-    near_km = np.empty((k, min(NEIGHBOURS, k - 1)), np.int64)
-    for start in range(0, k, _ROWS):
-        cosine_rk = exemplars_kd[start : start + _ROWS] @ exemplars_kd.T
-        rows = np.arange(len(cosine_rk))
-        cosine_rk[rows, start + rows] = -np.inf
-        for rank in range(near_km.shape[1]):
-            near = cosine_rk.argmax(axis=1)  # lowest number on a tie
-            near_km[start + rows, rank] = near
-            cosine_rk[rows, near] = -np.inf
+    k, near_km = len(exemplars_kd), nearest_others(exemplars_kd, NEIGHBOURS)[0]
     ones = np.ones(near_km.size)
     return csr_array((ones, (np.repeat(np.arange(k), near_km.shape[1]), near_km.ravel())), shape=(k, k))
 
@@ -154,7 +140,7 @@ def neighbour_graph(exemplars_kd: Float32[np.ndarray, "k d"]) -> csr_array:
 def path(graph: csr_array, start: int, end: int) -> list[int]:
     """Regions on a shortest path from one to another in a neighbour graph; [] if there is none.
 
-    Edges hold either way, and all count as one step (protocols 2.10).
+    Edges hold either way, and all count as one step.
     """
     _, before = breadth_first_order(graph, start, directed=False)
     found = [end]
@@ -171,7 +157,7 @@ def paths(tree: Tree, level: int, start: int, end: int) -> list[list[int]]:
     here.check_region(start)
     here.check_region(end)
     ends_2d = here.exemplars.numpy()[[start, end]]
-    ends = [nearest(ends_2d, other.exemplars.numpy())[0].tolist() for other in tree.levels]
+    ends = [other.assign_directions(ends_2d)[0].tolist() for other in tree.levels]
     return [path(graph, a, b) for graph, (a, b) in zip(tree.graphs, ends, strict=True)]
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 
+from ..compare.neighbours import nearest_others
 from ..folder.annotation import BIN_WIDTH, BINS, KINDS
 from ..folder.dictionary import StoredDictionary
 
@@ -42,7 +42,7 @@ def write(dictionary: StoredDictionary, folder: Path) -> None:
     for name, row in _descriptions(dictionary, names).items():
         home.mkdir(parents=True, exist_ok=True)
         (home / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    near_kn, cosine_kn = neighbours(dictionary)
+    near_kn, cosine_kn = nearest_others(dictionary.exemplars.numpy(), _NEIGHBOURS)
     for number, start in enumerate(range(0, dictionary.k, _BATCH)):
         features, activations = [], []
         for region in range(start, min(start + _BATCH, dictionary.k)):
@@ -109,18 +109,6 @@ def _descriptions(dictionary: StoredDictionary, names: _Names) -> dict[str, dict
             **names.common,
         },
     }
-
-
-def neighbours(dictionary: StoredDictionary) -> tuple[Int64[np.ndarray, "k n"], Float[np.ndarray, "k n"]]:
-    """The exemplars of largest cosine to each, and these cosines, falling; itself left out."""
-    e_kd, near, cosines = dictionary.exemplars, [], []
-    for rows in torch.arange(dictionary.k).split(1024):
-        sim_rk = e_kd[rows] @ e_kd.T
-        sim_rk[torch.arange(len(rows)), rows] = -2
-        top = sim_rk.topk(min(_NEIGHBOURS, dictionary.k - 1), dim=1)
-        near.append(top.indices)
-        cosines.append(top.values)
-    return torch.cat(near).numpy(), torch.cat(cosines).numpy()
 
 
 def _feature(
