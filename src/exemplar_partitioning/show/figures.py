@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from ..errors import EPError
-from ..folder.annotation import BIN_WIDTH, BINS, FOLDER
+from ..folder.annotation import BIN_WIDTH, BINS
 from ..folder.dictionary import StoredDictionary
 from ..folder.labels import Labels
 from ..text.visible import visible
@@ -67,7 +67,7 @@ def sizes(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) -> Fi
 
     Raises EPError without dictionaries or matplotlib.
     """
-    counted = "members" if all(map(_annotated, dictionaries)) else "arrivals"
+    counted = "members" if all(d.annotated for d in dictionaries) else "arrivals"
     with _drawing(dictionaries):
         figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
@@ -137,7 +137,7 @@ def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
     The area of a circle goes with the region's members (arrivals unless annotated); the biggest are named
     by their label or commonest token, where there is room. Raises EPError without matplotlib.
     """
-    counted = "members" if _annotated(dictionary) else "arrivals"
+    counted = "members" if dictionary.annotated else "arrivals"
     count_k = _count(dictionary, counted)
     place_k2 = atlas.sphere(dictionary)
     with _drawing([dictionary]):
@@ -202,10 +202,6 @@ def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[F
     figure = Figure(figsize=(width, height or 0.7 * width), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **subplots)[:, 0].tolist()
-
-
-def _annotated(dictionary: StoredDictionary) -> bool:
-    return (dictionary.path / FOLDER).is_dir()
 
 
 def _count(dictionary: StoredDictionary, counted: str) -> Int64[np.ndarray, " k"]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import EPError
+from ...files import known
 from .library import Library, View
 
 
@@ -19,22 +19,7 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        try:
-            return _encoded(content)
-        except ValueError:
-            return _encoded(_known(content))
-
-
-def _encoded(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _known(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _known(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_known(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(known(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def number(request: Request, name: str, default: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 PATIENCE = 1.0  # seconds that a question waits before it is told to come back
@@ -24,7 +25,7 @@ class Background:
     """Results by key: computed when first asked for, one at a time, and kept."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Hashable, _Task] = {}
+        self._tasks: dict[Hashable, tuple[Future[Any], float]] = {}  # with the time each was begun at
         self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -33,41 +34,32 @@ class Background:
         Raises StillComputing if it is not there within PATIENCE.
         """
         with self._lock:
-            task = self._tasks.get(key)
-            if task is None:
-                task = self._tasks[key] = _Task(compute, self._turn)
-        if not task.done.wait(PATIENCE):
-            raise StillComputing(time.monotonic() - task.started)
-        if task.error is not None:
+            if key not in self._tasks:
+                self._tasks[key] = Future(), time.monotonic()
+                # a daemon, unlike the threads of an executor: the end of the program does not wait for it
+                threading.Thread(target=self._run, args=(self._tasks[key][0], compute), daemon=True).start()
+            task = future, started = self._tasks[key]
+        if not wait([future], PATIENCE).done:
+            raise StillComputing(time.monotonic() - started)
+        if future.exception() is not None:
             with self._lock:
                 if self._tasks.get(key) is task:
                     del self._tasks[key]
-            raise task.error
-        return task.result
+        return future.result()
 
     @property
     def busy(self) -> bool:
         """Whether something is being computed."""
-        return any(not task.done.is_set() for task in self._tasks.values())
+        return not all(future.done() for future, _ in list(self._tasks.values()))
 
     def peek(self, key: Hashable) -> Any | None:
         """The result if it is there already."""
-        task = self._tasks.get(key)
-        return task.result if task is not None and task.done.is_set() and task.error is None else None
+        future, _ = self._tasks.get(key, (Future(), 0.0))
+        return future.result() if future.done() and future.exception() is None else None
 
-
-class _Task:
-    def __init__(self, compute: Callable[[], Any], turn: threading.Lock):
-        self.started, self.done = time.monotonic(), threading.Event()
-        self.result: Any = None
-        self.error: Exception | None = None
-        threading.Thread(target=self._run, args=(compute, turn), daemon=True).start()
-
-    def _run(self, compute: Callable[[], Any], turn: threading.Lock) -> None:
+    def _run(self, future: Future[T], compute: Callable[[], T]) -> None:
         try:
-            with turn:
-                self.result = compute()
+            with self._turn:
+                future.set_result(compute())
         except Exception as error:
-            self.error = error
-        finally:
-            self.done.set()
+            future.set_exception(error)

@@ -42,6 +42,11 @@ class Entry:
         """Name of the build's folder."""
         return self.build_folder.name
 
+    @property
+    def annotated(self) -> bool:
+        """Whether there is evidence for its regions."""
+        return (self.folder / FOLDER).is_dir()
+
 
 class NotFound(EPError):
     """No dictionary has this key, or no region this number."""
@@ -55,7 +60,7 @@ class View:
 
     def __init__(self, entry: Entry):
         self.key, self.entry = entry.key, entry
-        self.saw_annotation = _has_annotation(entry)
+        self.saw_annotation = entry.annotated
         self.dictionary = load(entry.folder)
         self.tokens: list[str] = self.dictionary.regions["token"].to_pylist()
         self.arrivals_k: Int64[np.ndarray, " k"] = self.dictionary.regions["arrivals"].to_numpy()
@@ -139,10 +144,6 @@ def _stamp(path: Path) -> int | None:
         return None
 
 
-def _has_annotation(entry: Entry) -> bool:
-    return (entry.folder / FOLDER).is_dir()
-
-
 def _opened(dictionary: StoredDictionary) -> Annotation:
     """The annotation with all its files checked, so that later requests cannot fail on them."""
     annotation = dictionary.annotation
@@ -195,7 +196,7 @@ class Library:
 
     def _is_current(self, entry: Entry) -> bool:
         view = self._views.get(entry.key)
-        return view is not None and view.saw_annotation == _has_annotation(entry)
+        return view is not None and view.saw_annotation == entry.annotated
 
     def open_all(self) -> None:
         """Open every dictionary that can be, so that the first request for it is quick."""

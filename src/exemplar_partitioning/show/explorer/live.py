@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from functools import lru_cache, partial
+from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
-from ...errors import EPError
+from ...errors import EPError, ResourceError
+from ...folder.dictionary import StoredDictionary
 from ...models.load import LoadedModel
-from ...reading import check_model, read
+from ...reading import check_model, read, written
 from .library import View
-from .steering import Steering, written
+from .steering import Steering
 from .views import brief
 
 LIMIT = 20_000  # characters of a text
@@ -25,8 +27,7 @@ class Live:
         self.loaded = loaded
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._after = partial(written, loaded, stopping=self._stopping.is_set)
-        self._before = lru_cache(maxsize=_KEPT)(self._after)
+        self._before = lru_cache(maxsize=_KEPT)(self._written)
 
     def stop(self) -> None:
         """Write no further token; from now on, `steer` raises ResourceError."""
@@ -63,7 +64,7 @@ class Live:
         with self._lock:
             before = self._before(d, asked.prompt, asked.max_new_tokens)
             with acting:
-                after = self._after(d, asked.prompt, asked.max_new_tokens)
+                after = self._written(d, asked.prompt, asked.max_new_tokens)
         return {
             "threshold": d.threshold,
             "typical_norm": d.typical_norm,
@@ -72,6 +73,19 @@ class Live:
             "after": after,
             "regions": _named(view, [*asked.regions, *(token["region"] for token in before + after)]),
         }
+
+    def _written(self, dictionary: StoredDictionary, prompt: str, max_new_tokens: int) -> list[dict[str, Any]]:
+        """The tokens that the model writes after a prompt, with their regions as they were while it wrote.
+
+        Interventions that are open take part. `off` tells activations beyond theta of every exemplar.
+        """
+
+        def go_on() -> None:
+            if self._stopping.is_set():
+                raise ResourceError("the explorer is stopping; start it again")
+
+        tokens = written(self.loaded, dictionary, prompt, max_new_tokens=max_new_tokens, on_token=go_on)
+        return [asdict(token) for token in tokens]
 
 
 def _named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:

@@ -69,16 +69,16 @@ def matched(a: View, b: View, overlaps: Overlaps | None) -> Matched:
     verdict_k = np.where(found.cosine_k > cutoffs[0], 0, 1)
     jaccard_r, f1_r = overlaps.of(row_a, row_b) if overlaps else np.full((2, len(row_a)), np.nan)
     return Matched(
-        found,
-        overlaps,
-        cutoffs,
-        row_a,
-        row_b,
-        np.concatenate([found.cosine_k, found.cosine_l[introduced]]).astype(np.float64),
-        np.concatenate([verdict_k, np.full(len(introduced), 2)]),
-        partner_k[row_a],
-        jaccard_r,
-        f1_r,
+        matching=found,
+        overlaps=overlaps,
+        cutoffs=cutoffs,
+        row_a=row_a,
+        row_b=row_b,
+        cosine_r=np.concatenate([found.cosine_k, found.cosine_l[introduced]]),
+        verdict_r=np.concatenate([verdict_k, np.full(len(introduced), 2)]),
+        partner_r=partner_k[row_a],
+        jaccard_r=jaccard_r,
+        f1_r=f1_r,
     )
 
 
@@ -175,20 +175,18 @@ def _ordered(pair: tuple[View, View], m: Matched, rows: np.ndarray, sort: str, *
     if sort.startswith("label"):
         view, regions = (a, m.row_a) if sort == "label_a" else (b, m.row_b)
         labels, _ = view.labels()
-        keyed = sorted(rows.tolist(), key=lambda row: labels[regions[row]].text.lstrip().casefold(), reverse=descending)
-        return np.array(keyed, dtype=np.int64)
+        return views.by_text(rows, [labels[region].text for region in regions], descending)
     columns = {"cosine": m.cosine_r, "jaccard": m.jaccard_r, "f1": m.f1_r, "a": m.row_a, "b": m.row_b}
     columns["distance"] = -m.cosine_r  # in units of either theta
-    values = columns[sort][rows].astype(float)
-    return rows[np.argsort(-values if descending else values, kind="stable")]  # NaN goes last
+    return views.by_number(rows, columns[sort], descending)
 
 
 def partners(view: View, index: int, others: Sequence[View]) -> list[dict[str, Any]]:
     """The region's nearest in other dictionaries of its width, and whether each would find it in return."""
     index, found = view.check_region(index), []
     for other in others:
-        cosine_l = other.exemplars_kd @ view.exemplars_kd[index]
-        partner = int(cosine_l.argmax())
+        (partner,), (distance,) = other.dictionary.assign_directions(view.exemplars_kd[[index]])
+        (back,), _ = view.dictionary.assign_directions(other.exemplars_kd[[partner]])
         config = other.dictionary.config
         found.append(
             {
@@ -197,8 +195,8 @@ def partners(view: View, index: int, others: Sequence[View]) -> list[dict[str, A
                 "site": config.site.name,
                 "percentile": config.calibration.percentile,
                 "region": views.brief(other, [partner])[0],
-                "cosine": float(cosine_l[partner]),
-                "mutual": int((view.exemplars_kd @ other.exemplars_kd[partner]).argmax()) == index,
+                "cosine": 1 - float(distance),
+                "mutual": int(back) == index,
                 "caveat": views.caveat(view, other),
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,12 @@ class Overlaps:
             return self
         if (content_a, content_b) != (self.content_b, self.content_a):
             return None
-        return Overlaps(
-            content_a,
-            content_b,
-            {(b, a): both for (a, b), both in self.shared.items()},
-            {name: (to_a, to_b) for name, (to_b, to_a) in self.cutoffs.items()},
-            self.decided_by,
-            self.false_alarms,
-            self.text,
+        return replace(
+            self,
+            content_a=content_a,
+            content_b=content_b,
+            shared={(b, a): both for (a, b), both in self.shared.items()},
+            cutoffs={name: (to_a, to_b) for name, (to_b, to_a) in self.cutoffs.items()},
         )
 
 
@@ -114,13 +112,13 @@ def read_overlaps(folder: Path, library: Library) -> Overlaps:
             "the folders that you explore"
         )
     return Overlaps(
-        said.a.content_id,
-        said.b.content_id,
-        _shared(folder / "regions.parquet"),
-        {null.name: (null.cutoff_to_b, null.cutoff_to_a) for null in said.nulls},
-        said.decided_by,
-        said.false_alarms,
-        said.text.model_dump(),
+        content_a=said.a.content_id,
+        content_b=said.b.content_id,
+        shared=_shared(folder / "regions.parquet"),
+        cutoffs={null.name: (null.cutoff_to_b, null.cutoff_to_a) for null in said.nulls},
+        decided_by=said.decided_by,
+        false_alarms=said.false_alarms,
+        text=said.text.model_dump(),
     )
 
 

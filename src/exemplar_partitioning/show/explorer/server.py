@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -47,7 +48,7 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
 
     live: a model, to read and write text of the moment.  overlaps: members shared, as `ep match` has found them.
     """
-    index, charts = _page(""), _page(" 'unsafe-eval'")
+    index, charts = _page, partial(_page, unsafe=" 'unsafe-eval'")
     starlette = Starlette(
         routes=[
             Route("/api/dictionaries", _dictionaries),
@@ -128,11 +129,9 @@ def _problem(method: str, headers: Headers) -> tuple[int, str] | None:
     return None
 
 
-def _page(unsafe: str) -> Callable[[Request], Response]:
-    def page(request: Request) -> Response:
-        return FileResponse(STATIC / "index.html", headers={"content-security-policy": _POLICY.format(eval=unsafe)})
-
-    return page
+def _page(request: Request, *, status: int = 200, unsafe: str = "") -> Response:
+    policy = {"content-security-policy": _POLICY.format(eval=unsafe)}
+    return FileResponse(STATIC / "index.html", status_code=status, headers=policy)
 
 
 def _plotly(request: Request) -> Response:
@@ -155,8 +154,7 @@ def _nowhere(request: Request, error: Exception) -> Response:
     path = request.url.path
     if path.startswith(("/api/", "/static/")):
         return Json({"error": f"there is nothing at {path[:80]}; docs/explorer-api.md tells what there is"}, 404)
-    policy = {"content-security-policy": _POLICY.format(eval="")}
-    return FileResponse(STATIC / "index.html", status_code=404, headers=policy)
+    return _page(request, status=404)
 
 
 async def _body(request: Request, field: str) -> str:

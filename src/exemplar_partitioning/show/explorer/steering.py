@@ -1,17 +1,14 @@
-"""What the model writes, before and after acting on regions."""
+"""What is asked of an intervention: text to continue, and the regions to act on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ... import reading
 from ...act.steer import Basis, ablate, steer
-from ...errors import EPError, ResourceError
+from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
 from ...models.hooks import Tokens
 from ...models.load import LoadedModel
@@ -53,23 +50,3 @@ class Steering(BaseModel):
         if self.mode == "ablate":
             return ablate(loaded, dictionary, self.regions, basis=self.basis, tokens=self.tokens)
         return steer(loaded, dictionary, self.regions, alpha=self.alpha, basis=self.basis, tokens=self.tokens)
-
-
-def written(
-    loaded: LoadedModel, dictionary: StoredDictionary, prompt: str, max_new_tokens: int, *, stopping: Callable[[], bool]
-) -> list[dict[str, Any]]:
-    """The tokens that the model writes after a prompt, with their regions as they were while it wrote.
-
-    Interventions that are open take part. `off` tells activations beyond theta of every exemplar.
-
-    Raises ResourceError once `stopping`, asked at every token, says so; EPError: see `generate`.
-    """
-
-    def go_on() -> None:
-        if stopping():
-            raise ResourceError("the explorer is stopping; start it again")
-
-    return [
-        asdict(token)
-        for token in reading.written(loaded, dictionary, prompt, max_new_tokens=max_new_tokens, on_token=go_on)
-    ]

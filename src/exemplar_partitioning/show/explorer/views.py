@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ...errors import EPError
 from ...folder.annotation import BIN_WIDTH, Metrics
+from ..report import by_rank
 from .library import Entry, Library, View
 
 PAGE = 500  # regions listed at once, at most
@@ -38,7 +39,7 @@ def entry(entry: Entry) -> dict[str, Any]:
         "n_activations": config.build.n_activations,
         "stopped": config.build.stopped,
         "unseen": config.build.unseen.model_dump(),
-        "annotated": (entry.folder / "annotation").is_dir(),
+        "annotated": entry.annotated,
     }
 
 
@@ -51,7 +52,7 @@ def overview(view: View) -> dict[str, Any]:
         "path": str(view.entry.folder),
         "content_id": view.dictionary.content_id,
         "size_is": size_is(view),
-        "sizes": _ranked(view.sizes_k),
+        "sizes": by_rank(np.sort(view.sizes_k)[::-1], _POINTS),
         "empty": int((view.sizes_k == 0).sum()),
         "growth": [growth[i] for i in _spread(len(growth))],
         "config": config,
@@ -73,13 +74,6 @@ def _annotation(view: View) -> dict[str, Any]:
 def size_is(view: View) -> str:
     """What sizes count: `members` of annotated dictionaries, else `arrivals`."""
     return "members" if view.annotation else "arrivals"
-
-
-def _ranked(sizes_k: np.ndarray) -> list[list[int]]:
-    """(rank, size) from the largest on; ranks evenly spread on a logarithmic axis."""
-    ordered = np.sort(sizes_k)[::-1]
-    ranks = np.unique(np.geomspace(1, max(1, len(ordered)), _POINTS).round().astype(int))
-    return [[int(rank), int(ordered[rank - 1])] for rank in ranks if rank <= len(ordered)]
 
 
 def _spread(count: int) -> list[int]:
@@ -167,15 +161,23 @@ def containing(view: View, query: str, within: str) -> np.ndarray:
 
 
 def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np.ndarray:
-    if sort in ("token", "label", "lens"):
-        texts = {"token": lambda: view.tokens, "lens": lambda: view.lens}.get(
-            sort, lambda: [label.text for label in view.labels()[0]]
-        )()
-        keyed = sorted(regions.tolist(), key=lambda i: texts[i].lstrip().casefold(), reverse=descending)
-        return np.array(keyed, dtype=np.int64)
-    values = _numbers(view, sort)[regions]
-    order = np.argsort(-values if descending else values, kind="stable")  # NaN goes last
-    return regions[order]
+    if sort == "label":
+        return by_text(regions, [label.text for label in view.labels()[0]], descending)
+    if sort in ("token", "lens"):
+        return by_text(regions, view.tokens if sort == "token" else view.lens, descending)
+    return by_number(regions, _numbers(view, sort), descending)
+
+
+def by_text(rows: np.ndarray, texts: Sequence[str], descending: bool) -> np.ndarray:
+    """Some rows by the text of each, in any case."""
+    keys = [text.lstrip().casefold() for text in texts]
+    return np.array(sorted(rows.tolist(), key=keys.__getitem__, reverse=descending), dtype=np.int64)
+
+
+def by_number(rows: np.ndarray, values: np.ndarray, descending: bool) -> np.ndarray:
+    """Some rows by the value of each; those without one come last."""
+    chosen = values[rows].astype(float)
+    return rows[np.argsort(-chosen if descending else chosen, kind="stable")]  # NaN goes last
 
 
 def _numbers(view: View, name: str) -> np.ndarray:

@@ -26,6 +26,7 @@ _HERE = Path(__file__).parent
 _KINDS = ("nearest", "random", "farthest")  # in the order shown
 _EXAMPLES = 4  # of each kind
 _TOKEN = 40  # characters of a token in a list
+_RANKS = 300  # of the curve of sizes
 _HEATS = 9  # shades of distance, beside none
 _NOTHING = "\u2205"  # a token that ends a character begun by the one before
 _METRICS = {
@@ -148,12 +149,12 @@ def _data(
         "coherence": [None if value is None else round(value, 3) for value in regions["coherence"].to_pylist()],
         "labels": labels,
         "shown": shown,
-        "sizes": _by_rank(sorted_k[sorted_k > 0]),
+        "sizes": by_rank(sorted_k[sorted_k > 0], _RANKS),
         "growth": dictionary.config.build.growth,
     }
 
 
-def _by_rank(sorted_k: Int64[np.ndarray, " k"]) -> list[tuple[int, int]]:
-    """(rank, members) at up to 300 ranks, evenly on a logarithmic axis."""
-    ranks = np.unique(np.geomspace(1, max(1, len(sorted_k)), 300).round().astype(int))[: len(sorted_k)]
+def by_rank(sorted_k: Int64[np.ndarray, " k"], points: int) -> list[tuple[int, int]]:
+    """(rank, size) of sizes from the largest on, at so many ranks at most, evenly on a logarithmic axis."""
+    ranks = np.unique(np.geomspace(1, max(1, len(sorted_k)), points).round().astype(int))[: len(sorted_k)]
     return [(int(rank), int(sorted_k[rank - 1])) for rank in ranks]
