@@ -99,7 +99,7 @@ class _Part(BaseModel):
 
 
 class Metrics(_Part):
-    """Intrinsic metrics of some exemplars on some activations (protocols 1.9). None of them alone tells quality."""
+    """Intrinsic metrics of some exemplars on some activations. None of them alone tells quality."""
 
     k: int = Field(description="regions")
     coverage: float = Field(description="share of the activations within theta of an exemplar")

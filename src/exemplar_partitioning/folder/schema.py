@@ -132,7 +132,7 @@ class TextRecord(_Part):
 
 
 class CalibrationRecord(_Part):
-    """Where the threshold comes from (protocols 1.1)."""
+    """Where the threshold comes from."""
 
     percentile: float = Field(gt=0, lt=100)
     threshold: float = Field(gt=0, le=2, description="cosine distance, 0..2")
