@@ -10,7 +10,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import DataError
-
 from ..text.windowing import Windowing
 
 if TYPE_CHECKING:
