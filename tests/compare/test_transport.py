@@ -123,7 +123,7 @@ def test_to_another_width_and_tokenizer(source, tiny_folder, other_folder, tmp_p
 
 
 def test_a_token_that_is_part_of_a_character_is_counted(tiny_folder, other_folder, tmp_path):
-    text = ["a \u05e9\u05dc\u05d5\u05dd \U0001f469 the grey fox " * 4] * 40
+    text = [f"{i} \u05e9\u05dc\u05d5\u05dd \U0001f469 the grey fox " * 4 for i in range(40)]
     ep.build(str(tiny_folder), text, out=tmp_path / "d", **(OPTIONS | {"percentiles": (1,)}))
     d = ep.load(tmp_path / "d")
     parts = [i for i, row in enumerate(d.regions.to_pylist()) if "\ufffd" in row["token"]]
