@@ -57,6 +57,7 @@ _SIZES: dict[str, Any] = {
     "index_n_heads": 2,
     "index_head_dim": 16,
     "index_topk": 64,
+    "encoder_hash_byte_group_vocab": VOCAB,
 }
 _EVEN_IF_NONE = ("head_dim", "num_key_value_heads", "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
 _QWEN4_EXP = {
@@ -145,7 +146,7 @@ def _config(config_class: Any, besides: dict[str, Any]) -> Any:
         for name in config_class.sub_configs
         if isinstance(part := getattr(default, name, None), PretrainedConfig)
     }
-    if text is default:
+    if text is default or not sizes:  # the second: of an encoder and decoder in one
         sizes |= _sizes(default) | besides
     return config_class(**sizes)
 
