@@ -72,21 +72,23 @@ def model_of(
 def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
     """Raise EPError unless the model is the one the dictionary was built from, naming what differs.
 
-    Beyond weights, tokenizer and dtype that is the identity, where the dictionary has one. Another version of
+    That is its fingerprint, or, of older dictionaries, its weights; tokenizer and dtype. Another version of
     transformers may state the same configuration otherwise: then the activations of a few tokens decide alone.
     """
     mine, theirs = dictionary.config.model, loaded.info
-    named = {"weights": "fingerprint", "tokenizer": "tokenizer_hash", "dtype": "dtype", "d_model": "d_model"}
-    differing = [
+    named = {"tokenizer": "tokenizer_hash", "dtype": "dtype", "d_model": "d_model"}
+    weights = (theirs.weights or theirs.fingerprint)[:12], (mine.weights or mine.fingerprint)[:12]
+    differing = [f"weights {weights[0]} here, {weights[1]} there"] if weights[0] != weights[1] else []
+    differing += [
         f"{what} {str(getattr(theirs, name))[:12]} here, {str(getattr(mine, name))[:12]} there"
         for what, name in named.items()
         if getattr(mine, name) != getattr(theirs, name)
     ]
-    if not differing and mine.identity and mine.admission and theirs.admission:
+    if not differing and mine.weights and mine.admission and theirs.admission:
         same_software = dictionary.config.versions.get("transformers") == versions()["transformers"]
-        if same_software and mine.identity != theirs.identity:
+        if same_software and mine.fingerprint != theirs.fingerprint:
             differing.append(
-                f"configuration, buffers or adapters {str(theirs.identity)[:12]} here, {mine.identity[:12]} there"
+                f"configuration, buffers or adapters {theirs.fingerprint[:12]} here, {mine.fingerprint[:12]} there"
             )
         elif not same_probe(mine.admission.probe, theirs.admission.probe, mine.dtype):
             differing.append("activations of the same tokens")

@@ -101,7 +101,7 @@ def test_weights_that_the_first_pass_rescales_have_their_last_fingerprint():
     model = rwkv(7)
     loaded = ep.load_model(model, tokenizer=letters())
     model(input_ids=torch.arange(5, 9)[None])
-    assert (loaded.info.fingerprint, loaded.info.identity) == (
+    assert (loaded.info.weights, loaded.info.fingerprint) == (
         current_identity(model).weights,
-        current_identity(model).whole,
+        current_identity(model).fingerprint,
     )

@@ -19,7 +19,7 @@ from conftest import sentences
 from exemplar_partitioning import cli
 from exemplar_partitioning.demo import corpus
 from exemplar_partitioning.demo.models import PACKAGED_MODELS
-from exemplar_partitioning.models.identity import fingerprint_of
+from exemplar_partitioning.models.identity import weights_hash_of
 from exemplar_partitioning.text.readers import Document
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
@@ -32,7 +32,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def weights(folder: Path) -> str:
-    return fingerprint_of(load_file(folder / "model.safetensors"))
+    return weights_hash_of(load_file(folder / "model.safetensors"))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def small_world(tiny_folder, tmp_path, monkeypatch):
     model = tmp_path / "cache" / "models" / MODEL
     shutil.copytree(tiny_folder, model)
     (model / "source.json").write_text(json.dumps({"files": {}}))
-    exchanged = replace(PACKAGED_MODELS["smollm2-135m-instruct"], fingerprint=weights(model))
+    exchanged = replace(PACKAGED_MODELS["smollm2-135m-instruct"], weights=weights(model))
     monkeypatch.setitem(PACKAGED_MODELS, exchanged.name, exchanged)
     monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
     texts = [Document(f"small/{i}", text) for i, text in enumerate(sentences(550, seed=2))]

@@ -180,7 +180,7 @@ def test_packaged_models_are_the_models_they_say(name, most, chats):
     if name != "smollm2-135m-instruct" and not kept:
         pytest.skip(f"{name} is not in the cache; `ep build {name}` fetches it")
     loaded = load_model(name, device="cpu")
-    assert loaded.info.fingerprint == PACKAGED_MODELS[name].fingerprint
+    assert loaded.info.weights == PACKAGED_MODELS[name].weights
     assert loaded.info.license == PACKAGED_MODELS[name].license
     assert loaded.info.revision == f"gguf-sha256:{PACKAGED_MODELS[name].gguf_sha256}"
     assert perplexity(loaded, PARAGRAPH) < most

@@ -237,20 +237,20 @@ def test_the_outline_needs_no_weights(folder):
 
 
 def identity(model) -> str:
-    return current_identity(model).whole
+    return current_identity(model).fingerprint
 
 
 def test_identity_is_that_of_the_function(folder):
     loaded = load_model(folder)
-    assert load_model(loaded.model, tokenizer=loaded.tokenizer).info.identity == loaded.info.identity
+    assert load_model(loaded.model, tokenizer=loaded.tokenizer).info.fingerprint == loaded.info.fingerprint
     code = (
         "import sys, torch; torch.set_num_threads(2)\n"
         "from exemplar_partitioning.models.load import load_model\n"
-        "info = load_model(sys.argv[1]).info; print(info.identity, *info.admission.probe)"
+        "info = load_model(sys.argv[1]).info; print(info.fingerprint, *info.admission.probe)"
     )
     said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     other, *probe = said.stdout.split()
-    assert other == loaded.info.identity
+    assert other == loaded.info.fingerprint
     assert same_probe([float(v) for v in probe], loaded.info.admission.probe, "float32")
     config = json.loads((folder / "config.json").read_text())
     for change in (
@@ -260,11 +260,11 @@ def test_identity_is_that_of_the_function(folder):
     ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         edited = load_model(folder).info
-        assert edited.fingerprint == loaded.info.fingerprint
-        assert edited.identity != loaded.info.identity
+        assert edited.weights == loaded.info.weights
+        assert edited.fingerprint != loaded.info.fingerprint
         assert not same_probe(edited.admission.probe, loaded.info.admission.probe, "float32")
     (folder / "config.json").write_text(json.dumps({**config, "use_cache": False, "transformers_version": "4.0.0"}))
-    assert load_model(folder).info.identity == loaded.info.identity
+    assert load_model(folder).info.fingerprint == loaded.info.fingerprint
 
 
 def test_identity_is_taken_again_when_weights_change_in_any_way():
@@ -282,7 +282,7 @@ def test_identity_is_taken_again_when_weights_change_in_any_way():
     ):
         change()
         seen.append(current_identity(model))
-    assert len({one.whole for one in seen}) == len(seen)
+    assert len({one.fingerprint for one in seen}) == len(seen)
     assert len({one.weights for one in seen}) == 4
 
 
@@ -309,7 +309,7 @@ def packed(bits):
 
 def test_packed_and_quantised_weights_are_part_of_the_identity():
     eight, two = given(packed(8)).info, given(packed(2)).info
-    assert eight.fingerprint == two.fingerprint and eight.identity != two.identity
+    assert eight.weights == two.weights and eight.fingerprint != two.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -336,15 +336,15 @@ def test_adapters_are_part_of_the_identity_with_their_scale():
 
     (model, settings), (strong, _) = adapted(), adapted(64)
     on = given(model).info
-    assert given(strong).info.fingerprint == on.fingerprint and given(strong).info.identity != on.identity
+    assert given(strong).info.weights == on.weights and given(strong).info.fingerprint != on.fingerprint
     model.disable_adapter_layers()
     off = given(model).info
     model.enable_adapter_layers()
-    assert off.identity != on.identity and given(model).info.identity == on.identity
+    assert off.fingerprint != on.fingerprint and given(model).info.fingerprint == on.fingerprint
     model.add_adapter("second", peft.LoraConfig(**settings, init_lora_weights=False))
     first = given(model).info
     model.set_adapter("second")
-    assert given(model).info.fingerprint == first.fingerprint and given(model).info.identity != first.identity
+    assert given(model).info.weights == first.weights and given(model).info.fingerprint != first.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -356,8 +356,8 @@ def test_tensor_subclasses_of_torchao_are_hashed():
         ao.quantize_(model, ao.Int8WeightOnlyConfig())
         return model
 
-    assert given(quantised(0)).info.identity == given(quantised(0)).info.identity
-    assert given(quantised(0)).info.identity != given(quantised(1)).info.identity
+    assert given(quantised(0)).info.fingerprint == given(quantised(0)).info.fingerprint
+    assert given(quantised(0)).info.fingerprint != given(quantised(1)).info.fingerprint
 
 
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -401,7 +401,7 @@ def test_a_folder_of_a_model_that_sees_is_its_object(name, folder, tmp_path):
         (tmp_path / name / file.name).write_bytes(file.read_bytes())
     loaded = load_model(tmp_path / name)
     assert type(loaded.model) is type(model)
-    assert loaded.info.fingerprint == load_model(model, tokenizer=loaded.tokenizer).info.fingerprint
+    assert loaded.info.weights == load_model(model, tokenizer=loaded.tokenizer).info.weights
     assert loaded.info.admission.lens is None
 
 
@@ -454,7 +454,7 @@ def test_a_folder_of_an_adapter_is_its_base_with_it(folder, tmp_path):
     loaded, ids = load_model(tmp_path / "adapter"), torch.arange(10, 20)[None]
     with torch.no_grad():
         assert torch.equal(loaded.model(ids).logits, adapted(ids).logits)
-    assert loaded.info.identity != load_model(folder).info.identity
+    assert loaded.info.fingerprint != load_model(folder).info.fingerprint
     assert outline(tmp_path / "adapter").path == loaded.architecture.path
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     weights = load_file(file)

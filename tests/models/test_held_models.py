@@ -8,7 +8,7 @@ from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.hooks import applied
-from exemplar_partitioning.models.load import fingerprint
+from exemplar_partitioning.models.identity import weights_hash
 from tiny_models import random_windows, tiny
 
 
@@ -56,12 +56,12 @@ def test_what_is_captured_is_the_held_models(holder):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_wrappers_do_not_change_whose_weights_these_are(family):
     model = tiny(family)
-    plain = fingerprint(model)
+    plain = weights_hash(model)
     blocks = model.get_submodule(Architecture.of(model).path)
     for i, block in enumerate(blocks):
         blocks[i] = Wrapper(block)
-    assert fingerprint(model) == plain
-    assert fingerprint(tiny(family, seed=1)) != plain
+    assert weights_hash(model) == plain
+    assert weights_hash(tiny(family, seed=1)) != plain
 
 
 @pytest.mark.parametrize("tokens", ["all", "prompt", "generated"])

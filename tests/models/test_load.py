@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
+from exemplar_partitioning.models.identity import weights_hash
 from exemplar_partitioning.models.load import (
     bos_id,
-    fingerprint,
     load_model,
     multiplies_rightly,
     pick_device,
@@ -86,18 +86,18 @@ def test_fingerprint_is_the_hash_it_says_it_is():
     for name in sorted(parameters):
         tensor = parameters[name].detach()
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode() + tensor.numpy().tobytes())
-    assert fingerprint(model) == digest.hexdigest()
+    assert weights_hash(model) == digest.hexdigest()
 
 
 def test_fingerprint_sees_any_weight_and_the_dtype_but_not_the_copy():
     model = tiny("gemma3")
-    original = fingerprint(model)
-    assert fingerprint(tiny("gemma3")) == original
+    original = weights_hash(model)
+    assert weights_hash(tiny("gemma3")) == original
     weight = model.model.layers[3].mlp.up_proj.weight
     with torch.no_grad():
         weight[-1, -1] = torch.nextafter(weight[-1, -1], torch.tensor(10.0))
-    assert fingerprint(model) != original
-    assert len({fingerprint(tiny("llama").to(t)) for t in (torch.float32, torch.bfloat16, torch.float16)}) == 3
+    assert weights_hash(model) != original
+    assert len({weights_hash(tiny("llama").to(t)) for t in (torch.float32, torch.bfloat16, torch.float16)}) == 3
 
 
 def test_tokenizer_hash_sees_what_decides_ids_and_nothing_else():

@@ -29,10 +29,10 @@ import os, pathlib
 from dataclasses import replace
 from safetensors.torch import load_file
 from exemplar_partitioning.demo.models import PACKAGED_MODELS
-from exemplar_partitioning.models.identity import fingerprint_of
+from exemplar_partitioning.models.identity import weights_hash_of
 small = pathlib.Path(os.environ["EP_CACHE"]) / "models" / {MODEL!r} / "model.safetensors"
 name = "smollm2-135m-instruct"
-PACKAGED_MODELS[name] = replace(PACKAGED_MODELS[name], fingerprint=fingerprint_of(load_file(small)))
+PACKAGED_MODELS[name] = replace(PACKAGED_MODELS[name], weights=weights_hash_of(load_file(small)))
 corpus.read_corpus = lambda reading: (Document(f"small/{{i}}", t) for i, t in enumerate(sentences(24_000, seed=2)))
 """
 

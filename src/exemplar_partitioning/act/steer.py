@@ -192,10 +192,10 @@ def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) ->
     identity = current_identity(module)  # as it is now, however it was loaded
     same_software = dictionary.config.versions.get("transformers") == versions()["transformers"]
     for what, mine, theirs in (
-        ("weights", identity.weights, record.fingerprint),
-        ("configuration, buffers or adapters", identity.whole, record.identity if same_software else None),
+        ("weights", identity.weights, record.weights or record.fingerprint),
+        ("configuration, buffers or adapters", identity.fingerprint, record.fingerprint if same_software else None),
     ):
-        if theirs is not None and mine != theirs:
+        if theirs is not None and mine != theirs and (record.weights or what == "weights"):
             raise EPError(
                 f"the model's {what} ({mine[:12]}) are not those of {record.id} that the dictionary was built from "
                 f"({theirs[:12]}); to act on another model or dtype all the same, say any_model=True"

@@ -37,6 +37,7 @@ from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, save
 from ..folder.origin import origin
 from ..folder.schema import BuildRecord
+from ..models.identity import same_model
 from .matching import raw_exemplars
 
 Operation = Literal["union", "difference", "intersection", "merge"]
@@ -170,8 +171,9 @@ def _check_frame(a: Dictionary, b: Dictionary) -> None:
 
 def _check_space(a: StoredDictionary, b: StoredDictionary) -> None:
     mine, theirs = a.config, b.config
+    prints = [config.model.fingerprint[:12] for config in (mine, theirs)]
     pairs = {
-        "weights": (mine.model.fingerprint[:12], theirs.model.fingerprint[:12]),
+        "weights": ("", "") if same_model(mine.model, theirs.model) else prints,
         "dtype": (mine.model.dtype, theirs.model.dtype),
         "site": (mine.site.name, theirs.site.name),
     }

@@ -19,10 +19,9 @@ from jaxtyping import Bool, Float32, Int64
 from ..demo.corpus import documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
-from ..folder.schema import ModelRecord
 from ..models.capture import extract_rows
+from ..models.identity import same_model
 from ..models.load import LoadedModel, bos_id, special_token_ids
-from ..models.loaded import ModelInfo
 from ..models.sites import Site, resolve_sites
 from ..reading import check_model, model_of
 from ..text.windows import special_mask
@@ -104,14 +103,9 @@ def places(
 ) -> tuple[Place, Place]:
     """The places of two dictionaries, a shared model loaded once; `model_*` say where it is, or are it."""
     first = second = model_of(a, model_a, device=device)
-    if not is_same_model(a.config.model, b.config.model):
+    if not same_model(a.config.model, b.config.model):
         second = model_of(b, model_b, device=device)
     return Place.of(a, first), Place.of(b, second)
-
-
-def is_same_model(a: ModelRecord | ModelInfo, b: ModelRecord | ModelInfo) -> bool:
-    """Whether two are one model, in one dtype."""
-    return (a.fingerprint, a.dtype) == (b.fingerprint, b.dtype)
 
 
 @dataclass(frozen=True, eq=False)

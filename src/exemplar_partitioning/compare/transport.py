@@ -32,10 +32,11 @@ from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, 
 from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows
+from ..models.identity import same_model
 from ..models.load import LoadedModel, bos_id, load_model
 from ..models.sites import resolve_sites
 from ..reading import model_of
-from .common_tokens import Place, is_same_model, tokenised
+from .common_tokens import Place, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most
 _AGAIN = 5e-3  # cosine distance of one activation in two batches, float32
@@ -100,7 +101,7 @@ def transport(
     if loaded.info.tokenizer_hash != a.config.model.tokenizer_hash:
         tokenizer = model_of(a, source_model, device=device).tokenizer
     found = embed(a, place, tokenizer)
-    own_space = is_same_model(a.config.model, loaded.info) and str(place.site) == a.config.site.name
+    own_space = same_model(a.config.model, loaded.info) and str(place.site) == a.config.site.name
     if own_space or keep_center:
         center, calibration, how = a.center, a.config.calibration, "the source's own"
     else:

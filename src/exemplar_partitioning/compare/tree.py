@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..models.identity import same_model
 from .neighbours import nearest_others
 
 NEIGHBOURS = 3  # of the graph that paths run on
@@ -118,7 +119,7 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
     first = levels[0]
     for other in levels[1:]:
         here, there = first.config, other.config
-        if (here.model.fingerprint, here.site.name) != (there.model.fingerprint, there.site.name):
+        if not same_model(here.model, there.model) or here.site.name != there.site.name:
             raise EPError(f"{first.path} and {other.path} are of different models or sites; a tree is of one stream")
         if not torch.equal(first.center, other.center):
             raise EPError(f"{first.path} and {other.path} have different centres; a tree is of one stream")

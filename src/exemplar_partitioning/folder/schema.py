@@ -71,14 +71,17 @@ class ModelRecord(_Part):
     n_layers: int
     vocab_size: int
     dtype: str = Field(description="dtype of the forward pass; another dtype gives another dictionary")
-    fingerprint: str = Field(description="sha256 over parameter names, shapes, dtypes and bytes")
+    fingerprint: str = Field(
+        description="sha256 over parameters, buffers, packed weights, configuration and active adapters; over "
+        "parameters alone where `weights` is absent"
+    )
     tokenizer_hash: str
     license: str | None
     # Absent from dictionaries built before there were any.
-    identity: str | None = Field(
+    weights: str | None = Field(
         default=None,
-        exclude_if=lambda identity: identity is None,
-        description="sha256 over fingerprint, buffers, packed weights, configuration and active adapters",
+        exclude_if=lambda weights: weights is None,
+        description="sha256 over parameter names, shapes, dtypes and bytes",
     )
     admission: AdmissionRecord | None = Field(
         default=None, exclude_if=lambda admission: admission is None, description="what was tested when it was loaded"

@@ -54,12 +54,12 @@ _IRRELEVANT = frozenset(
 class Identity:
     """Two hashes of one model, hex.
 
+    fingerprint: over weights, buffers and packed weights, the configuration, and active adapters with their scale.
     weights: over name, shape, dtype and bytes of every parameter, in the order of the sorted names.
-    whole: over that, buffers and packed weights, the configuration, and active adapters with their scale.
     """
 
+    fingerprint: str
     weights: str
-    whole: str
 
 
 _known: WeakKeyDictionary[nn.Module, tuple[bytes, Identity]] = WeakKeyDictionary()
@@ -75,19 +75,30 @@ def current_identity(model: nn.Module) -> Identity:
     known = _known.get(model)
     if known is not None and known[0] == state:
         return known[1]
-    weights = fingerprint(model)
-    identity = Identity(weights, _whole(model, weights))
+    weights = weights_hash(model)
+    identity = Identity(_fingerprint(model, weights), weights)
     _known[model] = state, identity
     return identity
 
 
-def fingerprint(model: nn.Module) -> str:
+def same_model(a: Any, b: Any) -> bool:
+    """Whether two records of a model (`ModelInfo`, `ModelRecord`) are of one, by their fingerprints.
+
+    Folders of schema 1.0 from before fingerprints covered more than parameters have no `weights`; with one of them,
+    parameters are all that can be compared.
+    """
+    if a.weights and b.weights:
+        return a.fingerprint == b.fingerprint
+    return (a.weights or a.fingerprint) == (b.weights or b.fingerprint)
+
+
+def weights_hash(model: nn.Module) -> str:
     """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names."""
-    return fingerprint_of(dict(_parameters(model)))
+    return weights_hash_of(dict(_parameters(model)))
 
 
-def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
-    """`fingerprint` of a model with these parameters."""
+def weights_hash_of(parameters: Mapping[str, Tensor]) -> str:
+    """`weights_hash` of a model with these parameters."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
         _hash(digest, name, parameters[name])
@@ -138,7 +149,7 @@ def _others(model: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield name, value
 
 
-def _whole(model: nn.Module, weights: str) -> str:
+def _fingerprint(model: nn.Module, weights: str) -> str:
     digest = hashlib.sha256(weights.encode())
     for name, value in sorted(_others(model), key=lambda other: other[0]):
         _hash(digest, name, value)

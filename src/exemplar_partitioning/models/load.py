@@ -13,7 +13,7 @@ import torch
 from ..errors import EPError, ResourceError
 from .admission import admit
 from .architecture import Architecture, transformers_model
-from .identity import current_identity, fingerprint, special_token_ids, tokenizer_hash
+from .identity import current_identity, special_token_ids, tokenizer_hash
 from .loaded import LoadedModel, ModelInfo
 from .source import find, looks_local, read_tokenizer
 
@@ -21,7 +21,6 @@ __all__ = [
     "LoadedModel",
     "ModelInfo",
     "bos_id",
-    "fingerprint",
     "load_model",
     "outline",
     "pick_device",
@@ -77,7 +76,7 @@ def load_model(
     described = _describe(
         loaded, tokenizer or own_tokenizer, source.name, revision=revision, license=license, remote_code=remote
     )
-    source.check_published(described.info.fingerprint, described.info.dtype)
+    source.check_published(described.info.weights or "", described.info.dtype)
     if tokenizer is not None:
         return described
     at = str(source.path.resolve()) if source.path and not packaged else source.name
@@ -213,5 +212,5 @@ def _describe(
     identity = hashed.result()
     if before != [parameter._version for parameter in model.parameters()]:
         identity = current_identity(model)  # RWKV rescales its weights in its first forward pass
-    info = replace(info, fingerprint=identity.weights, identity=identity.whole, admission=admission)
+    info = replace(info, fingerprint=identity.fingerprint, weights=identity.weights, admission=admission)
     return replace(loaded, info=info)

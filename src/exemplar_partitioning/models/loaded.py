@@ -38,16 +38,17 @@ class ModelInfo:
     dtype: str
     """Of the weights as loaded, e.g. `float32`; activations depend on it."""
     fingerprint: str
-    """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names."""
+    """sha256 (hex) over all that activations follow from: parameters, buffers and packed weights, the configuration,
+    active adapters with their scale (docs/models.md)."""
     tokenizer_hash: str
     """sha256 (hex) over everything that decides which ids a text becomes."""
     vocab_size: int
     """Rows of the token embedding."""
     license: str | None
     """As stated by the package or the file it came from; None: not known, which permits nothing."""
-    identity: str | None = None
-    """sha256 (hex) over the fingerprint and all else that activations follow from: buffers and packed weights, the
-    configuration, active adapters with their scale. None: recorded before there was one."""
+    weights: str | None = None
+    """sha256 (hex) over name, shape, dtype and bytes of every parameter, in the order of the sorted names. None:
+    recorded when that was the fingerprint."""
     admission: Admission | None = None
     """What was tested when the model was loaded; None: recorded before models were tested."""
 

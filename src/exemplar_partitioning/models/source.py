@@ -17,7 +17,7 @@ from ..demo.gguf import read_gguf
 from ..demo.models import PACKAGED_MODELS, PackagedModel, packaged_model
 from ..errors import DataError, EPError, ResourceError
 from ..quiet import first_line, quiet
-from .identity import fingerprint_of
+from .identity import weights_hash_of
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _STATE_DICTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
@@ -144,7 +144,7 @@ class Source:
         """Raise DataError unless a packaged model's weights are the published ones.
 
         Args:
-            weights: their fingerprint as loaded; in another dtype than float32 that of the file is taken.
+            weights: their hash as loaded; in another dtype than float32 that of the file is taken.
             dtype: of the weights as loaded.
         """
         if self.packaged is None or self.path is None:
@@ -153,11 +153,11 @@ class Source:
         if dtype != "float32":
             from safetensors.torch import load_file
 
-            found = fingerprint_of(load_file(self.path / "model.safetensors"))
-        if found != self.packaged.fingerprint:
+            found = weights_hash_of(load_file(self.path / "model.safetensors"))
+        if found != self.packaged.weights:
             raise DataError(
-                f"the weights of {self.name} in {self.path} are not those that were published: fingerprint "
-                f"{found[:12]}, expected {self.packaged.fingerprint[:12]}. Delete the folder and run again to fetch it "
+                f"the weights of {self.name} in {self.path} are not those that were published: sha256 "
+                f"{found[:12]}, expected {self.packaged.weights[:12]}. Delete the folder and run again to fetch it "
                 "anew"
             )
 

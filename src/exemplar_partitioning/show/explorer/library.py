@@ -25,6 +25,7 @@ from ...folder.labels import FILE as LABELS
 from ...folder.labels import Label, Labels
 from ...folder.schema import Config
 from ...folder.token_labels import automatic
+from ...models.identity import same_model
 
 
 @dataclass(frozen=True)
@@ -209,11 +210,11 @@ class Library:
         """The same site at other percentiles, finest first; not those that are damaged, whose own page tells."""
         site = view.dictionary.config.site.name
         for entry in self.entries.values():
-            if entry.key != view.key and entry.config and entry.build_folder == view.entry.build_folder:
-                same_model = entry.config.model.fingerprint == view.dictionary.config.model.fingerprint
-                if same_model and entry.config.site.name == site:
-                    with contextlib.suppress(EPError):
-                        yield self.open(entry.key)
+            if entry.key == view.key or not entry.config or entry.build_folder != view.entry.build_folder:
+                continue
+            if same_model(entry.config.model, view.dictionary.config.model) and entry.config.site.name == site:
+                with contextlib.suppress(EPError):
+                    yield self.open(entry.key)
 
     def others(self, view: View) -> Iterator[View]:
         """Dictionaries of the same width in other builds, those of the same site and percentile first."""

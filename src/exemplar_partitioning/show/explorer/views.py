@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ...errors import EPError
 from ...folder.annotation import BIN_WIDTH, Metrics
+from ...models.identity import same_model
 from ..report import by_rank
 from .library import Entry, Library, View
 
@@ -308,7 +309,7 @@ def comparison(a: View, b: View) -> dict[str, Any]:
 def caveat(a: View, b: View) -> str | None:
     """What cosines between two dictionaries of one width do not mean; None if there is nothing to say."""
     one, other = a.dictionary.config, b.dictionary.config
-    if one.model.fingerprint != other.model.fingerprint:
+    if not same_model(one.model, other.model):
         return "They come from different models: directions of the same width, but no common basis."
     if one.site.name != other.site.name:
         return "They come from different sites of the model; cosines are taken all the same."
