@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .ending import Run
 
 
 def reconstruction(
@@ -19,35 +18,24 @@ def reconstruction(
 ) -> None:
     """Rebuild held-out activations from exemplars, means, random activations, k-means, Gaussian directions and ITDA."""
     from exemplar_partitioning.cli.display import steps
-    from exemplar_partitioning.files import write_new
-    from exemplar_partitioning.folder.dictionary import to_json
 
     from ..reconstruction import run as experiment
-    from ..record import head
     from ..streamed import read_streamed
 
-    begun = time.monotonic()
+    run = Run("reconstruction", seed=seed, as_json=as_json)
     streamed = read_streamed(folder)
     with steps() as tell:
         result = experiment.run(streamed, seed=seed, tell=tell)
     about = {name: streamed.record[name] for name in ("site", "text", "windows", "digest")}
-    result = head("reconstruction", sys.argv[1:], streamed.info, seed, time.monotonic() - begun) | about | result
-    write_new(out, to_json(result))
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
-        return
-    _show(result["summary"])
+    run.finish(out, streamed.info, about | result, _show)
 
 
-def _show(summary: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _show(result: dict[str, Any]) -> None:
+    from exemplar_partitioning.cli.terminal import console, table
 
-    from exemplar_partitioning.cli.terminal import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tokens", "percentile", "arm", "directions", *(f"k {k}" for k in summary[0]["fvu"])):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    summary = result["summary"]
+    shown = table(">tokens", ">percentile", "arm", ">directions", *(f">k {k}" for k in summary[0]["fvu"]))
     for row in summary:
         fvu = [f"{mean:.3f} ({low:.3f}-{high:.3f})" for mean, low, high in row["fvu"].values()]
-        table.add_row(f"{row['tokens']:,}", f"{row['percentile']:g}", row["arm"], f"{row['directions']:,}", *fvu)
-    console().print(table)
+        shown.add_row(f"{row['tokens']:,}", f"{row['percentile']:g}", row["arm"], f"{row['directions']:,}", *fvu)
+    console().print(shown)

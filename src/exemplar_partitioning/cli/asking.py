@@ -8,7 +8,6 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
-from annotated_types import Ge
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -61,7 +60,7 @@ def _option(name: str, field: FieldInfo, given: dict[str, Any], panel: str | Non
     if kind is bool and field.default and "/" not in spelled:
         spelled = f"{spelled}/--no-{spelled.removeprefix('--')}"
     if "parser" not in given:
-        least = next((rule.ge for rule in field.metadata if isinstance(rule, Ge)), None)
+        least = next((rule.ge for rule in field.metadata if hasattr(rule, "ge")), None)
         given |= {} if least is None else {"min": least}
     option = typer.Option(spelled, help=field.description, rich_help_panel=panel, **given)
     return Annotated[kind, option]

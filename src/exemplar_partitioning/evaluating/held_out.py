@@ -81,7 +81,7 @@ def held_out(
     pool: list[Tensor] = []
     passages: list[Passage] = []
     rows = tokens = 0
-    for chunk in text_chunks(documents, loaded, dictionary.config.text, 2**62):
+    for chunk in text_chunks(documents, loaded, dictionary.config.text.windowing, 2**62):
         if seen > 0:
             seen -= len(chunk.kept)
             of_build |= {window.document for window in chunk.windows}

@@ -253,6 +253,7 @@ def _config(
             seed=int(described.get("seed", 0)),
             digest=UNKNOWN,
             chat=False,
+            template_date=None,
             positions="all",
         ),
         calibration=records.CalibrationRecord(
