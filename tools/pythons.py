@@ -13,6 +13,9 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "tools" / "pythons.json"
 PLATFORM = "x86_64-manylinux_2_28"
@@ -22,6 +25,13 @@ def supported() -> list[str]:
     """Versions of Python named in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [name for line in project["classifiers"] if re.fullmatch(r"3\.\d+", name := line.split(" :: ")[-1])]
+
+
+def not_for(python: str) -> set[str]:
+    """Names of dependencies that pyproject.toml asks for on other Pythons alone."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = [Requirement(line) for line in declared]
+    return {canonicalize_name(r.name) for r in asked if r.marker and not r.marker.evaluate({"python_version": python})}
 
 
 def wheels(python: str) -> dict[str, str]:
@@ -41,7 +51,10 @@ def wheels(python: str) -> dict[str, str]:
             f"{python}.9",
         ]
         command += ["--python-platform", PLATFORM, "--format", "pylock.toml", "--output-file", str(lock)]
-        ran = subprocess.run([*command, str(ROOT / "constraints.txt")], capture_output=True, text=True)
+        pins = (ROOT / "constraints.txt").read_text().split()
+        wanted = Path(folder) / "constraints.txt"
+        wanted.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in not_for(python)) + "\n")
+        ran = subprocess.run([*command, str(wanted)], capture_output=True, text=True)
         if ran.returncode:
             sys.exit(f"Python {python}: {ran.stderr.strip()}")
         packages = tomllib.loads(lock.read_text())["packages"]
@@ -60,7 +73,7 @@ def main() -> None:
         found[python] = wheels(python)
         own = sum(tag.startswith("cp") and not tag.endswith("abi3") for tag in found[python].values())
         print(f"Python {python}: {len(found[python])} pins have a wheel, {own} of them one for this version alone")
-    record = {"command": "python release/pythons.py", "platform": PLATFORM, "wheels": found}
+    record = {"command": "python tools/pythons.py", "platform": PLATFORM, "wheels": found}
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -115,7 +115,9 @@ def run(
 def summary(values: Sequence[float | None]) -> tuple[float, float, float]:
     """Mean over concepts, and the middle 95 % of it over resampled concepts; NaN if no concept has a value."""
     value_c = np.array([value for value in values if value is not None], np.float64)
-    return mean_interval(value_c, resamples(len(value_c), RESAMPLES, seed=0)) if len(value_c) else (np.nan,) * 3
+    return (
+        mean_interval(value_c, resamples(len(value_c), RESAMPLES, seed=0)) if len(value_c) else (np.nan, np.nan, np.nan)
+    )
 
 
 def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:

@@ -11,8 +11,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import EPError
 from ..text.chat import in_template
@@ -150,6 +148,8 @@ class _Shared:
 
 def _hides_padding(cache: Any) -> bool:
     """Keys and values alone, which an attention mask hides; a recurrent state takes up what it is fed."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
     return isinstance(cache, DynamicCache) and {*map(type, cache.layers)} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 

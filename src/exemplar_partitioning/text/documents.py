@@ -191,7 +191,7 @@ def _find(source: str) -> tuple[Path, list[Path]]:
 
 
 def _shown(source: str) -> str:
-    return source if len(source) <= 80 and source.isprintable() else repr(source[:80])
+    return source if len(source) <= 1024 and source.isprintable() else repr(source[:80])
 
 
 def _texts(every: list[Path]) -> list[Path]:
