@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,24 @@ def test_interrupt_saves_and_resume_ends_the_same(built, tiny_folder, text_file,
     again = run(*command, "--resume")
     assert again.returncode == 0, again.stderr
     assert tree(tmp_path / "o") == tree(built[0])
+
+
+def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder, text_file, tmp_path):
+    """The weights here are none: whoever reads them first says so."""
+    model = tmp_path / "weightless"
+    shutil.copytree(tiny_folder, model)
+    (model / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "taken").write_text("a file")
+    for wrong, said in (
+        ([tmp_path / "missing.txt"], "missing.txt"),
+        ([text_file, "--site", "resid_post.9"], "resid_post.9"),
+        ([text_file, "--context-size", "100000"], "context size"),
+        ([text_file, "--out", tmp_path / "taken"], "is a file"),
+    ):
+        out = [] if "--out" in wrong else ["--out", tmp_path / "o"]
+        done = run("build", model, *wrong, *out)
+        assert (done.returncode, said in done.stderr, "weightless" in done.stderr) == (2, True, False), done.stderr
+    assert run("build", model, text_file, "--out", tmp_path / "o").returncode == 3
 
 
 def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path):

@@ -27,6 +27,7 @@ from ..files import write_new
 from ..folder.dictionary import find, read_config, to_json
 from ..folder.schema import ModelRecord
 from ..models.admission import check_context, check_length
+from ..models.architecture import Architecture
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, load_model, outline, search_device
 from ..models.sites import Site, resolve_sites
@@ -36,7 +37,7 @@ from ..text.documents import DocumentSource
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest
 from .settings import BuildResult, BuildSettings, DictionarySummary, Event
-from .workspace import State, Workspace
+from .workspace import State, Workspace, check_place
 from .write import write_dictionary
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ def this_process(loaded: LoadedModel, settings: BuildSettings, progress: Progres
     yield Crew(extraction, lambda chunks, growing: decided(extraction(chunks), growing, device))
 
 
+def check_request(asked: BuildRequest, architecture: Architecture) -> tuple[Site, ...]:
+    """The sites that are meant; EPError for whatever else of a request can be refused without the model's weights."""
+    check_place(Path(asked.out))
+    check_length(architecture, asked.context_size, bos=asked.prepend_bos)
+    return resolve_sites(asked.sites or f"resid_post.{architecture.n_layers // 2}", architecture)
+
+
 def build(
     model: str | PreTrainedModel | LoadedModel, text: Any, request: BuildRequest, crews: Crews = this_process
 ) -> BuildResult:
@@ -89,9 +97,7 @@ def build(
     """
     asked, unread = request, Counter[str]()
     source = documents_of(text, field=asked.field, strict=asked.strict, on_skip=lambda _, why: unread.update([why]))
-    architecture = outline(model)  # what can be refused is, before weights are read
-    sites = resolve_sites(asked.sites or f"resid_post.{architecture.n_layers // 2}", architecture)
-    check_length(architecture, asked.context_size, bos=asked.prepend_bos)
+    sites = check_request(asked, outline(model))  # what can be refused is, before weights are read
     loaded = model if isinstance(model, LoadedModel) else load_model(model, dtype=asked.dtype, device=asked.device)
     check_context(loaded, asked.context_size, bos=asked.prepend_bos)
     settings = _settings(request, loaded, sites, source.name)

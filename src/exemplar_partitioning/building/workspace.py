@@ -51,6 +51,15 @@ class State:
         return max(len(self.spill.rows), self.clustered)
 
 
+def check_place(out: Path) -> None:
+    """Raise EPError where nothing can be built, nor a build be continued: a file, a folder with other things in it."""
+    if out.exists() and not out.is_dir():
+        raise EPError(f"{out} is a file; choose a folder with --out")
+    holds = out.is_dir() and any(path.name != ".build" for path in out.iterdir())
+    if holds and not (out / "build.json").is_file() and not (out / ".build" / "settings.json").is_file():
+        raise EPError(f"{out} is not empty and holds no build; choose another folder with --out")
+
+
 class Workspace:
     """The output folder of a build, or of dictionaries that grow on, locked while open."""
 
@@ -58,12 +67,8 @@ class Workspace:
         self.out, self.work, self.settings = out, out / ".build", settings
         self.checkpoints = Checkpoints(self.work)
         self.resumed = False
-        if out.exists() and not out.is_dir():
-            raise EPError(f"{out} is a file; choose a folder with --out")
-        holds = out.is_dir() and any(path.name != ".build" for path in out.iterdir())
+        check_place(out)
         finished, asked = out / "build.json", self.work / "settings.json"
-        if holds and not finished.is_file() and not asked.is_file():
-            raise EPError(f"{out} is not empty and holds no build; choose another folder with --out")
         self._made = not out.exists()
         with disk_errors(out):
             self.work.mkdir(parents=True, exist_ok=True)

@@ -97,9 +97,11 @@ def build(
     import torch
 
     from .. import api
+    from ..building.run import check_request
+    from ..demo.corpus import documents_of
     from ..folder import annotation
     from ..folder.dictionary import find
-    from ..models.load import load_model
+    from ..models.load import load_model, outline
     from .annotate import Bar
     from .display import JsonLines, LiveDisplay
 
@@ -109,7 +111,10 @@ def build(
     display = JsonLines() if as_json else LiveDisplay(model, folder)
     source, field = options.sources(text), asked["field"]
     how = {"dtype": asked["dtype"], "device": asked["device"]}
-    loaded = load_model(model, revision=revision, trust_remote_code=trust_remote_code, **how)
+    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    documents_of(source, field=field)  # a misspelt file or option must not cost the reading of the weights
+    check_request(BuildRequest(out=folder, **asked), outline(model, **origin))
+    loaded = load_model(model, **origin, **how)
     with display, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
         result = api.build(loaded, source, out=folder, on_event=display, **pool, **asked)
