@@ -101,7 +101,7 @@ class Arms:
         ]
 
     def own_site(self, candidate: Candidate) -> Arm:
-        """An exemplar ablated around the centre at its site alone, as protocol 2.1 has it."""
+        """An exemplar ablated around the centre at its site alone."""
         return Arm(
             "exemplar, its own site only",
             "the same exemplar ablated around the centre at its site",
@@ -129,7 +129,7 @@ class Arms:
         )
 
     def nulls(self, candidate: Candidate, count: int) -> list[Candidate]:
-        """Regions without the behaviour, most like a candidate in members and coherence first (protocol 2.1)."""
+        """Regions without the behaviour, most like a candidate in members and coherence first."""
         d, mine = candidate.dictionary, candidate.rate.region
         table = d.annotation.regions
         members, coherence = (table.column(name).to_numpy() for name in ("members", "coherence"))

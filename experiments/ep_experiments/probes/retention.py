@@ -14,7 +14,7 @@ For every task, logistic regression learns on training rows and is judged on tes
   `sae one-hot`: which feature is largest.
 
 Retention is the accuracy of an arm over that of the raw one. As guessing retains much of it, it also stands corrected
-for chance: what an arm has above the majority class, over what the raw one has (protocols 2.14).
+for chance: what an arm has above the majority class, over what the raw one has.
 
 Shapes: n training rows, t test rows, k regions, d = d_model.
 """

@@ -62,7 +62,7 @@ class Onto:
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """`c + (I - Q Qt)(x - c) + Q Qt (t - c)`: along a span, every activation becomes the target (protocol 2.2)."""
+    """`c + (I - Q Qt)(x - c) + Q Qt (t - c)`: along a span, every activation becomes the target."""
 
     q_rd: Float[Tensor, "r d"]
     c_d: Float[Tensor, " d"]

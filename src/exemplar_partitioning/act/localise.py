@@ -54,7 +54,7 @@ def localise(
     position: Position = "final",
     chat: bool | None = None,
 ) -> list[RegionRate]:
-    """Regions by how surely the prompts that meet them show a behaviour (protocol 2.1, generalised).
+    """Regions by how surely the prompts that meet them show a behaviour.
 
     Args:
         shows: whether each prompt shows the behaviour: a label, or what a scorer said of the model's answer.

@@ -118,7 +118,7 @@ def swap(
     basis: Basis = "exemplar",
     **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
-    """Off the span of some regions, towards the mean of others within that span (protocol 2.2): see `steer`.
+    """Off the span of some regions, towards the mean of others within that span: see `steer`.
 
     The target is the mean of the other regions' directions at the typical distance from the centre.
     """

@@ -1,4 +1,4 @@
-"""Intrinsic metrics of a dictionary, beside those of what holds no structure (protocols 1.9).
+"""Intrinsic metrics of a dictionary, beside those of what holds no structure.
 
 Cohesion below theta, separation above 1 and silhouette above 0 follow from the leader rule for any
 input, noise included. So each metric stands beside the same metric of random exemplars, and of a
