@@ -256,7 +256,7 @@ class Search:
             rows, inverse = torch.unique_consecutive(row_p[part], return_inverse=True)
             u_rd = block.reference(rows)
             parts.append(reference_similarity(u_rd[inverse], self.matrix.e_kd[col_p[part]]))
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=row_p.device)
 
 
 @full_precision()
