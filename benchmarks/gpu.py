@@ -25,7 +25,8 @@ def extraction(batches: int, turns: int) -> tuple[Samples, int]:
     from exemplar_partitioning.models.sites import resolve_sites
 
     loaded = load_model(data.MODELS["smollm2"], dtype="bfloat16", device=DEVICE)
-    extractor = Extractor(loaded.model, resolve_sites(data.SITES["smollm2"], loaded.architecture))
+    sites = resolve_sites(data.SITES["smollm2"], loaded.architecture)
+    extractor = Extractor(loaded.model, sites, batch_size=data.BATCH_WINDOWS)
     windows = np.split(data.token_windows(loaded, batches * data.BATCH_WINDOWS), batches)
 
     def work() -> None:

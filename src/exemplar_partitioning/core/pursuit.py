@@ -116,7 +116,8 @@ class Codes:
 def pursue(atoms: Atoms, u_nd: Float[Tensor, "n d"], rule: Rule) -> Codes:
     """Decompose unit directions. Atoms that non-negative least squares leaves at weight 0 are not listed."""
     u_nd = on_grid(u_nd)
-    step = min(max(_ROWS[0], _PRODUCTS // atoms.columns), _ROWS[1])
+    on_cpu = u_nd.device.type == "cpu"  # on an accelerator what counts is how often it is called
+    step = min(max(_ROWS[0], _PRODUCTS // atoms.columns), _ROWS[1]) if on_cpu else max(1, len(u_nd))
     with full_precision():
         parts = [_pursue(atoms, part_nd, rule) for part_nd in u_nd.split(step)]
     picks_nk, weights_nk, left_n = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -28,6 +28,7 @@ Prefilter = Literal["float32", "bfloat16"]
 
 ROWS = 2048  # rows of a tile: many enough that overhead does not count, few enough to stay near the cache
 TILE = 2048
+DEVICE_TILE = 2**15  # on an accelerator what counts is how often it is called
 _SMALL = 256  # fewer exemplars are multiplied in float32 before directions are made ready for another arithmetic
 _GROUP = 32  # columns that share one maximum
 _CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
@@ -141,8 +142,9 @@ class Search:
         level = 2.0 if threshold is None else 1.0 - threshold
         nearest = Nearest(eps_n, rounding)
         covering = None if threshold is None else Covering(eps_n, rounding, level)
-        for start in range(0, k, TILE):
-            t = min(TILE, k - start)
+        most = TILE if fast_nd.device.type == "cpu" else DEVICE_TILE
+        for start in range(0, k, most):
+            t = min(most, k - start)
             sim_ntg = self._multiply(fast_nd, self.matrix.tile(first + start, _padded(t), coarse=coarse), t)
             if birth_row_k is not None:
                 unborn_tg = self._grouped(birth_row_k[start : start + t], len(block), sim_ntg.shape[1:])
