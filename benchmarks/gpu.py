@@ -51,7 +51,7 @@ def clustering(k: int, d: int, turns: int, extracted: Samples) -> Row:
 
     sides = {"CPU": lambda: add(standing["CPU"], x_nd), DEVICE: lambda: standing[DEVICE].add(there).numpy()}
     times, ids = alternate(sides, turns, before=restore)
-    arrays = [(c.exemplars.numpy(force=True), c.births, c.arrivals, c.soles) for c in standing.values()]
+    arrays = [(c.exemplars.numpy(force=True), c.births, c.online_counts, c.sole_counts) for c in standing.values()]
     same = all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True)) and np.array_equal(*ids.values())
     seconds = times[DEVICE].median
     return Row(

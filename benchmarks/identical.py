@@ -1,6 +1,6 @@
 """Identical results, however the work is split: real activations, p = 1 and p = 10.
 
-Exemplars, births, arrivals, assignments on arrival, and assignments over the frozen dictionary are hashed
+Exemplars, births, online counts, assignments on arrival, and assignments over the frozen dictionary are hashed
 for batches of 1 (on a prefix), 256, 4,096 and 16,256 rows, 1 and 2 threads, and every
 prefilter; a short prefix is judged by the float64 oracle of the tests as well.
 """
@@ -30,7 +30,7 @@ def run(
     dictionary = Dictionary(mine.center, mine.exemplars, threshold, prefilter=prefilter)
     assigned = [dictionary.assign(x_nd[i : i + max(batch, 256)]) for i in range(0, len(x_nd), max(batch, 256))]
     frozen = [np.concatenate(part) for part in zip(*assigned, strict=True)]
-    whole = _hash(mine.exemplars.numpy(), mine.births, mine.arrivals, ids_n, *frozen)
+    whole = _hash(mine.exemplars.numpy(), mine.births, mine.online_counts, ids_n, *frozen)
     k = int((mine.births < prefix).sum())
     return whole, _hash(mine.exemplars[:k].numpy(), mine.births[:k], ids_n[:prefix]), mine.k
 

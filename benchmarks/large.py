@@ -42,13 +42,13 @@ def started(side: str, e_kd: np.ndarray, threshold: float, device: str = "cpu") 
     mine = LeaderClustering(torch.zeros(d), threshold, device=device, prefilter=prefilter)
     # as after 20 batches: what came to each exemplar, and how much of it only that one covered
     rng = np.random.default_rng(data.SEED)
-    arrivals = 1 + rng.multinomial(20 * data.BATCH, data.zipf(k))
+    online_counts = 1 + rng.multinomial(20 * data.BATCH, data.zipf(k))
     mine.restore(
         torch.from_numpy(e_kd),
-        arrivals=arrivals,
-        soles=np.minimum(rng.binomial(arrivals - 1, 0.5), 2),
+        online_counts=online_counts,
+        sole_counts=np.minimum(rng.binomial(online_counts - 1, 0.5), 2),
         births=np.arange(k),
-        position=int(arrivals.sum()),
+        position=int(online_counts.sum()),
         skipped=0,
     )
     return mine

@@ -30,7 +30,7 @@ from exemplar_partitioning.models.sites import Site, resolve_sites
 from exemplar_partitioning.text.windows import BATCH_TEXTS, PIECE_CHARACTERS, pieces, special_mask
 
 Positions = Literal["all", "last"]
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""
 
 BATCH = 16  # texts in a forward pass; part of the arithmetic's identity, as is the next
@@ -68,7 +68,7 @@ def text_activations(
     cache: Path | None,
     context_size: int = 128,
     positions: Positions = "all",
-    tell: Tell = lambda *_: None,
+    report: Report = lambda *_: None,
 ) -> dict[str, TextActivations]:
     """Activations of every token of text, by canonical site name.
 
@@ -80,7 +80,7 @@ def text_activations(
         cache: folder to keep the arrays in and to find them in again; None: in memory.
         context_size: tokens of a text that are read; the rest is cut off.
         positions: "last" for one row a text, its last token of text.
-        tell: told how many texts have been read.
+        report: told how many texts have been read.
 
     Raises:
         EPError: no texts, a text that is not a string, a context shorter than 1, unknown sites.
@@ -100,7 +100,7 @@ def text_activations(
         kept = _kept(loaded, windows, positions)
         with ExitStack() as stack:
             where = {site: stack.enter_context(new_folder(f)) if (f := folders[site]) else None for site in missing}
-            found = _extract(loaded, windows, kept, where, tell)
+            found = _extract(loaded, windows, kept, where, report)
             for site, folder in where.items():
                 if folder is not None:
                     np.save(folder / "token.npy", found[site].token_n)
@@ -168,7 +168,7 @@ def _extract(
     windows: list[np.ndarray],
     kept: list[np.ndarray],
     where: dict[Site, Path | None],
-    tell: Tell,
+    report: Report,
 ) -> dict[Site, TextActivations]:
     """Texts of like length go through the model together; rows come out in the order of the texts."""
     start_t = np.cumsum([0, *map(len, kept)], dtype=np.int64)
@@ -184,7 +184,7 @@ def _extract(
     order = order[[len(kept[i]) > 0 for i in order]]
     for first in range(0, len(order), TEXTS_AT_ONCE):
         chunk = order[first : first + TEXTS_AT_ONCE]
-        tell("activations of texts", first, len(order))
+        report("activations of texts", first, len(order))
         captured = extractor.extract([windows[i] for i in chunk])
         ends = np.cumsum(lengths[chunk])
         for site, rows_nd in captured.items():

@@ -88,7 +88,7 @@ def one(streamed: Streamed, center_d: Float32[Tensor, " d"], threshold: float) -
     clustering = clustered(streamed.x_nd, center_d, threshold)
     exponent = growth(clustering.births, n)
     low, high = growth_interval(streamed, center_d, threshold, exponent)
-    unseen = unseen_mass(clustering.soles, n - clustering.skipped)
+    unseen = unseen_mass(clustering.sole_counts, n - clustering.skipped)
     return {
         "activations": n,
         "documents": len(np.unique(streamed.document_n)),

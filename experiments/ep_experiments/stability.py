@@ -110,7 +110,7 @@ def summarise(dictionaries: Sequence[Regions]) -> dict[str, float]:
 
 
 def predictors(regions: Regions) -> dict[str, Float64[np.ndarray, " k"]]:
-    """What may tell whether a region comes back: N members, C coherence, and combinations."""
+    """What may report whether a region comes back: N members, C coherence, and combinations."""
     n, c = np.maximum(regions.members_k, 1).astype(np.float64), np.nan_to_num(regions.coherence_k)
     c = np.maximum(c, 1e-6)
     return {

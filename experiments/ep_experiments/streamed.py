@@ -42,7 +42,7 @@ HELD_OUT = 16  # one document in so many is kept from building and training
 _ROWS = 16_384
 _AS_BUILT = Windowing()  # by default as `ep build` cuts it
 
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ def stream_to(
     source: str,
     max_tokens: int,
     windowing: Windowing = _AS_BUILT,
-    tell: Tell = lambda *_: None,
+    report: Report = lambda *_: None,
 ) -> Streamed:
     """Extract activations to a folder; what is there already of the same stream is kept, so it can be interrupted.
 
@@ -155,7 +155,7 @@ def stream_to(
             seconds = round(record["seconds"] + time.process_time() - begun, 3)
             record |= {"rows": record["rows"] + len(x_nd), "seconds": seconds, "digest": chunk.digest}
             write_new(folder / "stream.json", to_json(record))
-            tell("extracting activations", chunk.tokens_read, max_tokens)
+            report("extracting activations", chunk.tokens_read, max_tokens)
     return read_streamed(folder)
 
 

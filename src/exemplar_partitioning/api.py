@@ -19,7 +19,7 @@ from .folder import dictionary as local
 from .folder import hub
 from .folder.dictionary import StoredDictionary
 from .models.load import LoadedModel
-from .text.windowing import Settings, own_first
+from .text.windowing import Settings, ordered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ def _asking(request: type[Settings], function: Callable[..., Any]) -> Any:
     """The function with the fields of its last parameter, a request, as keywords: in signature, docstring and calls."""
     whole = inspect.signature(function)
     *first, _ = whole.parameters.values()
-    fields = own_first(request)
+    fields = ordered(request)
     keywords = [
         inspect.Parameter(
             name,
@@ -75,8 +75,8 @@ def _asking(request: type[Settings], function: Callable[..., Any]) -> Any:
         asked = {name: given.pop(name) for name in fields if name in given}
         return function(**given, request=request(**asked))
 
-    told = "\n".join(f"    {name}: {field.description}" for name, field in fields.items())
-    call.__doc__ = (inspect.getdoc(function) or "").replace("    request: all else.", told)
+    described = "\n".join(f"    {name}: {field.description}" for name, field in fields.items())
+    call.__doc__ = (inspect.getdoc(function) or "").replace("    request: all else.", described)
     vars(call)["__signature__"] = signature
     return call
 

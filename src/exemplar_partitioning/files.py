@@ -118,10 +118,10 @@ def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = os.fstat(handle).st_ino != partial.stat().st_ino  # finished between our two steps
+            replaced = os.fstat(handle).st_ino != partial.stat().st_ino  # finished between our two steps
         except (BlockingIOError, FileNotFoundError):
-            taken = True
-        if taken:
+            replaced = True
+        if replaced:
             raise busy
         yield
     finally:
@@ -148,8 +148,8 @@ def foreign(path: Path, what: str) -> Iterator[None]:
     except EPError:
         raise
     except Exception as error:
-        said = str(error).strip().split("\n")[0][:200]
-        raise DataError(f"{path} cannot be read as {what}: {type(error).__name__}: {said}") from error
+        reason = str(error).strip().split("\n")[0][:200]
+        raise DataError(f"{path} cannot be read as {what}: {type(error).__name__}: {reason}") from error
 
 
 def known(value: Any) -> Any:
@@ -190,10 +190,10 @@ def unsealed(path: Path, *, always: bool = False) -> dict[str, Any]:
     value = read_json(path)
     digest = value.pop("sha256", "no hash" if always else None)
     try:
-        found = _digest(value)
+        actual = _digest(value)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} holds what no file of ours does: {error}") from error
-    if digest is not None and digest != found:
+    if digest is not None and digest != actual:
         raise DataError(f"{path} is altered; if you changed it yourself, remove its key sha256")
     return value
 

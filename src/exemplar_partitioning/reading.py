@@ -114,12 +114,12 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
     if not cut:
         raise EPError(f"the text has no tokens to read: {text[:40]!r}; give some words")
     sites = {d.config.site.name: resolve_sites(d.config.site.name, loaded.architecture)[0] for d in dictionaries}
-    found = Extractor(loaded.model, list(sites.values())).extract([window.ids for window in cut])
-    ids, positions, own = _tokens(cut)
-    pieces = token_texts(loaded.tokenizer, ids[own])
+    activations = Extractor(loaded.model, list(sites.values())).extract([window.ids for window in cut])
+    ids, positions, ordinary = _tokens(cut)
+    pieces = token_texts(loaded.tokenizer, ids[ordinary])
     readings = []
     for dictionary in dictionaries:
-        region_n, distance_n = dictionary.assign(found[sites[dictionary.config.site.name]].numpy())
+        region_n, distance_n = dictionary.assign(activations[sites[dictionary.config.site.name]].numpy())
         region_n[special_mask(ids, special)] = -1
         readings.append(
             [
@@ -131,7 +131,7 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
                     float(distance_n[i]) if region_n[i] >= 0 else None,
                     bool(region_n[i] >= 0 and distance_n[i] <= dictionary.threshold),
                 )
-                for i, piece in zip(np.flatnonzero(own), pieces, strict=True)
+                for i, piece in zip(np.flatnonzero(ordinary), pieces, strict=True)
             ]
         )
     return readings

@@ -151,7 +151,7 @@ class Progress:
     """How far a job is, at which rate, when to save it and whether to stop it.
 
     Args:
-        tell: told the kind of news, tokens of text read, and tokens extracted a second.
+        report: told the kind of news, tokens of text read, and tokens extracted a second.
         stop: asked between batches.
         checkpoint_seconds: at least so long between two checkpoints.
 
@@ -160,17 +160,17 @@ class Progress:
     """
 
     def __init__(
-        self, tell: Callable[[str, int, float], None], stop: Callable[[], bool], checkpoint_seconds: float = 60.0
+        self, report: Callable[[str, int, float], None], stop: Callable[[], bool], checkpoint_seconds: float = 60.0
     ):
-        self._tell, self.stop, self._checkpoint_seconds = tell, stop, checkpoint_seconds
+        self._report, self.stop, self._checkpoint_seconds = report, stop, checkpoint_seconds
         self.tokens = 0
         self._extracted, self._seconds = 0, 0.0  # by this process
         self._saved = time.monotonic()
 
-    def tell(self, kind: str, ahead: int = 0) -> None:
+    def report(self, kind: str, ahead: int = 0) -> None:
         """Give news; `ahead` are tokens extracted that are not done yet."""
         rate = self._extracted / self._seconds if self._seconds else 0.0
-        self._tell(kind, self.tokens + ahead, rate)
+        self._report(kind, self.tokens + ahead, rate)
 
     def extracted(self, tokens: int, seconds: float) -> None:
         """Count what was extracted, and the time it took."""
@@ -190,7 +190,7 @@ class Progress:
     def saved(self) -> None:
         """Tell of a checkpoint, from which the time to the next counts."""
         self._saved = time.monotonic()
-        self.tell("checkpoint")
+        self.report("checkpoint")
 
 
 class Extraction(Protocol):
@@ -221,7 +221,7 @@ class Here:
             part = chunk.tokens * done // total - counted
             self.progress.extracted(part, time.monotonic() - begun)
             begun, counted = time.monotonic(), counted + part
-            self.progress.tell("progress", counted)
+            self.progress.report("progress", counted)
             self.progress.check()
 
         return {str(site): x_nd for site, x_nd in extract(self.extractor, chunk, on_batch).items()}

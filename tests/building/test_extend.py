@@ -54,7 +54,7 @@ def test_it_is_the_stream_of_both_texts(built, tiny_folder, new_text, tmp_path):
                 clustering.add(x_nd)
         assert torch.equal(new.exemplars, clustering.exemplars) and new.k > old.k
         assert torch.equal(new.center, old.center) and new.threshold == old.threshold
-        assert (new.regions["arrivals"].to_numpy() == clustering.arrivals).all()
+        assert (new.regions["arrivals"].to_numpy() == clustering.online_counts).all()
         assert (new.regions["arrival_index"].to_numpy() == clustering.births).all()
         before, after = old.regions.drop_columns("arrivals"), new.regions.drop_columns("arrivals")
         assert after.slice(0, old.k).equals(before)  # ids never move

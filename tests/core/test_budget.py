@@ -58,7 +58,7 @@ class TestStream:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            self.streamed(tmp_path / "x", loaded, text_file, tell=interrupt)
+            self.streamed(tmp_path / "x", loaded, text_file, report=interrupt)
         half = read_streamed(tmp_path / "x")
         assert 0 < len(half) < len(whole)
         with (tmp_path / "x" / "x.float32").open("ab") as file:
@@ -67,7 +67,7 @@ class TestStream:
         assert torch.equal(again.x_nd, whole.x_nd) and (again.document_n == whole.document_n).all()
         assert again.record["digest"] == whole.record["digest"]
         calls = []
-        self.streamed(tmp_path / "x", loaded, text_file, tell=lambda *call: calls.append(call))
+        self.streamed(tmp_path / "x", loaded, text_file, report=lambda *call: calls.append(call))
         assert not calls
 
     def test_held_out_rows_are_of_documents_of_their_own(self, tmp_path, loaded, text_file):

@@ -20,7 +20,7 @@ def clustered(x, center, theta, device, prefilter="float32", sizes=None):
     """Everything a clustering knows, and the ids it gave, as bytes."""
     clustering = ep.LeaderClustering(torch.from_numpy(center), theta, device=device, prefilter=prefilter)
     ids = torch.cat([clustering.add(part) for part in torch.from_numpy(x).split(sizes or [len(x)])])
-    arrays = clustering.exemplars.numpy(force=True), clustering.births, clustering.arrivals, clustering.soles
+    arrays = clustering.exemplars.numpy(force=True), clustering.births, clustering.online_counts, clustering.sole_counts
     return [array.tobytes() for array in (*arrays, ids.numpy())]
 
 

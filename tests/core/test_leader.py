@@ -35,8 +35,8 @@ def test_clustering_is_the_oracles_whatever_the_batching(data, stream, prefilter
     assert clustering.births.tolist() == births.tolist()
     assert ids.tolist() == expected.tolist()
     assert clustering.exemplars.numpy().tobytes() == exemplars.tobytes()
-    assert clustering.arrivals.tolist() == np.bincount(expected[expected >= 0], minlength=len(births)).tolist()
-    assert clustering.soles.tolist() == np.minimum(soles, 2).tolist()
+    assert clustering.online_counts.tolist() == np.bincount(expected[expected >= 0], minlength=len(births)).tolist()
+    assert clustering.sole_counts.tolist() == np.minimum(soles, 2).tolist()
     assert (clustering.position, clustering.skipped) == (len(x), int((expected < 0).sum()))
 
 

@@ -78,7 +78,15 @@ def everything(x: np.ndarray, device: str, prefilter: str) -> list[bytes]:
     partition = ep.ExemplarPartition(percentile=20).fit(x)
     values = [
         *(found.center, found.thresholds[2.0], found.thresholds[20.0], clustering.exemplars.cpu(), clustering.births),
-        *(clustering.arrivals, clustering.soles, *ids, *d.assign(x), d.distances(x), d.margins(x), members.count_k),
+        *(
+            clustering.online_counts,
+            clustering.sole_counts,
+            *ids,
+            *d.assign(x),
+            d.distances(x),
+            d.margins(x),
+            members.count_k,
+        ),
         *(d.encode(x), d.encode(x, "signed"), d.encode(x, "binary"), d.decode(d.encode(x, "cosine"))),
         *(members.direction_kd, members.mean_directions, *nearest(x, clustering.exemplars, device=device)),
         *(

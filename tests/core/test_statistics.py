@@ -30,7 +30,7 @@ def test_the_estimate_is_leave_one_out(stream):
         before = rest.k
         rest.add(torch.from_numpy(x[row : row + 1]))
         founders += rest.k - before
-    assert n == 0 or abs(unseen_mass(clustering.soles, n).estimate - founders / n) <= 1.5 / n
+    assert n == 0 or abs(unseen_mass(clustering.sole_counts, n).estimate - founders / n) <= 1.5 / n
 
 
 def test_the_interval_covers_the_truth_on_independent_rows():
@@ -39,7 +39,7 @@ def test_the_interval_covers_the_truth_on_independent_rows():
     center, covered, ratios = np.zeros(5, np.float32), 0, []
     for _ in range(40):
         clustering = clustered(rng.normal(size=(600, 5)).astype(np.float32), center, 0.1)
-        estimate = unseen_mass(clustering.soles, 600)
+        estimate = unseen_mass(clustering.sole_counts, 600)
         u = rng.normal(size=(4000, 5)).astype(np.float32)
         u /= np.linalg.norm(u, axis=1, keepdims=True)
         truth = float((1 - u @ clustering.exemplars.numpy().T > 0.1).all(axis=1).mean())

@@ -387,7 +387,12 @@ class TestWhole:
             told.clear()
             text = DocumentSource("words", lambda: iter(read_documents(iter(sentences(100, seed=1)))))
             return axbench.run(
-                loaded, [read_concepts(stem)], plan, cache=tmp_path, text=text, tell=lambda what, *_: told.append(what)
+                loaded,
+                [read_concepts(stem)],
+                plan,
+                cache=tmp_path,
+                text=text,
+                report=lambda what, *_: told.append(what),
             )
 
         first = run()

@@ -92,7 +92,7 @@ class Owner:
     def decide(self, chunk, proposal):
         proposal.check(len(chunk.kept), D, [(one.site, one.clustering.k) for one in self.ahead], "host")
         made = [NOTHING if one.stopped else one.decide(chunk, proposal, i) for i, one in enumerate(self.ahead)]
-        closed = [np.flatnonzero(one.clustering.soles >= 2) for one in self.growing]
+        closed = [np.flatnonzero(one.clustering.sole_counts >= 2) for one in self.growing]
         self.news.append(News([m.exemplars.reshape(-1, D).numpy() for m in made], [m.births for m in made], closed))
         return made
 

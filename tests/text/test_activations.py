@@ -63,16 +63,16 @@ def test_the_cache_gives_what_the_model_gave(loaded, tmp_path):
         told.append(progress)
 
     plain = text_activations(loaded, SITES, texts, cache=None)
-    first = text_activations(loaded, SITES[:1], texts, cache=tmp_path, tell=tell)
+    first = text_activations(loaded, SITES[:1], texts, cache=tmp_path, report=tell)
     assert told and isinstance(first["resid_post.0"].x_nd, np.memmap)
-    text_activations(loaded, SITES, texts, cache=tmp_path, tell=tell)  # the other site joins it
+    text_activations(loaded, SITES, texts, cache=tmp_path, report=tell)  # the other site joins it
     read = len(told)
-    again = text_activations(loaded, SITES, texts, cache=tmp_path, tell=tell)
+    again = text_activations(loaded, SITES, texts, cache=tmp_path, report=tell)
     assert len(told) == read  # the model was not asked again
     for site in SITES:
         assert np.array_equal(again[site].x_nd, plain[site].x_nd)
-    text_activations(loaded, SITES, texts[:-1], cache=tmp_path, tell=tell)
-    text_activations(loaded, SITES, texts, cache=tmp_path, context_size=5, tell=tell)
+    text_activations(loaded, SITES, texts[:-1], cache=tmp_path, report=tell)
+    text_activations(loaded, SITES, texts, cache=tmp_path, context_size=5, report=tell)
     assert len(told) == read + 2  # other texts, another context: other entries
     bfloat = text_activations(ep.load_model(loaded.model.name_or_path, dtype="bfloat16"), SITES, texts, cache=tmp_path)
     assert bfloat["resid_post.2"].x_nd.dtype == np.float32
@@ -84,7 +84,7 @@ def test_an_interrupted_pass_leaves_no_entry(loaded, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        text_activations(loaded, SITES, sentences(5, seed=6), cache=tmp_path, tell=stop)
+        text_activations(loaded, SITES, sentences(5, seed=6), cache=tmp_path, report=stop)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,7 @@ from exemplar_partitioning.models.sites import Site, resolve_sites
 from exemplar_partitioning.reading import check_model
 from exemplar_partitioning.text.documents import DocumentSource
 
-from ..activations import Tell, TextActivations, text_activations
+from ..activations import Report, TextActivations, text_activations
 from ..concepts import ConceptSet
 from ..resampling import mean_interval, resamples
 from . import baselines, readouts
@@ -58,7 +58,7 @@ def run(
     text: DocumentSource,
     dictionaries: Sequence[StoredDictionary] = (),
     saes: Mapping[str, SparseAutoencoder] = {},
-    tell: Tell = lambda *_: None,
+    report: Report = lambda *_: None,
 ) -> dict[str, Any]:
     """Every method on every concept at every site.
 
@@ -82,7 +82,7 @@ def run(
     _check_fit(loaded, dictionaries, saes)
 
     def read(texts: Sequence[str], context_size: int) -> dict[str, TextActivations]:
-        return text_activations(loaded, sites, texts, cache=cache, context_size=context_size, tell=tell)
+        return text_activations(loaded, sites, texts, cache=cache, context_size=context_size, report=report)
 
     acts = [read(found.texts, plan.context_size) for found in sets]
     ordinary = read(_ordinary(loaded, text, plan.tokens), ORDINARY_CONTEXT)
@@ -97,7 +97,7 @@ def run(
             {"site": site, "percentile": p, "k": d.k, "threshold": round(d.threshold, 4), "given": bool(given)}
             for p, d in parts.items()
         ]
-        at = AtSite(site, sets, [a[site] for a in acts], finished, tell)
+        at = AtSite(site, sets, [a[site] for a in acts], finished, report)
         tried = [at.tried(basis) for basis in bases(x_nd, parts, _of_site(saes, resolved[number]), plan.seed)]
         rows += [row for one in tried for row in one["rows"]]
         rows += at.together([one for one in tried if one["rows"][0]["basis"] == "exemplar"])

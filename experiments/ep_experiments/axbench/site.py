@@ -22,7 +22,7 @@ from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.files import disk_errors, write_new
 from exemplar_partitioning.folder.dictionary import to_json
 
-from ..activations import Tell, TextActivations
+from ..activations import Report, TextActivations
 from ..concepts import Concept, ConceptSet
 from . import baselines, readouts
 from .readouts import Encode, Examples, Pooled, Rule, auroc, pool
@@ -116,9 +116,9 @@ class AtSite:
     """The labelled texts at one site, and every method on them. The pieces are lists of rows of the result."""
 
     def __init__(
-        self, site: str, sets: Sequence[ConceptSet], acts: Sequence[TextActivations], finished: Finished, tell: Tell
+        self, site: str, sets: Sequence[ConceptSet], acts: Sequence[TextActivations], finished: Finished, report: Report
     ):
-        self.site, self.sets, self.acts, self.finished, self.tell = site, sets, acts, finished, tell
+        self.site, self.sets, self.acts, self.finished, self.report = site, sets, acts, finished, report
 
     def tried(self, basis: Basis) -> dict[str, Any]:
         """All rules of a basis: `rows`, and in `scores` those of the profile, for each concept."""
@@ -127,7 +127,7 @@ class AtSite:
         return self.finished.get(piece, lambda: self._tried(basis))
 
     def _tried(self, basis: Basis) -> dict[str, Any]:
-        self.tell(f"{self.site}: {basis.name}", 0, 1)
+        self.report(f"{self.site}: {basis.name}", 0, 1)
         encode = basis.encode()
         pooled = [pool(acts, encode, basis.share) for acts in self.acts]
         k = pooled[0].highest.shape[1]
@@ -174,7 +174,7 @@ class AtSite:
         for given, acts in zip(self.sets, self.acts, strict=True):
             weights: dict[tuple[str, Training], list[np.ndarray]] = {key: [] for key in found}
             for number, concept in enumerate(given.concepts):
-                self.tell(f"{self.site}: directions of {given.name}", number, len(given.concepts))
+                self.report(f"{self.site}: directions of {given.name}", number, len(given.concepts))
                 for texts in TRAININGS:
                     x_nd, positive_n = baselines.tokens_of(acts, concept.positive, without(concept, texts))
                     for name, method in methods.items():

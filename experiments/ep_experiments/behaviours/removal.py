@@ -40,7 +40,7 @@ from .known import Behaviour
 from .prompts import Prompts
 from .scoring import Answers, answers, paired, perplexity
 
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""
 
 Keep = Callable[[str, Answers], None]
@@ -76,7 +76,7 @@ def run(
     prompts: Prompts,
     plan: Plan,
     out: Path,
-    tell: Tell,
+    report: Report,
     text: Sources | None = None,
     keep: Keep = lambda *_: None,
 ) -> dict:
@@ -90,7 +90,7 @@ def run(
     Raises:
         EPError: the model never, or always, shows the behaviour, or no region carries it.
     """
-    return _Experiment(behaviour, loaded, prompts, plan, out, tell, text, keep).run()
+    return _Experiment(behaviour, loaded, prompts, plan, out, report, text, keep).run()
 
 
 class _Experiment:
@@ -101,17 +101,17 @@ class _Experiment:
         prompts: Prompts,
         plan: Plan,
         out: Path,
-        tell: Tell,
+        report: Report,
         text: Sources | None,
         keep: Keep,
     ):
         self.behaviour, self.loaded, self.prompts, self.plan = behaviour, loaded, prompts, plan
-        self.out, self.tell, self.text, self.keep = out, tell, text, keep
+        self.out, self.report, self.text, self.keep = out, report, text, keep
         self.sites = [f"resid_post.{layer}" for layer in plan.layers]
         self.train = [*prompts.train[0], *prompts.train[1]]
 
     def run(self) -> dict:
-        self.tell("answers to the training prompts", 0, 1)
+        self.report("answers to the training prompts", 0, 1)
         before = self._answers(self.train)
         shows_n = before.shows == 1
         if shows_n.all() or not shows_n.any():
@@ -128,7 +128,7 @@ class _Experiment:
         sweep, chosen = self._choose(arms)
         to_test, tried = self._to_test(arms, chosen), []
         for number, arm in enumerate(to_test):
-            self.tell(f"test prompts: {arm.name}", number, len(to_test))
+            self.report(f"test prompts: {arm.name}", number, len(to_test))
             tried.append(self._try(arm))
         return {
             "behaviour": {"name": self.behaviour.name, "about": self.behaviour.about},
@@ -148,7 +148,7 @@ class _Experiment:
         return answers(self.loaded, prompts, b.shows, b.strictly, max_new_tokens=self.plan.max_new_tokens)
 
     def _dictionaries(self) -> list[StoredDictionary]:
-        self.tell("dictionaries of the training prompts", 0, 1)
+        self.report("dictionaries of the training prompts", 0, 1)
         order = np.random.default_rng(self.plan.seed).permutation(len(self.train))
         shuffled = [self.train[i] for i in order]
         if not find(self.out):
@@ -164,14 +164,14 @@ class _Experiment:
                 calibration_batch=len(shuffled),
                 calibration_sample=len(shuffled),
             )
-        self.tell("evidence for their regions", 0, 1)
+        self.report("evidence for their regions", 0, 1)
         if not all((folder / FOLDER).is_dir() for folder in find(self.out)):
             annotate(self.out, iter(shuffled), model=self.loaded)
         return [load(folder) for folder in find(self.out)]
 
     def _read_training_prompts(self, dictionaries: list[StoredDictionary], shows_n: np.ndarray) -> Arms:
         """Which region each training prompt ends in, everywhere; and the means of both kinds of prompts."""
-        self.tell("where the training prompts end", 0, 1)
+        self.report("where the training prompts end", 0, 1)
         sites = resolve_sites(self.sites, self.loaded.architecture)
         found = {str(site): x_nd for site, x_nd in last_activations(self.loaded, sites, self.train).items()}
         prompt_n = np.arange(len(self.train))
@@ -212,7 +212,7 @@ class _Experiment:
         plain = self.plain["validation"][0]
         seen, best, keys = [], {}, {}
         for number, (what, arm) in enumerate(tries):
-            self.tell(f"validation prompts: {arm.about}", number, len(tries))
+            self.report(f"validation prompts: {arm.about}", number, len(tries))
             with arm.opened():
                 found = self._answers(self.prompts.validation[0])
                 ratio = perplexity(self.loaded, self.windows["validation"]) / self.plain_ppl["validation"]
@@ -280,7 +280,7 @@ class _Experiment:
         ]
         plain, seen = self.plain["validation"][1], []
         for number, (name, d, v_d) in enumerate(kinds):
-            self.tell(f"adding: {name}", number, len(kinds))
+            self.report(f"adding: {name}", number, len(kinds))
             best: tuple[tuple, float] | None = None
             for alpha in ALPHAS:
                 with steer(self.loaded, d, 0, alpha=alpha, basis=v_d):

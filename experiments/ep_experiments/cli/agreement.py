@@ -41,11 +41,11 @@ def agreement(
     found = [d for p in wanted for d in options.dictionaries(dictionaries, streamed.record["site"], p)]
     saes = {path: load_sae(path) for path in sae}
     results: list[dict[str, Any]] = []
-    with steps() as tell:
+    with steps() as report:
         for dictionary in found:
             for path, autoencoder in saes.items():
                 doing = f"percentile {dictionary.config.calibration.percentile:g}, {path.name}"
-                tell(doing, len(results), len(found) * len(saes))
+                report(doing, len(results), len(found) * len(saes))
                 result = experiment.run(dictionary, autoencoder, streamed, tokens=count, seed=seed)
                 about = {"dictionary": describe(dictionary), "sae": experiment.describe(autoencoder, path)}
                 results.append(about | result)

@@ -91,7 +91,7 @@ def axbench(
         context_size=context,
         seed=seed,
     )
-    with steps() as tell:
+    with steps() as report:
         result = experiment.run(
             loaded,
             sets,
@@ -100,7 +100,7 @@ def axbench(
             text=documents_of(options.sources(text), field=field),
             dictionaries=_dictionaries(dictionaries),
             saes=_saes(sae or []),
-            tell=tell,
+            report=report,
         )
     run.finish(out / "result.json", loaded.info, result, _show)
 

@@ -111,7 +111,7 @@ def behaviour(
         seed=seed,
     )
     judge = {"judge": _judge_judged()} if name == "refusal" else {}
-    with steps() as tell:
+    with steps() as report:
         kept: list[str] = []
 
         def keep(arm: str, given: Answers) -> None:
@@ -119,7 +119,7 @@ def behaviour(
                 row = {"arm": arm, "prompt": generation.prompt, "answer": generation.text, "score": score}
                 kept.append(json.dumps(row, ensure_ascii=False) + "\n")
 
-        found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", tell, keep=keep)
+        found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", report, keep=keep)
     with disk_errors(out):
         write_new(out / "arms.svg", to_bytes(arms_figure({"experiment": name} | found), "svg"))
         if keep_answers:

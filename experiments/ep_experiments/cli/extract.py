@@ -35,7 +35,9 @@ def extract(
     tokens = max_tokens
     source = documents_of(options.sources(text), field=field)
     loaded = load_model(model, dtype=dtype, device=device)
-    with steps() as tell:
+    with steps() as report:
         chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
-        found = stream_to(out, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), tell)
+        found = stream_to(
+            out, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), report
+        )
     typer.echo(f"{len(found):,} activations of {found.record['site']} in {out}")

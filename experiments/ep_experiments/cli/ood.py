@@ -67,8 +67,8 @@ def ood(
 
     run = Run("ood", seed=seed, as_json=as_json)
     chosen = suites(names, data, loaded, sizes, seed, skipped)
-    with disk_errors(out), steps() as tell:
-        found = experiment.run(loaded, chosen, plan, out, tell)
+    with disk_errors(out), steps() as report:
+        found = experiment.run(loaded, chosen, plan, out, report)
     run.finish(out / "result.json", loaded.info, found, _show)
 
 

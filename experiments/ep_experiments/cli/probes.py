@@ -74,9 +74,9 @@ def probes(
     plan = experiment.Plan(*((200, 100, 64) if quick else (train, test, context)), top, 200 if quick else 1000, seed)
     loaded = load_model(model or found[0].config.model.id, dtype=dtype, device=device)
     saes = {path.name: load_sae(path) for path in sae or []}
-    with steps() as tell:
+    with steps() as report:
         tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most, seed)
-        result = experiment.run(found, saes, loaded, tasks, plan, out, tell, cache=cache)
+        result = experiment.run(found, saes, loaded, tasks, plan, out, report, cache=cache)
     seconds = sum(done["seconds"] for done in result["tasks"])  # also of those an earlier run did
     file, encode = out / "result.json", experiment.to_lines
     run.finish(file, loaded.info, result, _show, seconds=seconds, encode=encode)

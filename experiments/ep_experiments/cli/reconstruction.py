@@ -24,8 +24,8 @@ def reconstruction(
 
     run = Run("reconstruction", seed=seed, as_json=as_json)
     streamed = read_streamed(folder)
-    with steps() as tell:
-        result = experiment.run(streamed, seed=seed, tell=tell)
+    with steps() as report:
+        result = experiment.run(streamed, seed=seed, report=report)
     about = {name: streamed.record[name] for name in ("site", "text", "windows", "digest")}
     run.finish(out, streamed.info, about | result, _show)
 

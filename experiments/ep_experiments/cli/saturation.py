@@ -45,14 +45,14 @@ def saturation(
     tokens = 5_000 if quick else max_tokens
     loaded = load_model(model, dtype=dtype, device=device)
     chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
-    with steps() as tell:
+    with steps() as report:
         streams = {}
         for name, file in files.items():
             source = documents_of(file, field=field)
             streams[name] = stream_to(
-                out / name, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), tell
+                out / name, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), report
             )
-        tell("clustering", 0, 1)
+        report("clustering", 0, 1)
         result = experiment.run(streams, percentiles, seed)
     run.finish(out / "result.json", loaded.info, result, _show)
 

@@ -72,13 +72,13 @@ def tokens(
     loaded = load_model(model or streamed.info.id, dtype=streamed.info.dtype, device=device)
     if loaded.info.fingerprint != streamed.info.fingerprint:
         raise EPError(f"{loaded.info.id} is not the model that the activations in {activations} are of")
-    with steps() as tell:
+    with steps() as report:
         site, kept = streamed.record["site"], cache or out / "cache"
         sets = [
-            (questions, text_activations(loaded, [site], texts, cache=kept, context_size=context, tell=tell)[site])
+            (questions, text_activations(loaded, [site], texts, cache=kept, context_size=context, report=report)[site])
             for questions, texts in asked
         ]
-        result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, tell=tell)
+        result = experiment.run(streamed, saes, sets, budgets=sizes, percentile=percentile, seed=seed, report=report)
     run.finish(out / "result.json", loaded.info, result | {"text": streamed.record["text"]}, _show)
 
 

@@ -1,4 +1,4 @@
-"""How well scores tell novel documents from ordinary ones, with intervals over documents.
+"""How well scores report novel documents from ordinary ones, with intervals over documents.
 
 Tokens of one document are no independent samples, so documents are drawn anew and take their tokens along.
 

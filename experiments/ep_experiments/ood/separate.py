@@ -1,4 +1,4 @@
-"""Does a dictionary tell text it was not made for? Its scores against detectors that keep far more.
+"""Does a dictionary report text it was not made for? Its scores against detectors that keep far more.
 
 For each suite (`tasks.py`): dictionaries are built from ordinary text, the rivals (`methods.py`) are made from the
 activations of the same text, and all score the same activations of novel and of held-out ordinary documents. A
@@ -30,7 +30,7 @@ from exemplar_partitioning.models.load import LoadedModel, bos_id
 from exemplar_partitioning.novelty.detector import Detector, DocumentNovelty
 from exemplar_partitioning.novelty.scores import SCORES, token_scores
 
-from ..activations import Tell, TextActivations, text_activations
+from ..activations import Report, TextActivations, text_activations
 from ..resampling import resampled_by_kind, spread
 from .methods import Method, mahalanobis, nearest, norm, pca_residual
 from .metrics import separation
@@ -61,14 +61,14 @@ class Plan:
     sizes: Sizes = field(default_factory=Sizes)
 
 
-def run(loaded: LoadedModel, suites: Sequence[Suite], plan: Plan, out: Path, tell: Tell) -> dict[str, Any]:
+def run(loaded: LoadedModel, suites: Sequence[Suite], plan: Plan, out: Path, report: Report) -> dict[str, Any]:
     """The whole experiment; its dictionaries and cached activations stay in `out`. Returns plain values."""
-    return {"suites": [_Suite(loaded, suite, plan, out / suite.name, tell).run() for suite in suites]}
+    return {"suites": [_Suite(loaded, suite, plan, out / suite.name, report).run() for suite in suites]}
 
 
 class _Suite:
-    def __init__(self, loaded: LoadedModel, suite: Suite, plan: Plan, out: Path, tell: Tell):
-        self.loaded, self.suite, self.plan, self.out, self.tell = loaded, suite, plan, out, tell
+    def __init__(self, loaded: LoadedModel, suite: Suite, plan: Plan, out: Path, report: Report):
+        self.loaded, self.suite, self.plan, self.out, self.report = loaded, suite, plan, out, report
         self.context = min(CONTEXT, (loaded.architecture.max_length or CONTEXT + 1) - 1)  # and a BOS
 
     def run(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class _Suite:
     def _dictionaries(self) -> list[StoredDictionary]:
         folder = self.out / "dictionaries"
         if not find(folder):
-            self.tell(f"{self.suite.name}: dictionaries", 0, 1)
+            self.report(f"{self.suite.name}: dictionaries", 0, 1)
             sample: dict[str, Any] = {}
             if self.plan.calibration is not None:
                 sample = {"calibration_batch": self.plan.calibration, "calibration_sample": self.plan.calibration}
@@ -119,16 +119,16 @@ class _Suite:
                 **sample,
             )
         if not all((found / ANNOTATION).is_dir() for found in find(folder)):
-            self.tell(f"{self.suite.name}: evidence", 0, 1)
+            self.report(f"{self.suite.name}: evidence", 0, 1)
             annotate(folder, iter(self.suite.build), model=self.loaded)
         return [load(found) for found in find(folder)]
 
     def _activations(self, name: str, texts: list[str]) -> TextActivations:
-        def tell(what: str, done: int, total: int) -> None:
-            self.tell(f"{self.suite.name}: {what}, {name}", done, total)
+        def report(what: str, done: int, total: int) -> None:
+            self.report(f"{self.suite.name}: {what}, {name}", done, total)
 
         return text_activations(
-            self.loaded, [self.site], texts, cache=self.out / "activations", context_size=self.context, tell=tell
+            self.loaded, [self.site], texts, cache=self.out / "activations", context_size=self.context, report=report
         )[self.site]
 
     def _scored(self, what: str, texts: list[str], methods: Sequence[Method]) -> dict[str, list[np.ndarray]]:
@@ -137,18 +137,18 @@ class _Suite:
         ends = np.unique(found.start_t)[1:-1]  # of documents with tokens
         x_nd = np.array(found.x_nd)
         scored: dict[str, list[np.ndarray]] = {}
-        self.tell(f"{self.suite.name}: scores, {what}", 0, 1)
+        self.report(f"{self.suite.name}: scores, {what}", 0, 1)
         for method in methods:
             for name, score_n in zip(method.names, method.scores(x_nd), strict=True):
                 scored[name] = np.split(score_n, ends)
-        self.tell(f"{self.suite.name}: {PERPLEXITY}, {what}", 0, 1)
+        self.report(f"{self.suite.name}: {PERPLEXITY}, {what}", 0, 1)
         begun = time.perf_counter()
         scored[PERPLEXITY] = losses(self.loaded, np.split(found.token_n, ends))
         self.seconds_a_token = (time.perf_counter() - begun) / len(x_nd)
         return scored
 
     def _compared(self, task: Task, novel: dict[str, list], ordinary: dict[str, list]) -> dict[str, Any]:
-        self.tell(f"{self.suite.name}: intervals, {task.name}", 0, 1)
+        self.report(f"{self.suite.name}: intervals, {task.name}", 0, 1)
         first = next(iter(novel))
         length_t = np.array([len(scores) for scores in novel[first] + ordinary[first]])
         novel_t = np.arange(len(length_t)) < len(novel[first])
@@ -189,7 +189,7 @@ class _Suite:
 
     def _alarms(self, dictionary: StoredDictionary) -> list[dict[str, Any]]:
         """What detectors flag: of new ordinary documents, which they may at their rate; and of novel ones."""
-        self.tell(f"{self.suite.name}: detector", 0, 1)
+        self.report(f"{self.suite.name}: detector", 0, 1)
         seed, rates = self.plan.seed, self.plan.false_alarms
         detector = Detector.fit(dictionary, iter(self.suite.fit), self.loaded, false_alarms=min(rates), seed=seed)
         rows = [("held out", self.suite.held_out), *((task.name, task.novel) for task in self.suite.tasks)]

@@ -46,7 +46,7 @@ from ..tasks import Task
 from .features import Plan, Rows, arms, read_rows
 from .logistic import probe
 
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""
 
 
@@ -65,7 +65,7 @@ def run(
     tasks: Iterable[Task],
     plan: Plan,
     out: Path,
-    tell: Tell = lambda *_: None,
+    report: Report = lambda *_: None,
     *,
     cache: Path | None = None,
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def run(
     tasks, done = list(tasks), []
     (out / "tasks").mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(tasks):
-        tell(f"task {task.name}", number, len(tasks))
+        report(f"task {task.name}", number, len(tasks))
         file = out / "tasks" / f"{re.sub(r'[^A-Za-z0-9]+', '_', task.name)}.json"
         key = hashlib.sha256(to_json([settings, task.name, task.texts, task.label_n.tolist()])).hexdigest()
         found = _kept(file, key)

@@ -15,7 +15,7 @@ from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import EPError
 
-from ..streamed import Streamed, Tell
+from ..streamed import Report, Streamed
 from . import arms
 
 KS = (1, 4, 16, 32)
@@ -33,14 +33,14 @@ class Sizes:
     orders: int = 3
 
 
-def run(streamed: Streamed, sizes: Sizes = Sizes(), seed: int = 0, tell: Tell = lambda *_: None) -> dict[str, Any]:
+def run(streamed: Streamed, sizes: Sizes = Sizes(), seed: int = 0, report: Report = lambda *_: None) -> dict[str, Any]:
     """FVU of every arm; `PREREGISTRATION.md` says what for. Raises EPError if there are too few activations."""
     held_nd = _held_out(streamed, seed)
     rows = []
     for order in range(sizes.orders):
         train_nd = streamed.rows(_ordered(streamed, sizes.many, seed + order))
         for tokens in (sizes.few, sizes.many):
-            tell("rebuilding", 2 * order + (tokens == sizes.many), 2 * sizes.orders)
+            report("rebuilding", 2 * order + (tokens == sizes.many), 2 * sizes.orders)
             for arm in _arms(train_nd[:tokens], seed + order, itda=tokens == sizes.few):
                 rows.append({"order": order, "tokens": tokens, **arm.facts, "fvu": _fvu(held_nd, arm.dictionary)})
     return {"held_out_rows": len(held_nd), "ks": list(KS), "results": rows, "summary": _summary(rows)}

@@ -29,7 +29,7 @@ from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 
 from ..activations import TextActivations
 from ..resampling import interval, mean_interval, resamples
-from ..streamed import Streamed, Tell
+from ..streamed import Report, Streamed
 from .detection import Question, detected
 
 HELD_OUT = 30_000  # activations at most
@@ -203,7 +203,7 @@ def run(
     budgets: Sequence[int] = BUDGETS,
     percentile: float = 1.0,
     seed: int = 0,
-    tell: Tell = lambda *_: None,
+    report: Report = lambda *_: None,
 ) -> dict[str, Any]:
     """Dictionaries of every budget and autoencoders on held-out activations and on detection, and their costs.
 
@@ -215,7 +215,7 @@ def run(
     weight_bt = resamples(len(names), RESAMPLES, seed)
     dictionaries, autoencoders = [], []
     for i, tokens in enumerate(budgets):
-        tell(f"dictionary of {tokens:,} activations", i, len(budgets) + len(saes))
+        report(f"dictionary of {tokens:,} activations", i, len(budgets) + len(saes))
         made = grown(streamed, tokens, percentile)
         auroc = detected(lambda x_nd, made=made: made.dictionary.encode(x_nd, "cosine").nan_to_num(-1), sets)
         dictionaries.append(
@@ -225,7 +225,7 @@ def run(
             | _scored(auroc, weight_bt)
         )
     for i, (sae, record) in enumerate(saes):
-        tell(f"autoencoder {record['name']}", len(budgets) + i, len(budgets) + len(saes))
+        report(f"autoencoder {record['name']}", len(budgets) + i, len(budgets) + len(saes))
         autoencoders.append(
             {"name": record["name"], "units": sae.W_enc.shape[1]}
             | _costs(streamed, record["tokens"], record["seconds"], record["flops"])

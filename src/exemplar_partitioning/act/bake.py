@@ -100,12 +100,12 @@ def _start_without(model: Any, architecture: Architecture, q_rd: Float[Tensor, "
 
 def _last_linear(block: nn.Module, part: str) -> nn.Module:
     module = block.get_submodule(part)
-    found = [child for name, child in module.named_modules() if name.rpartition(".")[2] in _OUT_PROJECTIONS]
-    if len(found) != 1:
+    projections = [child for name, child in module.named_modules() if name.rpartition(".")[2] in _OUT_PROJECTIONS]
+    if len(projections) != 1:
         raise EPError(
             f"cannot tell which weights of {part} ({type(module).__name__}) write to the stream; use the hook"
         )
-    return found[0]
+    return projections[0]
 
 
 def _write_nothing_along(linear: Any, q_rd: Float[Tensor, "r d"]) -> None:

@@ -128,8 +128,8 @@ def last_activations(
 ) -> dict[Site, Float[Tensor, "n d"]]:
     """Activations at the last token of each prompt, where the answer begins: one pass for all sites."""
     windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
-    found = extract_rows(loaded.model, sites, windows, [np.array([len(window) - 1]) for window in windows])
-    return {site: torch.from_numpy(x_nd) for site, x_nd in found.items()}
+    activations = extract_rows(loaded.model, sites, windows, [np.array([len(window) - 1]) for window in windows])
+    return {site: torch.from_numpy(x_nd) for site, x_nd in activations.items()}
 
 
 def meets(
@@ -138,8 +138,8 @@ def meets(
     """Which prompt meets which region. prompt_n: the prompt that each activation belongs to, ascending from 0."""
     ids_n, _ = dictionary.assign(x_nd.numpy())
     meets_pk = np.zeros((int(prompt_n[-1]) + 1, dictionary.k), bool)
-    found = ids_n >= 0  # without a direction there is no region
-    meets_pk[prompt_n[found], ids_n[found]] = True
+    placed_n = ids_n >= 0  # without a direction there is no region
+    meets_pk[prompt_n[placed_n], ids_n[placed_n]] = True
     return meets_pk
 
 
@@ -152,5 +152,5 @@ def _meets(
     windows = [np.array(encode(loaded, prompt, chat)) for prompt in prompts]
     x_nd = Extractor(loaded.model, [site]).extract(windows)[site]
     prompt_n = np.repeat(np.arange(len(prompts)), [len(window) for window in windows])
-    own = np.flatnonzero(~special_mask(np.concatenate(windows), special_token_ids(loaded.tokenizer)))
-    return meets(dictionary, x_nd[torch.from_numpy(own)], prompt_n[own])
+    ordinary = np.flatnonzero(~special_mask(np.concatenate(windows), special_token_ids(loaded.tokenizer)))
+    return meets(dictionary, x_nd[torch.from_numpy(ordinary)], prompt_n[ordinary])

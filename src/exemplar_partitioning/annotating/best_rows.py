@@ -82,8 +82,8 @@ class BestRows:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, for a checkpoint."""
-        own = {"key": self.key, "document": self.document, "position": self.position}
-        return own | {f"payload.{name}": values for name, values in self.payload.items()}
+        arrays = {"key": self.key, "document": self.document, "position": self.position}
+        return arrays | {f"payload.{name}": values for name, values in self.payload.items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.key, self.document, self.position = arrays["key"], arrays["document"], arrays["position"]

@@ -225,8 +225,8 @@ async def _answer(client: AsyncOpenAI, question: Question) -> str:
 
 def label_of(answer: str) -> str:
     """The label in an answer: its first line that says something, without what models like to put around it."""
-    said = re.sub(r"<think>.*?(</think>|\Z)", "", answer, flags=re.DOTALL)
-    for line in said.splitlines():
+    spoken = re.sub(r"<think>.*?(</think>|\Z)", "", answer, flags=re.DOTALL)
+    for line in spoken.splitlines():
         text = re.sub(r"^(label|answer)\s*:\s*", "", one_line(line).strip(" *#`-"), flags=re.IGNORECASE)
         text = text.strip(" *`\"'\u201c\u201d").removesuffix(".")
         if text and not text.endswith(":"):

@@ -89,15 +89,15 @@ class SiteRows:
 
         What blocks prepare is shared, then forgotten. Overwrites the activations: directions take their place.
         """
-        found = [Assignment.empty(len(x_nd)) for _ in evidence]
+        assignments = [Assignment.empty(len(x_nd)) for _ in evidence]
         for part, block in evidence[0].dictionary.blocks(x_nd):
             at = part.start + block.rows_n.cpu()
-            for each, assignment in zip(evidence, found, strict=True):
+            for each, assignment in zip(evidence, assignments, strict=True):
                 each.assign(block, at, rows, assignment)
                 each.halves.skipped += part.stop - part.start - len(block)
             x_nd[part] = torch.nan
             x_nd[at] = block.u_nd.cpu()
-        return cls(rows, x_nd.numpy()), found
+        return cls(rows, x_nd.numpy()), assignments
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Evidence:
 
     def assign(self, block: Block, at: Tensor, rows: ChunkRows, assignment: Assignment) -> None:
         """Find the regions of a block's rows, which are at these rows of the chunk, and count them as members."""
-        ids_n, distance_n = (found.cpu() for found in self.dictionary.assign_block(block))
+        ids_n, distance_n = (part.cpu() for part in self.dictionary.assign_block(block))
         half_n = torch.from_numpy((rows.document_n & np.uint64(1)).astype(np.int64))
         self.halves.add(block, 2 * ids_n + half_n[at], distance_n)
         assignment.region_n[at], assignment.distance_n[at] = ids_n, distance_n
@@ -144,18 +144,18 @@ class Evidence:
     def add(self, site: SiteRows, assignment: Assignment) -> None:
         """Take what else there is to know of the rows of a chunk that were assigned."""
         rows = site.rows
-        there = np.flatnonzero(assignment.region_n >= 0)
-        region_m, distance_m = assignment.region_n[there], assignment.distance_n[there]
+        placed = np.flatnonzero(assignment.region_n >= 0)
+        region_m, distance_m = assignment.region_n[placed], assignment.distance_n[placed]
         k = self.dictionary.k
         self.within_k += np.bincount(region_m[distance_m <= self.dictionary.threshold], minlength=k)
         bin_m = np.minimum(distance_m / BIN_WIDTH, BINS - 1).astype(np.int64)
         self.histogram_kb += np.bincount(region_m * BINS + bin_m, minlength=k * BINS).reshape(k, BINS)
-        self.at.add(region_m, rows.token_n[there])
-        self.before.add(region_m, rows.before_n[there])
-        self._offer(site, there, region_m, distance_m)
+        self.at.add(region_m, rows.token_n[placed])
+        self.before.add(region_m, rows.before_n[placed])
+        self._offer(site, placed, region_m, distance_m)
 
-    def _offer(self, site: SiteRows, there: np.ndarray, region_m: np.ndarray, distance_m: np.ndarray) -> None:
-        document_m, position_m = site.rows.document_n[there], site.rows.position_n[there]
+    def _offer(self, site: SiteRows, placed: np.ndarray, region_m: np.ndarray, distance_m: np.ndarray) -> None:
+        document_m, position_m = site.rows.document_n[placed], site.rows.position_n[placed]
         keys = {
             "nearest": ascending(distance_m),
             "farthest": descending(distance_m),
@@ -167,7 +167,7 @@ class Evidence:
                 keys[kind],
                 document_m,
                 position_m,
-                lambda got: self._payload(site, there[got], region_m[got], distance_m[got]),
+                lambda got: self._payload(site, placed[got], region_m[got], distance_m[got]),
             )
 
     def _payload(
@@ -230,8 +230,8 @@ class Evidence:
     def merge(self, arrays: dict[str, np.ndarray]) -> None:
         """Add what another gathered about the same dictionary over other rows, as its `arrays` gave it."""
         h = self.halves
-        own = {"count": h.count_k, "direction": h.direction_kd, "distance": h.distance_k, "square": h.square_k}
-        for name, sums in own.items():  # in place, as sums of directions are large; what is given may be read-only
+        totals = {"count": h.count_k, "direction": h.direction_kd, "distance": h.distance_k, "square": h.square_k}
+        for name, sums in totals.items():  # in place, as sums of directions are large; what is given may be read-only
             np.add(sums.numpy(), arrays[name], out=sums.numpy())
         h.skipped += int(arrays["skipped"][0])
         h.check_range()
@@ -261,20 +261,20 @@ class Sample:
 
     def add(self, rows: ChunkRows, x_nd: Float[Tensor, "n d"]) -> None:
         """Take the rows of a chunk; those without a direction stay out."""
-        there = has_direction(x_nd, self.center).numpy().nonzero()[0]
-        self._take(shuffled(rows.document_n[there], rows.position_n[there]), x_nd.numpy(), there)
+        directed = has_direction(x_nd, self.center).numpy().nonzero()[0]
+        self._keep(shuffled(rows.document_n[directed], rows.position_n[directed]), x_nd.numpy(), directed)
 
     def merge(self, arrays: dict[str, np.ndarray]) -> None:
         """Take what another drew from other rows, as its `arrays` gave it."""
-        there = np.flatnonzero(arrays["key"] != NONE)
-        self._take(arrays["key"][there], arrays["x"], there)
+        filled = np.flatnonzero(arrays["key"] != NONE)
+        self._keep(arrays["key"][filled], arrays["x"], filled)
 
-    def _take(self, key: Int64[np.ndarray, " m"], x_nd: np.ndarray, there: np.ndarray) -> None:
+    def _keep(self, key: Int64[np.ndarray, " m"], x_nd: np.ndarray, rows: np.ndarray) -> None:
         """Keep the rows with the smallest keys of those here and these, which are at some places in x_nd."""
         smallest = np.argsort(np.concatenate([self.key, key]), kind="stable")[: len(self.key)]
         new = smallest[smallest >= len(self.key)] - len(self.key)
         places = np.setdiff1d(np.arange(len(self.key)), smallest)  # empty, or of rows that others have driven out
-        self.key[places], self.x[places] = key[new], x_nd[there[new]]
+        self.key[places], self.x[places] = key[new], x_nd[rows[new]]
 
     @property
     def ordered(self) -> Float[np.ndarray, "n d"]:

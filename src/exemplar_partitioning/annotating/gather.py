@@ -47,13 +47,13 @@ class Gathered:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take the state that `arrays` gave."""
-        for part, own in self._parts(arrays):
-            part.restore(own)
+        for part, part_arrays in self._parts(arrays):
+            part.restore(part_arrays)
 
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add what others gathered over other chunks with the same dictionaries, as their `arrays` gave it."""
-        for part, own in self._parts(arrays):
-            part.merge(own)
+        for part, part_arrays in self._parts(arrays):
+            part.merge(part_arrays)
 
     def _parts(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[Evidence | Sample, dict[str, np.ndarray]]]:
         parts: list[tuple[Evidence | Sample, dict[str, np.ndarray]]] = []

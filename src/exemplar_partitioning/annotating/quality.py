@@ -38,7 +38,7 @@ def quality(
     """
     center, theta = dictionary.center, dictionary.threshold
     return_freed()
-    own = metrics(dictionary, evaluated_nd)
+    measured = metrics(dictionary, evaluated_nd)
     return_freed()
     random = metrics(Dictionary(center, directions(drawn_nd[: dictionary.k], center).u_nd, theta), evaluated_nd)
     return_freed()
@@ -46,7 +46,7 @@ def quality(
     grown = _grown(noise, center, theta, dictionary.k)
     return_freed()
     gaussian = metrics(grown, noise.draw(len(evaluated_nd)))
-    return Quality(n_activations=len(evaluated_nd), dictionary=own, random_exemplars=random, gaussian=gaussian)
+    return Quality(n_activations=len(evaluated_nd), dictionary=measured, random_exemplars=random, gaussian=gaussian)
 
 
 def _grown(noise: _Noise, center: Float[Tensor, " d"], theta: float, k: int) -> Dictionary:
@@ -86,8 +86,8 @@ class _Noise:
 def metrics(dictionary: Dictionary, x_nd: Float[Tensor, "n d"]) -> Metrics:
     """Intrinsic metrics of a dictionary on some activations; NaN-free, rounded to six digits."""
     ids_n, distance_n = (a.numpy() for a in dictionary.assign(x_nd))
-    there = ids_n >= 0
-    ids_n, distance_n = ids_n[there], distance_n[there]
+    placed_n = ids_n >= 0
+    ids_n, distance_n = ids_n[placed_n], distance_n[placed_n]
     size_k = np.bincount(ids_n, minlength=dictionary.k)
     sum_k = np.bincount(ids_n, distance_n, minlength=dictionary.k)
     inter_k, largest = nearest_other(dictionary.exemplars)

@@ -20,7 +20,7 @@ from ..files import disk_errors, write_new
 from ..folder import annotation as folder
 from ..folder.checkpoints import Checkpoints
 from ..folder.dictionary import StoredDictionary, find, load, to_json, versions
-from ..folder.group import JOURNAL, beside, discard, finish, take_places
+from ..folder.group import JOURNAL, beside, discard, finish, move_in
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, load_model, pick_device, search_device
 from ..models.sites import resolve_sites
@@ -162,9 +162,9 @@ class Run:
         self.names: dict[int, str] = {}  # documents that examples come from, by hash
         self.documents: set[int] = set()
         self.done, self.digest = 0, ""  # chunks; of the stream up to the last of them
-        self.progress = Progress(self._tell, job.request.stop, job.request.checkpoint_seconds)
+        self.progress = Progress(self._report, job.request.stop, job.request.checkpoint_seconds)
 
-    def _tell(self, kind: str, tokens: int, rate: float) -> None:
+    def _report(self, kind: str, tokens: int, rate: float) -> None:
         if self.job.request.on_event is not None:
             self.job.request.on_event(AnnotateEvent(kind, tokens, self.job.request.max_tokens, rate))
 
@@ -192,9 +192,9 @@ class Run:
         file, places = self.work / "settings.json", [d.path / folder.FOLDER for d in self.dictionaries]
         if file.is_file() and file.read_bytes() == to_json(settings):
             return
-        if (there := [place for place in places if place.exists()]) and not self.job.request.replace:
+        if (old := [place for place in places if place.exists()]) and not self.job.request.replace:
             shutil.rmtree(self.work, ignore_errors=True)
-            raise EPError(f"{there[0].parent} is annotated already; to gather new evidence in its place, add --replace")
+            raise EPError(f"{old[0].parent} is annotated already; to gather new evidence in its place, add --replace")
         for name in self.work.glob("checkpoint-*"):
             shutil.rmtree(name)
         for place in places:
@@ -204,10 +204,10 @@ class Run:
     def run(self, gathering: Gathering) -> None:
         """Gather, then write everything, which appears together."""
         self._restore()
-        self.progress.tell("resume" if self.done else "start")
+        self.progress.report("resume" if self.done else "start")
         try:
-            with closing(gathering(self.job, self._new_chunks(), self.gathered, self.progress)) as taken:
-                for chunks in taken:
+            with closing(gathering(self.job, self._new_chunks(), self.gathered, self.progress)) as gathered_chunks:
+                for chunks in gathered_chunks:
                     self._count(chunks)
         except Stop:
             self._save()
@@ -220,15 +220,15 @@ class Run:
                 f"{self.job.source.name} gave no text to read within --max-tokens {self.job.request.max_tokens:,}"
             )
         self._save()
-        self.progress.tell("lens")
+        self.progress.report("lens")
         places = [dictionary.path / folder.FOLDER for dictionary in self.dictionaries]
         samples = {name: torch.from_numpy(sample.ordered) for name, sample in self.gathered.samples.items()}
         self.gathered.samples.clear()
         for tables in self._tables():
             self._write(tables, samples)
-        take_places(self.journal, self.job.path, places)
+        move_in(self.journal, self.job.path, places)
         shutil.rmtree(self.work, ignore_errors=True)
-        self.progress.tell("done")
+        self.progress.report("done")
 
     def _new_chunks(self) -> Iterator[Chunk]:
         """Chunks after those that an earlier process took; raises EPError if these are of another text."""

@@ -75,14 +75,14 @@ class Tables:
         return _table(folder.REGIONS_SCHEMA, columns)
 
     def _tokens(self, counts: PairCounts) -> pa.Array:
-        found = counts.characteristic(TOP_TOKENS)
+        top_tokens = counts.characteristic(TOP_TOKENS)
         return _list_array(
-            found.length_k,
+            top_tokens.length_k,
             folder.REGIONS_SCHEMA.field("top_tokens").type,
-            token_id=found.token_p,
-            token=self.texts[found.token_p],
-            count=found.count_p,
-            lift=found.lift_p,
+            token_id=top_tokens.token_p,
+            token=self.texts[top_tokens.token_p],
+            count=top_tokens.count_p,
+            lift=top_tokens.lift_p,
         )
 
     def _lens(self) -> tuple[tuple[pa.Array, pa.Array], ...]:
@@ -142,9 +142,9 @@ class Tables:
 
     def examples(self) -> Iterator[pa.Table]:
         """The rows of examples.parquet, sorted by region, kind and rank; some row groups at a time."""
-        there = [np.nonzero(self.evidence.examples[kind].key != NONE) for kind in folder.KINDS]
-        kind = np.repeat(np.arange(len(there)), [len(region) for region, _ in there])
-        region, rank = (np.concatenate(parts) for parts in zip(*there, strict=True))
+        filled = [np.nonzero(self.evidence.examples[kind].key != NONE) for kind in folder.KINDS]
+        kind = np.repeat(np.arange(len(filled)), [len(region) for region, _ in filled])
+        region, rank = (np.concatenate(parts) for parts in zip(*filled, strict=True))
         order = np.lexsort((rank, kind, region))
         for start in range(0, len(order), _EXAMPLE_ROWS):
             part = order[start : start + _EXAMPLE_ROWS]

@@ -21,8 +21,8 @@ class PairCounts:
 
     def add(self, region_n: Int64[np.ndarray, " n"], token_n: Int64[np.ndarray, " n"]) -> None:
         """Count pairs; a token of -1 stands for none."""
-        there = token_n >= 0
-        self._loose.append((region_n[there] * self.vocab_size + token_n[there]).astype(self._code))
+        known_n = token_n >= 0
+        self._loose.append((region_n[known_n] * self.vocab_size + token_n[known_n]).astype(self._code))
         if sum(map(len, self._loose)) >= _COMPACT:
             self._compact()
 
@@ -65,10 +65,10 @@ class PairCounts:
         ratio_p = _log_likelihood(n_p, region_k[region_p], token_v[token_p], total)
         keep = np.flatnonzero(lift_p > 1)
         order = keep[np.lexsort((token_p[keep], -ratio_p[keep], region_p[keep]))]
-        found_k = np.bincount(region_p[order], minlength=self.k)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(found_k) - found_k, found_k)
+        pairs_k = np.bincount(region_p[order], minlength=self.k)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(pairs_k) - pairs_k, pairs_k)
         order = order[place < top]
-        return TokenCounts(np.minimum(found_k, top), token_p[order], n_p[order], lift_p[order])
+        return TokenCounts(np.minimum(pairs_k, top), token_p[order], n_p[order], lift_p[order])
 
 
 @dataclass(frozen=True)

@@ -73,12 +73,12 @@ def extend(
     """
     olds, out = _sources(Path(path)), Path(out)
     labels = [Labels.read(old).by_hand() for old in olds]
-    if there := find(out):
+    if present := find(out):
         if resume and all(_is_grown(old, out) for old in olds):
             shutil.rmtree(out / ".build", ignore_errors=True)  # left by a process that was killed at its end
             return [(old, _grown(old, out)) for old in olds]
         raise EPError(
-            f"{out} holds a dictionary already ({there[0].relative_to(out)}); choose another folder with --out"
+            f"{out} holds a dictionary already ({present[0].relative_to(out)}); choose another folder with --out"
         )
     loaded = model if isinstance(model, LoadedModel) else model_of(olds[0], model, device=device)
     check_model(olds[0], loaded)
@@ -107,7 +107,7 @@ def extend(
             if by_hand and beside(place).is_dir():
                 Labels.read(load(beside(place))).add(by_hand)
         workspace.appear(places)
-    run.progress.tell("done")
+    run.progress.report("done")
     return [(old, _grown(old, out)) for old in olds]
 
 

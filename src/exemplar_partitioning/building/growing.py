@@ -104,11 +104,11 @@ class Growing:
             norm = float(x_d.double().norm())
             self.provenance.append(Provenance(document, at, window_tokens, norm))
 
-    def take(
+    def append(
         self, exemplars: Tensor, births: Int64[np.ndarray, " new"], provenance: Sequence[Provenance], **counts: Any
     ) -> None:
-        """Rows clustered elsewhere, up to a place where a decision may fall due; see `LeaderClustering.take`."""
-        self.clustering.take(exemplars, births, **counts)
+        """Rows clustered elsewhere, up to a place where a decision may fall due; see `LeaderClustering.append`."""
+        self.clustering.append(exemplars, births, **counts)
         self.provenance += provenance
         self._decide()
 
@@ -145,7 +145,7 @@ class Growing:
     def unseen(self) -> MissingMass:
         """Share of further activations, of the text since the start, that would found a region."""
         n = self.clustering.position - self.clustering.skipped - self.start.with_direction
-        return missing_mass(self.clustering.soles[self.start.k :], n)
+        return missing_mass(self.clustering.sole_counts[self.start.k :], n)
 
     @property
     def text_digest(self) -> str:
@@ -189,8 +189,8 @@ class Growing:
             "window_lengths": np.array([len(window) for window in windows], np.int64),
             "center": self.clustering.center.numpy(force=True),
             "exemplars": self.clustering.exemplars.numpy(force=True),
-            "arrivals": self.clustering.arrivals,
-            "soles": self.clustering.soles,
+            "arrivals": self.clustering.online_counts,
+            "soles": self.clustering.sole_counts,
             "births": self.clustering.births,
         }
 
@@ -198,9 +198,9 @@ class Growing:
     def restored(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], device: str) -> Self:
         """From what `record` and `arrays` gave."""
         clustering = LeaderClustering(torch.from_numpy(arrays["center"]), record["threshold"], device=device)
-        counts = {name: arrays[name] for name in ("arrivals", "soles", "births")}
+        counts = [arrays[name] for name in ("arrivals", "soles", "births")]
         at = {name: record[name] for name in ("position", "skipped")}
-        clustering.restore(torch.from_numpy(arrays["exemplars"]), **counts, **at)
+        clustering.restore(torch.from_numpy(arrays["exemplars"]), *counts, **at)
         ends = np.cumsum(arrays["window_lengths"])
         windows = np.split(arrays["window_tokens"], ends)[: len(ends)]
         provenance = [
@@ -225,28 +225,28 @@ def decided(
     for chunk, activations in extracted:
         while activations:
             site, x_nd = activations.popitem()
-            feed([one for one in growing if one.site == site], x_nd, chunk, device=device)
+            feed([each for each in growing if each.site == site], x_nd, chunk, device=device)
         end(growing, chunk)
         yield chunk
 
 
 def feed(here: Sequence[Growing], x_nd: Tensor, chunk: Chunk, *, device: str = "cpu") -> None:
     """Give the activations of a chunk to the dictionaries growing at their site, which share a centre."""
-    still = [one for one in here if not one.stopped]
+    still = [each for each in here if not each.stopped]
     for start in range(0, len(x_nd) if still else 0, ROWS):
         part = x_nd[start : start + ROWS].to(device)
         block = directions(part, still[0].clustering.center, strict=still[0].settings.strict)
-        for one in still:
-            one.add(block, len(part), chunk, start)
+        for each in still:
+            each.add(block, len(part), chunk, start)
 
 
 def end(growing: Sequence[Growing], chunk: Chunk) -> None:
     """Close the dictionaries that stopped in a chunk, and all if it is the last."""
-    for one in growing:
-        if chunk.last or (one.stopped and not one.digest):
-            one.end(one.stopped or cast(Stopped, chunk.last), chunk.digest)
+    for each in growing:
+        if chunk.last or (each.stopped and not each.digest):
+            each.end(each.stopped or cast(Stopped, chunk.last), chunk.digest)
 
 
 def all_stopped(growing: Iterable[Growing]) -> bool:
     """Whether no dictionary takes more of the stream."""
-    return all(one.stopped for one in growing)
+    return all(each.stopped for each in growing)

@@ -115,7 +115,7 @@ def build(
         workspace.appear(run.write())
         result = run.result()
         _write_log(settings, result, crew.notes())
-        run.progress.tell("done")
+        run.progress.report("done")
         return result
 
 
@@ -172,11 +172,11 @@ class Run:
         checkpoint_seconds: float,
     ):
         self.job, self.state, self.on_event = job, state, on_event
-        self.progress = Progress(self._tell, stop, checkpoint_seconds)
+        self.progress = Progress(self._report, stop, checkpoint_seconds)
         self.device = search_device(job.loaded.model.device)
         self.started = time.monotonic()
 
-    def _tell(self, kind: str, tokens: int, rate: float) -> None:
+    def _report(self, kind: str, tokens: int, rate: float) -> None:
         if self.on_event is not None:
             summaries = tuple(growing.summary() for growing in self.state.growing)
             self.on_event(Event(kind, tokens, self.job.settings.max_tokens, rate, summaries))
@@ -184,7 +184,7 @@ class Run:
     def follow(self, crew: Crew) -> None:
         """Follow the stream to where every dictionary has stopped. Raises Interrupted, everything so far being kept."""
         state, known = self.state, self.state.clustered
-        self.progress.tell("resume" if self.job.workspace.resumed else "start")
+        self.progress.report("resume" if self.job.workspace.resumed else "start")
         try:
             stream = self._stream()
             collected = list(itertools.islice(stream, len(state.spill.rows)))
@@ -248,7 +248,7 @@ class Run:
                 f"{state.spill.n:,} activations from {self.progress.tokens:,} tokens of text, but a calibration batch "
                 f"needs {s.calibration_batch:,}: give more text, raise --max-tokens, or lower --calibration-batch"
             )
-        self.progress.tell("calibrating")
+        self.progress.report("calibrating")
         growing: list[Growing] = []
         for site in s.sites:
             self.progress.check()
@@ -259,7 +259,7 @@ class Run:
                 growing.append(Growing(site=site, percentile=percentile, clustering=clustering, **of))
         state.growing = growing
         self._save()
-        self.progress.tell("calibrated")
+        self.progress.report("calibrated")
 
     def _cluster(self, chunks: Iterator[Chunk]) -> None:
         """Follow chunks that are decided when they are asked for."""
@@ -270,15 +270,15 @@ class Run:
             if (chunk := next(chunks, None)) is None:
                 return
             state.clustered += 1
-            for _ in (one for one in open_ones if one.stopped in ("saturated", "unseen")):
-                self.progress.tell("dictionary")
+            for _ in (each for each in open_ones if each.stopped in ("saturated", "unseen")):
+                self.progress.report("dictionary")
             self._count(chunk)
 
     def _count(self, chunk: Chunk) -> None:
         """Count a chunk that was extracted or clustered, and save if it is time."""
         if chunk.tokens_read > self.progress.tokens:
             self.progress.tokens, self.state.digest = chunk.tokens_read, chunk.digest
-        self.progress.tell("progress")
+        self.progress.report("progress")
         if self.progress.due:
             self._save()
 
@@ -291,13 +291,13 @@ class Run:
 
     def write(self) -> list[Path]:
         """Write the dictionaries beside their places, which are returned."""
-        return [write_dictionary(one, self.job.loaded, self.job.workspace.out) for one in self.state.growing]
+        return [write_dictionary(each, self.job.loaded, self.job.workspace.out) for each in self.state.growing]
 
     def result(self) -> BuildResult:
         """What came of it."""
         return BuildResult(
             path=self.job.workspace.out,
-            dictionaries=tuple(one.summary() for one in self.state.growing),
+            dictionaries=tuple(each.summary() for each in self.state.growing),
             tokens=self.progress.tokens,
             seconds=time.monotonic() - self.started,
             documents_skipped=dict(self.job.unread),

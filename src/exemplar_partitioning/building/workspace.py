@@ -26,7 +26,7 @@ from ..errors import DataError, EPError
 from ..files import disk_errors, flush, write_new
 from ..folder.checkpoints import Checkpoints, below
 from ..folder.dictionary import to_json
-from ..folder.group import JOURNAL, finish, take_places
+from ..folder.group import JOURNAL, finish, move_in
 from .growing import Growing
 from .settings import BuildSettings, ExtendSettings, differences
 
@@ -89,18 +89,18 @@ class Workspace:
 
     def _agree(self, path: Path, resume: bool) -> None:
         """See whether what the folder holds is this very build."""
-        if (found := _read_settings(path, type(self.settings))) is None:
+        if (recorded := _read_settings(path, type(self.settings))) is None:
             return
         if not resume:
             what = "a finished" if path.name == "build.json" else "an unfinished"
             raise EPError(
-                f"{self.out} already holds {what} build of {found.model.id} on {found.text}; "
+                f"{self.out} already holds {what} build of {recorded.model.id} on {recorded.text}; "
                 "continue it with --resume, or choose another folder with --out"
             )
-        if isinstance(self.settings, BuildSettings) and isinstance(found, BuildSettings):
+        if isinstance(self.settings, BuildSettings) and isinstance(recorded, BuildSettings):
             # A chat template that was told another day goes on with that day.
-            self.settings = self.settings.model_copy(update={"template_date": found.template_date})
-        if others := "; ".join(differences(self.settings, found)):
+            self.settings = self.settings.model_copy(update={"template_date": recorded.template_date})
+        if others := "; ".join(differences(self.settings, recorded)):
             raise EPError(
                 f"the build in {self.out} was made with other settings: {others}. "
                 "Repeat the command as it was, or choose another folder with --out"
@@ -109,7 +109,7 @@ class Workspace:
 
     def appear(self, places: Sequence[Path]) -> None:
         """Have finished dictionaries take their places; `find` knows none of them before the last has."""
-        take_places(self.work / JOURNAL, self.out, places)
+        move_in(self.work / JOURNAL, self.out, places)
 
     def __enter__(self) -> Self:
         return self
@@ -129,12 +129,12 @@ class Workspace:
     def save(self, state: State) -> None:
         """Write a checkpoint; what it knows of the spill is on the disk before."""
         state.spill.flush()
-        arrays = {f"{i}.{name}": a for i, one in enumerate(state.growing) for name, a in one.arrays().items()}
+        arrays = {f"{i}.{name}": a for i, growing in enumerate(state.growing) for name, a in growing.arrays().items()}
         record = {
             "spill": state.spill.record(),
             "clustered": state.clustered,
             "digest": state.digest,
-            "dictionaries": [one.record() for one in state.growing],
+            "dictionaries": [growing.record() for growing in state.growing],
         }
         self.checkpoints.save(arrays, record)
 

@@ -86,6 +86,6 @@ def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:
         **token_columns(tokens, tokenizer),
         "raw_norm": [p.raw_norm for p in provenance],
         "arrival_index": clustering.births,
-        "arrivals": clustering.arrivals,
+        "arrivals": clustering.online_counts,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA)

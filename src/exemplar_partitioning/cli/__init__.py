@@ -128,6 +128,6 @@ def _check_address_space() -> None:
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether that is what a library means: each says it in its own way, the dynamic linker as a failed import."""
-    said = str(error).lower()
+    message = str(error).lower()
     words = ("cannot allocate memory", "can't allocate memory", "failed to map segment", "out of memory")
-    return isinstance(error, MemoryError) or any(word in said for word in words)
+    return isinstance(error, MemoryError) or any(word in message for word in words)

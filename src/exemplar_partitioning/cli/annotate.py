@@ -86,7 +86,7 @@ class Bar:
         self.console = Console(stderr=True)
         self.progress = tokens_progress(self.console, transient=True)
         self.task = self.progress.add_task("annotating", total=None, rate="", visible=False)
-        self.said = 0.0
+        self.last_printed = 0.0
 
     def __enter__(self) -> Bar:
         if self.console.is_terminal:
@@ -108,8 +108,8 @@ class Bar:
                 rate=rate,
                 visible=True,
             )
-        elif event.kind != "progress" or time.monotonic() - self.said > self._PLAIN_SECONDS:
-            self.said = time.monotonic()
+        elif event.kind != "progress" or time.monotonic() - self.last_printed > self._PLAIN_SECONDS:
+            self.last_printed = time.monotonic()
             line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}"
             self.console.print(line.rstrip(), highlight=False)
 

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..text.windowing import own_first
+from ..text.windowing import ordered
 
 
 def asking(
@@ -29,7 +29,7 @@ def asking(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         *first, _ = inspect.signature(command, eval_str=True).parameters.values()
-        fields = {name: field for name, field in own_first(request).items() if name not in but}
+        fields = {name: field for name, field in ordered(request).items() if name not in but}
         heading = {name: panel for panel, names in panels.items() for name in names}
         made = [
             inspect.Parameter(

@@ -122,10 +122,10 @@ def build(
             bar, tokens = JsonLines() if as_json else Bar(), min(asked["max_tokens"], _ANNOTATED_TOKENS)
             api.annotate(folder, source, model=loaded, max_tokens=tokens, field=field, on_event=bar, **pool)
     if not as_json:
-        _say_what_is_there(result)
+        _print_dictionaries(result)
 
 
-def _say_what_is_there(result: BuildResult) -> None:
+def _print_dictionaries(result: BuildResult) -> None:
     from rich.console import Console
 
     from .display import dictionaries_table
@@ -135,8 +135,8 @@ def _say_what_is_there(result: BuildResult) -> None:
     console.print(f"\n[bold]{len(result.dictionaries)} dictionaries[/]{took}", highlight=False)
     console.print(dictionaries_table(result.dictionaries))
     if result.documents_skipped:
-        said = ", ".join(f"{count:,} {why}" for why, count in sorted(result.documents_skipped.items()))
-        console.print(f"Documents skipped: {said}", markup=False, highlight=False)
+        reasons = ", ".join(f"{count:,} {why}" for why, count in sorted(result.documents_skipped.items()))
+        console.print(f"Documents skipped: {reasons}", markup=False, highlight=False)
     example = result.dictionaries[len(result.dictionaries) // 2]
     chosen = f"--site {example.site} --percentile {example.percentile:g}"
     console.print(

@@ -27,8 +27,8 @@ def combine(
     from ..folder.origin import read_origin
     from .terminal import counted
 
-    first = options.one_dictionary(a, site, percentile)
-    second = options.one_dictionary(b, site, percentile_b or percentile)
+    first = options.chosen_dictionary(a, site, percentile)
+    second = options.chosen_dictionary(b, site, percentile_b or percentile)
     result = run(cast(Operation, operation), first, second, out)
     origin = read_origin(result) or {}
     of_a, of_b = origin["regions_of_a"], origin["regions_of_b"]

@@ -88,13 +88,13 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
     )
     task = progress.add_task("", total=1)
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         progress.update(task, description=what, completed=done, total=total)
         if not console.is_terminal:
             console.print(f"{what} ({done} of {total})" if total > 1 else what, markup=False, highlight=False)
 
     with progress:
-        yield tell
+        yield report
 
 
 class JsonLines:
@@ -120,7 +120,7 @@ class LiveDisplay:
         self.progress = tokens_progress(self.console)
         self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
-        self.said = 0.0
+        self.last_printed = 0.0
 
     def __enter__(self) -> LiveDisplay:
         self.console.print(f"Building {self.model} into {self.folder}", markup=False, highlight=False)
@@ -152,8 +152,8 @@ class LiveDisplay:
             if event.dictionaries:
                 parts.append(dictionaries_table(event.dictionaries))
             self.live.update(Group(*parts))
-        elif event.kind != "progress" or time.monotonic() - self.said > _PLAIN_SECONDS:
-            self.said = time.monotonic()
+        elif event.kind != "progress" or time.monotonic() - self.last_printed > _PLAIN_SECONDS:
+            self.last_printed = time.monotonic()
             regions = "  ".join(
                 f"{s.site} percentile {s.percentile:g}: {s.k:,} regions, missing mass {s.unseen.estimate:.2%}"
                 for s in event.dictionaries

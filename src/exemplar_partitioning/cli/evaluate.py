@@ -55,13 +55,13 @@ def evaluate(
     from ..exchange.from_sae import load_sae
     from .display import steps
 
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     if figure is not None:
         from ..show.evaluation import check_drawing
 
         check_drawing(figure)
-    with steps() as tell:
-        found = run(
+    with steps() as report:
+        result = run(
             dictionary,
             options.sources(text),
             model=model,
@@ -73,27 +73,27 @@ def evaluate(
             splice=splice,
             field=field,
             seed=seed,
-            tell=tell,
+            report=report,
         )
     if figure is not None:
         from ..show.evaluation import curves
 
-        curves(found).savefig(figure)
+        curves(result).savefig(figure)
     if as_json:
-        print_json(found.as_json())
+        print_json(result.as_json())
         return
-    _print(found)
+    _print(result)
 
 
-def _print(found: Evaluation) -> None:
+def _print(result: Evaluation) -> None:
     from rich.measure import Measurement
 
     from .terminal import console, table
 
-    spliced = found.ce_clean is not None
+    spliced = result.ce_clean is not None
     names = ["code", ">k", ">features", ">L0", ">FVU", ">FVU'", ">cosine", ">live"]
     shown = table(*names, *([">CE", ">KL", ">CE/zero %", ">CE/mean %"] if spliced else []))
-    for row in found.rows:
+    for row in result.rows:
         cells = [row.code, "" if row.k is None else str(row.k), f"{row.features:,}", f"{row.l0:.1f}"]
         cells += [_interval(row.fvu, 1), _interval(row.fvu_without_outliers, 1)]
         cells += [f"{row.cosine:.3f}", f"{row.live:.0%}"]
@@ -105,14 +105,14 @@ def _print(found: Evaluation) -> None:
     shown.width = Measurement.get(out, out.options.update(max_width=_WIDTH), shown).maximum
     out.print(shown, soft_wrap=True)
     models = (
-        f"\nCE of the model as it is {found.ce_clean:.3f}, with zeros {found.ce_zero:.3f}, with the mean "
-        f"{found.ce_mean:.3f} nats a token; recovered is the share of the way back from there."
+        f"\nCE of the model as it is {result.ce_clean:.3f}, with zeros {result.ce_zero:.3f}, with the mean "
+        f"{result.ce_mean:.3f} nats a token; recovered is the share of the way back from there."
         if spliced
         else ""
     )
     out.print(
-        f"\n{found.tokens:,} tokens of {found.documents:,} documents of {found.text}; in brackets 95 % over documents."
-        f"\nFVU' leaves out {found.outlier_coordinates} coordinates of outlying variance.{models}",
+        f"\n{result.tokens:,} tokens of {result.documents:,} documents of {result.text}; in brackets 95 % over "
+        f"documents.\nFVU' leaves out {result.outlier_coordinates} coordinates of outlying variance.{models}",
         soft_wrap=True,
         highlight=False,
     )

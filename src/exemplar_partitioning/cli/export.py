@@ -32,7 +32,7 @@ def export(
     from ..exchange.export import export as write
 
     how = write(
-        options.one_dictionary(path, site, percentile),
+        options.chosen_dictionary(path, site, percentile),
         to,
         out,
         readout=cast(Any, readout),

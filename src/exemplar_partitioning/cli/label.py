@@ -65,7 +65,7 @@ def label(
 
     if (region is None) == (endpoint is None):
         raise EPError("give --region N, with a text to label it, or --endpoint URL --model NAME to ask a model")
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     if region is not None:
         _by_hand(dictionary, region, text, as_json)
         return

@@ -39,7 +39,7 @@ def localise(
 
     if position not in ("final", "any"):
         raise EPError(f"--position is {position!r}; expected final or any")
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     with_it, without = read_prompts(showing, field), read_prompts(others, field)
     rates = run(
         dictionary,

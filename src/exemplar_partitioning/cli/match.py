@@ -53,9 +53,9 @@ def match(
     from ..compare.matching import Basis, NullName
     from ..compare.matching import match as run
 
-    first = options.one_dictionary(a, site, percentile)
-    second = options.one_dictionary(b, site_b or site, percentile_b or percentile)
-    again = options.one_dictionary(rebuild, site, percentile) if rebuild is not None else None
+    first = options.chosen_dictionary(a, site, percentile)
+    second = options.chosen_dictionary(b, site_b or site, percentile_b or percentile)
+    again = options.chosen_dictionary(rebuild, site, percentile) if rebuild is not None else None
     matching = run(
         first,
         second,

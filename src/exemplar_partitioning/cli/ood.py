@@ -48,9 +48,9 @@ def fit(
     from ..novelty.detector import Detector
     from .display import steps
 
-    dictionary = options.one_dictionary(path, site, percentile)
-    with steps() as tell:
-        tell("reading ordinary text", 0, 1)
+    dictionary = options.chosen_dictionary(path, site, percentile)
+    with steps() as report:
+        report("reading ordinary text", 0, 1)
         detector = Detector.fit(
             dictionary,
             _source(text, field),
@@ -96,7 +96,7 @@ def score(
     from ..novelty.detector import Detector
     from ..reading import model_of
 
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     detector = Detector.read(dictionary)
     loaded = model_of(dictionary, model)
     documents = detector.score(_source(text, field), loaded)

@@ -147,7 +147,7 @@ def dictionaries(path: Path, site: str | None, percentile: float | None) -> list
     return [load(d.path) for d in listed(path, site, percentile)]
 
 
-def one_dictionary(path: Path, site: str | None, percentile: float | None) -> StoredDictionary:
+def chosen_dictionary(path: Path, site: str | None, percentile: float | None) -> StoredDictionary:
     """The one dictionary that fits; EPError, saying which there are, if none or several do."""
     from ..folder.dictionary import load
 

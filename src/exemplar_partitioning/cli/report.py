@@ -30,7 +30,7 @@ def report(
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "name a file" if out.is_dir() else "choose another name with --out, or say --overwrite"
         raise EPError(f"{out} exists already; {hint}")
-    page = render(options.one_dictionary(path, site, percentile), top).encode()
+    page = render(options.chosen_dictionary(path, site, percentile), top).encode()
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_new(out, page)

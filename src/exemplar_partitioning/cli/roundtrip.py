@@ -30,8 +30,8 @@ def roundtrip(
     from ..compare.roundtrip import roundtrip as run
 
     trips = run(
-        options.one_dictionary(a, site, percentile),
-        options.one_dictionary(b, site_b, percentile_b or percentile),
+        options.chosen_dictionary(a, site, percentile),
+        options.chosen_dictionary(b, site_b, percentile_b or percentile),
         text=options.sources(text),
         model_a=model,
         model_b=model_b,

@@ -51,7 +51,7 @@ def show(
     if region is None and text is None and file is None:
         _show_all(path, options.listed(path, site, percentile), top, as_json)
         return
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     if region is not None:
         from . import show_region
 

@@ -49,7 +49,7 @@ def steer(
     from ..reading import model_of
 
     regions = options.regions(region)
-    dictionary = options.one_dictionary(path, site, percentile)
+    dictionary = options.chosen_dictionary(path, site, percentile)
     for index in regions:
         dictionary.check_region(index)
     loaded = model_of(dictionary, model)

@@ -42,7 +42,7 @@ def transport(
     from ..folder.origin import read_origin
     from ..models.load import load_model
 
-    source = options.one_dictionary(a, site, percentile)
+    source = options.chosen_dictionary(a, site, percentile)
     loaded = load_model(model, dtype=dtype, device=device)
     carried = run(
         source,
@@ -95,9 +95,9 @@ def _show(source: StoredDictionary, carried: StoredDictionary, outcome: dict[str
         out.print(agreement)
     if outcome["drift"]:
         d = outcome["drift"]
-        own, common, null = d["cosine"], d["cosine_common_centre"], d["null"]
+        of, common, null = d["cosine"], d["cosine_common_centre"], d["null"]
         out.print(
-            f"drift: cosine of a region's exemplar here and there, median {own['median']:.3f} (p10 {own['p10']:.3f}); "
+            f"drift: cosine of a region's exemplar here and there, median {of['median']:.3f} (p10 {of['p10']:.3f}); "
             + (f"around one centre {common['median']:.3f}; " if common else "")
             + f"of different regions {null['median']:.3f} (p99 {null['p99']:.3f}); "
             f"{d['recognised']:.1%} nearest to themselves (chance {d['recognised_null']:.2%})"

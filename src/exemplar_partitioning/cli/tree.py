@@ -122,7 +122,7 @@ def _paths(steps: list[list[dict[str, Any]]], tree: Tree, as_json: bool) -> None
     from .terminal import console, counted
 
     for d, nodes in zip(tree.levels, steps, strict=True):
-        steps_taken = counted(len(nodes) - 1, "step") if nodes else "no path"
-        console().print(f"percentile {d.config.calibration.percentile:g}: {steps_taken}")
+        length = counted(len(nodes) - 1, "step") if nodes else "no path"
+        console().print(f"percentile {d.config.calibration.percentile:g}: {length}")
         for node in nodes:
             console().print("  " + _line(node).split(" ", 2)[2], no_wrap=True, overflow="ellipsis")

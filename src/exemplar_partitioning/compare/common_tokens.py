@@ -166,32 +166,32 @@ def _pairs(source: Any, first: Place, second: Place, max_tokens: int) -> Iterato
             if read >= max_tokens:
                 return
             part = slice(start, min(start + first.context_size, start + max_tokens - read))
-            own = other = ids[part], spans[part]
+            first_part = other = ids[part], spans[part]
             if not same:
-                begin, end = int(own[1][0, 0]), int(own[1][-1, 1])
+                begin, end = int(first_part[1][0, 0]), int(first_part[1][-1, 1])
                 other_ids, other_spans = tokenised(second.loaded.tokenizer, text[begin:end])
                 other = other_ids, other_spans + begin
-            read += len(own[0])
-            yield _pair(first, second, own, other, text=text, document=number)
+            read += len(first_part[0])
+            yield _pair(first, second, first_part, other, text=text, document=number)
 
 
-def _pair(first: Place, second: Place, own: _Tokens, other: _Tokens, *, text: str, document: int) -> _Pair:
+def _pair(first: Place, second: Place, first_part: _Tokens, other: _Tokens, *, text: str, document: int) -> _Pair:
     """A window in the tokens of both; `other` is `own` where they share a tokenizer."""
-    (own_ids, own_spans), (other_ids, other_spans) = own, other
-    i = j = np.arange(len(own_ids))
-    if other is not own:
-        i, j = _aligned(own_spans, other_spans)
-    ordinary = ~special_mask(own_ids[i], first.special) & ~special_mask(other_ids[j], second.special)
+    (first_ids, first_spans), (other_ids, other_spans) = first_part, other
+    i = j = np.arange(len(first_ids))
+    if other is not first_part:
+        i, j = _aligned(first_spans, other_spans)
+    ordinary = ~special_mask(first_ids[i], first.special) & ~special_mask(other_ids[j], second.special)
     i, j = i[ordinary], j[ordinary]
     if first.positions == "last":
         i, j = i[-1:], j[-1:]
     return _Pair(
-        first=first.window(own_ids),
+        first=first.window(first_ids),
         second=second.window(other_ids),
         at_first=i + int(first.prepend_bos),
         at_second=j + int(second.prepend_bos),
-        tokens=[text[start:end] for start, end in own_spans[i]],
-        contexts=[text[max(0, end - _CONTEXT) : end] for end in own_spans[i, 1]],
+        tokens=[text[start:end] for start, end in first_spans[i]],
+        contexts=[text[max(0, end - _CONTEXT) : end] for end in first_spans[i, 1]],
         document=document,
     )
 
@@ -209,9 +209,9 @@ def tokenised(tokenizer: Any, text: str) -> tuple[Int64[np.ndarray, " t"], Int64
     """Token ids of a text without special tokens around it, and the characters each begins and ends at."""
     if not getattr(tokenizer, "is_fast", False):
         raise EPError(f"{type(tokenizer).__name__} cannot tell which characters a token stands for; use a fast one")
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.array(found["input_ids"], np.int64)
-    return ids, np.array(found["offset_mapping"], np.int64).reshape(len(ids), 2)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = np.array(encoded["input_ids"], np.int64)
+    return ids, np.array(encoded["offset_mapping"], np.int64).reshape(len(ids), 2)
 
 
 def _activations(first: Place, second: Place, pairs: list[_Pair]) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,7 @@ class Matching:
 
     def summary(self) -> dict[str, Any]:
         """What holds for the dictionaries as a whole, as plain values."""
-        said: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "a": describe(self.a),
             "b": describe(self.b),
             "basis": self.basis,
@@ -105,11 +105,11 @@ class Matching:
             "introduced": int(self.introduced.sum()),
         }
         if self.rebuild_k is not None:
-            said["rebuild"] = self._beside_the_rebuild(self.rebuild_k)
+            summary["rebuild"] = self._beside_the_rebuild(self.rebuild_k)
         if self.overlap is not None and self.tokens is not None:
             text = {"source": self.tokens.source, "tokens": self.tokens.read, "aligned": len(self.tokens)}
-            said["text"] = text | {"coverage": self.coverage} | self.overlap.summary(self.regions_a)
-        return said
+            summary["text"] = text | {"coverage": self.coverage} | self.overlap.summary(self.regions_a)
+        return summary
 
     def _beside_the_rebuild(self, rebuild_k: np.ndarray) -> dict[str, Any]:
         again = rebuild_k > self.null.cutoffs(self.false_alarms)[0]
@@ -281,8 +281,8 @@ def _directions(dictionary: StoredDictionary, basis: Basis) -> tuple[np.ndarray,
     if basis == "exemplar":
         return np.arange(dictionary.k), dictionary.exemplars.numpy()
     mean_kd = dictionary.annotation.mean_directions
-    there = np.flatnonzero(mean_kd.any(axis=1))
-    return there, mean_kd[there]
+    filled = np.flatnonzero(mean_kd.any(axis=1))
+    return filled, mean_kd[filled]
 
 
 def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Any:

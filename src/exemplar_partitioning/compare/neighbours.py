@@ -108,7 +108,7 @@ def _greedy(a_kd: Directions, b_ld: Directions, exact: int) -> tuple[np.ndarray,
         candidates = _candidates(a_kd[rows], b_ld[columns])
         if len(rows) == len(a_kd):
             bound = _upper_bound(*candidates, len(b_ld))
-        _take(column_k, rows, columns, *candidates)
+        _place(column_k, rows, columns, *candidates)
         rows, columns = rows[column_k[rows] < 0], np.setdiff1d(columns, column_k)
     left, right = _optimum(a_kd[rows], b_ld[columns])
     column_k[rows[left]] = columns[right]
@@ -125,7 +125,7 @@ def _candidates(a_kd: Directions, b_ld: Directions) -> tuple[Int64[np.ndarray, "
     return torch.cat(index).numpy(), torch.cat(cosine).double().numpy()
 
 
-def _take(
+def _place(
     column_k: np.ndarray, rows: np.ndarray, columns: np.ndarray, index_km: np.ndarray, cosine_km: np.ndarray
 ) -> None:
     """Give rows their columns, candidate pairs from the most similar down; every call places at least one."""

@@ -52,11 +52,11 @@ class Null:
     def summary(self, cosine_k: np.ndarray, cosine_l: np.ndarray, false_alarms: float) -> dict[str, Any]:
         """Plain values, with the share of some best matches to b and to a that exceed the cutoffs."""
         sides = {"to_b": (self.to_b, cosine_k), "to_a": (self.to_a, cosine_l)}
-        said: dict[str, Any] = {"name": self.name}
+        summary: dict[str, Any] = {"name": self.name}
         for (side, (null, cosine)), cutoff in zip(sides.items(), self.cutoffs(false_alarms), strict=True):
-            said |= {f"cosine_{side}": quantiles(null), f"cutoff_{side}": cutoff}
-            said[f"above_{side}"] = float((cosine > cutoff).mean())
-        return said
+            summary |= {f"cosine_{side}": quantiles(null), f"cutoff_{side}": cutoff}
+            summary[f"above_{side}"] = float((cosine > cutoff).mean())
+        return summary
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

@@ -76,8 +76,8 @@ def overlap(
     ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n"], k_a: int, k_b: int, seed: int = 0
 ) -> Overlap:
     """Overlap of two partitions of the same tokens; -1 is no region."""
-    there = (ids_a_n >= 0) & (ids_b_n >= 0)
-    ids_a_n, ids_b_n = ids_a_n[there], ids_b_n[there]
+    placed_n = (ids_a_n >= 0) & (ids_b_n >= 0)
+    ids_a_n, ids_b_n = ids_a_n[placed_n], ids_b_n[placed_n]
     shared = contingency(ids_a_n, ids_b_n, k_a, k_b)
     best_k, f1_k = best_f1(shared)
     best_l, f1_l = best_f1(csr_array(shared.T))
@@ -107,12 +107,12 @@ def contingency(ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n
 def best_f1(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """For every row, the column of the largest F1 (lowest on a tie), and that F1; -1 and 0 for an empty row."""
     row_total, column_total = _totals(shared)
-    found = shared.tocoo()
-    f1 = 2 * found.data / (row_total[found.row] + column_total[found.col])
-    order = np.lexsort((found.col, -f1, found.row))
-    rows, first = np.unique(found.row[order], return_index=True)
+    pairs = shared.tocoo()
+    f1 = 2 * pairs.data / (row_total[pairs.row] + column_total[pairs.col])
+    order = np.lexsort((pairs.col, -f1, pairs.row))
+    rows, first = np.unique(pairs.row[order], return_index=True)
     best, value = np.full(len(row_total), -1, np.int64), np.zeros(len(row_total))
-    best[rows], value[rows] = found.col[order][first], f1[order][first]
+    best[rows], value[rows] = pairs.col[order][first], f1[order][first]
     return best, value
 
 

@@ -47,12 +47,12 @@ class Assigned:
 
     def representatives(self) -> Int64[np.ndarray, " k"]:
         """The nearest unit of each region, the first on a tie; -1 for a region without any."""
-        there = np.flatnonzero(self.ids_n >= 0)
-        order = there[np.lexsort((there, self.distance_n[there], self.ids_n[there]))]
+        placed = np.flatnonzero(self.ids_n >= 0)
+        order = placed[np.lexsort((placed, self.distance_n[placed], self.ids_n[placed]))]
         regions, first = np.unique(self.ids_n[order], return_index=True)
-        found = np.full(self.k, -1, np.int64)
-        found[regions] = order[first]
-        return found
+        representative_k = np.full(self.k, -1, np.int64)
+        representative_k[regions] = order[first]
+        return representative_k
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class RoundTrip:
 
     def summary(self) -> dict[str, Any]:
         """Plain values."""
-        found: dict[str, Any] = {"a": describe(self.a), "b": describe(self.b), "units": self.units, "kind": self.kind}
+        summary: dict[str, Any] = {"a": describe(self.a), "b": describe(self.b), "units": self.units, "kind": self.kind}
         trips = {"from_a": self.from_a, "from_b": self.from_b, "text_a": self.text_a, "text_b": self.text_b}
-        return found | {name: trip.as_json() for name, trip in trips.items()}
+        return summary | {name: trip.as_json() for name, trip in trips.items()}
 
 
 def roundtrip(

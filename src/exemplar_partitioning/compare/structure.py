@@ -148,8 +148,8 @@ def structure(
     stay = None
     if tokens is not None:
         ids_a, ids_b = a.assign(tokens.a_nd)[0], b.assign(tokens.b_ne)[0]
-        there = (ids_a >= 0) & (ids_b >= 0)
-        shared = contingency(ids_a[there], ids_b[there], a.k, b.k).tocoo()
+        placed_n = (ids_a >= 0) & (ids_b >= 0)
+        shared = contingency(ids_a[placed_n], ids_b[placed_n], a.k, b.k).tocoo()
         stay = permuted(
             lambda order: float(shared.data[order[shared.row] == shared.col].sum() / shared.data.sum()),
             np.arange(a.k),

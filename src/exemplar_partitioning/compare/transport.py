@@ -100,14 +100,14 @@ def transport(
     tokenizer = None
     if loaded.info.tokenizer_hash != a.config.model.tokenizer_hash:
         tokenizer = model_of(a, source_model, device=device).tokenizer
-    found = embed(a, place, tokenizer)
-    own_space = same_model(a.config.model, loaded.info) and str(place.site) == a.config.site.name
-    if own_space or keep_center:
+    embedded = embed(a, place, tokenizer)
+    same_space = same_model(a.config.model, loaded.info) and str(place.site) == a.config.site.name
+    if same_space or keep_center:
         center, calibration, how = a.center, a.config.calibration, "the source's own"
     else:
-        center, calibration = _calibrated(found.sample_nd, a.config.calibration)
-        how = f"calibrated on {len(found.sample_nd):,} activations of the exemplars' windows"
-    e_kd = directions(torch.from_numpy(found.x_kd), center, strict=True).exact.float()
+        center, calibration = _calibrated(embedded.sample_nd, a.config.calibration)
+        how = f"calibrated on {len(embedded.sample_nd):,} activations of the exemplars' windows"
+    e_kd = directions(torch.from_numpy(embedded.x_kd), center, strict=True).exact.float()
     config = Config(
         model=ModelRecord(**asdict(loaded.info)),
         site=SiteRecord.of(place.site, loaded.architecture),
@@ -122,10 +122,10 @@ def transport(
         [a],
         tokenizer="same" if tokenizer is None else "another",
         centre_and_threshold=how,
-        split=found.split.tolist(),
-        cut=found.cut.tolist(),
+        split=embedded.split.tolist(),
+        cut=embedded.cut.tolist(),
     )
-    save(folder, config, dictionary, _regions(a, found, e_kd.numpy(), loaded.tokenizer), came)
+    save(folder, config, dictionary, _regions(a, embedded, e_kd.numpy(), loaded.tokenizer), came)
     return load(folder)
 
 
@@ -146,9 +146,9 @@ def embed(a: StoredDictionary, place: Place, source_tokenizer: Any = None) -> Em
     both = [np.union1d(rows, sampled.get(i, rows[:0])) for i, rows in enumerate(wanted)]
     x_nd = extract_rows(place.loaded.model, [place.site], kept, both)[place.site]
     starts = np.cumsum([0] + [len(rows) for rows in both])
-    own = [starts[w] + np.searchsorted(both[w], len(windows[region]) - 1) for region, w in enumerate(of_k)]
+    last = [starts[w] + np.searchsorted(both[w], len(windows[region]) - 1) for region, w in enumerate(of_k)]
     sample = [starts[w] + np.searchsorted(both[w], rows) for w, rows in sampled.items()]
-    return Embedded(x_kd=x_nd[own], windows=windows, split=split, cut=cut, sample_nd=x_nd[np.concatenate(sample)])
+    return Embedded(x_kd=x_nd[last], windows=windows, split=split, cut=cut, sample_nd=x_nd[np.concatenate(sample)])
 
 
 def embedded_again(
@@ -209,7 +209,7 @@ def _retokenised(
     windows: list[np.ndarray], tokenizer: Any, place: Place
 ) -> tuple[list[np.ndarray], Int64[np.ndarray, " s"], Int64[np.ndarray, " c"]]:
     """Windows in the tokens of another model, and the regions whose last token is split or cut."""
-    found, split, cut = [], [], []
+    retokenised, split, cut = [], [], []
     whole = _texts(tokenizer, windows)
     before = _texts(tokenizer, [ids[:-1] for ids in windows])
     for region, text in enumerate(whole):
@@ -221,8 +221,8 @@ def _retokenised(
             cut.append(region)
         elif spans[-1, 0] != len(before[region]):
             split.append(region)
-        found.append(place.window(ids))
-    return found, np.array(split, np.int64), np.array(cut, np.int64)
+        retokenised.append(place.window(ids))
+    return retokenised, np.array(split, np.int64), np.array(cut, np.int64)
 
 
 def _texts(tokenizer: Any, windows: list[np.ndarray]) -> list[str]:
@@ -247,27 +247,27 @@ def _calibrated(sample_nd: np.ndarray, source: CalibrationRecord) -> tuple[torch
     x_nd = torch.from_numpy(sample_nd)
     size = min(source.batch, len(x_nd))
     batches = list(x_nd[: len(x_nd) // size * size].split(size))
-    found = calibrate(batches, [source.percentile])
-    return found.center, CalibrationRecord(
+    calibration = calibrate(batches, [source.percentile])
+    return calibration.center, CalibrationRecord(
         percentile=source.percentile,
-        threshold=found.thresholds[source.percentile],
-        spread=found.spread[source.percentile],
+        threshold=calibration.thresholds[source.percentile],
+        spread=calibration.spread[source.percentile],
         batch=size,
-        n_activations=found.n_activations,
-        center_norm=float(np.linalg.norm(found.center.double().numpy())),
+        n_activations=calibration.n_activations,
+        center_norm=float(np.linalg.norm(calibration.center.double().numpy())),
     )
 
 
-def _regions(a: StoredDictionary, found: Embedded, e_kd: np.ndarray, tokenizer: Any) -> pa.Table:
+def _regions(a: StoredDictionary, embedded: Embedded, e_kd: np.ndarray, tokenizer: Any) -> pa.Table:
     """The source's rows, with exemplars, lengths and tokens as they are in the other space."""
-    own = a.regions
+    regions = a.regions
     columns: dict[str, Any] = {
         "content_id": content_ids(e_kd),
-        **token_columns(found.windows, tokenizer),
-        "raw_norm": np.linalg.norm(found.x_kd.astype(np.float64), axis=1),
+        **token_columns(embedded.windows, tokenizer),
+        "raw_norm": np.linalg.norm(embedded.x_kd.astype(np.float64), axis=1),
     }
     arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else own[field.name].combine_chunks()
+        pa.array(columns[field.name], field.type) if field.name in columns else regions[field.name].combine_chunks()
         for field in REGIONS_SCHEMA
     ]
     return pa.table(arrays, schema=REGIONS_SCHEMA)

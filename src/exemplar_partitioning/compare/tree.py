@@ -49,11 +49,11 @@ class Tree:
     def ancestors(self, level: int, region: int) -> list[int]:
         """Parent, its parent and so on, up to the coarsest level."""
         self.levels[level].check_region(region)
-        found = []
+        ancestors = []
         for parents in reversed(self.parent[:level]):
             region = int(parents[region])
-            found.append(region)
-        return found
+            ancestors.append(region)
+        return ancestors
 
     def relatives(self, level: int, region: int, other: int) -> list[int]:
         """The ancestor of a region on a coarser level, or its descendants on a finer one."""
@@ -144,12 +144,12 @@ def path(graph: csr_array, start: int, end: int) -> list[int]:
     Edges hold either way, and all count as one step.
     """
     _, before = breadth_first_order(graph, start, directed=False)
-    found = [end]
-    while found[-1] != start:
-        if before[found[-1]] < 0:
+    steps = [end]
+    while steps[-1] != start:
+        if before[steps[-1]] < 0:
             return []
-        found.append(int(before[found[-1]]))
-    return found[::-1]
+        steps.append(int(before[steps[-1]]))
+    return steps[::-1]
 
 
 def paths(tree: Tree, level: int, start: int, end: int) -> list[list[int]]:

@@ -99,8 +99,8 @@ def calibrate(
     for batch in batches:
         x_nd = intake(batch)[:]
         sizes.append(len(x_nd))
-        if found := pairwise_percentiles(x_nd, center_d, percentiles):
-            per_batch.append(found)
+        if percentiles_of := pairwise_percentiles(x_nd, center_d, percentiles):
+            per_batch.append(percentiles_of)
             batch_copies, batch_pairs = _identical_pairs(x_nd, center_d)
             copies, pairs = copies + batch_copies, pairs + batch_pairs
     if not per_batch:

@@ -288,9 +288,9 @@ class _Stream:
         center_d = center(batches) if p.center is None else as_float32(p.center)
         if p.threshold is not None:
             return _Learnt(LeaderClustering(center_d, p.threshold), 0.0)
-        found = calibrate(batches, [p.percentile], center_d)
+        calibration = calibrate(batches, [p.percentile], center_d)
         percentile = float(p.percentile)
-        return _Learnt(LeaderClustering(center_d, found.thresholds[percentile]), found.error[percentile])
+        return _Learnt(LeaderClustering(center_d, calibration.thresholds[percentile]), calibration.error[percentile])
 
 
 @dataclass(frozen=True)

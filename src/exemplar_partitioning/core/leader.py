@@ -42,9 +42,9 @@ class LeaderClustering:
             bfloat16 where the hardware has units for it, else float32.
 
     Attributes:
-        arrivals: for each exemplar, rows whose nearest exemplar it was when they came, itself
+        online_counts: for each exemplar, rows whose nearest exemplar it was when they came, itself
             included. Not members: those are counted over the frozen dictionary (law L4).
-        soles: for each exemplar, later rows that it alone covered when they came, counted up to 2.
+        sole_counts: for each exemplar, later rows that it alone covered when they came, counted up to 2.
         births: for each exemplar, index in the stream of the row that became it.
         position: rows of the stream seen, skipped ones included.
         skipped: rows without a direction (law L7).
@@ -63,8 +63,8 @@ class LeaderClustering:
         self.center = as_float32(center).to(device)
         self._matrix = ExemplarMatrix(len(self.center), device, prefilter)
         self._search = Search(self._matrix)
-        self.arrivals = np.zeros(0, np.int64)
-        self.soles = np.zeros(0, np.int64)
+        self.online_counts = np.zeros(0, np.int64)
+        self.sole_counts = np.zeros(0, np.int64)
         self.births = np.zeros(0, np.int64)
         self.position = 0
         self.skipped = 0
@@ -72,6 +72,16 @@ class LeaderClustering:
     @property
     def k(self) -> int:
         return self._matrix.k
+
+    @property
+    def arrivals(self) -> Int64[np.ndarray, " k"]:
+        """`online_counts`, as they were called."""
+        return self.online_counts
+
+    @property
+    def soles(self) -> Int64[np.ndarray, " k"]:
+        """`sole_counts`, as they were called."""
+        return self.sole_counts
 
     @property
     def exemplars(self) -> Float32[Tensor, "k d"]:
@@ -82,22 +92,22 @@ class LeaderClustering:
     def restore(
         self,
         exemplars: Float32[Tensor, "k d"],
-        arrivals: Int64[np.ndarray, " k"],
-        soles: Int64[np.ndarray, " k"],
+        online_counts: Int64[np.ndarray, " k"],
+        sole_counts: Int64[np.ndarray, " k"],
         births: Int64[np.ndarray, " k"],
         *,
         position: int,
         skipped: int,
     ) -> None:
         """Continue where another clustering of the same stream stood."""
-        assert self.k == 0 and len(exemplars) == len(arrivals) == len(soles) == len(births)
+        assert self.k == 0 and len(exemplars) == len(online_counts) == len(sole_counts) == len(births)
         self._matrix.append(exemplars.to(self._matrix.device))
-        self.arrivals, self.soles, self.births = arrivals.copy(), soles.copy(), births.copy()
+        self.online_counts, self.sole_counts, self.births = online_counts.copy(), sole_counts.copy(), births.copy()
         self.position, self.skipped = position, skipped
 
     @full_precision()
     def add(self, x: Any, *, strict: bool = False) -> Int64[Tensor, " n"]:
-        """Add rows of the stream, as they are held; returns the exemplar each arrived at, -1 for skipped rows."""
+        """Add rows of the stream, as they are held; returns the exemplar each joined, -1 for skipped rows."""
         x_nd = intake(x, self._matrix.d)
         ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
         for start in range(0, len(x_nd), ROWS):
@@ -112,74 +122,74 @@ class LeaderClustering:
 
         rows_offered: rows of the stream the block was made from, skipped ones included.
         """
-        found = self._search.candidates(block, threshold=self.threshold)
-        ids_n, within_n = self._search.decide(block, found, self.threshold)
-        assert within_n is not None and found.covers is not None
+        candidates = self._search.candidates(block, threshold=self.threshold)
+        ids_n, within_n = self._search.decide(block, candidates, self.threshold)
+        assert within_n is not None and candidates.covers is not None
         uncovered_r = (~within_n).nonzero()[:, 0]
-        born_at, covers = uncovered_r[:0], found.covers
+        born_at, covers = uncovered_r[:0], candidates.covers
         if len(uncovered_r):
-            ids_n, born_at, covers = self._grow(block, found, uncovered_r)
-        self._count_soles(block, ids_n, covers, born_at)
+            ids_n, born_at, covers = self._grow(block, candidates, uncovered_r)
+        self._count_sole_covers(block, ids_n, covers, born_at)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
-        self.arrivals += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
+        self.online_counts += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
     @full_precision()
     def add_births(self, block: Block, rows_offered: int, known: int) -> None:
         """Add a block of rows that the first `known` exemplars are known not to cover, and count nothing but births."""
-        found = self._search.candidates(block, known, threshold=self.threshold)
-        _, within_n = self._search.decide(block, found, self.threshold)
+        candidates = self._search.candidates(block, known, threshold=self.threshold)
+        _, within_n = self._search.decide(block, candidates, self.threshold)
         assert within_n is not None
         uncovered_r = (~within_n).nonzero()[:, 0]
         if len(uncovered_r):
-            self._found(block, uncovered_r)
+            self._make_exemplars(block, uncovered_r)
         self.position += rows_offered
 
     @full_precision()
-    def take(
+    def append(
         self,
         exemplars: Float32[Tensor, "new d"],
         births: Int64[np.ndarray, " new"],
-        arrivals: Int64[np.ndarray, " k"],
-        soles: Int64[np.ndarray, " k"],
+        online_counts: Int64[np.ndarray, " k"],
+        sole_counts: Int64[np.ndarray, " k"],
         *,
         rows: int,
         skipped: int,
     ) -> None:
         """Take what became of the next rows of the stream where another clustering went on from this one.
 
-        exemplars, births: of the rows that became exemplars.  arrivals, soles: of those rows alone, over the
+        exemplars, births: of the rows that became exemplars.  online_counts, sole_counts: of those rows alone, over the
         exemplars there are then.  skipped: how many of the rows have no direction.
         """
         self._matrix.append(exemplars.to(self._matrix.device))
         self.births = np.concatenate([self.births, births])
         none = np.zeros(len(births), np.int64)
-        self.arrivals = np.concatenate([self.arrivals, none]) + arrivals
-        self.soles = np.minimum(np.concatenate([self.soles, none]) + soles, 2)
+        self.online_counts = np.concatenate([self.online_counts, none]) + online_counts
+        self.sole_counts = np.minimum(np.concatenate([self.sole_counts, none]) + sole_counts, 2)
         self.position += rows
         self.skipped += skipped
 
-    def _count_soles(self, block: Block, ids_n: Tensor, covers: Covers, born_at: Tensor) -> None:
+    def _count_sole_covers(self, block: Block, ids_n: Tensor, covers: Covers, born_at: Tensor) -> None:
         """Find rows that only their nearest exemplar covers, among those where it is open and still matters."""
-        matters_n = torch.as_tensor(self.soles < 2, device=ids_n.device)[ids_n]
+        matters_n = torch.as_tensor(self.sole_counts < 2, device=ids_n.device)[ids_n]
         matters_n[born_at] = False  # a row that became an exemplar was covered by none
         alone = ids_n[covered_alone(self._search, block, covers, self.threshold, matters_n)].cpu().numpy()
-        self.soles = np.minimum(self.soles + np.bincount(alone, minlength=self.k), 2)
+        self.sole_counts = np.minimum(self.sole_counts + np.bincount(alone, minlength=self.k), 2)
 
     def _grow(
-        self, block: Block, found: Candidates, uncovered_r: Int64[Tensor, " r"]
+        self, block: Block, candidates: Candidates, uncovered_r: Int64[Tensor, " r"]
     ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"], Covers]:
         """Make exemplars of uncovered rows; returns the nearest of all rows, the new ones' rows, and all covers."""
         first = self.k
-        born_at = self._found(block, uncovered_r)
+        born_at = self._make_exemplars(block, uncovered_r)
         nearer = self._search.candidates(block, first, born_at, self.threshold)
-        assert found.covers is not None and nearer.covers is not None
-        ids_n, _ = self._search.decide(block, found.merge(nearer))
+        assert candidates.covers is not None and nearer.covers is not None
+        ids_n, _ = self._search.decide(block, candidates.merge(nearer))
         ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
-        return ids_n, born_at, found.covers.merge(nearer.covers)
+        return ids_n, born_at, candidates.covers.merge(nearer.covers)
 
-    def _found(self, block: Block, uncovered_r: Int64[Tensor, " r"]) -> Int64[Tensor, " new"]:
+    def _make_exemplars(self, block: Block, uncovered_r: Int64[Tensor, " r"]) -> Int64[Tensor, " new"]:
         """Make exemplars of the rows that no exemplar covers, there or among themselves; returns which."""
         u_rd = block.reference(uncovered_r)
         e_rd = u_rd.float()
@@ -189,7 +199,10 @@ class LeaderClustering:
         stream_rows = self.position + block.rows_n[born_at].cpu().numpy()
         self.births = np.concatenate([self.births, stream_rows])
         zeros = np.zeros(len(new), np.int64)
-        self.arrivals, self.soles = np.concatenate([self.arrivals, zeros]), np.concatenate([self.soles, zeros])
+        self.online_counts, self.sole_counts = (
+            np.concatenate([self.online_counts, zeros]),
+            np.concatenate([self.sole_counts, zeros]),
+        )
         return born_at
 
     def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:

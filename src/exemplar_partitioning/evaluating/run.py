@@ -28,7 +28,7 @@ from .tally import Predictions, Spread, Tally
 KS = (1, 2, 4, 8, 16, 32, 64)
 _PASSAGES = 16  # rebuilt at once
 
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
     splice: bool = True,
     field: str = "text",
     seed: int = 0,
-    tell: Tell = lambda what, done, total: None,
+    report: Report = lambda what, done, total: None,
 ) -> Evaluation:
     """Rebuild held-out activations from their codes, and let the model go on from the rebuilt ones.
 
@@ -60,7 +60,7 @@ def evaluate(
         splice: also run the model on rebuilt activations; most of the time goes there.
         field: column or key that holds the text.
         seed: of the null, and of the intervals.
-        tell: called with what is done, how far, and of how much.
+        report: called with what is done, how far, and of how much.
 
     Raises:
         EPError: another model, an autoencoder of another width or site, no usable k, or text shorter than asked.
@@ -74,14 +74,14 @@ def evaluate(
     )  # refused before work
     loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model)
     check_model(dictionary, loaded)
-    tell("reading held-out text", 0, 1)
+    report("reading held-out text", 0, 1)
     text_held = held_out(dictionary, loaded, text, max_tokens=max_tokens, field=field)
     coders = of_dictionary(dictionary, usable, basis, method)
     coders += of_random_activations(dictionary, text_held.pool_nd, usable, method, seed)
     coders += of_sae(sae, usable, method) if sae is not None else []
     spread = Spread(text_held.x_nd, text_held.document_n)
     tallies = [Tally(coder, spread) for coder in coders]
-    predictions = _run(text_held, tallies, tell, Splicing(loaded, dictionary.config.site.name) if splice else None)
+    predictions = _run(text_held, tallies, report, Splicing(loaded, dictionary.config.site.name) if splice else None)
     bootstrap = Bootstrap(spread.documents, seed)
     ce_clean, ce_zero, ce_mean = predictions.each() if predictions is not None else (None, None, None)
     return Evaluation(
@@ -122,12 +122,12 @@ def _check_sae(dictionary: StoredDictionary, sae: SparseAutoencoder | None) -> N
         )
 
 
-def _run(text: HeldOut, tallies: Sequence[Tally], tell: Tell, splicing: Splicing | None) -> Predictions | None:
+def _run(text: HeldOut, tallies: Sequence[Tally], report: Report, splicing: Splicing | None) -> Predictions | None:
     """Rebuild all passages with every kind of code; count errors, and predictions if there is a model for them."""
     spread = tallies[0].spread
     predictions = Predictions(*np.zeros((4, spread.documents)))
     for first in range(0, len(text.passages), _PASSAGES):
-        tell("evaluating", first, len(text.passages))
+        report("evaluating", first, len(text.passages))
         part = text.passages[first : first + _PASSAGES]
         document_p = text.document_p[first : first + _PASSAGES]
         length_p = [len(passage.text_s) for passage in part]

@@ -101,8 +101,8 @@ def _metadata(file: Path) -> dict[str, Any]:
     if path is None:
         return {}
     with foreign(path, "the metadata of a published dictionary"):
-        found = read_json(path)
-        return {**found.get("config", {}), **found.get("discovery_config", {}), **found.get("discovery", {})}
+        metadata = read_json(path)
+        return {**metadata.get("config", {}), **metadata.get("discovery_config", {}), **metadata.get("discovery", {})}
 
 
 def _needed(described: dict[str, Any], name: str, option: str) -> Any:
@@ -147,10 +147,10 @@ def _vector(file: Path, record: Record, name: str) -> np.ndarray:
 def _regions(
     file: Path, regions: list[Record], exemplars_kd: Float[np.ndarray, "k d"], site: str, model: LoadedModel | None
 ) -> pa.Table:
-    own = _own_prompts(regions)
-    if sum(len(prompt) for prompt, _ in own) > _TEXT + file.stat().st_size:
+    prompts = _prompts(regions)
+    if sum(len(prompt) for prompt, _ in prompts) > _TEXT + file.stat().st_size:
         raise DataError(f"{file} is damaged: its regions have more text than the file holds")
-    places = [_place(prompt, position, model) for prompt, position in own]
+    places = [_place(prompt, position, model) for prompt, position in prompts]
     indices = [region.fields.get("constituent_sample_indices") or [] for region in regions]
     firsts = [int(seen[0]) if seen and isinstance(seen[0], int | np.integer) else -1 for seen in indices]
     arrivals = [int(region.fields.get("member_count", 0)) for region in regions]
@@ -159,7 +159,7 @@ def _regions(
             "region": pa.array(range(len(regions)), pa.int32()),
             "content_id": store.content_ids(exemplars_kd),
             "document": [UNKNOWN] * len(regions),
-            "position": pa.array([max(0, position - 1) for _, position in own], pa.int32()),  # BOS counted there
+            "position": pa.array([max(0, position - 1) for _, position in prompts], pa.int32()),  # BOS counted there
             "token_id": pa.array([token_id for token_id, *_ in places], pa.int32()),
             "token": [token for _, token, *_ in places],
             "context": [context for _, _, context, _ in places],
@@ -172,16 +172,16 @@ def _regions(
     )
 
 
-def _own_prompts(regions: list[Record]) -> list[tuple[str, int]]:
+def _prompts(regions: list[Record]) -> list[tuple[str, int]]:
     """Text and position of each exemplar itself: of all prompts kept, the one at distance 0."""
     nearest: dict[int, tuple[float, str, int]] = {}  # of the prompts in a list, by its id, as several may hold it
-    own = []
+    prompts = []
     for region in regions:
         lists = [value for value in region.fields.values() if isinstance(value, list)]
         nearest |= {id(kept): _nearest_prompt(kept) for kept in lists if id(kept) not in nearest}
         distance, text, position = min((nearest[id(kept)] for kept in lists), default=(np.inf, "", 0))
-        own.append((text, position) if distance <= _OWN else ("", 0))
-    return own
+        prompts.append((text, position) if distance <= _OWN else ("", 0))
+    return prompts
 
 
 def _nearest_prompt(kept: list[Any]) -> tuple[float, str, int]:

@@ -57,8 +57,8 @@ class SparseAutoencoder:
             if not torch.isfinite(getattr(self, name)).all():
                 raise DataError(f"{name} holds values that are not finite: the file is damaged")
         for name, shape in shapes.items():
-            if tuple(found := getattr(self, name).shape) != shape:
-                raise DataError(f"W_enc is {d} x {f}, so {name} must have shape {list(shape)}; it has {list(found)}")
+            if tuple(actual := getattr(self, name).shape) != shape:
+                raise DataError(f"W_enc is {d} x {f}, so {name} must have shape {list(shape)}; it has {list(actual)}")
         if (self.kind == "jumprelu") != (self.threshold is not None) or (self.kind == "topk") != (self.k is not None):
             raise DataError(f"a {self.kind} autoencoder has a threshold (jumprelu) or k (topk), and not the other")
         if self.k is not None and not 1 <= self.k <= f:
@@ -117,8 +117,8 @@ def _saelens(folder: Path) -> SparseAutoencoder:
         "architecture": ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"),
     }
     for name, known in unsupported.items():
-        if (found := {**config, "architecture": architecture}.get(name)) not in known:
-            raise EPError(f"{folder}: {name} {found!r} cannot be read; expected {' or '.join(map(str, known))}")
+        if (value := {**config, "architecture": architecture}.get(name)) not in known:
+            raise EPError(f"{folder}: {name} {value!r} cannot be read; expected {' or '.join(map(str, known))}")
     w_enc, b_enc, w_dec = (_named(folder, tensors, name) for name in ("W_enc", "b_enc", "W_dec"))
     threshold = tensors.get("threshold", tensors.get("topk_threshold"))
     if architecture.endswith("topk") and config.get("rescale_acts_by_decoder_norm"):

@@ -210,8 +210,8 @@ class Annotation:
             return []
         groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
         with self._reading:
-            found = read_groups(file, groups)
-        rows = found.slice(first - groups[0] * ROW_GROUP, end - first).to_pylist()
+            table = read_groups(file, groups)
+        rows = table.slice(first - groups[0] * ROW_GROUP, end - first).to_pylist()
         check_examples(self, index, rows)
         return [row for row in rows if kind in (None, row["kind"])]
 

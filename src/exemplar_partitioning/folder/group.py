@@ -30,7 +30,7 @@ def discard(place: Path) -> None:
     shutil.rmtree(beside(place), ignore_errors=True)
 
 
-def take_places(journal: Path, root: Path, places: Sequence[Path]) -> None:
+def move_in(journal: Path, root: Path, places: Sequence[Path]) -> None:
     """Have folders below a root take their places, those that were there before being removed."""
     moves = {str(place.relative_to(root)): beside(place).stat().st_ino for place in places if beside(place).is_dir()}
     write_new(journal, to_json({"moves": moves}))
@@ -65,9 +65,9 @@ def _old(place: Path) -> Path:
     return place.with_name(f".{place.name}.old")
 
 
-def _swap(one: Path, other: Path) -> bool:
+def _swap(first: Path, other: Path) -> bool:
     """Exchange two names; whether the system could."""
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(first), os.fsencode(other)
     libc = None if sys.platform == "win32" else ctypes.CDLL(None)
     if (call := getattr(libc, "renameat2", None)) is not None:
         return call(-100, names[0], -100, names[1], 2) == 0  # AT_FDCWD twice, RENAME_EXCHANGE

@@ -44,11 +44,11 @@ def push(path: str | Path, repository: str, *, private: bool = False, message: s
 
     if not _REPOSITORY.fullmatch(repository):
         raise EPError(f"{repository!r} is no repository; expected org/name")
-    found = [load(folder) for folder in find(Path(path))]
-    if not found:
+    dictionaries = [load(folder) for folder in find(Path(path))]
+    if not dictionaries:
         raise EPError(f"{path} holds no dictionary; give the folder that `ep build` wrote")
-    operations = [CommitOperationAdd("README.md", card(repository, found).encode())]
-    for dictionary in found:
+    operations = [CommitOperationAdd("README.md", card(repository, dictionaries).encode())]
+    for dictionary in dictionaries:
         home = f"{dictionary.config.site.name}/{dictionary.path.name}"
         for file in _files(dictionary):
             operations.append(CommitOperationAdd(f"{home}/{file.relative_to(dictionary.path).as_posix()}", file))

@@ -55,9 +55,9 @@ def check_config(folder: Path, config: Config) -> None:
 def check_center(dictionary: StoredDictionary) -> None:
     """That the centre is as long as config.json says."""
     norm = float(dictionary.center.double().norm())
-    told = dictionary.config.calibration.center_norm
+    stated = dictionary.config.calibration.center_norm
     path = dictionary.path / "exemplars.safetensors"
-    require(abs(norm - told) <= 1e-4 * max(1.0, norm), path, f"its centre has length {norm:.6g}, not {told:.6g}")
+    require(abs(norm - stated) <= 1e-4 * max(1.0, norm), path, f"its centre has length {norm:.6g}, not {stated:.6g}")
 
 
 def content_ids(exemplars_kd: np.ndarray) -> list[str]:
@@ -216,16 +216,16 @@ def _check_annotation(d: StoredDictionary) -> None:
 
     annotation, path = d.annotation, d.annotation.path / "means.safetensors"
     table, members_k = annotation.regions, annotation.regions["members"].to_numpy()
-    there = members_k > 0
+    filled_k = members_k > 0
     distance_k, coherence_k = (table[name].fill_null(0).to_numpy() for name in ("mean_distance", "coherence"))
     along_k = np.einsum("kd,kd->k", annotation.mean_directions, d.exemplars.numpy()).astype(np.float64)
     identity_k = np.abs(distance_k - (1 - coherence_k * along_k))  # the mean of 1 - u e over the members
-    require(identity_k[there] <= _IDENTITY, path, "mean directions do not belong to the members' distances")
+    require(identity_k[filled_k] <= _IDENTITY, path, "mean directions do not belong to the members' distances")
     low_b = np.arange(BINS) * BIN_WIDTH
     high_b = np.append(low_b[1:], 2.0)
     for bound_b, sign in ((low_b, 1), (high_b, -1)):
-        bound_k = (annotation.histogram @ bound_b)[there] / members_k[there]
-        require(sign * (distance_k[there] - bound_k) >= -1e-6, path, "a histogram does not fit its mean distance")
+        bound_k = (annotation.histogram @ bound_b)[filled_k] / members_k[filled_k]
+        require(sign * (distance_k[filled_k] - bound_k) >= -1e-6, path, "a histogram does not fit its mean distance")
     within = float(table["within"].to_numpy().sum()) / max(1, annotation.record.n_activations)
     require(abs(within - annotation.record.coverage) < 1e-6, annotation.path / "annotation.json", "another coverage")
     for region in range(d.k):

@@ -110,13 +110,13 @@ def find(root: Path) -> list[Path]:
         return [root]
     if (root / ".build" / JOURNAL).is_file():  # some may have taken their places, and others not
         return []
-    found = [file.parent for file in root.glob("*/p*/config.json")]
+    folders = [file.parent for file in root.glob("*/p*/config.json")]
 
     def order(folder: Path) -> tuple[list[Any], float]:
         name, _, layer = folder.parent.name.rpartition(".")
         return [int(layer) if layer.isdigit() else -1, name], _percentile_of(folder)
 
-    return sorted(found, key=order)
+    return sorted(folders, key=order)
 
 
 def percentile_name(percentile: float) -> str:
@@ -143,18 +143,18 @@ def choose(root: Path, site: str | None, percentile: float | None) -> Path:
     """The folder of the dictionary that fits; EPError, saying which there are, if none or several do."""
     if not root.is_dir():
         raise EPError(f"no folder {root}; give the folder that `ep build` wrote")
-    found = find(root)
-    if not found:
+    folders = find(root)
+    if not folders:
         raise EPError(f"{root} holds no dictionary{_why_none(root)}")
     fitting = [
         folder
-        for folder in found
+        for folder in folders
         if (site is None or site in (folder.parent.name, *_spellings(folder)))
         and (percentile is None or _percentile_of(folder) == percentile)
     ]
     if len(fitting) == 1:
         return fitting[0]
-    have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or found))
+    have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or folders))
     asked = " and ".join(
         f"{name} {value}" for name, value in (("site", site), ("percentile", percentile)) if value is not None
     )

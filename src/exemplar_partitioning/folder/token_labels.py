@@ -32,18 +32,18 @@ def automatic(
     groups = _groups(region_row["top_tokens"])
     first = max(groups, key=lambda group: group["count"])
     if first["count"] >= _MOST * members:
-        heads, said = [first], f"{quoted(first)} {min(1, first['count'] / members):.0%}"
+        heads, parts = [first], f"{quoted(first)} {min(1, first['count'] / members):.0%}"
     else:
         often = sum(group["count"] >= _OFTEN * members for group in groups[:4])
         heads = groups[: max(2, often)]
-        said = " ".join(map(quoted, heads))
+        parts = " ".join(map(quoted, heads))
     before = [group for group in _groups(region_row["before_tokens"]) if group["count"] >= _BEFORE * members]
     if before:
-        said += " after " + " ".join(map(quoted, before[:2]))
+        parts += " after " + " ".join(map(quoted, before[:2]))
     if sum(group["count"] for group in heads) < _MOST * members:
         lens = _promoted(region_row, common)
-        said += " \u2192 " + " ".join(lens[:2]) if lens else ""
-    return said
+        parts += " \u2192 " + " ".join(lens[:2]) if lens else ""
+    return parts
 
 
 def _promoted(region_row: dict[str, Any], common: Container[str]) -> list[str]:

@@ -162,11 +162,11 @@ def _text_config(whole: Any, model: nn.Module) -> Any:
         config = whole.get_text_config()
         if all(isinstance(getattr(config, name, None), int) for name in ("num_hidden_layers", "hidden_size")):
             return config
-        said = "its configuration states no number of blocks (num_hidden_layers) or no width (hidden_size)"
+        why = "its configuration states no number of blocks (num_hidden_layers) or no width (hidden_size)"
     except ValueError as error:  # transformers' way of saying that it holds several
-        said = first_line(error)
+        why = first_line(error)
     raise EPError(
-        f"cannot tell which part of {type(model).__name__} is its language model: {said}. Expected a causal language "
+        f"cannot tell which part of {type(model).__name__} is its language model: {why}. Expected a causal language "
         "model with one stack of blocks; give the part that is one"
     )
 
@@ -207,11 +207,11 @@ def _find_blocks(model: nn.Module, n_layers: int) -> tuple[str, nn.ModuleList]:
         if path.partition(".")[0] not in children:  # a wrapper may pass on the names of what it holds
             continue
         try:
-            found = model.get_submodule(path)
+            blocks = model.get_submodule(path)
         except AttributeError:
             continue
-        if isinstance(found, nn.ModuleList) and len(found) == n_layers:
-            return path, found
+        if isinstance(blocks, nn.ModuleList) and len(blocks) == n_layers:
+            return path, blocks
     candidates = list(_lists_of_length(model, n_layers))
     if len(candidates) != 1:
         seen = ", ".join(path for path, _ in candidates) or "none"

@@ -168,14 +168,14 @@ def extract_rows(
 ) -> dict[Site, Float32[np.ndarray, "n d"]]:
     """Activations at some tokens of each window, in order, holding those of a part of the windows at a time."""
     extractor = Extractor(model, sites)
-    found: dict[Site, list[torch.Tensor]] = {site: [] for site in extractor.sites}
+    collected: dict[Site, list[torch.Tensor]] = {site: [] for site in extractor.sites}
     for start in range(0, len(windows), _WINDOWS):
         part = windows[start : start + _WINDOWS]
         starts = np.cumsum([0] + [len(window) for window in part])
         wanted = np.concatenate([s + at for s, at in zip(starts[:-1], rows[start : start + _WINDOWS], strict=True)])
         for site, x_nd in extractor.extract(part).items():
-            found[site].append(x_nd[torch.from_numpy(wanted.astype(np.int64))])
-    return {site: torch.cat(parts).numpy() for site, parts in found.items()}
+            collected[site].append(x_nd[torch.from_numpy(wanted.astype(np.int64))])
+    return {site: torch.cat(parts).numpy() for site, parts in collected.items()}
 
 
 def _check_contributions(model: Any, architecture: Architecture, layers: Sequence[int]) -> None:

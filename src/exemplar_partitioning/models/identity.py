@@ -159,8 +159,8 @@ def _fingerprint(model: nn.Module, weights: str) -> str:
 
 def _settings(model: Any) -> bytes:
     """Configuration and adapters: what activations follow from without being a tensor."""
-    said = [_relevant(model.config.to_dict()) if hasattr(model, "config") else {}, *_adapters(model)]
-    return json.dumps(said, sort_keys=True, default=str).encode()
+    settings = [_relevant(model.config.to_dict()) if hasattr(model, "config") else {}, *_adapters(model)]
+    return json.dumps(settings, sort_keys=True, default=str).encode()
 
 
 def _relevant(configuration: Any) -> Any:

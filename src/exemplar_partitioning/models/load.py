@@ -65,7 +65,7 @@ def load_model(
     source = find(model, revision, trust_remote_code)
     if trust_remote_code and source.packaged is None:
         warnings.warn(f"{source.name}: Python code that comes with this model may run", stacklevel=2)
-    loaded, own_tokenizer = source.read(_DTYPES.get(dtype) or (torch.float32 if target.type == "cpu" else "auto"))
+    loaded, its_tokenizer = source.read(_DTYPES.get(dtype) or (torch.float32 if target.type == "cpu" else "auto"))
     if any(parameter.device != target for parameter in loaded.parameters()):
         loaded.to(target)
     loaded.eval()
@@ -74,7 +74,7 @@ def load_model(
     license = packaged.license if packaged else None
     remote = trust_remote_code and type(loaded).__module__.startswith("transformers_modules")
     described = _describe(
-        loaded, tokenizer or own_tokenizer, source.name, revision=revision, license=license, remote_code=remote
+        loaded, tokenizer or its_tokenizer, source.name, revision=revision, license=license, remote_code=remote
     )
     source.check_published(described.info.weights or "", described.info.dtype)
     if tokenizer is not None:
@@ -145,14 +145,14 @@ def bos_id(loaded: LoadedModel) -> int:
     config = loaded.model.config.get_text_config()
     ends = getattr(config, "eos_token_id", None)
     first_end = ends[0] if isinstance(ends, list) and ends else ends
-    for found in (
+    for candidate in (
         loaded.tokenizer.bos_token_id,
         getattr(config, "bos_token_id", None),
         loaded.tokenizer.eos_token_id,
         first_end,
     ):
-        if isinstance(found, int):
-            return found
+        if isinstance(candidate, int):
+            return candidate
     raise EPError(
         f"{loaded.info.id} has neither a BOS nor an EOS token, so windows have nothing to start with. "
         "Set tokenizer.bos_token and pass the tokenizer."
@@ -181,8 +181,8 @@ def _tokenizer_of(model: Any, name: str) -> Any:
             return read_tokenizer(name)
     except (OSError, ValueError):
         pass
-    if (own := getattr(model, "tokenizer", None)) is not None:
-        return own
+    if (attached := getattr(model, "tokenizer", None)) is not None:
+        return attached
     raise EPError(
         f"no tokenizer was given with the model object, and none is found under its name {name!r}. Pass tokenizer=."
     )

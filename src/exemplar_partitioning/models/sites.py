@@ -95,10 +95,10 @@ def resolve_sites(spec: str | Iterable[str], architecture: Architecture) -> tupl
     names = [name.strip() for entry in specs for name in entry.split(",") if name.strip()]
     if not names:
         raise EPError(f"no site was named. {_valid(architecture)}")
-    found: set[Site] = set()
+    resolved: set[Site] = set()
     for name in names:
-        found.update(_resolve(name, architecture))
-    return tuple(sorted(found))
+        resolved.update(_resolve(name, architecture))
+    return tuple(sorted(resolved))
 
 
 def _resolve(name: str, architecture: Architecture) -> list[Site]:

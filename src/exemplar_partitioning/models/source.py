@@ -149,15 +149,15 @@ class Source:
         """
         if self.packaged is None or self.path is None:
             return
-        found = weights
+        present = weights
         if dtype != "float32":
             from safetensors.torch import load_file
 
-            found = weights_hash_of(load_file(self.path / "model.safetensors"))
-        if found != self.packaged.weights:
+            present = weights_hash_of(load_file(self.path / "model.safetensors"))
+        if present != self.packaged.weights:
             raise DataError(
                 f"the weights of {self.name} in {self.path} are not those that were published: sha256 "
-                f"{found[:12]}, expected {self.packaged.weights[:12]}. Delete the folder and run again to fetch it "
+                f"{present[:12]}, expected {self.packaged.weights[:12]}. Delete the folder and run again to fetch it "
                 "anew"
             )
 
@@ -250,12 +250,12 @@ def whole(model: Any, report: dict[str, Any], where: str, config: Any = None) ->
     if missing and not (unexpected or mismatched) and {key.rpartition(".")[0] for key in missing} <= heads:
         return model.base_model
     wrong = {"missing": missing, "not of this model": unexpected, "of another shape": mismatched}
-    said = [f"{len(keys):,} {what} ({_some(keys)})" for what, keys in wrong.items() if keys]
+    problems = [f"{len(keys):,} {what} ({_some(keys)})" for what, keys in wrong.items() if keys]
     if report.get("error_msgs"):
-        said.append(first_line(ValueError(report["error_msgs"][0])))
-    if said:
+        problems.append(first_line(ValueError(report["error_msgs"][0])))
+    if problems:
         raise DataError(
-            f"the weights in {where} are not those of its {type(model).__name__}: {'; '.join(said)}. transformers "
+            f"the weights in {where} are not those of its {type(model).__name__}: {'; '.join(problems)}. transformers "
             "would draw missing ones at random. A prefix such as `_orig_mod.` or `module.` comes of saving a compiled "
             "or wrapped one: save the model inside. A model with another head: load it with its class, give the object"
         )

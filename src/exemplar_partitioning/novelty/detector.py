@@ -153,10 +153,10 @@ class Detector:
                 raise EPError(f"a rate of false alarms is a share between 0 and 1, such as 0.01; got {rate:g}")
         chosen = check_score(score)
         source = texts if isinstance(texts, DocumentSource) else documents_of(texts, field=field)
-        found = list(passages(dictionary, model_of(dictionary, model), source, max_tokens))
-        _check_enough(source.name, len(found), min(rates))
-        _check_new(dictionary, source.name, found)
-        documents = [passage.novelty.by(chosen) for passage in found]
+        read = list(passages(dictionary, model_of(dictionary, model), source, max_tokens))
+        _check_enough(source.name, len(read), min(rates))
+        _check_new(dictionary, source.name, read)
+        documents = [passage.novelty.by(chosen) for passage in read]
         order = np.random.default_rng(seed).permutation(len(documents))
         learn = [documents[i] for i in order[: len(order) // _LEARN]]
         ranked = [documents[i] for i in order[len(order) // _LEARN :]]
@@ -271,7 +271,7 @@ def _check_enough(name: str, documents: int, rate: float) -> None:
         )
 
 
-def _check_new(dictionary: StoredDictionary, name: str, found: Iterable[Passage]) -> None:
+def _check_new(dictionary: StoredDictionary, name: str, read: Iterable[Passage]) -> None:
     """Refuse text the dictionary was built from: there, activations are exemplars themselves.
 
     In text of the build, one token in (activations / regions) founded a region. In other text next to none has been
@@ -280,7 +280,7 @@ def _check_new(dictionary: StoredDictionary, name: str, found: Iterable[Passage]
     founding = dictionary.regions["window_tokens"].to_pylist()
     known = {np.asarray(ids, np.int32).tobytes() for ids in founding if len(ids) >= _SAME_PREFIX}
     met, tokens = set(), 0
-    for passage in found:
+    for passage in read:
         tokens += len(passage.at_n)
         for row in np.flatnonzero(passage.novelty.distance < _SAME):
             met |= {passage.prefix(int(row)).tobytes()} & known

@@ -70,10 +70,10 @@ def _parts(chunk: Chunk, novelty: Novelty) -> Iterator[Passage]:
     start = np.cumsum([0, *(len(window.ids) for window in chunk.windows)])
     row = np.searchsorted(chunk.kept, start)
     for i, window in enumerate(chunk.windows):
-        own = slice(row[i], row[i + 1])
-        at_n = chunk.kept[own] - start[i]
+        rows = slice(row[i], row[i + 1])
+        at_n = chunk.kept[rows] - start[i]
         position_n = window.positions[at_n].astype(np.int64)
-        yield Passage(window.document, window.ids, at_n, np.zeros_like(at_n), position_n, novelty[own])
+        yield Passage(window.document, window.ids, at_n, np.zeros_like(at_n), position_n, novelty[rows])
 
 
 def _joined(parts: list[Passage]) -> Passage:

@@ -73,12 +73,12 @@ def token_scores(dictionary: StoredDictionary, x_nd: Float[np.ndarray, "n d"] | 
     log_weight_k = (members_k / members_k.sum()).log().div(2).to(device)
     mean_kd = torch.from_numpy(evidence.mean_directions).to(device)
     e_kd = dictionary.exemplars.to(device)
-    found = torch.empty((len(SCORES), len(x_nd)), dtype=torch.float64)
-    found[:] = torch.tensor([2 * SHARPNESS, 2, 1, 0])[:, None]
+    scores_sn = torch.empty((len(SCORES), len(x_nd)), dtype=torch.float64)
+    scores_sn[:] = torch.tensor([2 * SHARPNESS, 2, 1, 0])[:, None]
     for rows, block in dictionary.blocks(x_nd):
         surprise = -torch.logsumexp(log_weight_k + SHARPNESS * (block.u_nd @ mean_kd.T - 1), dim=1)
         top_n2 = (block.u_nd @ e_kd.T).topk(min(2, dictionary.k), dim=1).values
         distance, margin = 1 - top_n2[:, 0].double(), top_n2[:, -1] - top_n2[:, 0]
         scores = torch.stack([surprise, distance, distance > dictionary.threshold, margin])
-        found[:, rows.start + block.rows_n.cpu()] = scores.double().cpu()
-    return Novelty(*found.numpy())
+        scores_sn[:, rows.start + block.rows_n.cpu()] = scores.double().cpu()
+    return Novelty(*scores_sn.numpy())

@@ -53,22 +53,22 @@ class Waves:
         """Chunks whose evidence is merged, a wave at a time: until it is time for a checkpoint, or to stop."""
         more = True
         while more:
-            taken: list[Chunk] = []
+            wave: list[Chunk] = []
             while True:
-                closing = self.progress.stop() or bool(taken and self.progress.due)
+                closing = self.progress.stop() or bool(wave and self.progress.due)
                 while more and not closing and (hand := self._free()) is not None:
                     if (chunk := next(chunks, None)) is None:
                         more = False
                         break
-                    taken.append(chunk)
+                    wave.append(chunk)
                     self._give(hand, chunk)
                 while self._again and (hand := self._free()) is not None:
                     self._give(hand, self._again.popleft())
                 if (closing or not more) and not self._again and not self._at_work and self._merged():
                     break
                 for what in self.pool.poll(_POLL_SECONDS):
-                    self._take(what)
-            yield taken
+                    self._receive(what)
+            yield wave
 
     def _free(self) -> Hand | None:
         hands = [hand for hand in self.pool.ready if hand in self._held and len(hand.calls) < _DEPTH]
@@ -78,7 +78,7 @@ class Waves:
         self._at_work[chunk.digest] = chunk
         self.pool.call(hand, chunk.digest, "add", chunk)
 
-    def _take(self, what: Done | Lost | Hand) -> None:
+    def _receive(self, what: Done | Lost | Hand) -> None:
         if isinstance(what, Hand):
             self._held[what] = []
             self.pool.call(what, _KNOW, "know", self._known)
@@ -97,7 +97,7 @@ class Waves:
             now = time.monotonic()
             self.progress.extracted(chunk.tokens, now - self._counted)
             self._counted = now
-            self.progress.tell("progress", sum(c.tokens for held in self._held.values() for c in held))
+            self.progress.report("progress", sum(c.tokens for held in self._held.values() for c in held))
 
     def _lose(self, lost: Lost) -> None:
         """Have all chunks done again that went with a worker."""

@@ -125,7 +125,7 @@ class Pooled:
             self._queue.extendleft(self._out[key] for key in value.keys)
         del self._out[chunk.digest]
         self.progress.extracted(chunk.tokens, time.monotonic() - begun)
-        self.progress.tell("progress", chunk.tokens)
+        self.progress.report("progress", chunk.tokens)
         return {site: torch.from_numpy(x_nd.copy()) for site, x_nd in value.items()}
 
     def _serve(self) -> None:
@@ -153,15 +153,15 @@ class Deciding:
     def __call__(self, chunks: Iterator[Chunk], growing: Sequence[Growing]) -> Iterator[Chunk]:
         """The chunks, each once the dictionaries are what they are after it."""
         self.growing = growing
-        self._ahead = [Ahead.of(one, self.device) for one in growing]
-        self._closed = [one.clustering.soles >= 2 for one in growing]
+        self._ahead = [Ahead.of(each, self.device) for each in growing]
+        self._closed = [each.clustering.sole_counts >= 2 for each in growing]
         self._news: dict[int, Any] = {}
         self._published = 0
         self._load = Counter[Hand]()
         self._flights: dict[int, Flight] = {}
         self._again: list[Flight] = []
         self._d = len(growing[0].clustering.center)
-        self._position = next(one.clustering.position for one in growing if not one.stopped)
+        self._position = next(each.clustering.position for each in growing if not each.stopped)
         self._reading, self._read_all = enumerate(chunks), False
         self._undecided = self._settled = 0  # index of the first chunk that is not
         before, counted = self.pool.received, time.monotonic()
@@ -175,7 +175,7 @@ class Deciding:
                 elif isinstance(what, Lost):
                     self._lose(what)
                 else:
-                    for chunk in self._take(what):
+                    for chunk in self._receive(what):
                         now = time.monotonic()
                         self.progress.extracted(chunk.tokens, now - counted)
                         counted = now
@@ -187,13 +187,13 @@ class Deciding:
     def _introduce(self, hand: Hand) -> None:
         """Tell a worker of all exemplars there are."""
         known = [
-            one.known(np.flatnonzero(growing.clustering.soles >= 2))
-            for one, growing in zip(self._ahead, self.growing, strict=True)
+            ahead.known(np.flatnonzero(growing.clustering.sole_counts >= 2))
+            for ahead, growing in zip(self._ahead, self.growing, strict=True)
         ]
-        hand.told = self._published
-        told = size(known)
-        self.traffic.sent += told
-        self.traffic.introductions += told
+        hand.informed = self._published
+        sent = size(known)
+        self.traffic.sent += sent
+        self.traffic.introductions += sent
         self.pool.call(hand, ("know", -1), "know", known)
 
     def _hand_out(self) -> bool:
@@ -204,8 +204,8 @@ class Deciding:
                 flight = self._again.pop()
             elif not free or len(self._flights) >= DEPTH * self.pool.count:
                 break
-            elif (found := self._next_flight()) is not None:
-                flight = found
+            elif (new := self._next_flight()) is not None:
+                flight = new
             else:
                 break
             self._give(flight, min(free or hands, key=lambda hand: (_to_extract(hand), self._load[hand])))
@@ -229,7 +229,7 @@ class Deciding:
         self._load[hand] += 1
         self.traffic.sent += size(flight.windows)
         if flight.decisions is None:
-            active = [not one.stopped for one in self._ahead]
+            active = [not ahead.stopped for ahead in self._ahead]
             self.traffic.lag += flight.index - self._undecided
             given = ("propose", flight.index, flight.windows, flight.start, active)
         else:
@@ -238,9 +238,9 @@ class Deciding:
 
     def _untold(self, hand: Hand) -> list[Any]:
         """News that a worker has not been given, as objects that a host fetches once for all its workers."""
-        news = [self._news[i] for i in range(hand.told, self._published)]
-        hand.told = self._published
-        for old in [i for i in self._news if all(i < other.told for other in self.pool.ready)]:
+        news = [self._news[i] for i in range(hand.informed, self._published)]
+        hand.informed = self._published
+        for old in [i for i in self._news if all(i < other.informed for other in self.pool.ready)]:
             del self._news[old]
         return news
 
@@ -253,7 +253,7 @@ class Deciding:
         self._again.sort(key=lambda flight: -flight.index)
         del self._load[lost.hand]
 
-    def _take(self, done: Done) -> Iterator[Chunk]:
+    def _receive(self, done: Done) -> Iterator[Chunk]:
         """Take what a worker returned, and do what has become possible; gives chunks that are settled."""
         kind, index = done.key
         flight = self._flights.get(index)
@@ -263,7 +263,7 @@ class Deciding:
         if isinstance(value, Lost):
             self._lose(value)
         elif kind == "propose" and flight:
-            dictionaries = [(one.site, one.clustering.k) for one in self._ahead]
+            dictionaries = [(ahead.site, ahead.clustering.k) for ahead in self._ahead]
             value.check(len(flight.chunk.kept), self._d, dictionaries, flight.where)
             flight.proposal = value
             while (ready := self._flights.get(self._undecided)) and ready.proposal is not None:
@@ -281,7 +281,7 @@ class Deciding:
         assert flight.hand is not None
         flight.skipped, flight.proposal = proposal.skipped, None
         flight.decisions = [
-            NOTHING if one.stopped else one.decide(flight.chunk, proposal, i) for i, one in enumerate(self._ahead)
+            NOTHING if ahead.stopped else ahead.decide(flight.chunk, proposal, i) for i, ahead in enumerate(self._ahead)
         ]
         self._undecided += 1
         self._publish(flight.decisions)
@@ -305,7 +305,7 @@ class Deciding:
         self.traffic.sent += size(news) * len({hand.node for hand in self.pool.ready})
 
     def _newly_closed(self, i: int, growing: Growing) -> np.ndarray:
-        now = growing.clustering.soles >= 2
+        now = growing.clustering.sole_counts >= 2
         known = np.zeros(len(now), bool)
         known[: len(self._closed[i])] = self._closed[i][: len(now)]
         self._closed[i] = now
@@ -314,15 +314,15 @@ class Deciding:
     def _settle(self, flight: Flight) -> None:
         """Take the counts of the chunk that is next: from here on it is done."""
         assert flight.decisions is not None and flight.segments is not None
-        each = zip(self.growing, self._ahead, flight.decisions, flight.segments, strict=True)
-        for one, ahead, decision, segments in each:
-            if one.stopped:
+        parts = zip(self.growing, self._ahead, flight.decisions, flight.segments, strict=True)
+        for growing, ahead, decision, segments in parts:
+            if growing.stopped:
                 continue
-            skipped = flight.skipped[one.site]
-            if one.settings.strict and len(skipped):
+            skipped = flight.skipped[growing.site]
+            if growing.settings.strict and len(skipped):
                 raise no_direction(len(skipped), len(flight.chunk.kept), int(skipped[0]))
-            settle(one, decision, segments, skipped, flight.where)
-            ahead.stopped = one.stopped or ahead.stopped
+            settle(growing, decision, segments, skipped, flight.where)
+            ahead.stopped = growing.stopped or ahead.stopped
         end(self.growing, flight.chunk)
         del self._flights[flight.index]
         self._settled += 1

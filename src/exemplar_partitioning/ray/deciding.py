@@ -51,7 +51,9 @@ class Ahead(Growing):
         """From where a dictionary stands."""
         old = growing.clustering
         births = LeaderClustering(old.center, old.threshold, device=device)
-        births.restore(old.exemplars, old.arrivals, old.soles, old.births, position=old.position, skipped=old.skipped)
+        births.restore(
+            old.exemplars, old.online_counts, old.sole_counts, old.births, position=old.position, skipped=old.skipped
+        )
         settings = growing.settings.model_copy(update={"until_unseen": None})
         return cls(
             site=growing.site,
@@ -85,9 +87,9 @@ class Ahead(Growing):
                 self.witness(piece, births.births[born:] - before, chunk, start)
                 start += offered
         provenance, self.provenance, self.growth = self.provenance, [], []
-        window, taken = self.settings.saturation_window, births.position - position
-        multiples = np.arange(-(position % window) + window, taken, window)
-        cuts = np.append(multiples, taken)
+        window, consumed = self.settings.saturation_window, births.position - position
+        multiples = np.arange(-(position % window) + window, consumed, window)
+        cuts = np.append(multiples, consumed)
         return Decision(births.exemplars[k:].clone(), births.births[k:], provenance, cuts)
 
 
@@ -103,8 +105,13 @@ def settle(growing: Growing, decision: Decision, segments: list[Segment], skippe
         born = slice(*np.searchsorted(decision.births, (start + a, start + b)))
         bad = int(np.diff(np.searchsorted(skipped, (a, b)))[0])
         births = decision.births[born]
-        arrivals, soles = segment.dense(int(b - a) - bad, growing.clustering.k + len(births), where)
-        counts: dict[str, Any] = {"arrivals": arrivals, "soles": soles, "rows": int(b - a), "skipped": bad}
-        growing.take(decision.exemplars[born], births, decision.provenance[born], **counts)
+        online_counts, sole_counts = segment.dense(int(b - a) - bad, growing.clustering.k + len(births), where)
+        counts: dict[str, Any] = {
+            "online_counts": online_counts,
+            "sole_counts": sole_counts,
+            "rows": int(b - a),
+            "skipped": bad,
+        }
+        growing.append(decision.exemplars[born], births, decision.provenance[born], **counts)
         if growing.stopped:
             return

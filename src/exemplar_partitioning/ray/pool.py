@@ -31,7 +31,7 @@ _LOSSES = 5  # workers lost in a row, nothing done between: then it is no accide
 class Hand:
     """A worker. where: its host, once it is known.  calls: keys of what it was given and has not returned.
 
-    told: how much of the news it was given; for its owner to keep.
+    informed: how much of the news it was given; for its owner to keep.
     """
 
     actor: Any
@@ -39,7 +39,7 @@ class Hand:
     node: str = ""
     ready: bool = False
     calls: list[Any] = field(default_factory=list)
-    told: int = 0
+    informed: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class Pool:
             if key not in (_WHERE, _PREPARE):
                 hand.calls.remove(key)
                 happened.append(Done(hand, key, ref))
-            elif (found := self._first(hand, key, ref)) is not None:
-                happened.append(found)
+            elif (answer := self._first(hand, key, ref)) is not None:
+                happened.append(answer)
         return happened
 
     def _wait(self, count: int, seconds: float) -> list[Any]:
@@ -256,10 +256,10 @@ class Pool:
         self._calls.clear()
 
 
-def _count(there: Mapping[str, float], each: Mapping[str, float], asked: int | None) -> int:
-    room = int(min(there.get(name, 0.0) // amount for name, amount in each.items()))
+def _count(available: Mapping[str, float], each: Mapping[str, float], asked: int | None) -> int:
+    room = int(min(available.get(name, 0.0) // amount for name, amount in each.items()))
     needs = " and ".join(f"{amount:g} {name}{'s' * (amount != 1)}" for name, amount in each.items())
-    has = " and ".join(f"{there.get(name, 0.0):g} {name}s" for name in each)
+    has = " and ".join(f"{available.get(name, 0.0):g} {name}s" for name in each)
     if room < (asked or 1):
         raise ResourceError(
             f"the Ray cluster has {has}, but a worker needs {needs}: there is room for {room}, not for {asked or 1}; "

@@ -44,18 +44,18 @@ class Snapshot:
 
     def propose(self, block: Block) -> tuple[Candidates, Int64[Tensor, " r"]]:
         """Candidates for every row, and the rows that no exemplar here covers."""
-        found = self._search.candidates(block, threshold=self.threshold)
-        _, within_n = self._search.decide(block, found, self.threshold)
+        candidates = self._search.candidates(block, threshold=self.threshold)
+        _, within_n = self._search.decide(block, candidates, self.threshold)
         assert within_n is not None
-        return found, (~within_n).nonzero()[:, 0]
+        return candidates, (~within_n).nonzero()[:, 0]
 
     def settle(
-        self, block: Block, found: Candidates | None, first: int, start: int
+        self, block: Block, candidates: Candidates | None, first: int, start: int
     ) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """The exemplar each row arrived at, and whether, of those born before it, this alone covers the row.
 
-        found: candidates among the exemplars before `first`, all born before the block; None for none, then
-        first is 0.  start: where in the stream the block's rows are counted from.
+        candidates: of the exemplars before `first`, all born before the block; None for none, then first is 0.
+        start: where in the stream the block's rows are counted from.
         """
         rows_n = block.rows_n.cpu().numpy() + start
         births = self.births[first:]
@@ -65,14 +65,14 @@ class Snapshot:
         later = self._search.candidates(block, first, birth_row_k, self.threshold)
         covers = later.covers
         assert covers is not None
-        if found is not None:
-            assert found.covers is not None
-            covers = found.covers.merge(covers)
-            later = found.merge(later)
+        if candidates is not None:
+            assert candidates.covers is not None
+            covers = candidates.covers.merge(covers)
+            later = candidates.merge(later)
         ids_n, _ = self._search.decide(block, later)
-        own = np.flatnonzero((birth_row >= 0) & (birth_row < len(block)))
-        born_at = birth_row_k[own]
-        ids_n[born_at] = torch.as_tensor(first + own, device=ids_n.device)
+        newborn = np.flatnonzero((birth_row >= 0) & (birth_row < len(block)))
+        born_at = birth_row_k[newborn]
+        ids_n[born_at] = torch.as_tensor(first + newborn, device=ids_n.device)
         matters_n = self._open[ids_n]
         matters_n[born_at] = False
         alone_n = covered_alone(self._search, block, covers, self.threshold, matters_n)
@@ -84,32 +84,32 @@ class Held:
     """A chunk's rows while their owner decides.
 
     x: activations at each site.  start: row of the stream the first of them is.
-    first, found: for each dictionary, exemplars of the snapshot it was compared with, and candidates of each block.
+    first, candidates: for each dictionary, exemplars of the snapshot it was compared with, and those of each block.
     """
 
     x: dict[str, Tensor]
     start: int
     first: list[int]
-    found: list[list[Candidates | None]]
+    candidates: list[list[Candidates | None]]
 
 
 class Snapshots:
     """All dictionaries of a build, and the chunks that wait for decisions about them."""
 
     def __init__(self, known: Sequence[Known], device: str):
-        self.each = [Snapshot(one, device) for one in known]
+        self.each = [Snapshot(dictionary, device) for dictionary in known]
         self.device = device
         self.held: dict[int, Held] = {}
 
     def learn(self, news: Sequence[News]) -> None:
         """Take what was decided since."""
         for each in news:
-            for one, *about in zip(self.each, each.exemplars, each.births, each.closed, strict=True):
-                one.learn(*about)
+            for snapshot, *about in zip(self.each, each.exemplars, each.births, each.closed, strict=True):
+                snapshot.learn(*about)
 
     def propose(self, index: int, x: dict[str, Tensor], start: int, active: Sequence[bool]) -> Proposal:
         """Compare a chunk with the dictionaries that still grow, and keep it until it is settled."""
-        held = Held(x, start, [one.k for one in self.each], [[] for _ in self.each])
+        held = Held(x, start, [snapshot.k for snapshot in self.each], [[] for _ in self.each])
         rows = {site: [np.zeros(0, np.int64)] for site in x}
         skipped = {site: [np.zeros(0, np.int64)] for site in x}
         uncovered = [[np.zeros(0, np.int64)] for _ in self.each]
@@ -117,19 +117,19 @@ class Snapshots:
             rows_n = block.rows_n.cpu().numpy() + at
             skipped[site].append(np.setdiff1d(np.arange(at, at + offered), rows_n, assume_unique=True))
             for i in here:
-                found, open_r = self.each[i].propose(block)
-                held.found[i].append(found)
+                candidates, open_r = self.each[i].propose(block)
+                held.candidates[i].append(candidates)
                 uncovered[i].append(rows_n[open_r.cpu().numpy()])
                 rows[site].append(uncovered[i][-1])
         self.held[index] = held
         union = {site: np.unique(np.concatenate(parts)) for site, parts in rows.items()}
         places = [
-            np.searchsorted(union[one.site], np.concatenate(parts)).astype(np.int32)
-            for one, parts in zip(self.each, uncovered, strict=True)
+            np.searchsorted(union[snapshot.site], np.concatenate(parts)).astype(np.int32)
+            for snapshot, parts in zip(self.each, uncovered, strict=True)
         ]
         return Proposal(
-            {site: found.astype(np.int32) for site, found in union.items()},
-            {site: x[site][torch.from_numpy(found)].numpy() for site, found in union.items()},
+            {site: rows.astype(np.int32) for site, rows in union.items()},
+            {site: x[site][torch.from_numpy(rows)].numpy() for site, rows in union.items()},
             {site: np.concatenate(parts).astype(np.int32) for site, parts in skipped.items()},
             held.first,
             places,
@@ -137,19 +137,19 @@ class Snapshots:
 
     def hold(self, index: int, x: dict[str, Tensor], start: int) -> None:
         """Keep a chunk that was decided already; what another worker knew of it is lost."""
-        nothing: list[list[Candidates | None]] = [[None] * -(-len(x[one.site]) // ROWS) for one in self.each]
+        nothing: list[list[Candidates | None]] = [[None] * -(-len(x[snapshot.site]) // ROWS) for snapshot in self.each]
         self.held[index] = Held(x, start, [0] * len(self.each), nothing)
 
     def settle(self, index: int, cuts: Sequence[Int64[np.ndarray, " c"]]) -> list[list[Segment]]:
         """Counts of a chunk, which is forgotten; for each dictionary, over its runs of rows that end at `cuts`."""
         held = self.held.pop(index)
-        ids = [np.full(len(held.x[one.site]), -1, np.int64) for one in self.each]
+        ids = [np.full(len(held.x[snapshot.site]), -1, np.int64) for snapshot in self.each]
         alone = [np.zeros(len(array), bool) for array in ids]
         for _, at, _, block, here in self._blocks(held.x, [len(cut) > 0 for cut in cuts]):
             rows_n = block.rows_n.cpu().numpy() + at
             for i in here:
-                one, found = self.each[i], held.found[i][at // ROWS]
-                ids[i][rows_n], alone[i][rows_n] = one.settle(block, found, held.first[i], held.start + at)
+                snapshot, candidates = self.each[i], held.candidates[i][at // ROWS]
+                ids[i][rows_n], alone[i][rows_n] = snapshot.settle(block, candidates, held.first[i], held.start + at)
         return [
             [Segment.of(ids_n[a:b], alone_n[a:b]) for a, b in zip([0, *cut[:-1]], cut, strict=True)] if len(cut) else []
             for ids_n, alone_n, cut in zip(ids, alone, cuts, strict=True)
@@ -158,7 +158,7 @@ class Snapshots:
     def _blocks(self, x: dict[str, Tensor], active: Sequence[bool]) -> Iterator[tuple[str, int, int, Block, list[int]]]:
         """Site, first row, rows and block, and the dictionaries that want it; they share a centre."""
         for site, x_nd in x.items():
-            here = [i for i, one in enumerate(self.each) if one.site == site and active[i]]
+            here = [i for i, snapshot in enumerate(self.each) if snapshot.site == site and active[i]]
             for start in range(0, len(x_nd) if here else 0, ROWS):
                 part = x_nd[start : start + ROWS].to(self.device)
                 with full_precision():

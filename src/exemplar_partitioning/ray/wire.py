@@ -118,24 +118,24 @@ class Segment:
     """Counts over a run of rows: ids of exemplars; rows that arrived at each; of them, covered by it alone, up to 2."""
 
     ids: np.ndarray
-    arrivals: np.ndarray
-    soles: np.ndarray
+    online: np.ndarray
+    sole: np.ndarray
 
     @classmethod
     def of(cls, ids_n: Int64[np.ndarray, " n"], alone_n: np.ndarray) -> Segment:
         """From the exemplar each row arrived at, -1 for none, and whether this alone covers it."""
-        ids, arrivals = np.unique(ids_n[ids_n >= 0], return_counts=True)
-        soles = np.minimum(np.bincount(np.searchsorted(ids, ids_n[alone_n]), minlength=len(ids)), 2)
-        return cls(_narrow(ids), _narrow(arrivals), soles.astype(np.uint8))
+        ids, online = np.unique(ids_n[ids_n >= 0], return_counts=True)
+        sole = np.minimum(np.bincount(np.searchsorted(ids, ids_n[alone_n]), minlength=len(ids)), 2)
+        return cls(_narrow(ids), _narrow(online), sole.astype(np.uint8))
 
     def dense(self, rows: int, k: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Arrivals and soles of k exemplars; raises DataError unless so many rows are counted."""
-        fits = len(self.ids) == len(self.arrivals) == len(self.soles) and _ascending(self.ids, k)
-        if not fits or int(self.arrivals.sum()) != rows or (self.soles > self.arrivals).any() or (self.soles > 2).any():
+        """Online and sole-cover counts of k exemplars; raises DataError unless so many rows are counted."""
+        fits = len(self.ids) == len(self.online) == len(self.sole) and _ascending(self.ids, k)
+        if not fits or int(self.online.sum()) != rows or (self.sole > self.online).any() or (self.sole > 2).any():
             raise broken(where, f"counts that do not add up to {rows:,} rows of {k:,} exemplars")
-        arrivals, soles = np.zeros((2, k), np.int64)
-        arrivals[self.ids], soles[self.ids] = self.arrivals, self.soles
-        return arrivals, soles
+        online, sole = np.zeros((2, k), np.int64)
+        online[self.ids], sole[self.ids] = self.online, self.sole
+        return online, sole
 
 
 def broken(where: str, what: str) -> DataError:

@@ -48,8 +48,8 @@ class Worker:
         return identity(loaded, task.sites, task.batch_size, task.context_size)
 
     def _extract(self, chunk: Chunk) -> dict[str, Tensor]:
-        found = extract(self.extractor, chunk, lambda ids: None)
-        return {name: found[site] for name, site in self.sites.items()}
+        activations = extract(self.extractor, chunk, lambda ids: None)
+        return {name: activations[site] for name, site in self.sites.items()}
 
 
 class BuildWorker(Worker):

@@ -305,7 +305,7 @@ def _name_places(
     figure, points = axes.figure, 72 / axes.figure.dpi
     centre_m2 = axes.transData.transform(place_m2) * points
     inscribed_m1 = radius_m[:, None] * np.sqrt(0.5)
-    taken = list(np.hstack([centre_m2 - inscribed_m1, centre_m2 + inscribed_m1]))
+    boxes = list(np.hstack([centre_m2 - inscribed_m1, centre_m2 + inscribed_m1]))
     room = np.asarray(figure.bbox.extents) * points
     for place, centre, radius, text in zip(place_m2, centre_m2, radius_m, texts, strict=True):
         line = {"arrowstyle": "-", "lw": 0.4, "color": _INK, "shrinkA": 0, "shrinkB": float(radius)}
@@ -316,8 +316,8 @@ def _name_places(
         size = np.array([extent.width, extent.height]) * points
         for gap, offset in _offsets(float(radius), size):
             box = np.concatenate([centre + offset - size / 2, centre + offset + size / 2])
-            if _inside(box, room) and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if _inside(box, room) and not any(_overlap(box, other) for other in boxes):
+                boxes.append(box)
                 name.set_position((offset[0], offset[1]))
                 if gap == _GAPS[0] and name.arrow_patch:
                     name.arrow_patch.set_visible(False)

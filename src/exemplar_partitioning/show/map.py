@@ -98,11 +98,11 @@ def _principal(e_kd: Float32[np.ndarray, "k d"], axes: int) -> Float32[np.ndarra
     """Coordinates along the first principal axes; 0 along those that there are none of."""
     from sklearn.decomposition import PCA
 
-    found_ka = np.zeros((len(e_kd), axes), dtype=np.float32)
+    axes_ka = np.zeros((len(e_kd), axes), dtype=np.float32)
     count = min(axes, *e_kd.shape)
     if len(e_kd) > 1:
-        found_ka[:, :count] = PCA(count, random_state=0).fit_transform(e_kd)
-    return found_ka
+        axes_ka[:, :count] = PCA(count, random_state=0).fit_transform(e_kd)
+    return axes_ka
 
 
 def _beside(

@@ -101,8 +101,8 @@ def token_roles(spans: Sequence[Span], offsets: Sequence[tuple[int, int]], base:
     for start, stop in offsets:
         while at < len(spans) and spans[at].stop <= start + base:
             at += 1
-        said = at < len(spans) and start < stop and stop + base > spans[at].start
-        roles.append(spans[at].role if said else None)
+        covered = at < len(spans) and start < stop and stop + base > spans[at].start
+        roles.append(spans[at].role if covered else None)
     return roles
 
 
@@ -114,11 +114,11 @@ def tokens_and_roles(
     Raises:
         EPError: the conversation cannot be rendered, or the tokenizer does not tell where tokens lie.
     """
-    found = rendered(tokenizer, conversation, date)
+    prompt = rendered(tokenizer, conversation, date)
     if not getattr(tokenizer, "is_fast", False):
         raise EPError(f"{_name(tokenizer)} does not tell where its tokens lie in the text; use its fast version")
-    encoded = tokenizer(found.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return np.asarray(encoded["input_ids"], np.int32), token_roles(found.spans, encoded["offset_mapping"])
+    encoded = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return np.asarray(encoded["input_ids"], np.int32), token_roles(prompt.spans, encoded["offset_mapping"])
 
 
 def _name(tokenizer: Any) -> str:
@@ -141,9 +141,9 @@ def _template(tokenizer: Any, date: str | None) -> str:
     except ValueError:
         raise DataError(f"the date of the chat template is {date!r}, expected one such as 2026-11-27") from None
     # A function of the template's own stands before the environment's.
-    said = {f"%-{c}": day.strftime(f"%-{c}") for c in "dmyjHIMSUW"} if os.name != "nt" else {}
-    said |= {f"%{c}": day.strftime(f"%{c}") for c in _DIRECTIVES if c != "s"} | {"%%": "%"}
-    replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in said.items())
+    fields = {f"%-{c}": day.strftime(f"%-{c}") for c in "dmyjHIMSUW"} if os.name != "nt" else {}
+    fields |= {f"%{c}": day.strftime(f"%{c}") for c in _DIRECTIVES if c != "s"} | {"%%": "%"}
+    replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in fields.items())
     return f"{{% macro {_CLOCK}(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n{source}"
 
 
@@ -181,8 +181,8 @@ def _generated(tokenizer: Any, template: str, conversation: Conversation) -> lis
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    found = cast("list[tuple[int, int]]", spans[0])
-    return [Span(start, stop, "assistant") for start, stop in found if stop > start]
+    generated = cast("list[tuple[int, int]]", spans[0])
+    return [Span(start, stop, "assistant") for start, stop in generated if stop > start]
 
 
 def _marked(tokenizer: Any, template: str, conversation: Conversation, text: str, number: int) -> Span | None:

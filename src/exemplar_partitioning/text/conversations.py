@@ -79,9 +79,9 @@ def _pair(row: dict[str, Any]) -> list[Any] | None:
     if isinstance(prompt, str) and isinstance(row.get("input"), str) and row["input"].strip():
         prompt = f"{prompt}\n\n{row['input']}"
     asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    said = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+    answers = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     # Preference data repeats the prompt in the answer chosen.
-    return said if said[: len(asked)] == asked else [*asked, *said]
+    return answers if answers[: len(asked)] == asked else [*asked, *answers]
 
 
 def _message(turn: object, where: str) -> Message:

@@ -144,15 +144,15 @@ def _named_files(sources: list[str]) -> dict[str, Path]:
     """Files by the name that their documents' ids use, in order, each file once."""
     if not sources:
         return {}
-    found = [_find(source) for source in sources]
+    files = [_find(source) for source in sources]
     absolute = [Path(source).is_absolute() for source in sources]
     base: Path | None = None
     if any(absolute):
         # Mixed with relative ones, all are taken as absolute: two files never get one name.
-        base = Path(os.path.commonpath([root.absolute() for root, _ in found]))
+        base = Path(os.path.commonpath([root.absolute() for root, _ in files]))
     named: dict[str, Path] = {}
     seen: set[Path] = set()
-    for _, paths in found:
+    for _, paths in files:
         for path in paths:
             if path.resolve() in seen:
                 continue

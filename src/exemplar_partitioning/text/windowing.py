@@ -66,7 +66,7 @@ class Windowing(Settings):
         return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
 
 
-def own_first(settings: type[BaseModel]) -> dict[str, FieldInfo]:
+def ordered(settings: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of settings, those of the class before those of its bases."""
     classes = [kind for kind in settings.__mro__ if issubclass(kind, BaseModel)]
     return {

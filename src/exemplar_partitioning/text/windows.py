@@ -65,7 +65,7 @@ def windows(
     w = windowing
     cut = partial(_cut, size=w.context_size, prepend_bos=w.prepend_bos, bos_id=bos_id, special_ids=special_ids)
     batches = _tokenised(documents, tokenizer, w)
-    checked = _one_bos(batches, bos_id) if w.prepend_bos else batches
+    checked = _single_bos(batches, bos_id) if w.prepend_bos else batches
     return _shuffled(_in_order(checked, cut, w.context_size), w)
 
 
@@ -74,7 +74,7 @@ def special_mask(ids: np.ndarray, special_ids: Collection[int]) -> np.ndarray:
     return np.isin(ids, np.fromiter(special_ids, dtype=np.int64, count=len(special_ids)))
 
 
-def _one_bos(pieces_of: Iterable[Piece], bos_id: int) -> Iterator[Piece]:
+def _single_bos(pieces_of: Iterable[Piece], bos_id: int) -> Iterator[Piece]:
     """Pieces of documents none of which begins with BOS."""
     for document, first, ids in pieces_of:
         if first and len(ids) and ids[0] == bos_id:

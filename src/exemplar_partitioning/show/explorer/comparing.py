@@ -33,8 +33,8 @@ def _matched(request: Request, a: View, b: View) -> matches.Matched:
 
 def _overlaps(request: Request, a: View, b: View) -> Overlaps | None:
     ids = a.dictionary.content_id, b.dictionary.content_id
-    found = (overlaps.between(*ids) for overlaps in request.app.state.overlaps)
-    return next((each for each in found if each is not None), None)
+    answers = (overlaps.between(*ids) for overlaps in request.app.state.overlaps)
+    return next((each for each in answers if each is not None), None)
 
 
 def _match(request: Request) -> Response:
@@ -50,11 +50,11 @@ def _pairs(request: Request) -> Response:
 
 def _partners(request: Request) -> Response:
     seen, index = view(request), request.path_params["region"]
-    found = matches.partners(seen, index, list(library(request).others(seen)))
-    for partner in found:
+    partners = matches.partners(seen, index, list(library(request).others(seen)))
+    for partner in partners:
         known = request.app.state.background.peek(("match", seen.key, partner["key"]))
         partner["verdict"] = known and known.verdict(index)
-    return Json({"partners": found})
+    return Json({"partners": partners})
 
 
 def _grown(request: Request) -> trees.Grown:

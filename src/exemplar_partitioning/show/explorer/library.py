@@ -224,7 +224,7 @@ class Library:
             assert there is not None
             return here.site.name != there.site.name, here.calibration.percentile != there.calibration.percentile
 
-        found = [
+        others = [
             entry
             for entry in self.entries.values()
             if entry.build_folder != view.entry.build_folder
@@ -232,7 +232,7 @@ class Library:
             and entry.config.model.d_model == view.dictionary.d_model
             and entry.config.build.k
         ]
-        for entry in sorted(found, key=unlike):
+        for entry in sorted(others, key=unlike):
             with contextlib.suppress(EPError):  # told on its own page
                 yield self.open(entry.key)
 

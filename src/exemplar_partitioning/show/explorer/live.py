@@ -90,5 +90,5 @@ class Live:
 
 def _named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:
     """A few words about each of some regions, by number."""
-    found = sorted({region for region in regions if region is not None})
-    return {str(row["region"]): row for row in brief(view, found)}
+    named = sorted({region for region in regions if region is not None})
+    return {str(row["region"]): row for row in brief(view, named)}

@@ -59,22 +59,22 @@ def matched(a: View, b: View, overlaps: Overlaps | None) -> Matched:
 
     Raises EPError as `match` does, for another width first of all.
     """
-    found = match(a.dictionary, b.dictionary, false_alarms=overlaps.false_alarms if overlaps else FALSE_ALARMS)
-    cutoffs = overlaps.cutoffs[overlaps.decided_by] if overlaps else found.null.cutoffs(found.false_alarms)
-    introduced = np.flatnonzero(~(found.cosine_l > cutoffs[1]))
-    row_a = np.concatenate([found.regions_a, found.nearest_l[introduced]])
-    row_b = np.concatenate([found.nearest_k, introduced])
+    matching = match(a.dictionary, b.dictionary, false_alarms=overlaps.false_alarms if overlaps else FALSE_ALARMS)
+    cutoffs = overlaps.cutoffs[overlaps.decided_by] if overlaps else matching.null.cutoffs(matching.false_alarms)
+    introduced = np.flatnonzero(~(matching.cosine_l > cutoffs[1]))
+    row_a = np.concatenate([matching.regions_a, matching.nearest_l[introduced]])
+    row_b = np.concatenate([matching.nearest_k, introduced])
     partner_k = np.full(a.dictionary.k, -1)
-    partner_k[found.pairs.row_p] = found.pairs.column_p
-    verdict_k = np.where(found.cosine_k > cutoffs[0], 0, 1)
+    partner_k[matching.pairs.row_p] = matching.pairs.column_p
+    verdict_k = np.where(matching.cosine_k > cutoffs[0], 0, 1)
     jaccard_r, f1_r = overlaps.of(row_a, row_b) if overlaps else np.full((2, len(row_a)), np.nan)
     return Matched(
-        matching=found,
+        matching=matching,
         overlaps=overlaps,
         cutoffs=cutoffs,
         row_a=row_a,
         row_b=row_b,
-        cosine_r=np.concatenate([found.cosine_k, found.cosine_l[introduced]]),
+        cosine_r=np.concatenate([matching.cosine_k, matching.cosine_l[introduced]]),
         verdict_r=np.concatenate([verdict_k, np.full(len(introduced), 2)]),
         partner_r=partner_k[row_a],
         jaccard_r=jaccard_r,
@@ -84,19 +84,19 @@ def matched(a: View, b: View, overlaps: Overlaps | None) -> Matched:
 
 def summary(a: View, b: View, m: Matched) -> dict[str, Any]:
     """What holds for two dictionaries as a whole: the matching's summary, verdicts, histograms beside the null."""
-    found, cosine_k = m.matching, m.matching.cosine_k
-    said = found.summary() | {"a": a.key, "b": b.key} | m.counts()
-    return said | {
-        "decided_by": m.overlaps.decided_by if m.overlaps else found.null.name,
+    matching, cosine_k = m.matching, m.matching.cosine_k
+    answer = matching.summary() | {"a": a.key, "b": b.key} | m.counts()
+    return answer | {
+        "decided_by": m.overlaps.decided_by if m.overlaps else matching.null.name,
         "cutoff_to_b": m.cutoffs[0],
         "cutoff_to_a": m.cutoffs[1],
         "text": m.overlaps and m.overlaps.text,
         "within": float((1 - cosine_k <= b.dictionary.threshold).mean()),
         "same": float((cosine_k > _SAME).mean()),
-        "used": len(np.unique(found.nearest_k)),
+        "used": len(np.unique(matching.nearest_k)),
         "histograms": {
-            "to_b": _histogram(cosine_k, found.null.to_b),
-            "to_a": _histogram(found.cosine_l, found.null.to_a),
+            "to_b": _histogram(cosine_k, matching.null.to_b),
+            "to_a": _histogram(matching.cosine_l, matching.null.to_a),
         },
     }
 
@@ -183,12 +183,12 @@ def _ordered(pair: tuple[View, View], m: Matched, rows: np.ndarray, sort: str, *
 
 def partners(view: View, index: int, others: Sequence[View]) -> list[dict[str, Any]]:
     """The region's nearest in other dictionaries of its width, and whether each would find it in return."""
-    index, found = view.check_region(index), []
+    index, partners = view.check_region(index), []
     for other in others:
         (partner,), (distance,) = other.dictionary.assign_directions(view.exemplars_kd[[index]])
         (back,), _ = view.dictionary.assign_directions(other.exemplars_kd[[partner]])
         config = other.dictionary.config
-        found.append(
+        partners.append(
             {
                 "key": other.key,
                 "build": other.entry.build,
@@ -200,4 +200,4 @@ def partners(view: View, index: int, others: Sequence[View]) -> list[dict[str, A
                 "caveat": views.caveat(view, other),
             }
         )
-    return found
+    return partners

@@ -75,8 +75,8 @@ class Overlaps:
     ) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
         """Jaccard and F1 of pairs of regions; NaN where they are not known."""
         unknown = (np.nan, np.nan)
-        found = [self.shared.get(pair, unknown) for pair in zip(row_a.tolist(), row_b.tolist(), strict=True)]
-        jaccard_r, f1_r = np.array(found, dtype=np.float64).reshape(-1, 2).T
+        shares = [self.shared.get(pair, unknown) for pair in zip(row_a.tolist(), row_b.tolist(), strict=True)]
+        jaccard_r, f1_r = np.array(shares, dtype=np.float64).reshape(-1, 2).T
         return jaccard_r, f1_r
 
     def between(self, content_a: str, content_b: str) -> Overlaps | None:
@@ -99,32 +99,32 @@ def read_overlaps(folder: Path, library: Library) -> Overlaps:
 
     Raises EPError if there is nothing such, it lacks a text or is about others, DataError if it is damaged.
     """
-    said = _summary(folder / "summary.json")
-    if said.text is None or said.basis != "exemplar":
+    record = _summary(folder / "summary.json")
+    if record.text is None or record.basis != "exemplar":
         raise EPError(
-            f"{folder} holds a matching by {said.basis} directions {'with' if said.text else 'without'} a text; the "
-            "explorer shows shared members of exemplars' regions: run `ep match A B --text TEXT --out DIR`"
+            f"{folder} holds a matching by {record.basis} directions {'with' if record.text else 'without'} a text; "
+            "the explorer shows shared members of exemplars' regions: run `ep match A B --text TEXT --out DIR`"
         )
     shown = {sha256(entry.folder / "config.json") for entry in library.entries.values()}  # content ids
-    if not {said.a.content_id, said.b.content_id} <= shown:
+    if not {record.a.content_id, record.b.content_id} <= shown:
         raise EPError(
             f"{folder} matches other dictionaries than those on show, or they have changed since: run `ep match` on "
             "the folders that you explore"
         )
     return Overlaps(
-        content_a=said.a.content_id,
-        content_b=said.b.content_id,
+        content_a=record.a.content_id,
+        content_b=record.b.content_id,
         shared=_shared(folder / "regions.parquet"),
-        cutoffs={null.name: (null.cutoff_to_b, null.cutoff_to_a) for null in said.nulls},
-        decided_by=said.decided_by,
-        false_alarms=said.false_alarms,
-        text=said.text.model_dump(),
+        cutoffs={null.name: (null.cutoff_to_b, null.cutoff_to_a) for null in record.nulls},
+        decided_by=record.decided_by,
+        false_alarms=record.false_alarms,
+        text=record.text.model_dump(),
     )
 
 
 def _summary(path: Path) -> _Summary:
     try:
-        said = _Summary.model_validate_json(path.read_bytes())
+        record = _Summary.model_validate_json(path.read_bytes())
     except OSError as error:
         raise EPError(
             f"{path} cannot be read ({error.strerror}): give the folder that `ep match A B --text TEXT --out DIR` wrote"
@@ -133,9 +133,9 @@ def _summary(path: Path) -> _Summary:
         raise DataError(
             f"{path} is not what `ep match --out` writes: {error.errors()[0]['msg']}; write it anew"
         ) from error
-    if said.decided_by not in {null.name for null in said.nulls}:
+    if record.decided_by not in {null.name for null in record.nulls}:
         raise DataError(f"{path} names no null that decided; write it anew with `ep match --out`")
-    return said
+    return record
 
 
 def _shared(path: Path) -> dict[tuple[int, int], tuple[float, float]]:

@@ -73,7 +73,7 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/static/plotly.min.js", _plotly),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={EPError: _said, StillComputing: _later, 404: _nowhere},
+        exception_handlers={EPError: _error, StillComputing: _later, 404: _nowhere},
     )
     state = starlette.state
     state.library, state.live, state.overlaps, state.background = library, live, overlaps, Background()
@@ -140,7 +140,7 @@ def _plotly(request: Request) -> Response:
     return FileResponse(Path(spec.origin).parent / "package_data" / "plotly.min.js", media_type="text/javascript")
 
 
-def _said(request: Request, error: Exception) -> Response:
+def _error(request: Request, error: Exception) -> Response:
     kinds = ((NotFound, 404), (DataError, 500), (ResourceError, 503), (EPError, 400))
     status = next(status for kind, status in kinds if isinstance(error, kind))
     return Json({"error": str(error)}, status_code=status)

@@ -34,8 +34,8 @@ def grow(levels: list[StoredDictionary]) -> tuple[Tree, list[dict[str, Any]]]:
 
     Raises EPError, as `compare.tree` does, for fewer than two or different centres.
     """
-    found = tree(levels)
-    return found, found.summary()
+    grown = tree(levels)
+    return grown, grown.summary()
 
 
 def overview(g: Grown, *, offset: int, limit: int) -> dict[str, Any]:
@@ -89,9 +89,9 @@ def ways(g: Grown, view: View, start: int, end: int) -> list[dict[str, Any]]:
     ends: cosine of the two regions' exemplars with those that stand for them on the level.
     """
     level = g.level(view)
-    found = paths(g.tree, level, view.check_region(start), view.check_region(end))
+    ways = paths(g.tree, level, view.check_region(start), view.check_region(end))
     ends_2d = view.exemplars_kd[[start, end]]
-    return [_way(other, regions, ends_2d) for other, regions in zip(g.views, found, strict=True)]
+    return [_way(other, regions, ends_2d) for other, regions in zip(g.views, ways, strict=True)]
 
 
 def _way(view: View, regions: list[int], ends_2d: np.ndarray) -> dict[str, Any]:

@@ -26,11 +26,11 @@ _SHOWN_TOKENS = 4  # of a region in a list
 
 def entry(entry: Entry) -> dict[str, Any]:
     """A line about a dictionary, from config.json alone."""
-    said: dict[str, Any] = {"key": entry.key, "build": entry.build, "error": entry.error}
+    answer: dict[str, Any] = {"key": entry.key, "build": entry.build, "error": entry.error}
     if entry.config is None:
-        return said
+        return answer
     config = entry.config
-    return said | {
+    return answer | {
         "model": config.model.id,
         "site": config.site.name,
         "percentile": config.calibration.percentile,
@@ -112,8 +112,8 @@ def listing(
     Raises EPError for an unknown sort or search.
     """
     check_order(sort, SORTS, within)
-    found = _ordered(view, containing(view, query, within), sort, descending)
-    page = shown(found, offset, limit)
+    order = _ordered(view, containing(view, query, within), sort, descending)
+    page = shown(order, offset, limit)
     rows = brief(view, page)
     if view.annotation is not None:
         columns = ["coherence", "stability", "mean_distance", "top_tokens", "lens_top"]
@@ -124,7 +124,7 @@ def listing(
             row.update(more)
     return {
         "total": view.dictionary.k,
-        "matching": len(found),
+        "matching": len(order),
         "offset": offset,
         "size_is": size_is(view),
         "regions": rows,
@@ -138,9 +138,9 @@ def check_order(sort: str, sorts: Sequence[str], within: str) -> None:
         raise EPError(f"sort must be one of {', '.join(sorts)} and in one of {', '.join(SEARCHES)}")
 
 
-def shown(found: np.ndarray, offset: int, limit: int) -> np.ndarray:
+def shown(order: np.ndarray, offset: int, limit: int) -> np.ndarray:
     """A page of what was found."""
-    return found[offset:][: min(max(1, limit), PAGE)]
+    return order[offset:][: min(max(1, limit), PAGE)]
 
 
 def containing(view: View, query: str, within: str) -> np.ndarray:
@@ -199,7 +199,7 @@ def region(view: View, index: int) -> dict[str, Any]:
     exemplar = d.regions.slice(index, 1).to_pylist()[0]
     del exemplar["window_tokens"]
     labels, labels_error = view.labels()
-    said = {
+    answer = {
         "key": view.key,
         "region": index,
         "k": d.k,
@@ -215,9 +215,9 @@ def region(view: View, index: int) -> dict[str, Any]:
         "members": None,
     }
     if view.annotation is None:
-        return said
+        return answer
     row = view.annotation.region(index)
-    return said | {
+    return answer | {
         "members": row,
         "member_share": row["members"] / max(1, view.annotation.record.n_activations),
         "examples": view.annotation.examples(index),
@@ -246,7 +246,7 @@ def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
     """The region at other percentiles of its site: its ancestor in coarser dictionaries, its descendants in finer."""
     view.check_region(index)
     levels, tree = library.tree(view)
-    level, found = levels.index(view), []
+    level, relatives = levels.index(view), []
     for other in sorted(levels, key=lambda other: other.dictionary.threshold):
         if tree is None or other is view:
             continue
@@ -255,7 +255,7 @@ def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
         cosines = other.exemplars_kd[regions] @ view.exemplars_kd[index]
         order = np.argsort(-cosines, kind="stable")
         shown = brief(other, regions[order[:CHILDREN]])
-        found.append(
+        relatives.append(
             {
                 "key": other.key,
                 "percentile": other.dictionary.config.calibration.percentile,
@@ -264,7 +264,7 @@ def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
                 "regions": [row | {"cosine": float(c)} for row, c in zip(shown, cosines[order], strict=False)],
             }
         )
-    return found
+    return relatives
 
 
 def chart(view: View) -> dict[str, Any]:
@@ -290,11 +290,11 @@ def _rounded(values: np.ndarray) -> list[float | None]:
 
 def comparison(a: View, b: View) -> dict[str, Any]:
     """Key numbers of two dictionaries; why they cannot be matched, or what a cosine between them does not mean."""
-    one, other = a.dictionary, b.dictionary
+    first, other = a.dictionary, b.dictionary
     why_not = None
-    if one.d_model != other.d_model:
+    if first.d_model != other.d_model:
         why_not = (
-            f"Their exemplars live in spaces of different width ({one.d_model} and {other.d_model}), so there is no "
+            f"Their exemplars live in spaces of different width ({first.d_model} and {other.d_model}), so there is no "
             "cosine between them. `ep transport` carries regions into the other model; `ep roundtrip` compares across "
             "models."
         )
@@ -308,10 +308,10 @@ def comparison(a: View, b: View) -> dict[str, Any]:
 
 def caveat(a: View, b: View) -> str | None:
     """What cosines between two dictionaries of one width do not mean; None if there is nothing to say."""
-    one, other = a.dictionary.config, b.dictionary.config
-    if not same_model(one.model, other.model):
+    first, other = a.dictionary.config, b.dictionary.config
+    if not same_model(first.model, other.model):
         return "They come from different models: directions of the same width, but no common basis."
-    if one.site.name != other.site.name:
+    if first.site.name != other.site.name:
         return "They come from different sites of the model; cosines are taken all the same."
     if not bool((a.dictionary.center == b.dictionary.center).all()):
         return "Their centres differ, so a direction in one is not exactly the same direction in the other."
