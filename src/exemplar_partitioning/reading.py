@@ -29,9 +29,12 @@ from .text.windows import Window, special_mask, windows
 class TokenReading:
     """One token of a text.
 
-    position: offset in the text, in tokens.  text: its own piece of the text.
-    region: nearest exemplar, None for special tokens and activations without a direction.
-    distance: cosine distance to it.  within: whether that is within the threshold.
+    Attributes:
+        position: offset in the text, in tokens.
+        text: its own piece of the text.
+        region: nearest exemplar, None for special tokens and activations without a direction.
+        distance: cosine distance to it.
+        within: whether that is within the threshold.
     """
 
     position: int
@@ -154,8 +157,9 @@ def _tokens(cut: list[Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class WrittenToken:
     """A token that a model wrote, and where its activation lay while it wrote.
 
-    region: nearest, with its cosine distance; None for special tokens and activations without a direction.
-    off: farther than theta from every exemplar: off the manifold that the dictionary knows.
+    Attributes:
+        region: nearest, with its cosine distance; None for special tokens and activations without a direction.
+        off: farther than theta from every exemplar: off the manifold that the dictionary knows.
     """
 
     token_id: int
@@ -176,7 +180,7 @@ def written(
 ) -> list[WrittenToken]:
     """Continue a prompt greedily and read every new token as it is written; interventions that are open take part.
 
-    on_token: called at every token; what it raises ends the writing.
+    What `on_token`, called at each, raises ends the writing.
     """
     rows: list[Float[Tensor, "n d"]] = []
 

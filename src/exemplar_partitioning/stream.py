@@ -28,10 +28,11 @@ WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; par
 class Chunk:
     """A run of consecutive windows. Its activations are those of all tokens that are not special.
 
-    last_only: only of the last such token of each window.
-    tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
-    digest: sha256 over the token ids of the stream up to the end of this chunk.
-    last: why no chunk follows, if none does: budget spent or text ended.
+    Attributes:
+        last_only: only of the last such token of each window.
+        tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
+        digest: sha256 over the token ids of the stream up to the end of this chunk.
+        last: why no chunk follows, if none does: budget spent or text ended.
     """
 
     windows: list[Window]
@@ -130,7 +131,9 @@ class Stop(Exception):
 class Event:
     """News of a running job.
 
-    tokens: of text read so far; tokens_per_second: since this process began to extract.
+    Attributes:
+        tokens: of text read so far.
+        tokens_per_second: since this process began to extract.
     """
 
     prefix: ClassVar[str] = ""  # of the kind, among events of other jobs

@@ -96,7 +96,7 @@ def paired(before: Answers, after: Answers) -> dict[str, float | int]:
 
 
 def perplexity(loaded: LoadedModel, windows: Sequence[np.ndarray]) -> float:
-    """exp of the mean negative log likelihood of the tokens of windows of one length, the first of each aside."""
+    """Exp of the mean negative log likelihood of the tokens of windows of one length, the first of each aside."""
     total, count = 0.0, 0
     for start in range(0, len(windows), _BATCH):
         ids_bs = torch.from_numpy(np.stack(windows[start : start + _BATCH]).astype(np.int64)).to(loaded.model.device)

@@ -37,7 +37,8 @@ class Add:
 class Off:
     """`c + (I - Q Qt)(x - c)`: nothing is left along a span, as seen from the centre.
 
-    q_rd: orthonormal rows.
+    Attributes:
+        q_rd: orthonormal rows.
     """
 
     q_rd: Float[Tensor, "r d"]
@@ -91,8 +92,9 @@ class Clamp:
 class Gate:
     """Which activations an intervention touches: those that belong to some regions.
 
-    regions: an activation must have one of these as its nearest exemplar.
-    within: and lie within this cosine distance of it; None: however far.
+    Attributes:
+        regions: an activation must have one of these as its nearest exemplar.
+        within: and lie within this cosine distance of it; None: however far.
     """
 
     dictionary: Dictionary

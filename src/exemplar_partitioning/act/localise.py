@@ -30,9 +30,12 @@ Position = Literal["final", "any"]
 class RegionRate:
     """How often the prompts that meet a region show the behaviour.
 
-    prompts: that meet the region; showing: of them with the behaviour.  rate: showing / prompts, with its
-    Wilson interval (95 %).  lift: rate over that of all prompts.  p: probability of so high a rate by chance
-    (one-sided, hypergeometric), corrected for the number of regions met (Holm).
+    Attributes:
+        prompts, showing: that meet the region, and of them with the behaviour.
+        rate: showing / prompts, with its Wilson interval (95 %).
+        lift: rate over that of all prompts.
+        p: probability of so high a rate by chance (one-sided, hypergeometric), corrected for the number of regions met
+            (Holm).
     """
 
     region: int
@@ -57,9 +60,12 @@ def localise(
     """Regions by how surely the prompts that meet them show a behaviour.
 
     Args:
+        dictionary: the dictionary.
+        loaded: the model it was built from.
+        prompts: texts, or a user's messages.
         shows: whether each prompt shows the behaviour: a label, or what a scorer said of the model's answer.
         position: a prompt meets the region of its last token ("final"), or of any of its own tokens ("any").
-        chat: see `interventions.generation.generate`.
+        chat: as `models.generate.generate` takes it.
 
     Returns:
         One entry for each region that was met, lowest corrected p first.

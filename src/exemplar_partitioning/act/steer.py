@@ -34,10 +34,11 @@ Around = Literal["centre", "origin"]
 class Where(TypedDict, total=False):
     """Where and when an intervention acts.
 
-    sites: e.g. "resid_post.*"; the dictionary's own site by default.
-    tokens: "all", "prompt" or "generated" ones.
-    gate: only activations that this lets through.
-    any_model: act on a model other than the dictionary's, of the same width.
+    Attributes:
+        sites: e.g. "resid_post.*"; the dictionary's own site by default.
+        tokens: "all", "prompt" or "generated" ones.
+        gate: only activations that this lets through.
+        any_model: act on a model other than the dictionary's, of the same width.
     """
 
     sites: str | Sequence[str] | None
@@ -60,7 +61,8 @@ def steer(
     Args:
         model: a causal language model of transformers, what `ep.load_model` gives, a `TransformerBridge`, or an
             interp-engine model.
-        dictionary, region: which direction; several regions: the direction of their sum.
+        dictionary: whose regions they are.
+        region: whose direction; of several, the direction of their sum.
         alpha: in units of `dictionary.typical_norm`; negative steers away.
         basis: "exemplar", "mean", or a direction [d] of your own.
         where: see `Where`.
@@ -88,8 +90,8 @@ def ablate(
 ) -> AbstractContextManager[None]:
     """Project the span of the regions' directions out of the activations: see `steer`.
 
-    around: what is projected is the part from the dictionary's "centre", which suits its own site; or from the
-        "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
+    What is projected is the part from the dictionary's "centre", which suits its own site; or, as `around` says, from
+    the "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
     """
     edit = Off(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
     return _act(model, dictionary, edit, where)

@@ -34,8 +34,10 @@ _HEAT_ROWS = 32  # contexts whose distances are computed at once: few enough to 
 class ChunkRows:
     """The activations of a chunk as rows with their tokens; the same for all sites.
 
-    token_n, position_n: of each row.  before_n: id of the token before it, -1 after a BOS or at the start.
-    document_n: hash of its document; its last bit tells the half.
+    Attributes:
+        token_n, position_n: of each row.
+        before_n: id of the token before it, -1 after a BOS or at the start.
+        document_n: hash of its document; its last bit tells the half.
     """
 
     def __init__(self, chunk: Chunk):
@@ -115,9 +117,12 @@ class Assignment:
 class Evidence:
     """The evidence about one dictionary.
 
-    halves: member statistics of 2 k cells, region r in the first half of the documents being cell 2 r and in
-    the second 2 r + 1.  within_k: members within the threshold.  histogram_kb: members by distance.
-    at, before: tokens at, and just before, the members.
+    Attributes:
+        halves: member statistics of 2 k cells, region r in the first half of the documents being cell 2 r and in the
+            second 2 r + 1.
+        within_k: members within the threshold.
+        histogram_kb: members by distance.
+        at, before: tokens at, and just before, the members.
     """
 
     def __init__(self, dictionary: Dictionary, vocab_size: int):

@@ -31,11 +31,7 @@ _NOISE_LIMIT = 8  # times as many rows of noise as regions, at most, to grow as 
 def quality(
     dictionary: Dictionary, evaluated_nd: Float[Tensor, "n d"], drawn_nd: Float[Tensor, "m d"], seed: int = 0
 ) -> Quality:
-    """Metrics of a dictionary and of its two nulls.
-
-    evaluated_nd: activations the metrics are taken on.  drawn_nd: others, in random order, of which the
-    first k serve as random exemplars.  Deterministic for a seed.
-    """
+    """Metrics of a dictionary and of its two nulls; of `drawn_nd`, in random order, the first k are exemplars."""
     center, theta = dictionary.center, dictionary.threshold
     return_freed()
     measured = metrics(dictionary, evaluated_nd)

@@ -31,8 +31,11 @@ class Tables:
     """What goes into regions.parquet and examples.parquet.
 
     Takes the sums over members out of the evidence, which are large, and keeps what follows from them.
-    texts: of the model's tokens.  names: documents that examples come from, by hash.
-    members, skipped, mean_directions: as in MemberStatistics, both halves together.
+
+    Attributes:
+        texts: of the model's tokens.
+        names: documents that examples come from, by hash.
+        members, skipped, mean_directions: as in MemberStatistics, both halves together.
     """
 
     def __init__(

@@ -75,8 +75,10 @@ class PairCounts:
 class TokenCounts:
     """Tokens of regions, those of one after those of another.
 
-    length_k: of each region.  token_p, count_p: which, and how often.
-    lift_p: how many times more often than in the text as a whole.
+    Attributes:
+        length_k: of each region.
+        token_p, count_p: which, and how often.
+        lift_p: how many times more often than in the text as a whole.
     """
 
     length_k: Int64[np.ndarray, " k"]

@@ -26,8 +26,10 @@ Stopped = Literal["saturated", "unseen", "budget", "text"]
 class Provenance:
     """The token an exemplar was observed at.
 
-    window_tokens: ids of its window up to and including it, so that any model can embed it again.
-    position: offset in the document, in tokens.  raw_norm: length of the activation itself.
+    Attributes:
+        window_tokens: ids of its window up to and including it, so that any model can embed it again.
+        position: offset in the document, in tokens.
+        raw_norm: length of the activation itself.
     """
 
     document: str
@@ -40,7 +42,10 @@ class Provenance:
 class Start:
     """Where a dictionary begins that grows on: what saturates it, and its missing mass, are counted from here.
 
-    activations: before; with_direction: of them.  k: regions before.  digest: of the text before.
+    Attributes:
+        activations, with_direction: before, and of them those that have one.
+        k: regions before.
+        digest: of the text before.
     """
 
     activations: int = 0
@@ -53,8 +58,11 @@ class Start:
 class Growing:
     """A dictionary being built from one site at one percentile.
 
-    sample: activations it was calibrated on.  spread: of the percentile between calibration batches.
-    growth: (activations, regions) along the stream.  digest: of the text up to where it stopped.
+    Attributes:
+        sample: activations it was calibrated on.
+        spread: of the percentile between calibration batches.
+        growth: (activations, regions) along the stream.
+        digest: of the text up to where it stopped.
     """
 
     site: str

@@ -89,8 +89,10 @@ class Event(JobEvent):
 class BuildResult:
     """A finished build: its folder, and what is in it.
 
-    tokens: of text read, over all processes that had a part.  seconds: taken by this one, 0 if all was there.
-    documents_skipped: reason -> count.
+    Attributes:
+        tokens: of text read, over all processes that had a part.
+        seconds: taken by this one, 0 if all was there.
+        documents_skipped: reason -> count.
     """
 
     path: Path

@@ -37,7 +37,9 @@ _READ = 1 << 24  # bytes at a time
 class State:
     """How far a job is.
 
-    clustered: chunks clustered.  digest: of the stream up to the last chunk that was read.
+    Attributes:
+        clustered: chunks clustered.
+        digest: of the stream up to the last chunk that was read.
     """
 
     spill: Spill
@@ -139,10 +141,7 @@ class Workspace:
         self.checkpoints.save(arrays, record)
 
     def load(self, device: str, sites: Sequence[str] = (), d_model: int = 0) -> State:
-        """The state to continue from; an empty one before the first checkpoint.
-
-        sites, d_model: of the activations that calibrate.
-        """
+        """The state to continue from; before the first checkpoint an empty one, for calibrating at `sites`."""
         folder = self.work / "spill"
         if (kept := self.checkpoints.load()) is None:
             return State(Spill(folder, sites, d_model))
@@ -172,7 +171,9 @@ def _read_settings(path: Path, kind: type[Any]) -> Any:
 class Spill:
     """Activations on disk, one file a site, chunk after chunk.
 
-    rows: activations of each chunk.  known: sha256 of each site's, as far as a checkpoint knew of them.
+    Attributes:
+        rows: activations of each chunk.
+        known: sha256 of each site's, as far as a checkpoint knew of them.
     """
 
     def __init__(

@@ -62,9 +62,10 @@ def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
 class Merged:
     """Two dictionaries as one, around a's centre and with its threshold.
 
-    rows_b: regions of b that a lacks, in order; they follow those of a.
-    angle: radians within which every activation of either stream lies from an exemplar, if it is at least
-    `radius` (rho) from b's centre; at least pi where nothing can be promised.
+    Attributes:
+        rows_b: regions of b that a lacks, in order; they follow those of a.
+        angle: radians within which every activation of either stream lies from an exemplar, if it is at least `radius`
+            (rho) from b's centre; at least pi where nothing can be promised.
     """
 
     dictionary: Dictionary

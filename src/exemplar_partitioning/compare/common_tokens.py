@@ -65,11 +65,14 @@ class Place:
 class CommonTokens:
     """Aligned tokens of a text with their activations at two places.
 
-    a_nd, b_ne: float32; the same array where both places are one.
-    token_n: the first model's tokens.  context_n: up to 160 characters, ending with the token.
-    document_n: number of the document.  last_n: whether it is the last aligned token of its window.
-    read: tokens of text that the first model read; `read - n` of them have no partner.
-    source: name of the text.
+    Attributes:
+        a_nd, b_ne: float32; the same array where both places are one.
+        token_n: the first model's tokens.
+        context_n: up to 160 characters, ending with the token.
+        document_n: number of the document.
+        last_n: whether it is the last aligned token of its window.
+        read: tokens of text that the first model read; `read - n` of them have no partner.
+        source: name of the text.
     """
 
     a_nd: Float32[np.ndarray, "n d"]
@@ -125,7 +128,8 @@ def common_tokens(first: Place, second: Place, text: Any, *, field: str = "text"
     """Read a text with two places' models.
 
     Args:
-        first, second: the places.
+        first: the one place.
+        second: the other.
         text: as `ep.build` takes it; None for the packaged text.
         field: column or key that holds the text.
         max_tokens: to read, of the first tokenizer; at most four windows of a document.

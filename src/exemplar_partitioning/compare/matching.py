@@ -34,15 +34,18 @@ FALSE_ALARMS = 0.01
 class Matching:
     """Regions of two dictionaries by the cosine of their directions, each in its own centre's frame.
 
-    basis: directions compared: exemplars, or mean directions of the members.
-    regions_a, regions_b: regions that take part; all, but for regions without members where means are compared.
-    nearest_k, cosine_k: for each region of a that takes part, its nearest of b; nearest_l, cosine_l the other way.
-    pairs: one to one.  Indices are of regions.
-    nulls: what best matches are like without correspondence (compare/nulls.py).  null: the one that decides.
-    false_alarms: share of matches without correspondence that would be called persisted.
-    raw_k: cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not known.
-    rebuild_k: cosine of each region of a with its nearest in a rebuild of a, if one was given.
-    tokens, overlap, coverage: on a common text, if one was given; coverage is the share of tokens within theta.
+    Attributes:
+        basis: directions compared: exemplars, or mean directions of the members.
+        regions_a, regions_b: regions that take part; all, but for regions without members where means are compared.
+        nearest_k, cosine_k: for each region of a that takes part, its nearest of b; nearest_l, cosine_l the other way.
+        pairs: one to one. Indices are of regions.
+        nulls: what best matches are like without correspondence (compare/nulls.py).
+        null: the one that decides.
+        false_alarms: share of matches without correspondence that would be called persisted.
+        raw_k: cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not
+            known.
+        rebuild_k: cosine of each region of a with its nearest in a rebuild of a, if one was given.
+        tokens, overlap, coverage: on a common text, if one was given; coverage is the share of tokens within theta.
     """
 
     a: StoredDictionary
@@ -178,14 +181,19 @@ def match(
     """Match the regions of two dictionaries of the same width.
 
     Args:
-        a, b: the dictionaries.
+        a: the first dictionary.
+        b: the second.
         basis: compare `exemplar` directions, or the `mean` directions of the members (both must be annotated).
         text: read by both models, for shared members and for the null of random exemplars; a text or files.
         tokens: or such a text read already (`compare.common_tokens.common_tokens`).
-        model_a, model_b: where the models are, or the models.
+        model_a: where the first's model is, or the model.
+        model_b: the second's.
+        field: column or key that holds the text.
+        max_tokens: of text to read.
         rebuild: of a, with another order of the text: how similar regions are that did come back.
         null: which null sets the cutoff; by default `random exemplars` where there is a text, else `reflections`.
         false_alarms: share of matches without correspondence that may be called persisted.
+        device: of the forward passes.
 
     Raises:
         EPError: another width, an empty dictionary, another model than a dictionary's, or no text in common.

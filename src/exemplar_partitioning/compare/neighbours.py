@@ -28,8 +28,11 @@ Directions = Float32[np.ndarray, "k d"]
 class Pairs:
     """A one-to-one assignment of min(k, l) pairs, by row.
 
-    row_p, column_p: indices of the two sets.  cosine_p: of each pair.
-    total: sum of the cosines.  bound: no such assignment has a larger sum; equal to total if this is an optimum.
+    Attributes:
+        row_p, column_p: indices of the two sets.
+        cosine_p: of each pair.
+        total: sum of the cosines.
+        bound: no such assignment has a larger sum; equal to total if this is an optimum.
     """
 
     row_p: Int64[np.ndarray, " p"]

@@ -38,7 +38,9 @@ _SIGNS = np.array([-1, 1], np.float32)
 class Null:
     """Best-match cosines without correspondence, sorted.
 
-    name: `reflections` or `random exemplars`.  to_b, to_a: of the first set's directions in the second, and back.
+    Attributes:
+        name: `reflections` or `random exemplars`.
+        to_b, to_a: of the first set's directions in the second, and back.
     """
 
     name: str

@@ -19,10 +19,13 @@ SHUFFLES = 20
 class Overlap:
     """How the members of two dictionaries' regions fall together.
 
-    members_a_k, members_b_l: tokens in each region.  shared: sparse [k, l], tokens in both.
-    best_k, best_l: partner that shares most by F1, -1 for a region without members.  f1_k, f1_l: with it (0 without).
-    f1_null: mean best F1 of the first's regions with members when tokens are paired at random.
-    rand: adjusted Rand index of the two partitions; 0 is chance, 1 the same partition.
+    Attributes:
+        members_a_k, members_b_l: tokens in each region.
+        shared: sparse [k, l], tokens in both.
+        best_k, best_l: partner that shares most by F1, -1 for a region without members.
+        f1_k, f1_l: with it (0 without).
+        f1_null: mean best F1 of the first's regions with members when tokens are paired at random.
+        rand: adjusted Rand index of the two partitions; 0 is chance, 1 the same partition.
     """
 
     members_a_k: Int64[np.ndarray, " k"]

@@ -75,9 +75,11 @@ class Trips:
 class RoundTrip:
     """Round trips between two dictionaries.
 
-    from_a, from_b: trips that begin in a region of either.  text_a, text_b: the same trips through texts.
-    returned_k: for each region of a, whether its trip returned.
-    units: how many there were, and of which kind.
+    Attributes:
+        from_a, from_b: trips that begin in a region of either.
+        text_a, text_b: the same trips through texts.
+        returned_k: for each region of a, whether its trip returned.
+        units: how many there were, and of which kind.
     """
 
     a: StoredDictionary
@@ -113,10 +115,16 @@ def roundtrip(
     """Round trips between dictionaries of any two models or sites.
 
     Args:
-        a, b: the dictionaries.
+        a: the first dictionary.
+        b: the second.
         text: its aligned tokens are the units; without one, the exemplars of both dictionaries are.
-        model_a, model_b: where the models are, or the models.
+        model_a: where the first's model is, or the model.
+        model_b: the second's.
+        field: column or key that holds the text.
+        max_tokens: of text to read.
         final: of a text, only the last token of each window is a unit (prompts).
+        device: of the forward passes.
+        seed: of the random pairings.
 
     Raises:
         EPError: another model than a dictionary's, or a text without aligned tokens.
@@ -156,10 +164,7 @@ def roundtrip(
 def trips(
     here: Assigned, there: Assigned, group_n: Int64[np.ndarray, " n"], seed: int = 0
 ) -> tuple[Trips, Bool[np.ndarray, " k"]]:
-    """Trips from every region here that has units, through the regions there, beside random pairings of units.
-
-    group_n: units are paired at random within their group.
-    """
+    """Trips from every region here that has units, through the regions there, beside pairings at random in a group."""
     usable = (here.ids_n >= 0) & (there.ids_n >= 0)
     if not usable.any():
         raise EPError("no unit has a region in both dictionaries")

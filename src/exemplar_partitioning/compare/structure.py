@@ -31,7 +31,9 @@ _COMPARED = 2000  # regions at most whose mutual cosines are compared; of more, 
 class Measure:
     """One number between two spaces beside its permutation null.
 
-    null_mean, null_high: mean and largest of the permutations.  p: (1 + permutations that reach it) / (1 + all).
+    Attributes:
+        null_mean, null_high: mean and largest of the permutations.
+        p: (1 + permutations that reach it) / (1 + all).
     """
 
     value: float
@@ -44,10 +46,11 @@ class Measure:
 class Structure:
     """Agreement of a dictionary with its transport.
 
-    gram: Pearson correlation between the cosines of all pairs of exemplars here and there.
-    neighbours: share of an exemplar's ten nearest here that are among its ten nearest there.
-    stay: share of tokens of a text whose region is the same here and there; None without a text.
-    regions: compared (of more than 2,000, a random part);  all regions take part in `stay`.
+    Attributes:
+        gram: Pearson correlation between the cosines of all pairs of exemplars here and there.
+        neighbours: share of an exemplar's ten nearest here that are among its ten nearest there.
+        stay: share of tokens of a text whose region is the same here and there; None without a text.
+        regions: compared (of more than 2,000, a random part); all regions take part in `stay`.
     """
 
     gram: Measure
@@ -64,9 +67,11 @@ class Structure:
 class Drift:
     """How far each region's exemplar moved between two checkpoints, both of one width.
 
-    cosine_k: of the exemplar here and there, each around its own centre.  raw_k: both around the centre here; NaN
-    where the lengths leave the activation open.  nearest_k: region whose exemplar there is nearest to this one here.
-    null: cosines of exemplars here with those of other regions there, sorted.
+    Attributes:
+        cosine_k: of the exemplar here and there, each around its own centre.
+        raw_k: both around the centre here; NaN where the lengths leave the activation open.
+        nearest_k: region whose exemplar there is nearest to this one here.
+        null: cosines of exemplars here with those of other regions there, sorted.
     """
 
     cosine_k: Float64[np.ndarray, " k"]
@@ -134,8 +139,10 @@ def structure(
 ) -> Structure:
     """Whether regions lie to each other in b as they do in a; b is a transport of a, to any width.
 
-    tokens: a text read at both places (`common_tokens`), for the share of tokens that stay in their region.
-    Raises EPError for other regions, or fewer than three.
+    For the share of tokens that stay in their region, give a text read at both places (`common_tokens`).
+
+    Raises:
+        EPError: other regions, or fewer than three.
     """
     _check(a, b)
     if a.k < 3:

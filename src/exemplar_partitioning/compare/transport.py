@@ -47,10 +47,12 @@ _NO_TEXT = "\ufffd"  # in the place of a window that is but a part of one charac
 class Embedded:
     """Exemplars' tokens in another place.
 
-    x_kd: their activations.  windows: token ids there, up to and including them.
-    split, cut: regions whose last token begins at another character than the exemplar's; whose token was only a
-    part of a character.
-    sample_nd: activations of tokens in these windows, each once, to calibrate on.
+    Attributes:
+        x_kd: their activations.
+        windows: token ids there, up to and including them.
+        split, cut: regions whose last token begins at another character than the exemplar's; whose token was only a
+            part of a character.
+        sample_nd: activations of tokens in these windows, each once, to calibrate on.
     """
 
     x_kd: Float32[np.ndarray, "k d"]
@@ -80,7 +82,8 @@ def transport(
         site: in that model; by default of the same name.
         source_model: where a's own model is; only asked where the tokenizers differ.
         keep_center: keep a's centre and threshold, for checkpoints of one model.
-        dtype, device: of the forward pass.
+        dtype: of the forward pass.
+        device: it runs on.
 
     Raises:
         EPError: the folder is there already, no such site, windows too long for the model, or another width than
@@ -130,10 +133,7 @@ def transport(
 
 
 def embed(a: StoredDictionary, place: Place, source_tokenizer: Any = None) -> Embedded:
-    """Activations of a dictionary's exemplars at another place.
-
-    source_tokenizer: of the dictionary's model, where the place's is another one; None where it is the same.
-    """
+    """Activations of a dictionary's exemplars at another place, by their text where tokenizers differ."""
     if source_tokenizer is None:
         windows, split, cut = _windows(a), np.zeros(0, np.int64), np.zeros(0, np.int64)
     else:

@@ -33,8 +33,9 @@ NEIGHBOURS = 3  # of the graph that paths run on
 class Tree:
     """Levels from coarse to fine.
 
-    parent: for each level but the first, the parent of each region on the level before.
-    identity: for each level but the last, the region of the next level with the same exemplar, -1 if there is none.
+    Attributes:
+        parent: for each level but the first, the parent of each region on the level before.
+        identity: for each level but the last, the region of the next level with the same exemplar, -1 if there is none.
     """
 
     levels: list[StoredDictionary]

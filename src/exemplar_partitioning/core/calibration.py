@@ -52,12 +52,13 @@ _CODES = 2**15 - 2  # distances are stored as int16 codes within a range; the la
 class Calibration:
     """What a calibration found.
 
-    center: [d] float32.
-    thresholds: percentile -> theta, cosine distance in 0..2.
-    spread: percentile -> standard deviation of the per-batch percentiles (0 for a single batch).
-    n_activations, batch: rows used, and rows of a batch; both define theta.
-    error: percentile -> standard error of theta, from how batches differ (NaN for a single batch).
-    identical: share of the pairs within batches whose rows have the same direction.
+    Attributes:
+        center: [d] float32.
+        thresholds: percentile -> theta, cosine distance in 0..2.
+        spread: percentile -> standard deviation of the per-batch percentiles (0 for a single batch).
+        n_activations, batch: rows used, and rows of a batch; both define theta.
+        error: percentile -> standard error of theta, from how batches differ (NaN for a single batch).
+        identical: share of the pairs within batches whose rows have the same direction.
     """
 
     center: Float32[Tensor, " d"]
@@ -215,8 +216,10 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
 class _Codes:
     """Distances of the pairs i < j in float32, coded as int16: 1.._CODES-1 from `low` in steps, 0 and _CODES outside.
 
-    tiles: codes of each of the `_tiles`; _CODES + 1 where i >= j.  reach: codes by which exact distances may lie off.
-    cumulative: pairs with a code up to each.
+    Attributes:
+        tiles: codes of each of the `_tiles`; _CODES + 1 where i >= j.
+        reach: codes by which exact distances may lie off.
+        cumulative: pairs with a code up to each.
     """
 
     tiles: list[Int16[Tensor, "r c"]]

@@ -19,8 +19,9 @@ from .geometry import UNIT_ROUNDOFF
 class Covers:
     """Pairs (row, exemplar) that may lie within a threshold: all of them, for rows with fewer than two sure ones.
 
-    sure_n: exemplars of the row that surely do; there may be more.
-    within_p: whether the pair surely does; the others are for the reference arithmetic to tell.
+    Attributes:
+        sure_n: exemplars of the row that surely do; there may be more.
+        within_p: whether the pair surely does; the others are for the reference arithmetic to tell.
     """
 
     sure_n: Int64[Tensor, " n"]
@@ -42,10 +43,11 @@ class Covers:
 class Candidates:
     """Pairs (row, exemplar) that contain every row's nearest exemplar, ordered by row, then exemplar.
 
-    best_n: best fast similarity of each row (-inf without exemplars).
-    eps_n: bound on |fast - reference| for pairs near the best of the row.
-    coarse: whether some similarities are of a coarser arithmetic than float32.
-    covers: which exemplars may lie within the threshold, if one was asked about.
+    Attributes:
+        best_n: best fast similarity of each row (-inf without exemplars).
+        eps_n: bound on |fast - reference| for pairs near the best of the row.
+        coarse: whether some similarities are of a coarser arithmetic than float32.
+        covers: which exemplars may lie within the threshold, if one was asked about.
     """
 
     row_p: Int64[Tensor, " p"]
@@ -84,7 +86,9 @@ def at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor
 class Nearest:
     """Pairs that hold every row's nearest exemplar, tile by tile (lemmas 3 and 4 of docs/exactness.md).
 
-    eps_n: bound on |fast - reference| before similarities are stored.  rounding: relative error of storing them.
+    Attributes:
+        eps_n: bound on |fast - reference| before similarities are stored.
+        rounding: relative error of storing them.
     """
 
     def __init__(self, eps_n: Float32[Tensor, " n"], rounding: float):

@@ -34,50 +34,32 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
     It quantises rather than finds clusters: a fine percentile cuts a blob into many cells, so
     scikit-learn is told that this is a transformer, though it has the methods of a clusterer too.
 
-    Parameters
-    ----------
-    percentile : float, default=2.0
-        Resolution: the threshold is this percentile of the pairwise distances. Small is fine.
-    threshold : float, default=None
-        Cosine distance, 0..2; given, nothing is ranked and `percentile` has no say.
-    center : array-like of shape (n_features,), default=None
-        Given, subtracted as it is; by default computed from the rows that calibrate.
-    calibration_batch : int, default=16384
-        Rows among which distances are ranked; the threshold is the mean over batches.
-    calibration_sample : int, default=None
-        Rows at the beginning of the stream that calibrate; by default two batches, or four, eight or
-        thirteen until the threshold's standard error is half a per cent of it. Until `partial_fit` has
-        seen so many, it keeps them and calibrates anew when asked for results; then centre and threshold
-        are settled, as they are at the end of `fit`.
+    Args:
+        percentile: resolution: the threshold is this percentile of the pairwise distances. Small is fine.
+        threshold: cosine distance, 0..2; given, nothing is ranked and `percentile` has no say.
+        center: [n_features], subtracted as it is; by default computed from the rows that calibrate.
+        calibration_batch: rows among which distances are ranked; the threshold is the mean over batches.
+        calibration_sample: rows at the beginning of the stream that calibrate; by default two batches, or four, eight
+            or thirteen until the threshold's standard error is half a per cent of it. Until `partial_fit` has seen so
+            many, it keeps them and calibrates anew when asked for results; then centre and threshold are settled, as
+            they are at the end of `fit`.
 
-    Attributes
-    ----------
-    center_ : ndarray of shape (n_features,)
-    threshold_ : float
-    theta_error_ : float
-        Standard error of the threshold, from how batches differ; 0 for a given one, NaN for a single batch.
-    exemplars_ : ndarray of shape (n_exemplars, n_features)
-        Unit directions.
-    exemplar_indices_ : ndarray of shape (n_exemplars,)
-        Row numbers in the stream of the rows that became exemplars.
-    labels_ : ndarray of shape (n_samples,)
-        Region of each row of the last `fit` or `partial_fit`, over the frozen exemplars; -1 for a row
-        without a direction (equal to the centre).
-    counts_ : ndarray of shape (n_exemplars,)
-        Members of each region among those rows.
-    n_features_in_ : int
+    Attributes:
+        center_, threshold_: what the rows are centred by, and the cosine distance that decides.
+        theta_error_: standard error of the threshold, from how batches differ; 0 for a given one, NaN for one batch.
+        exemplars_: [n_exemplars, n_features], unit directions.
+        exemplar_indices_: [n_exemplars], numbers in the stream of the rows that became exemplars.
+        labels_: [n_samples], region of each row of the last `fit` or `partial_fit`, over the frozen exemplars; -1 for
+            a row without a direction (equal to the centre).
+        counts_: [n_exemplars], members of each region among those rows.
+        n_features_in_: columns.
 
-    See Also
-    --------
-    exemplar_partitioning.Dictionary : The same partition for activations of a model.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from exemplar_partitioning import ExemplarPartition
-    >>> X = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [-1.0, 0.0]])
-    >>> ExemplarPartition(threshold=0.5, center=[0.0, 0.0]).fit_predict(X)
-    array([0, 1, 0, 2])
+    Examples:
+        >>> import numpy as np
+        >>> from exemplar_partitioning import ExemplarPartition
+        >>> X = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [-1.0, 0.0]])
+        >>> ExemplarPartition(threshold=0.5, center=[0.0, 0.0]).fit_predict(X)
+        array([0, 1, 0, 2])
     """
 
     def __init__(
@@ -151,6 +133,7 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
 
     @property
     def counts_(self) -> np.ndarray:
+        """Members of each region among the rows of `labels_`."""
         labels = self.labels_
         return np.bincount(labels[labels >= 0], minlength=len(self.exemplars_))
 

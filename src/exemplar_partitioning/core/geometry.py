@@ -95,9 +95,11 @@ def similarity_bound(d: int, device: torch.device | None = None) -> float:
 class Block:
     """A run of activations ready to be compared: the rows that have a direction.
 
-    x_nd: activations, float32.  c_d: the centre, float32.
-    u_nd: directions in fast arithmetic, float32.
-    rows_n: index of each row in the batch it came from; rows without a direction are not here.
+    Attributes:
+        x_nd: activations, float32.
+        c_d: the centre, float32.
+        u_nd: directions in fast arithmetic, float32.
+        rows_n: index of each row in the batch it came from; rows without a direction are not here.
     """
 
     x_nd: Float[Tensor, "n d"]

@@ -71,6 +71,7 @@ class LeaderClustering:
 
     @property
     def k(self) -> int:
+        """Exemplars so far."""
         return self._matrix.k
 
     @property
@@ -118,10 +119,7 @@ class LeaderClustering:
 
     @full_precision()
     def add_block(self, block: Block, rows_offered: int) -> Int64[Tensor, " n"]:
-        """Add a prepared block of at most ROWS rows; several clusterings can share one block.
-
-        rows_offered: rows of the stream the block was made from, skipped ones included.
-        """
+        """Add a prepared block of at most ROWS rows, made of so many of the stream; clusterings can share a block."""
         candidates = self._search.candidates(block, threshold=self.threshold)
         ids_n, within_n = self._search.decide(block, candidates, self.threshold)
         assert within_n is not None and candidates.covers is not None
@@ -159,8 +157,7 @@ class LeaderClustering:
     ) -> None:
         """Take what became of the next rows of the stream where another clustering went on from this one.
 
-        exemplars, births: of the rows that became exemplars.  online_counts, sole_counts: of those rows alone, over the
-        exemplars there are then.  skipped: how many of the rows have no direction.
+        Given are the rows that became exemplars, and counts of those rows alone over the exemplars there are then.
         """
         self._matrix.append(exemplars.to(self._matrix.device))
         self.births = np.concatenate([self.births, births])

@@ -129,9 +129,8 @@ class Search:
     ) -> Candidates:
         """Candidates among exemplars first..k-1; at most ROWS rows.
 
-        threshold: cosine distance to look for covers within, if they are wanted.
-        birth_row_k: row of the block that became each of these exemplars; it is invisible to that
-        row and the rows before it.
+        With a threshold, covers are looked for too. An exemplar that a row of the block became, given as its
+        `birth_row_k`, is invisible to that row and the rows before it.
         """
         assert len(block) <= ROWS
         k = self.matrix.k - first

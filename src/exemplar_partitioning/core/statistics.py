@@ -28,9 +28,11 @@ _MAX_MEMBERS = 2**24  # squares of distances, at most 4, then sum to 2**62
 class MemberStatistics:
     """Mergeable sums of one dictionary's members.
 
-    count_k: members.  direction_kd: sum of unit directions, fixed point.
-    distance_k, square_k: sums of the distance to the exemplar and of its square, fixed point.
-    skipped: activations without a direction.
+    Attributes:
+        count_k: members.
+        direction_kd: sum of unit directions, fixed point.
+        distance_k, square_k: sums of the distance to the exemplar and of its square, fixed point.
+        skipped: activations without a direction.
     """
 
     count_k: Int64[Tensor, " k"]
@@ -41,6 +43,7 @@ class MemberStatistics:
 
     @classmethod
     def empty(cls, k: int, d: int) -> MemberStatistics:
+        """Of no members."""
         zero_k = torch.zeros(k, dtype=torch.int64)
         return cls(zero_k, torch.zeros((k, d), dtype=torch.int64), zero_k.clone(), zero_k.clone())
 
@@ -83,6 +86,7 @@ class MemberStatistics:
 
     @property
     def members(self) -> Int64[np.ndarray, " k"]:
+        """Members of each region."""
         return self.count_k.numpy()
 
     def _sums(self) -> Iterator[tuple[slice, Float[np.ndarray, "c d"]]]:
@@ -138,7 +142,9 @@ def _per_member(sum_k: np.ndarray, members_k: np.ndarray) -> np.ndarray:
 class MissingMass:
     """Good-Turing estimate of the share of future activations that would found a new region.
 
-    estimate: exemplars met once / activations.  low, high: its 95 % interval (Esty 1983), cut to 0..1.
+    Attributes:
+        estimate: exemplars met once / activations.
+        low, high: its 95 % interval (Esty 1983), cut to 0..1.
     """
 
     estimate: float
@@ -149,10 +155,13 @@ class MissingMass:
 def missing_mass(sole_counts_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
     """Missing mass after n activations with a direction (law L5); 1 before the first.
 
-    sole_counts_k: how many later activations each exemplar alone covered, up to 2. Had an activation come
-    last, it would have founded a region iff it is an exemplar with none: so the count of those, over n,
-    is the leave-one-out estimate, unbiased where the order of the stream does not matter. (Counting
-    by online counts would fall short: regions overlap, and neighbours share what comes.)
+    Had an activation come last, it would have founded a region iff it is an exemplar that covers none alone: so the
+    count of those, over n, is the leave-one-out estimate, unbiased where the order of the stream does not matter.
+    (Counting by online counts would fall short: regions overlap, and neighbours share what comes.)
+
+    Args:
+        sole_counts_k: how many later activations each exemplar alone covered, up to 2.
+        n: activations with a direction.
     """
     if n == 0:
         return MissingMass(1.0, 0.0, 1.0)

@@ -24,13 +24,15 @@ class Interval:
 class Row:
     """How well one kind of code does.
 
-    l0: features in use per token.
-    fvu: sum |x - x'|^2 / sum |x - mean|^2 over the tokens, mean of these tokens; 0 is perfect.
-    fvu_without_outliers: the same without the coordinates whose variance exceeds 100 times the median one.
-    cosine: mean cosine of x and x'.
-    ce, kl: mean cross-entropy with x' in place of x, and mean KL from the model's clean predictions; nats a token.
-    ce_recovered_zero, ce_recovered_mean: (CE_ablated - ce) / (CE_ablated - CE_clean), ablated by zeros or by the mean.
-    live: share of the features in use on at least one token.
+    Attributes:
+        l0: features in use per token.
+        fvu: sum |x - x'|^2 / sum |x - mean|^2 over the tokens, mean of these tokens; 0 is perfect.
+        fvu_without_outliers: the same without the coordinates whose variance exceeds 100 times the median one.
+        cosine: mean cosine of x and x'.
+        ce, kl: mean cross-entropy with x' in place of x, and mean KL from the model's clean predictions; nats a token.
+        ce_recovered_zero, ce_recovered_mean: (CE_ablated - ce) / (CE_ablated - CE_clean), ablated by zeros or by the
+            mean.
+        live: share of the features in use on at least one token.
     """
 
     code: str
@@ -51,8 +53,9 @@ class Row:
 class Evaluation:
     """Codes of held-out activations, and what the model makes of them.
 
-    outlier_coordinates: how many fvu_without_outliers leaves out.
-    ce_clean, ce_zero, ce_mean: cross-entropy of the model as it is, and with zeros or the mean spliced in.
+    Attributes:
+        outlier_coordinates: how many fvu_without_outliers leaves out.
+        ce_clean, ce_zero, ce_mean: cross-entropy of the model as it is, and with zeros or the mean spliced in.
     """
 
     dictionary: str

@@ -50,6 +50,7 @@ def import_published(
 
     Args:
         file: the pickle; nothing in it is run, whatever it holds.
+        out: folder to write.
         model: the model it was built from: then the folder says which weights it belongs to, tokens get names, and
             the lengths of activations, which the pickle lacks, are found again (steering needs them).
         site: canonical name, e.g. "resid_post.12"; default: from metadata.json beside the pickle.

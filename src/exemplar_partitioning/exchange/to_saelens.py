@@ -28,7 +28,7 @@ def write(
 ) -> None:
     """cfg.json and sae_weights.safetensors; of an annotated dictionary also sparsity.safetensors.
 
-    pursuit_k: steps of matching pursuit; without it, a TopK autoencoder with k = 1.
+    With so many steps, a matching pursuit autoencoder; else TopK with k = 1.
     """
     weights, facts = tensors(dictionary, basis), config(dictionary)
     if pursuit_k is not None:

@@ -69,8 +69,10 @@ def pull(
     """Download dictionaries, all or those of a site and percentile; returns their folder.
 
     Args:
+        repository: `owner/name`.
         out: folder to write; default: the hub's cache, where they are found again without a network.
         site: canonical name, such as resid_post.12; in another spelling, all sites are downloaded.
+        percentile: of the dictionaries.
         revision: branch, tag or commit.
 
     Raises:

@@ -134,6 +134,7 @@ class Architecture:
         """Name, inside block `layer`, of the module whose output is what `part` adds to the residual stream.
 
         Args:
+            layer: number of the block.
             part: `"attn"` or `"mlp"`.
 
         Raises:

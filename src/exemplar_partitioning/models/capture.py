@@ -38,7 +38,8 @@ class Extractor:
     """
 
     def __init__(self, model: Any, sites: Sequence[Site], *, batch_size: int = 16) -> None:
-        """
+        """Prepare hooks; nothing runs yet.
+
         Args:
             model: a causal language model object of transformers, or one that holds such a model (architecture.py).
             sites: what to capture; at least one.

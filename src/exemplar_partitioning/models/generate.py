@@ -45,6 +45,9 @@ def generate(
     What all prompts begin with, such as the system message of a chat template, is read once.
 
     Args:
+        loaded: the model.
+        prompts: texts, or a user's messages.
+        max_new_tokens: at most.
         chat: put each prompt into the model's chat template as a user's message; None: if it has one.
         batch_size: prompts at once, of like length, padded on the left of what they do not share. A model that
             writes something else in such a batch (RWKV) gets one at a time.

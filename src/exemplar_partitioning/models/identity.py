@@ -54,8 +54,9 @@ _IRRELEVANT = frozenset(
 class Identity:
     """Two hashes of one model, hex.
 
-    fingerprint: over weights, buffers and packed weights, the configuration, and active adapters with their scale.
-    weights: over name, shape, dtype and bytes of every parameter, in the order of the sorted names.
+    Attributes:
+        fingerprint: over weights, buffers and packed weights, the configuration, and active adapters with their scale.
+        weights: over name, shape, dtype and bytes of every parameter, in the order of the sorted names.
     """
 
     fingerprint: str

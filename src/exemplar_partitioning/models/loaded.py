@@ -57,7 +57,8 @@ class ModelInfo:
 class LoadedModel:
     """A causal language model ready to run, its tokenizer, and who they are.
 
-    source: name, absolute path or hub id it was loaded from, and revision of a hub id; None for a model object.
+    Attributes:
+        source: name, absolute path or hub id it was loaded from, and revision of a hub id; None for a model object.
     """
 
     model: Any

@@ -231,6 +231,7 @@ def whole(model: Any, report: dict[str, Any], where: str, config: Any = None) ->
     """The model, if every weight came from the file and every weight of the file is the model's.
 
     Args:
+        model: as it was loaded.
         report: what transformers says of loading it (`output_loading_info`).
         where: the file or folder, for messages.
         config: of all that the folder holds, where the model may be a part of it.

@@ -22,7 +22,9 @@ POINTS = 400  # of a tail at most; between them p-values are rounded up
 class Tail(BaseModel):
     """How much of the calibration scores more than so much.
 
-    scores: ascending.  above: share of the calibration with a larger score, every document counting alike.
+    Attributes:
+        scores: ascending.
+        above: share of the calibration with a larger score, every document counting alike.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -94,10 +94,15 @@ class _Record(BaseModel):
 class DocumentNovelty:
     """What a detector says of a document.
 
-    tokens: of text, with a score.  score: mean over them of the detector's score, in standard deviations of ordinary
-    documents of that length.  p: how many ordinary documents score as much; flagged: whether that is at most the
-    rate of false alarms.  distance, beyond: mean over the tokens.  flagged_tokens: share of them.
-    passage: the tokens; p_n: their p-values; flagged_n: those at most the rate of false alarms for tokens.
+    Attributes:
+        tokens: of text, with a score.
+        score: mean over them of the detector's score, in standard deviations of ordinary documents of that length.
+        p: how many ordinary documents score as much.
+        flagged: whether that is at most the rate of false alarms.
+        distance, beyond: mean over the tokens.
+        flagged_tokens: share of them.
+        passage: the tokens.
+        p_n, flagged_n: their p-values, and which are at most the rate of false alarms for tokens.
     """
 
     document: str
@@ -136,11 +141,14 @@ class Detector:
         """Fit one on ordinary documents that the dictionary was not built from; `write` keeps it.
 
         Args:
-            texts, model, field: as for `Detector.score`.
-            false_alarms: share of ordinary documents that may be flagged; token_false_alarms: of tokens, every document
-                counting alike (default: the same).
+            dictionary: annotated.
+            texts: as for `Detector.score`.
+            model: as there.
+            false_alarms: share of ordinary documents that may be flagged.
+            token_false_alarms: of tokens, every document counting alike; by default the same.
             score: one of SCORES; a document's is the mean over its tokens.
             max_tokens: of text to read.
+            field: column or key that holds the text.
             seed: of the part of the documents that sets the scale.
 
         Raises:

@@ -25,9 +25,10 @@ from .scores import Novelty, token_scores
 class Passage:
     """A document, or a window of one.
 
-    read_m: token ids as the model read them, window after window, with what was put before each.
-    at_n, window_n: where each scored token stands in read_m, and where its window begins.
-    position_n: offset of the token in the document, in tokens.
+    Attributes:
+        read_m: token ids as the model read them, window after window, with what was put before each.
+        at_n, window_n: where each scored token stands in read_m, and where its window begins.
+        position_n: offset of the token in the document, in tokens.
     """
 
     document: str

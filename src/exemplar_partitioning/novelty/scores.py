@@ -27,13 +27,14 @@ SHARPNESS = 25.0  # of the surprise: what a unit of cosine distance costs, in na
 class Novelty:
     """What a dictionary says of activations; the larger, the less they are like those it was built from.
 
-    surprise: -log sum_k sqrt(share_k) exp(-SHARPNESS (1 - cosine with m_k)), in nats: far from where regions have
-        their members, or near to those of rare ones only. m_k is the mean member direction of region k, share_k its
-        part of all members, both of the annotation. The square root is half way between regions that count alike
-        and activations that do.
-    distance: cosine distance to the nearest exemplar.
-    beyond: 1 where that is more than theta (a new region, had the stream gone on), else 0.
-    margin: cosine of the second nearest exemplar minus that of the nearest, at most 0; near 0 between regions.
+    Attributes:
+        surprise: -log sum_k sqrt(share_k) exp(-SHARPNESS (1 - cosine with m_k)), in nats: far from where regions have
+            their members, or near to those of rare ones only. m_k is the mean member direction of region k, share_k its
+            part of all members, both of the annotation. The square root is half way between regions that count alike
+            and activations that do.
+        distance: cosine distance to the nearest exemplar.
+        beyond: 1 where that is more than theta (a new region, had the stream gone on), else 0.
+        margin: cosine of the second nearest exemplar minus that of the nearest, at most 0; near 0 between regions.
 
     A row without a direction counts as opposite to every exemplar.
     """

@@ -55,7 +55,8 @@ def on(ray: Ray) -> Crews:
 class Flight:
     """A chunk between its reading and its settlement, the index-th of those handed out.
 
-    start: row of the stream that its first one is.
+    Attributes:
+        start: row of the stream that its first one is.
     """
 
     index: int
@@ -77,9 +78,12 @@ class Flight:
 class Traffic:
     """Bytes of arrays between owner and workers since the end of calibration, and what there was to send.
 
-    introductions: bytes sent to workers as they joined, part of sent.
-    proposed: rows that snapshots did not cover.  activations: bytes of all activations, at all sites.
-    lag: sum over chunks of how many were decided between a snapshot and its chunk.  seconds: of the owner at work.
+    Attributes:
+        introductions: bytes sent to workers as they joined, part of sent.
+        proposed: rows that snapshots did not cover.
+        activations: bytes of all activations, at all sites.
+        lag: sum over chunks of how many were decided between a snapshot and its chunk.
+        seconds: of the owner at work.
     """
 
     sent: int = 0

@@ -30,8 +30,10 @@ from .wire import Known, Proposal, Segment, broken
 class Decision:
     """What became of a chunk in one dictionary.
 
-    births: rows of the stream that became exemplars.  cuts: rows of the chunk at which runs end that are counted
-    apart, because something is decided there; the last is where the dictionary stops or the chunk ends.
+    Attributes:
+        births: rows of the stream that became exemplars.
+        cuts: rows of the chunk at which runs end that are counted apart, because something is decided there; the last
+            is where the dictionary stops or the chunk ends.
     """
 
     exemplars: Float32[Tensor, "new d"]
@@ -94,10 +96,7 @@ class Ahead(Growing):
 
 
 def settle(growing: Growing, decision: Decision, segments: list[Segment], skipped: np.ndarray, where: str) -> None:
-    """Take the counts of a chunk into the dictionary as it stands before it; raises DataError if they are impossible.
-
-    skipped: rows of the chunk without a direction.
-    """
+    """Take the counts of a chunk into the dictionary as it stands before it; DataError if they are impossible."""
     start = growing.clustering.position
     if len(segments) != len(decision.cuts):
         raise broken(where, f"counts of {len(segments)} runs of rows instead of {len(decision.cuts)}")

@@ -31,7 +31,8 @@ _LOSSES = 5  # workers lost in a row, nothing done between: then it is no accide
 class Hand:
     """A worker. where: its host, once it is known.  calls: keys of what it was given and has not returned.
 
-    informed: how much of the news it was given; for its owner to keep.
+    Attributes:
+        informed: how much of the news it was given; for its owner to keep.
     """
 
     actor: Any
@@ -63,8 +64,11 @@ class Lost:
 def connected(address: str, cpus: int) -> Iterator[Any]:
     """The ray module, connected; a process that is connected already stays so.
 
-    address: `local` for a cluster of so many CPUs in this machine, `auto` for the one running here, or `host:port`.
-    Raises EPError if Ray is not installed, ResourceError if it cannot be reached.
+    `local` is a cluster of so many CPUs in this machine, `auto` the one running here; else the address is `host:port`.
+
+    Raises:
+        EPError: Ray is not installed.
+        ResourceError: it cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -54,8 +54,8 @@ class Snapshot:
     ) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """The exemplar each row arrived at, and whether, of those born before it, this alone covers the row.
 
-        candidates: of the exemplars before `first`, all born before the block; None for none, then first is 0.
-        start: where in the stream the block's rows are counted from.
+        Candidates are of the exemplars before `first`, all born before the block, whose rows count from `start`; None
+        for none, then first is 0.
         """
         rows_n = block.rows_n.cpu().numpy() + start
         births = self.births[first:]
@@ -83,8 +83,10 @@ class Snapshot:
 class Held:
     """A chunk's rows while their owner decides.
 
-    x: activations at each site.  start: row of the stream the first of them is.
-    first, candidates: for each dictionary, exemplars of the snapshot it was compared with, and those of each block.
+    Attributes:
+        x: activations at each site.
+        start: row of the stream the first of them is.
+        first, candidates: for each dictionary, exemplars of the snapshot it was compared with, and those of each block.
     """
 
     x: dict[str, Tensor]

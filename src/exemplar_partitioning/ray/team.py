@@ -20,8 +20,9 @@ from .wire import Task
 class Ray:
     """Where to work, and with how many workers.
 
-    address: `local` for a cluster in this machine, `auto` for the one that runs here, or `host:port`.
-    workers: None for as many as the cluster has room for, each with the threads, or the GPU, of this process.
+    Attributes:
+        address: `local` for a cluster in this machine, `auto` for the one that runs here, or `host:port`.
+        workers: None for as many as the cluster has room for, each with the threads, or the GPU, of this process.
     """
 
     address: str

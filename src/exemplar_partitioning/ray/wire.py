@@ -20,8 +20,10 @@ from ..text.windows import Window
 class Task:
     """What a worker needs to extract as the owner would.
 
-    source: name or path of the model, and revision.  device: a type, such as `cuda`.
-    identity: the owner's, as far as it is known without a model; a worker with another loads none.
+    Attributes:
+        source: name or path of the model, and revision.
+        device: a type, such as `cuda`.
+        identity: the owner's, as far as it is known without a model; a worker with another loads none.
     """
 
     source: tuple[str, str | None]
@@ -61,7 +63,8 @@ class Windows:
 class Known:
     """A dictionary as a worker first hears of it: exemplars in order, the rows of the stream they were.
 
-    closed: exemplars that cover two later rows or more alone, which is as far as this is counted.
+    Attributes:
+        closed: exemplars that cover two later rows or more alone, which is as far as this is counted.
     """
 
     site: str
@@ -85,9 +88,11 @@ class News:
 class Proposal:
     """Rows of a chunk that could become exemplars.
 
-    rows, x: for each site, rows that some dictionary's snapshot does not cover, ascending, and their activations.
-    skipped: for each site, rows without a direction.
-    known: for each dictionary, exemplars of its snapshot.  uncovered: which of its site's rows it does not cover.
+    Attributes:
+        rows, x: for each site, rows that some dictionary's snapshot does not cover, ascending, and their activations.
+        skipped: for each site, rows without a direction.
+        known: for each dictionary, exemplars of its snapshot.
+        uncovered: which of its site's rows it does not cover.
     """
 
     rows: dict[str, Int32[np.ndarray, " r"]]

@@ -189,4 +189,5 @@ def read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:
 
 
 def known_extensions() -> str:
+    """Extensions of files that can be read, for messages."""
     return f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"

@@ -30,8 +30,9 @@ class Document:
 class Reading:
     """How the user wants documents read.
 
-    field: where in a row the text is. `meta.text` goes into objects, `choices.0.text` into lists; `title+body`
-    joins texts by an empty line. A name that has dots or pluses of its own is taken as it is.
+    Attributes:
+        field: where in a row the text is. `meta.text` goes into objects, `choices.0.text` into lists; `title+body`
+            joins texts by an empty line. A name that has dots or pluses of its own is taken as it is.
     """
 
     field: str

@@ -28,10 +28,13 @@ _SAME = 1 - 1e-6  # cosine of an exemplar with itself, in float32
 class Matched:
     """A matching as rows.
 
-    row_a, row_b: regions of each row: of a with its nearest of b, then introduced ones of b with their nearest of a.
-    verdict_r: indices of VERDICTS.  partner_r: region of b that a's is paired with one to one, -1 if none.
-    jaccard_r, f1_r: members shared, NaN where they are not known.
-    cutoffs: cosines that decide, to b and to a.
+    Attributes:
+        row_a, row_b: regions of each row: of a with its nearest of b, then introduced ones of b with their nearest of
+            a.
+        verdict_r: indices of VERDICTS.
+        partner_r: region of b that a's is paired with one to one, -1 if none.
+        jaccard_r, f1_r: members shared, NaN where they are not known.
+        cutoffs: cosines that decide, to b and to a.
     """
 
     matching: Matching

@@ -55,11 +55,12 @@ class _Summary(_Record):
 class Overlaps:
     """What a text has told about two dictionaries.
 
-    content_a, content_b: content ids of the dictionaries.
-    shared: Jaccard and F1 of the members of regions of a and b; NaN where neither has any.
-    cutoffs: for each null, cosines that the share of false alarms exceeds, to b and to a.
-    decided_by: the null that counts.
-    text: what was read, and how far the partitions agree.
+    Attributes:
+        content_a, content_b: content ids of the dictionaries.
+        shared: Jaccard and F1 of the members of regions of a and b; NaN where neither has any.
+        cutoffs: for each null, cosines that the share of false alarms exceeds, to b and to a.
+        decided_by: the null that counts.
+        text: what was read, and how far the partitions agree.
     """
 
     content_a: str

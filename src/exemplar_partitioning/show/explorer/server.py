@@ -44,10 +44,7 @@ _POLICY = (
 
 
 def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps] = ()) -> Starlette:
-    """The application over some dictionaries.
-
-    live: a model, to read and write text of the moment.  overlaps: members shared, as `ep match` has found them.
-    """
+    """The application over some dictionaries; a model reads and writes text, `ep match` made the overlaps."""
     index, charts = _page, partial(_page, unsafe=" 'unsafe-eval'")
     starlette = Starlette(
         routes=[
