@@ -50,24 +50,30 @@ class TokenReading:
 
 
 def model_of(
-    dictionary: StoredDictionary, model: str | LoadedModel | None = None, *, device: str = "auto"
+    dictionary: StoredDictionary,
+    model: str | LoadedModel | None = None,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """The model a dictionary was built from, loaded in its dtype; `model` tells where it is, if it has moved, or is it.
 
+    That code of its own may run is asked for anew each time (`trust_remote_code`), whatever the dictionary records.
     Raises EPError if it cannot be found or is another one; see `check_model`.
     """
     record = dictionary.config.model
     if isinstance(model, LoadedModel):
         loaded = model
-    elif model is None:
+    else:
+        name = record.id if model is None else model
         try:
-            loaded = load_model(record.id, dtype=record.dtype, device=device)
+            loaded = load_model(name, dtype=record.dtype, device=device, trust_remote_code=trust_remote_code)
         except EPError as error:
+            if model is not None:
+                raise
             raise type(error)(
                 f"the dictionary's model {record.id!r}: {error} Or say where it is with --model."
             ) from error
-    else:
-        loaded = load_model(model, dtype=record.dtype, device=device)
     check_model(dictionary, loaded)
     return loaded
 
@@ -96,6 +102,8 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         elif not same_probe(mine.admission.probe, theirs.admission.probe, mine.dtype):
             differing.append("activations of the same tokens")
     if differing:
+        if mine.admission and mine.admission.remote_code and not (theirs.admission and theirs.admission.remote_code):
+            differing.append("code that came with it ran there, not here (--trust-remote-code, trust_remote_code=True)")
         raise EPError(
             f"{theirs.id} is not the model that {dictionary.path} was built from ({mine.id}): {'; '.join(differing)}"
         )
@@ -189,7 +197,8 @@ def written(
         rows.append(x_nd[-1:].to("cpu", copy=True))  # a model without a cache reads the earlier ones again
         return x_nd
 
-    with applied(loaded.model, keep, dictionary.config.site.name, tokens="generated"):
+    text = dictionary.config.text
+    with applied(loaded.model, keep, dictionary.config.site.name, tokens="generated", bos=text.begins_with):
         # A token's activation is there once the next one is written, so one more is.
         (generation,) = generate(loaded, [prompt], max_new_tokens=max_new_tokens + 1, chat=chat)
     ids = generation.ids[:max_new_tokens]

@@ -14,6 +14,7 @@ from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.hooks import applied
 from exemplar_partitioning.models.sites import Site
+from exemplar_partitioning.reading import written
 from tiny_models import FAMILIES, tiny
 
 D = 24
@@ -184,7 +185,7 @@ def test_nothing_is_left_behind(built):
 def test_nested_contexts_act_one_after_the_other(built):
     loaded, dictionary = built
     site = Site(1, "resid_post")
-    window = torch.arange(3, 15).numpy()
+    window = torch.arange(15).numpy()
     extractor = Extractor(loaded.model, [Site(2, "resid_pre")])
     plain = Extractor(loaded.model, [site]).extract([window])[site]
     with ep.ablate(loaded, dictionary, 0), ep.steer(loaded, dictionary, 1, alpha=0.5):
@@ -192,6 +193,34 @@ def test_nested_contexts_act_one_after_the_other(built):
     e_kd, c_d = dictionary.exemplars, dictionary.center
     expected = Off(e_kd[:1], c_d)(plain) + 0.5 * dictionary.typical_norm * e_kd[1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["forward", "generate", "padded", "written"])
+def test_a_missing_bos_beside_a_dictionary_built_with_one_is_said_once(built, way):
+    loaded, dictionary = built
+    bos = dictionary.config.text.begins_with
+    assert bos == loaded.tokenizer.bos_token_id
+
+    def run(first):
+        ids_bs = torch.tensor([[*first, 5, 9, 44], [*first, 60, 12, 7]])
+        mask_bs = torch.ones_like(ids_bs)
+        if way == "padded":
+            ids_bs = torch.nn.functional.pad(ids_bs, (1, 0), value=3)
+            mask_bs = torch.nn.functional.pad(mask_bs, (1, 0))
+        with ep.steer(loaded, dictionary, 1, alpha=0.5), ep.ablate(loaded.model, dictionary, 0), torch.inference_mode():
+            for _ in range(2):
+                if way == "written":
+                    written(loaded, dictionary, "stone", max_new_tokens=3)
+                elif way == "forward":
+                    loaded.model(input_ids=ids_bs)
+                else:
+                    loaded.model.generate(ids_bs, attention_mask=mask_bs, max_new_tokens=3, pad_token_id=3)
+
+    run([bos])  # warnings are errors here
+    if way != "written":
+        with pytest.warns(UserWarning, match=rf"tokens has no BOS \(token {bos}\).*Put it in front") as said:
+            run([])
+        assert len(said) == 2  # of two contexts
 
 
 def test_arithmetic_is_float32_in_a_bfloat16_model(built, tiny_folder):
@@ -207,7 +236,7 @@ def test_arithmetic_is_float32_in_a_bfloat16_model(built, tiny_folder):
 
 def test_ablated_activations_have_nothing_left_along_the_direction(built):
     loaded, dictionary = built
-    window = torch.arange(3, 15).numpy()
+    window = torch.arange(15).numpy()
     for basis in ("exemplar", "mean"):
         members = dictionary.annotation.regions["members"].to_numpy()
         regions = (-members).argsort()[:2].tolist()

@@ -34,6 +34,8 @@ Around = Literal["centre", "origin"]
 class Where(TypedDict, total=False):
     """Where and when an intervention acts.
 
+    A sequence without the BOS that the dictionary's windows begin with is warned of, once.
+
     Attributes:
         sites: e.g. "resid_post.*"; the dictionary's own site by default.
         tokens: "all", "prompt" or "generated" ones.
@@ -178,7 +180,9 @@ def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> 
     gate = where.get("gate")
     edit = Gated(gate, edit) if gate else edit
     outer = model.model if isinstance(model, LoadedModel) else model  # a bridge itself, whose `generate` is watched
-    return applied(outer, edit, where.get("sites") or dictionary.config.site.name, tokens=where.get("tokens", "all"))
+    sites = where.get("sites") or dictionary.config.site.name
+    bos = None if where.get("any_model") else dictionary.config.text.begins_with  # another's ids mean other tokens
+    return applied(outer, edit, sites, tokens=where.get("tokens", "all"), bos=bos)
 
 
 def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:

@@ -128,6 +128,11 @@ class TextRecord(_Part):
     )
 
     @property
+    def begins_with(self) -> int | None:
+        """The BOS token that every window begins with, if it is known to."""
+        return self.bos_id if self.prepend_bos else None
+
+    @property
     def windowing(self) -> Windowing:
         """How documents became windows; the same for dictionaries that can read text together."""
         return Windowing(**{name: getattr(self, name) for name in Windowing.model_fields})

@@ -83,7 +83,9 @@ def at(model: Any, site: Site | str, function: Callable[[Float[Tensor, "b s d"]]
 
 
 @contextmanager
-def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Tokens = "all") -> Iterator[None]:
+def applied(
+    model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Tokens = "all", bos: int | None = None
+) -> Iterator[None]:
     """Edit the activations of a causal language model of transformers at some sites while the context is open.
 
     The model may be inside a `TransformerBridge`, an interp-engine model or a wrapper of PEFT: what these run and
@@ -95,6 +97,7 @@ def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Token
         sites: where.
         tokens: "prompt" leaves alone what `generate` has appended, "generated" everything else. Outside of
             `generate` all tokens are prompt. Positions that the attention mask hides (padding) are left alone.
+        bos: token that sequences should begin with; a warning says where one has none.
 
     Raises:
         EPError: `tokens` or a site is unknown; in a forward pass, prompt and generated tokens cannot be told apart;
@@ -110,7 +113,7 @@ def applied(model: Any, edit: Edit, sites: str | Sequence[str], *, tokens: Token
         )
     architecture = Architecture.of(model)
     chosen = resolve_sites(sites, architecture)
-    progress, reached = Progress(tokens), set[Site]()
+    progress, reached = Progress(tokens, bos), set[Site]()
     with ExitStack() as stack:
         stack.enter_context(progress.watching(outer, model, architecture))
         for site in chosen:

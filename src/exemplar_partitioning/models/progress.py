@@ -11,6 +11,7 @@ Shapes: b sequences, s positions of one forward pass.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,10 +51,13 @@ class _Pass:
 
 
 class Progress:
-    """Follows a model and the objects around it through forward passes and calls of `generate`."""
+    """Follows a model and the objects around it through forward passes and calls of `generate`.
 
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
+    bos: token that sequences should begin with; where one has none, that is warned of, once.
+    """
+
+    def __init__(self, tokens: Tokens, bos: int | None = None) -> None:
+        self.tokens, self._bos = tokens, bos
         self._runs: list[_Run] = []  # the innermost last
         self._pass: _Pass | None = None
 
@@ -117,7 +121,20 @@ class Progress:
             mask = run.mask_bn if run else None
         if mask is not None:
             mask = mask[:, -s:].bool() if mask.shape[0] == b and mask.shape[1] >= s else None
+        if ids is not None and self._bos is not None and _length(cache) == 0:
+            self._look_for_bos(ids)
         self._pass = _Pass(b, s, self._written(ids, s, cache), mask)
+
+    def _look_for_bos(self, ids_bs: Tensor) -> None:
+        if bool((ids_bs == self._bos).any(dim=1).all()):
+            return
+        warnings.warn(
+            f"a sequence of {ids_bs.shape[1]:,} tokens has no BOS (token {self._bos}), with which the dictionary's "
+            "windows begin: the activations of its first tokens, above all, lie elsewhere. Put it in front of the ids "
+            "(many tokenizers add none, nor does nnsight)",
+            stacklevel=2,
+        )
+        self._bos = None
 
     def _end(self, *_: Any) -> None:
         self._pass = None
