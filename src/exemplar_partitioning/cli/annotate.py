@@ -31,6 +31,7 @@ def annotate(
     model: Annotated[
         str | None, typer.Option(help="Where the model is, if not where the build had it.", show_default=False)
     ] = None,
+    trust_remote_code: options.RemoteCode = False,
     replace: Annotated[bool, typer.Option("--replace", help="Put new evidence in the place of what is there.")] = False,
     field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -59,7 +60,7 @@ def annotate(
         dictionaries = run(
             path,
             [Path(source) for source in text] if text else None,
-            model=model,
+            model=options.reader(path, model, trust_remote_code, device),
             max_tokens=tokens,
             field=field,
             device=device,

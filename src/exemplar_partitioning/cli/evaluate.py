@@ -43,6 +43,7 @@ def evaluate(
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the null and the intervals.")] = 0,
     as_json: options.Json = False,
@@ -64,7 +65,7 @@ def evaluate(
         result = run(
             dictionary,
             options.sources(text),
-            model=model,
+            model=options.reader(dictionary.path, model, trust_remote_code),
             sae=load_sae(sae) if sae is not None else None,
             ks=[options.count(part.strip()) for part in k.split(",")],
             basis=cast(Any, basis),

@@ -33,6 +33,7 @@ def explore(
         bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved; with --live.")] = None,
+    trust_remote_code: options.RemoteCode = False,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Port on this machine.", show_default=f"{_PORT}, or a free one"),
@@ -62,7 +63,7 @@ def explore(
     library = Library([path] if other is None else [path, other])
     overlaps = [read_overlaps(folder, library) for folder in match or ()]
     with listen(port, _PORT) as listener:
-        reader = _live(library, model) if live else None
+        reader = _live(library, model, trust_remote_code) if live else None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         typer.echo(f"{counted(len(library.entries), 'dictionary')} at {address}  (Ctrl-C ends)")
         sys.stdout.flush()
@@ -76,11 +77,11 @@ def explore(
             os._exit(0)  # a thread within torch can neither be stopped nor outlive the interpreter
 
 
-def _live(library: Library, model: str | None) -> Live:
+def _live(library: Library, model: str | None, trust_remote_code: bool) -> Live:
     """The model of the first dictionary that is whole."""
     from ..reading import model_of
     from ..show.explorer.live import Live
 
     key = next((entry.key for entry in library.entries.values() if entry.config), next(iter(library.entries)))
     typer.echo("Loading the model ...", err=True)
-    return Live(model_of(library.open(key).dictionary, model))
+    return Live(model_of(library.open(key).dictionary, model, trust_remote_code=trust_remote_code))

@@ -25,6 +25,7 @@ def localise(
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the regions whose prompts show a behaviour: rates with intervals, lift, p corrected for their number."""
@@ -43,7 +44,7 @@ def localise(
     with_it, without = read_prompts(showing, field), read_prompts(others, field)
     rates = run(
         dictionary,
-        model_of(dictionary, model),
+        model_of(dictionary, model, trust_remote_code=trust_remote_code),
         with_it + without,
         [True] * len(with_it) + [False] * len(without),
         position=cast(Position, position),

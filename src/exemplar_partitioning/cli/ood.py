@@ -37,6 +37,7 @@ def fit(
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the part of the documents that sets the scale.")] = 0,
     as_json: options.Json = False,
@@ -54,7 +55,7 @@ def fit(
         detector = Detector.fit(
             dictionary,
             _source(text, field),
-            model,
+            options.reader(dictionary.path, model, trust_remote_code),
             false_alarms=false_alarms,
             token_false_alarms=token_false_alarms,
             score=by,
@@ -85,6 +86,7 @@ def score(
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     as_json: options.Json = False,
 ) -> None:
@@ -98,7 +100,7 @@ def score(
 
     dictionary = options.chosen_dictionary(path, site, percentile)
     detector = Detector.read(dictionary)
-    loaded = model_of(dictionary, model)
+    loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
     documents = detector.score(_source(text, field), loaded)
     if as_json:
         rows = [_as_json(row, loaded.tokenizer if tokens else None) for row in documents]

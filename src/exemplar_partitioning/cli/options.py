@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
     from ..folder.listing import OnDisk
+    from ..models.loaded import LoadedModel
 
 
 def count(text: str | int) -> int:
@@ -85,6 +86,9 @@ PercentileB = Annotated[
     typer.Option(help="Percentile of B, if another.", parser=percentile, metavar="NUMBER"),
 ]
 Model = Annotated[str | None, typer.Option(help="Where the model is, if it has moved.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model; read it first.")
+]
 ModelA = Annotated[str | None, typer.Option("--model", help="Where A's model is, if it has moved.")]
 ModelB = Annotated[str | None, typer.Option(help="Where B's model is, if it has moved.")]
 Text = Annotated[
@@ -152,6 +156,17 @@ def chosen_dictionary(path: Path, site: str | None, percentile: float | None) ->
     from ..folder.dictionary import load
 
     return load(path, site=site, percentile=percentile)
+
+
+def reader(path: Path, model: str | None, trust_remote_code: bool, device: str = "auto") -> str | LoadedModel | None:
+    """What reads text for the dictionaries of a folder: loaded here where code of its own may run, else its name."""
+    if not trust_remote_code:
+        return model
+    from ..folder.dictionary import load
+    from ..reading import model_of
+
+    dictionary = load(listed(path, None, None)[0].path)
+    return model_of(dictionary, model, device=device, trust_remote_code=True)
 
 
 def sources(names: list[str] | None) -> list[Path] | None:

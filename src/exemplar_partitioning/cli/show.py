@@ -30,6 +30,7 @@ def show(
     text: Annotated[str | None, typer.Option(help="Read this text: the region of every token.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this text file.")] = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     top: Annotated[
         int | None,
         typer.Option(
@@ -60,7 +61,11 @@ def show(
     else:
         from . import show_text
 
-        shown = show_text.view(dictionary, show_text.text_of(file) if file else text or "", model)
+        shown = show_text.view(
+            dictionary,
+            show_text.text_of(file) if file else text or "",
+            options.reader(dictionary.path, model, trust_remote_code),
+        )
         print_json(shown) if as_json else show_text.print_text(shown)
 
 

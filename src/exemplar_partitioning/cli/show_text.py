@@ -17,6 +17,7 @@ from .terminal import console, counted, cut, fixed, table
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
+    from ..models.loaded import LoadedModel
 
 _BYTES = 1_000_000
 _TOKEN = 20  # columns at most
@@ -38,7 +39,7 @@ def text_of(file: Path) -> str:
         raise DataError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start:,}") from error
 
 
-def view(dictionary: StoredDictionary, text: str, model: str | None) -> dict[str, Any]:
+def view(dictionary: StoredDictionary, text: str, model: str | LoadedModel | None) -> dict[str, Any]:
     """Every token of a text with its region, and what holds for the text as a whole, as plain values."""
     (tokens,) = read([dictionary], model_of(dictionary, model), text)
     labels = Labels.read(dictionary)

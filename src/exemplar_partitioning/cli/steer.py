@@ -34,6 +34,7 @@ def steer(
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Act on regions while the model writes: what it says before and after.
@@ -52,7 +53,7 @@ def steer(
     dictionary = options.chosen_dictionary(path, site, percentile)
     for index in regions:
         dictionary.check_region(index)
-    loaded = model_of(dictionary, model)
+    loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
     where: dict[str, Any] = {"basis": cast(Basis, basis), "sites": at, "tokens": cast(Tokens, tokens)}
     acting = (
         acts.ablate(loaded, dictionary, regions, **where)

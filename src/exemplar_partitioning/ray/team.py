@@ -38,16 +38,8 @@ def team(
     ray: Ray, kind: type, loaded: LoadedModel, sites: Sequence[str], *, batch_size: int = 16, context_size: int
 ) -> Iterator[Pool]:
     """Workers of a kind that extract what this process would, while the context lasts."""
-    if loaded.source is None:
-        raise EPError(
-            "workers load the model themselves, so they need its name or path, and got a model object (which may hold "
-            "hooks and wrappers that cannot travel): save it with save_pretrained to a folder that all hosts see, and "
-            "give its path"
-        )
-    threads, device = torch.get_num_threads(), loaded.model.device.type
-    known = software(threads, device)
-    task = Task(loaded.source, loaded.info.dtype, device, threads, tuple(sites), batch_size, context_size, known)
-    cpus = ray.workers * threads if ray.workers else os.cpu_count() or 1
+    task = task_of(loaded, sites, batch_size, context_size)
+    cpus = ray.workers * task.threads if ray.workers else os.cpu_count() or 1
     with connected(ray.address, cpus) as module:
         pool = Pool(module, ray.workers, kind, task)
         try:
@@ -55,3 +47,25 @@ def team(
             yield pool
         finally:
             pool.close()
+
+
+def task_of(loaded: LoadedModel, sites: Sequence[str], batch_size: int, context_size: int) -> Task:
+    """What workers are told, so that they extract what this process would."""
+    if loaded.source is None:
+        raise EPError(
+            "workers load the model themselves, so they need its name or path, and got a model object (which may hold "
+            "hooks and wrappers that cannot travel): save it with save_pretrained to a folder that all hosts see, and "
+            "give its path"
+        )
+    threads, device = torch.get_num_threads(), loaded.model.device.type
+    return Task(
+        source=loaded.source,
+        remote_code=loaded.info.admission is not None and loaded.info.admission.remote_code,
+        dtype=loaded.info.dtype,
+        device=device,
+        threads=threads,
+        sites=tuple(sites),
+        batch_size=batch_size,
+        context_size=context_size,
+        identity=software(threads, device),
+    )

@@ -22,11 +22,13 @@ class Task:
 
     Attributes:
         source: name or path of the model, and revision.
+        remote_code: the owner ran code that came with the model, so this worker may.
         device: a type, such as `cuda`.
         identity: the owner's, as far as it is known without a model; a worker with another loads none.
     """
 
     source: tuple[str, str | None]
+    remote_code: bool
     dtype: str
     device: str
     threads: int

@@ -41,7 +41,8 @@ class Worker:
         if any(task.identity[name] != value for name, value in mine.items()):
             return mine
         name, revision = task.source
-        loaded = load_model(name, revision=revision, dtype=task.dtype, device=task.device)
+        where = {"revision": revision, "trust_remote_code": task.remote_code}
+        loaded = load_model(name, dtype=task.dtype, device=task.device, **where)
         self.vocab_size, self.device = loaded.architecture.vocab_size, search_device(loaded.model.device)
         self.sites = {site: resolve_sites(site, loaded.architecture)[0] for site in task.sites}
         self.extractor = Extractor(loaded.model, list(self.sites.values()), batch_size=task.batch_size)
