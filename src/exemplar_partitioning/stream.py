@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .folder.activations import Kept
 from .models.capture import Extractor
 from .models.load import LoadedModel, bos_id, special_token_ids
 from .models.sites import Site
@@ -202,6 +203,24 @@ class Extraction(Protocol):
     def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
         """Chunks in their order, each with its activations by the name of the site."""
         ...
+
+
+class FromDisk:
+    """Activations read where they lie on disk, and extracted where they do not."""
+
+    def __init__(self, kept: Kept, otherwise: Extraction, progress: Progress):
+        self.kept, self.otherwise, self.progress = kept, otherwise, progress
+
+    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        for chunk in chunks:
+            begun = time.monotonic()
+            if (found := self.kept.read(chunk.digest, len(chunk.kept))) is None:
+                yield from self.otherwise([chunk])
+                continue
+            self.progress.extracted(chunk.tokens, time.monotonic() - begun)
+            self.progress.report("progress", chunk.tokens)
+            self.progress.check()
+            yield chunk, found
 
 
 class Here:

@@ -18,6 +18,7 @@ from ..demo.corpus import CORPUS_NAME, documents_of
 from ..errors import EPError, Interrupted
 from ..files import disk_errors, write_new
 from ..folder import annotation as folder
+from ..folder.activations import Kept
 from ..folder.checkpoints import Checkpoints
 from ..folder.dictionary import StoredDictionary, find, load, to_json, versions
 from ..folder.group import JOURNAL, beside, discard, finish, move_in
@@ -25,7 +26,7 @@ from ..models.capture import Extractor
 from ..models.load import LoadedModel, load_model, pick_device, search_device
 from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
-from ..stream import Chunk, Event, Here, Progress, Stop, text_chunks
+from ..stream import Chunk, Event, Extraction, FromDisk, Here, Progress, Stop, text_chunks
 from ..text.documents import HUB_PREFIX, DocumentSource
 from .evidence import ChunkRows, document_names
 from .gather import Gathered
@@ -44,13 +45,17 @@ class AnnotateEvent(Event):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done; the run lets go of each dictionary once it is written."""
+    """What is to be done; the run lets go of each dictionary once it is written.
+
+    kept: activations that need not be extracted.
+    """
 
     path: Path
     dictionaries: list[StoredDictionary]
     loaded: LoadedModel
     source: DocumentSource
     request: AnnotateRequest
+    kept: Kept | None = None
 
     @property
     def sites(self) -> list[str]:
@@ -67,7 +72,9 @@ def gather_here(
 ) -> Generator[Sequence[Chunk]]:
     """This process takes a chunk, then the next."""
     sites = resolve_sites(job.sites, job.loaded.architecture)
-    extraction = Here(Extractor(job.loaded.model, sites), progress)
+    extraction: Extraction = Here(Extractor(job.loaded.model, sites), progress)
+    if job.kept is not None:
+        extraction = FromDisk(job.kept, extraction, progress)
     for chunk, activations in extraction(_after_trim(chunks)):
         gathered.add(ChunkRows(chunk), activations)
         yield [chunk]
@@ -98,7 +105,7 @@ def annotate(
     dictionaries = _open(root, folders, core_device)
     loaded = _loaded(dictionaries, request.model, request.device)
     source = documents_of(_source(dictionaries[0], text), field=request.field)
-    run = Run(Job(root, dictionaries, loaded, source, request))
+    run = Run(Job(root, dictionaries, loaded, source, request, _kept(root, dictionaries, loaded)))
     del dictionaries  # the run lets go of each once it is written
     with run.locked():
         run.run(gathering)
@@ -115,6 +122,13 @@ def _open(path: Path, folders: list[Path], device: str) -> list[StoredDictionary
                 f"{first.text.windowing}; {other.model.id}, {other.text.windowing}); annotate them one by one"
             )
     return dictionaries
+
+
+def _kept(path: Path, dictionaries: list[StoredDictionary], loaded: LoadedModel) -> Kept | None:
+    """Activations that a build left, for all of the dictionaries."""
+    sites = {dictionary.config.site.name for dictionary in dictionaries}
+    kept = Kept.beside(path)
+    return kept if kept is not None and kept.serves(loaded.info.fingerprint, sites) else None
 
 
 def _device(model: Any, device: str) -> torch.device:
@@ -227,6 +241,8 @@ class Run:
         for tables in self._tables():
             self._write(tables, samples)
         move_in(self.journal, self.job.path, places)
+        if self.job.kept is not None:
+            self.job.kept.used()
         shutil.rmtree(self.work, ignore_errors=True)
         self.progress.report("done")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SkipValidation
 
@@ -66,6 +66,11 @@ class BuildRequest(BuildOptions):
     field: str = Field(default="text", description="Column or key that holds the text.")
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
     resume: bool = Field(default=False, description="Go on with what the same call or command began.")
+    keep_activations: Literal["none", "calibration", "all"] = Field(
+        default="none",
+        description="Activations left in `<out>/activations`, which annotating the same text reads instead of running "
+        "the model again: those that calibrate, until they have been read, or all, for good.",
+    )
     on_event: SkipValidation[Callable[[Any], None] | None] = Field(
         default=None, description="Told how the build goes, as `building.settings.Event`."
     )

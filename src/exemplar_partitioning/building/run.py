@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..core.calibration import calibrate, check_percentiles
 from ..core.leader import LeaderClustering
@@ -76,6 +77,11 @@ def this_process(loaded: LoadedModel, settings: BuildSettings, progress: Progres
 def check_request(asked: BuildRequest, architecture: Architecture) -> tuple[Site, ...]:
     """The sites that are meant; EPError for whatever else of a request can be refused without the model's weights."""
     check_place(Path(asked.out))
+    if asked.ray is not None and asked.keep_activations == "all":
+        raise EPError(
+            "on a cluster activations stay with the workers that extract them, so not all can be kept; leave out ray, "
+            "or keep those that calibrate"
+        )
     check_length(architecture, asked.context_size, bos=asked.prepend_bos)
     return resolve_sites(asked.sites or f"resid_post.{architecture.n_layers // 2}", architecture)
 
@@ -107,13 +113,14 @@ def build(
             return BuildResult(workspace.out, tuple(summaries), 0, 0.0, {})
         settings = workspace.settings
         assert isinstance(settings, BuildSettings)
-        job = Job(loaded, source, settings, workspace, unread)
+        job = Job(loaded, source, settings, workspace, unread, asked.keep_activations)
         state = workspace.load(search_device(loaded.model.device), settings.sites, loaded.info.d_model)
         run = Run(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
         with crews(loaded, settings, run.progress) as crew:
             run.follow(crew)
         workspace.appear(run.write())
         result = run.result()
+        run.keep()
         _write_log(settings, result, crew.notes())
         run.progress.report("done")
         return result
@@ -151,13 +158,14 @@ def _write_log(settings: BuildSettings, result: BuildResult, notes: dict[str, An
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done. unread: documents skipped, by reason."""
+    """What is to be done. unread: documents skipped, by reason.  keep: activations to be left (`BuildRequest`)."""
 
     loaded: LoadedModel
     source: DocumentSource
     settings: BuildSettings
     workspace: Workspace
     unread: Counter[str] = field(default_factory=Counter)
+    keep: str = "none"
 
 
 class Run:
@@ -191,13 +199,16 @@ class Run:
             if not state.growing:
                 collected += self._collected(stream, crew.extraction)
                 self._calibrate()
-            elif state.clustered < len(collected):
+            elif state.clustered < len(collected) or self._keeps:
                 state.spill.open()
             held = ((collected[i], state.spill.chunk(i)) for i in range(state.clustered, len(collected)))
             self._cluster(decided(held, state.growing, self.device))
             for _ in itertools.islice(stream, max(0, known - len(collected))):
                 pass  # clustered by an earlier process
-            self._cluster(crew.deciding(stream, state.growing))
+            if self.job.keep == "all" and self._keeps:
+                self._cluster(decided(self._kept(crew.extraction(stream)), state.growing, self.device))
+            else:
+                self._cluster(crew.deciding(stream, state.growing))
         except Stop:
             self._save()
             raise Interrupted(
@@ -230,9 +241,21 @@ class Run:
         state = self.state
         state.spill.open()
         for chunk, activations in extraction(self._calibrating(stream)):
-            state.spill.append(activations)
+            state.spill.append(activations, chunk.digest, chunk.tokens_read)
             self._count(chunk)
             yield chunk
+
+    @property
+    def _keeps(self) -> bool:
+        return self.job.keep != "none" and self.state.spill.there
+
+    def _kept(self, extracted: Iterator[tuple[Chunk, dict[str, Tensor]]]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        """What is extracted, kept too; unless chunks before it are not, as an earlier process had not been asked to."""
+        spill = self.state.spill
+        for chunk, activations in extracted:
+            if len(spill.rows) == self.state.clustered:
+                spill.append(activations, chunk.digest, chunk.tokens_read)
+            yield chunk, activations
 
     def _calibrating(self, stream: Iterator[Chunk]) -> Iterator[Chunk]:
         rows, wanted = self.state.spill.n, self.job.settings.calibration_sample
@@ -285,13 +308,19 @@ class Run:
     def _save(self) -> None:
         state = self.state
         self.job.workspace.save(state)
-        if state.growing and state.clustered >= len(state.spill.rows):
+        if state.growing and state.clustered >= len(state.spill.rows) and not self._keeps:
             state.spill.remove()
         self.progress.saved()
 
     def write(self) -> list[Path]:
         """Write the dictionaries beside their places, which are returned."""
         return [write_dictionary(each, self.job.loaded, self.job.workspace.out) for each in self.state.growing]
+
+    def keep(self) -> None:
+        """Leave the activations that are to be kept."""
+        if self._keeps:
+            of = {"model": self.job.loaded.info.fingerprint, "lasting": self.job.keep == "all"}
+            self.job.workspace.keep(self.state.spill, of)
 
     def result(self) -> BuildResult:
         """What came of it."""

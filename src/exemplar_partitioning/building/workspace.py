@@ -9,28 +9,23 @@ checkpoint-<chunks>/   state after so many chunks; appears whole or not at all
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from ..errors import DataError, EPError
-from ..files import disk_errors, flush, write_new
+from ..files import disk_errors, write_new
+from ..folder.activations import FOLDER, Spill
 from ..folder.checkpoints import Checkpoints, below
 from ..folder.dictionary import to_json
 from ..folder.group import JOURNAL, finish, move_in
 from .growing import Growing
 from .settings import BuildSettings, ExtendSettings, differences
-
-_READ = 1 << 24  # bytes at a time
 
 
 @dataclass
@@ -113,6 +108,10 @@ class Workspace:
         """Have finished dictionaries take their places; `find` knows none of them before the last has."""
         move_in(self.work / JOURNAL, self.out, places)
 
+    def keep(self, spill: Spill, of: dict[str, Any]) -> None:
+        """Have the activations of a finished build lie beside its dictionaries, with what is to be known of them."""
+        spill.keep(self.out / FOLDER, of)
+
     def __enter__(self) -> Self:
         return self
 
@@ -142,7 +141,9 @@ class Workspace:
 
     def load(self, device: str, sites: Sequence[str] = (), d_model: int = 0) -> State:
         """The state to continue from; before the first checkpoint an empty one, for calibrating at `sites`."""
-        folder = self.work / "spill"
+        folder, kept = self.work / "spill", self.out / FOLDER
+        if kept.is_dir() and not folder.exists():  # an earlier process was killed at its very end
+            kept.rename(folder)
         if (kept := self.checkpoints.load()) is None:
             return State(Spill(folder, sites, d_model))
         arrays, record = kept
@@ -166,106 +167,3 @@ def _read_settings(path: Path, kind: type[Any]) -> Any:
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is damaged or of another version ({error}); choose another folder") from error
-
-
-class Spill:
-    """Activations on disk, one file a site, chunk after chunk.
-
-    Attributes:
-        rows: activations of each chunk.
-        known: sha256 of each site's, as far as a checkpoint knew of them.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        sites: Sequence[str],
-        d: int,
-        rows: Sequence[int] = (),
-        known: Mapping[str, str] | None = None,
-    ):
-        self.folder, self.d, self.rows, self._known = folder, d, list(rows), known or {}
-        self.paths = {site: folder / f"{site}.f32" for site in sites}
-        self._hashes = {site: hashlib.sha256() for site in sites}
-
-    def open(self) -> None:
-        """Make the files hold exactly the chunks that the last checkpoint knew of.
-
-        Raises:
-            DataError: they are shorter, or others.
-        """
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for site, path in self.paths.items():
-                size = self.n * self.d * 4
-                with path.open("a+b") as file:
-                    if file.tell() < size:
-                        raise DataError(
-                            f"{path} has {file.tell():,} bytes, its checkpoint knows {size:,}; "
-                            f"remove {self.folder.parent} and build again"
-                        )
-                    file.truncate(size)
-                    file.seek(0)
-                    while part := file.read(_READ):
-                        self._hashes[site].update(part)
-                if size and self._hashes[site].hexdigest() != self._known.get(site):
-                    raise DataError(
-                        f"{path} is not what its checkpoint knows; remove {self.folder.parent} and build again"
-                    )
-
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint knows of it."""
-        return {"rows": self.rows, "known": {site: sha.hexdigest() for site, sha in self._hashes.items()}}
-
-    @property
-    def n(self) -> int:
-        """Activations held."""
-        return sum(self.rows)
-
-    def append(self, activations: dict[str, Tensor]) -> None:
-        with disk_errors(self.folder):
-            for site, x_nd in activations.items():
-                data = x_nd.contiguous().numpy().data
-                with self.paths[site].open("ab") as file:
-                    file.write(data)
-                self._hashes[site].update(data)
-        self.rows.append(len(next(iter(activations.values()))))
-
-    def flush(self) -> None:
-        """Have it on the disk before a checkpoint says so."""
-        with disk_errors(self.folder):
-            for path in self.paths.values():
-                if path.exists():
-                    flush(path)
-
-    def read(self, site: str, start: int, stop: int) -> Tensor:
-        """Activations start..stop-1 of a site."""
-        x = np.fromfile(self.paths[site], np.float32, (stop - start) * self.d, offset=start * self.d * 4)
-        return torch.from_numpy(x.reshape(stop - start, self.d))
-
-    def chunk(self, index: int) -> dict[str, Tensor]:
-        """Activations of one chunk at every site."""
-        start = sum(self.rows[:index])
-        return {site: self.read(site, start, start + self.rows[index]) for site in self.paths}
-
-    def batches(self, site: str, size: int, count: int) -> Batches:
-        """The first `count` batches of a site, read one at a time however often they are iterated."""
-        return Batches(self, site, size, count)
-
-    def remove(self) -> None:
-        """Give the space back."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Activations of a site in batches of one size, read when they are asked for."""
-
-    spill: Spill
-    site: str
-    size: int
-    count: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for i in range(self.count):
-            yield self.spill.read(self.site, i * self.size, (i + 1) * self.size)

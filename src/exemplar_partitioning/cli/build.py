@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
 _CALIBRATION = ("calibration_sample", "calibration_batch")
-_ANNOTATED_TOKENS = 100_000
+_ANNOTATED_TOKENS = 100_000  # where none are kept, on a cluster
 
 
 def _count(name: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _count(name: str) -> dict[str, Any]:
 
 @asking(
     BuildRequest,
-    but=("out", "on_event", "stop", "ray", "workers"),
+    but=("out", "on_event", "stop", "ray", "workers", "keep_activations"),
     given={
         "sites": {"spelled": "--site", "kind": str | None, "show_default": "the residual stream half way up"},
         "percentiles": {"spelled": "--percentile", "parser": options.percentiles, "metavar": "NUMBERS", "kind": Any}
@@ -64,8 +64,17 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
     annotate: Annotated[
         bool,
-        typer.Option(help="Afterwards gather evidence for the regions on the first 100,000 tokens of the text."),
+        typer.Option(
+            help="Gather evidence for the regions, from the activations that calibrate: the model does not run again."
+        ),
     ] = True,
+    keep_activations: Annotated[
+        bool,
+        typer.Option(
+            "--keep-activations",
+            help="Leave all activations in OUT/activations, where annotating the same text reads them.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
@@ -100,6 +109,7 @@ def build(
     from ..building.run import check_request
     from ..demo.corpus import documents_of
     from ..folder import annotation
+    from ..folder.activations import Kept
     from ..folder.dictionary import find
     from ..models.load import load_model, outline
     from .annotate import Bar
@@ -113,13 +123,15 @@ def build(
     how = {"dtype": asked["dtype"], "device": asked["device"]}
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     documents_of(source, field=field)  # a misspelt file or option must not cost the reading of the weights
-    check_request(BuildRequest(out=folder, **asked), outline(model, **origin))
+    asked["keep_activations"] = "all" if keep_activations else "calibration" if annotate and ray is None else "none"
+    check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
     loaded = load_model(model, **origin, **how)
     with display, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
         result = api.build(loaded, source, out=folder, on_event=display, **pool, **asked)
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
-            bar, tokens = JsonLines() if as_json else Bar(), min(asked["max_tokens"], _ANNOTATED_TOKENS)
+            kept, bar = Kept.beside(folder), JsonLines() if as_json else Bar()
+            tokens = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
             api.annotate(folder, source, model=loaded, max_tokens=tokens, field=field, on_event=bar, **pool)
     if not as_json:
         _print_dictionaries(result)
