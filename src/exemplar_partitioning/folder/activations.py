@@ -41,6 +41,7 @@ class Spill:
         folder: Path,
         sites: Sequence[str],
         d: int,
+        *,
         rows: Sequence[int] = (),
         known: Mapping[str, str] | None = None,
         digests: Sequence[str] = (),
