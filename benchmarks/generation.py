@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from exemplar_partitioning.act.edits import Off, orthonormal
+from exemplar_partitioning.act.edits import off, orthonormal
 from exemplar_partitioning.models.generate import generate
 from exemplar_partitioning.models.hooks import applied
 from exemplar_partitioning.models.load import load_model
@@ -40,13 +40,13 @@ def main() -> None:
         loaded = load_model(MODEL, dtype=dtype)
         loaded.model.generation_config.eos_token_id = None
         d = loaded.info.d_model
-        off = Off(orthonormal(torch.randn(1, d, generator=torch.Generator().manual_seed(0))), torch.zeros(d))
+        edit = off(orthonormal(torch.randn(1, d, generator=torch.Generator().manual_seed(0))), torch.zeros(d))
         everywhere = ["resid_pre.0", *(f"{point}.{i}" for i in range(loaded.info.n_layers) for point in WRITES)]
 
-        def write_all(sites: list[str] | None, loaded=loaded, off=off) -> int:
+        def write_all(sites: list[str] | None, loaded=loaded, edit=edit) -> int:
             if sites is None:
                 return len(generate(loaded, asked, max_new_tokens=TOKENS))
-            with applied(loaded.model, off, sites):
+            with applied(loaded.model, edit, sites):
                 return len(generate(loaded, asked, max_new_tokens=TOKENS))
 
         places = {"plain": None, "one site": ["resid_post.16"], "everywhere": everywhere}

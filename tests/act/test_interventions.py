@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.act.edits import Add, Clamp, Gate, Gated, Off, Onto, Swap, orthonormal
+from exemplar_partitioning.act.edits import Gate, add, clamp, gated, off, onto, orthonormal, swap
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
@@ -39,25 +39,25 @@ class TestClosedForms:
     @given(seed=st.integers(0, 10**6), r=st.integers(1, 5))
     def test_off_and_onto_share_out_an_activation(self, seed, r):
         x_nd, c_d, q_rd = rows(6, seed), rows(1, seed + 1)[0], orthonormal(rows(r, seed + 2))
-        off, onto = Off(q_rd, c_d), Onto(q_rd, c_d)
-        torch.testing.assert_close(off(x_nd) + onto(x_nd) - c_d, x_nd)
-        torch.testing.assert_close(off(off(x_nd)), off(x_nd))
-        torch.testing.assert_close((off(x_nd) - c_d) @ q_rd.T, torch.zeros(6, len(q_rd)), atol=1e-5, rtol=0)
-        assert (off(x_nd) - c_d).norm() <= (x_nd - c_d).norm() + 1e-4
+        without, along = off(q_rd, c_d), onto(q_rd, c_d)
+        torch.testing.assert_close(without(x_nd) + along(x_nd) - c_d, x_nd)
+        torch.testing.assert_close(without(without(x_nd)), without(x_nd))
+        torch.testing.assert_close((without(x_nd) - c_d) @ q_rd.T, torch.zeros(6, len(q_rd)), atol=1e-5, rtol=0)
+        assert (without(x_nd) - c_d).norm() <= (x_nd - c_d).norm() + 1e-4
 
     @settings(deadline=None, max_examples=40)
     @given(seed=st.integers(0, 10**6), r=st.integers(1, 5))
     def test_swap_takes_the_targets_part_of_the_span_and_leaves_the_rest(self, seed, r):
         x_nd, c_d, t_d, q_rd = rows(6, seed), rows(1, seed + 1)[0], rows(1, seed + 3)[0], orthonormal(rows(r, seed + 2))
-        swapped = Swap(q_rd, c_d, t_d)(x_nd)
+        swapped = swap(q_rd, t_d)(x_nd)
         torch.testing.assert_close(swapped @ q_rd.T, (t_d @ q_rd.T).expand(6, -1), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(Off(q_rd, c_d)(swapped), Off(q_rd, c_d)(x_nd), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(off(q_rd, c_d)(swapped), off(q_rd, c_d)(x_nd), atol=1e-5, rtol=1e-4)
 
     def test_clamp_and_add(self):
         x_nd, c_d, v_d = rows(5), rows(1, 1)[0], torch.nn.functional.normalize(rows(1, 2), dim=1)[0]
-        clamped = Clamp(v_d, c_d, 3.0)(x_nd)
+        clamped = clamp(v_d, c_d, 3.0)(x_nd)
         torch.testing.assert_close((clamped - c_d) @ v_d, torch.full((5,), 3.0))
-        torch.testing.assert_close(Add(2 * v_d)(x_nd) - x_nd, (2 * v_d).expand(5, -1))
+        torch.testing.assert_close(add(2 * v_d)(x_nd) - x_nd, (2 * v_d).expand(5, -1))
 
     def test_near_duplicates_span_one_direction(self):
         v_d = rows(1)[0]
@@ -69,9 +69,9 @@ class TestClosedForms:
         dictionary = ep.Dictionary(torch.zeros(D), torch.eye(D)[:3], 0.5)
         x_nd = torch.cat([torch.eye(D)[:3] * 5, rows(20)])
         ids, away = dictionary.assign(x_nd)
-        edited = Gated(Gate(dictionary, (1,)), Add(torch.ones(D)))(x_nd)
+        edited = gated(Gate(dictionary, (1,)), add(torch.ones(D)))(x_nd)
         assert torch.equal(edited[ids != 1], x_nd[ids != 1]) and not torch.equal(edited[ids == 1], x_nd[ids == 1])
-        near = Gated(Gate(dictionary, (0, 1, 2), within=0.5), Add(torch.ones(D)))(x_nd)
+        near = gated(Gate(dictionary, (0, 1, 2), within=0.5), add(torch.ones(D)))(x_nd)
         assert torch.equal((near != x_nd).any(dim=1), away <= 0.5)
         with pytest.raises(EPError, match="region 3 does not exist"):
             Gate(dictionary, (3,))
@@ -97,7 +97,7 @@ def hand_edited(model, site, edit):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hooks_are_a_hand_edited_forward_pass(family, point):
     model, site = tiny(family), Site(2, point)
-    edit = Off(orthonormal(rows(2)), rows(1, 1)[0])
+    edit = off(orthonormal(rows(2)), rows(1, 1)[0])
     ids_bs = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))
     by_hand = hand_edited(model, site, lambda x: edit(x.flatten(0, 1)).view_as(x))
     with torch.inference_mode():
@@ -115,7 +115,7 @@ class TestGeneration:
     options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}  # noqa: RUF012
 
     def edit(self):
-        return Add(12 * torch.nn.functional.normalize(rows(1), dim=1)[0])
+        return add(12 * torch.nn.functional.normalize(rows(1), dim=1)[0])
 
     def test_same_with_and_without_cache(self, family, tokens):
         model = tiny(family)
@@ -151,7 +151,7 @@ def test_which_tokens_are_touched(tokens, moved, use_cache):
     blocks, before, after = Architecture.of(model).blocks, [], []
     blocks[1].register_forward_hook(lambda _module, _args, output: before.append(output.clone()))
     blocks[2].register_forward_pre_hook(lambda _module, args: after.append(args[0].clone()))
-    with applied(model, Add(torch.ones(D)), "resid_post.1", tokens=tokens):
+    with applied(model, add(torch.ones(D)), "resid_post.1", tokens=tokens):
         prompt = torch.tensor([[1, 5, 9, 44]])
         options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
         model.generate(prompt, use_cache=use_cache, **options)
@@ -191,7 +191,7 @@ def test_nested_contexts_act_one_after_the_other(built):
     with ep.ablate(loaded, dictionary, 0), ep.steer(loaded, dictionary, 1, alpha=0.5):
         (found,) = extractor.extract([window]).values()
     e_kd, c_d = dictionary.exemplars, dictionary.center
-    expected = Off(e_kd[:1], c_d)(plain) + 0.5 * dictionary.typical_norm * e_kd[1]
+    expected = off(e_kd[:1], c_d)(plain) + 0.5 * dictionary.typical_norm * e_kd[1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_arithmetic_is_float32_in_a_bfloat16_model(built, tiny_folder):
     plain = Extractor(loaded.model, [site]).extract([window])[site]
     with ep.ablate(loaded, dictionary, 0, any_model=True):
         (found,) = Extractor(loaded.model, [Site(2, "resid_pre")]).extract([window]).values()
-    expected = Off(dictionary.exemplars[:1], dictionary.center)(plain).bfloat16().float()
+    expected = off(dictionary.exemplars[:1], dictionary.center)(plain).bfloat16().float()
     assert torch.equal(found, expected)
 
 

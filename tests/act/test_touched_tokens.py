@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import JambaConfig, JambaForCausalLM, MambaConfig, MambaForCausalLM
 
-from exemplar_partitioning.act.edits import Add
+from exemplar_partitioning.act.edits import add
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
@@ -138,7 +138,7 @@ def test_going_on_from_a_cache_of_the_prompt():
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
 def test_a_loop_of_ones_own_is_refused_where_nothing_can_be_told(kind):
     model, name = model_of(kind), "cache_params" if kind == "mamba" else "past_key_values"
-    edit = Add(torch.ones(24))
+    edit = staticmethod(add(torch.ones(24)))
     with torch.no_grad(), pytest.raises(EPError, match="cannot be told apart"):  # noqa: SIM117
         with applied(model, edit, "resid_post.1", tokens="generated"):
             cache = model(input_ids=PROMPT, use_cache=True)[name]
@@ -153,7 +153,7 @@ def test_the_mask_may_be_given_by_position():
 
 
 class TestFired:
-    edit = Add(torch.ones(24))
+    edit = staticmethod(add(torch.ones(24)))
 
     def test_no_forward_pass_is_an_error(self):
         with pytest.raises(EPError, match=r"nothing was changed at resid_post\.1 .* no forward pass"):  # noqa: SIM117
@@ -198,7 +198,7 @@ class TestCompiled:
         else:
             outer = torch.compile(model, backend="eager")
         given = model if how == "inside" else outer
-        edit, windows = Add(3 * torch.ones(24)), random_windows(3)
+        edit, windows = add(3 * torch.ones(24)), random_windows(3)
         with torch.no_grad():
             if warm:
                 outer(PROMPT)
@@ -220,7 +220,7 @@ class TestCompiled:
         written = []
         for each in (plain, model):
             with applied(
-                each, Add(6 * torch.randn(24, generator=torch.Generator().manual_seed(0))), "*.1", tokens=tokens
+                each, add(6 * torch.randn(24, generator=torch.Generator().manual_seed(0))), "*.1", tokens=tokens
             ):
                 written.append(each.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **options))
         assert torch.equal(*written)

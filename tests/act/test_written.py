@@ -9,7 +9,7 @@ from transformers import RwkvConfig, RwkvForCausalLM
 
 import exemplar_partitioning as ep
 from act.test_touched_tokens import model_of
-from exemplar_partitioning.act.edits import Add
+from exemplar_partitioning.act.edits import add
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.generate import encode, generate
@@ -74,7 +74,7 @@ class TestUnequalPrompts:
         batched = [generate(loaded, UNEQUAL, max_new_tokens=6) for _ in range(2)]
         handle.remove()
         assert [[g.ids for g in together] for together in batched] == [alone, alone]
-        with applied(model, Add(4 * torch.randn(24)), "resid_post.1"):
+        with applied(model, add(4 * torch.randn(24)), "resid_post.1"):
             steered = [g.ids for g in generate(loaded, UNEQUAL, max_new_tokens=6)]
             assert steered == [generate(loaded, [prompt], max_new_tokens=6)[0].ids for prompt in UNEQUAL]
         assert steered != alone
@@ -91,7 +91,7 @@ class TestUnequalPrompts:
     def test_a_batch_that_the_model_itself_mixes_is_refused_when_steered(self):
         model, ids = rwkv(), torch.arange(10, 20).view(2, 5)
         with pytest.raises(EPError, match=r"of 2 x 1 tokens .* 2 x 2 activations"):  # noqa: SIM117
-            with applied(model, Add(torch.ones(24)), "resid_post.1"):
+            with applied(model, add(torch.ones(24)), "resid_post.1"):
                 model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, pad_token_id=0)
 
 

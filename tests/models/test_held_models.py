@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exemplar_partitioning.act.edits import Add
+from exemplar_partitioning.act.edits import add
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
@@ -69,7 +69,7 @@ def test_wrappers_do_not_change_whose_weights_these_are(family):
 def test_the_holders_own_generate_is_watched(tokens, as_text):
     model = tiny("llama")
     held, ids_bs = Bridge(model), torch.tensor([[65, 66, 67, 68]])
-    edit = Add(3 * torch.randn(24, generator=torch.Generator().manual_seed(0)))
+    edit = add(3 * torch.randn(24, generator=torch.Generator().manual_seed(0)))
     with torch.inference_mode():
         plain = held.generate(ids_bs)
         with applied(model, edit, "resid_post.1", tokens=tokens):
@@ -83,7 +83,7 @@ def test_the_holders_own_generate_is_watched(tokens, as_text):
 def test_what_cannot_be_done_is_said():
     engine = Engine(tiny("llama"))
     with pytest.raises(EPError, match="tokens='all'"):
-        applied(engine, Add(torch.zeros(24)), "resid_post.1", tokens="prompt").__enter__()
+        applied(engine, add(torch.zeros(24)), "resid_post.1", tokens="prompt").__enter__()
     old = type("HookedTransformer", (), {"run_with_hooks": None})()
     with pytest.raises(EPError, match="boot_transformers"):
         Architecture.of(old)

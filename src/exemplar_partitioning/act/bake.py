@@ -16,7 +16,7 @@ from ..folder.dictionary import StoredDictionary
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import applied
 from ..models.load import LoadedModel
-from .edits import Off, orthonormal
+from .edits import off, orthonormal
 from .steer import Direction, Regions, check_model_of, directions_of
 
 _WRITES = ("attn_out_post", "mlp_out_post")
@@ -78,7 +78,7 @@ def ablate_everywhere(
     module = check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis))
     writes = [f"{point}.{layer}" for layer in range(Architecture.of(module).n_layers) for point in _WRITES]
-    with applied(module, Off(q_rd, torch.zeros_like(dictionary.center)), ["resid_pre.0", *writes]):
+    with applied(module, off(q_rd, torch.zeros_like(dictionary.center)), ["resid_pre.0", *writes]):
         yield
 
 

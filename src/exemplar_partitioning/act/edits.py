@@ -1,13 +1,12 @@
-"""What an intervention does to activations: pure functions of [n, d] in float32.
+"""What an intervention does to activations: functions of [n, d] in float32, row by row.
 
-Shapes: n activations, r directions, d = d_model. `c_d` is a dictionary's centre; spans are rows of unit
-directions; lengths are in the model's own units.
+Shapes: n activations, r directions, d = d_model. `c_d` is a dictionary's centre; spans are orthonormal rows `q_rd`;
+lengths are in the model's own units.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,77 +14,46 @@ from torch import Tensor
 
 from ..core.dictionary import Dictionary
 from ..errors import EPError
+from ..models.hooks import Edit
 
 
-class Edit(Protocol):
-    """Activations in, activations out: float32 [n, d], row by row."""
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
+def add(v_d: Float[Tensor, " d"]) -> Edit:
     """`x + v`: a step, the same for every activation."""
-
-    v_d: Float[Tensor, " d"]
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return x_nd + self.v_d.to(x_nd)
+    return lambda x_nd: x_nd + v_d.to(x_nd)
 
 
-@dataclass(frozen=True, eq=False)
-class Off:
-    """`c + (I - Q Qt)(x - c)`: nothing is left along a span, as seen from the centre.
-
-    Attributes:
-        q_rd: orthonormal rows.
-    """
-
-    q_rd: Float[Tensor, "r d"]
-    c_d: Float[Tensor, " d"]
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        q_rd = self.q_rd.to(x_nd)
-        return x_nd - (x_nd - self.c_d.to(x_nd)) @ q_rd.T @ q_rd
+def off(q_rd: Float[Tensor, "r d"], c_d: Float[Tensor, " d"]) -> Edit:
+    """`c + (I - Q Qt)(x - c)`: nothing is left along a span, as seen from the centre."""
+    return lambda x_nd: x_nd - _along(x_nd - c_d.to(x_nd), q_rd)
 
 
-@dataclass(frozen=True, eq=False)
-class Onto:
+def onto(q_rd: Float[Tensor, "r d"], c_d: Float[Tensor, " d"]) -> Edit:
     """`c + Q Qt (x - c)`: only what lies along a span is left."""
-
-    q_rd: Float[Tensor, "r d"]
-    c_d: Float[Tensor, " d"]
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        q_rd, c_d = self.q_rd.to(x_nd), self.c_d.to(x_nd)
-        return c_d + (x_nd - c_d) @ q_rd.T @ q_rd
+    return lambda x_nd: c_d.to(x_nd) + _along(x_nd - c_d.to(x_nd), q_rd)
 
 
-@dataclass(frozen=True, eq=False)
-class Swap:
-    """`c + (I - Q Qt)(x - c) + Q Qt (t - c)`: along a span, every activation becomes the target."""
-
-    q_rd: Float[Tensor, "r d"]
-    c_d: Float[Tensor, " d"]
-    target_d: Float[Tensor, " d"]
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        q_rd = self.q_rd.to(x_nd)
-        return x_nd - (x_nd - self.target_d.to(x_nd)) @ q_rd.T @ q_rd
+def swap(q_rd: Float[Tensor, "r d"], target_d: Float[Tensor, " d"]) -> Edit:
+    """`(I - Q Qt) x + Q Qt t`: along a span, every activation becomes the target, whatever the centre."""
+    return off(q_rd, target_d)
 
 
-@dataclass(frozen=True, eq=False)
-class Clamp:
+def clamp(v_d: Float[Tensor, " d"], c_d: Float[Tensor, " d"], value: float) -> Edit:
     """The component of `x - c` along a unit direction becomes `value`."""
 
-    v_d: Float[Tensor, " d"]
-    c_d: Float[Tensor, " d"]
-    value: float
+    def clamped(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        v = v_d.to(x_nd)
+        return x_nd + (value - (x_nd - c_d.to(x_nd)) @ v)[:, None] * v
 
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        v_d = self.v_d.to(x_nd)
-        along_n = (x_nd - self.c_d.to(x_nd)) @ v_d
-        return x_nd + (self.value - along_n)[:, None] * v_d
+    return clamped
+
+
+def gated(gate: Gate, edit: Edit) -> Edit:
+    """An edit of the activations that a gate lets through; the others stay as they are, bit by bit."""
+    return lambda x_nd: torch.where(gate(x_nd)[:, None], edit(x_nd), x_nd)
+
+
+def _along(x_nd: Float[Tensor, "n d"], q_rd: Float[Tensor, "r d"]) -> Float[Tensor, "n d"]:
+    return x_nd @ q_rd.to(x_nd).T @ q_rd.to(x_nd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +84,6 @@ class Gate:
         return open_n.to(x_nd.device)
 
 
-@dataclass(frozen=True, eq=False)
-class Gated:
-    """An edit of the activations that a gate lets through; the others stay as they are, bit by bit."""
-
-    gate: Gate
-    edit: Edit
-
-    def __call__(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return torch.where(self.gate(x_nd)[:, None], self.edit(x_nd), x_nd)
-
-
 def orthonormal(v_rd: Float[Tensor, "r d"]) -> Float[Tensor, "q d"]:
     """Orthonormal rows with the span of some directions; near-duplicates count once.
 
@@ -137,9 +94,3 @@ def orthonormal(v_rd: Float[Tensor, "r d"]) -> Float[Tensor, "q d"]:
     if not bool(s_r.max() > 0):
         raise EPError("the directions span nothing: all are zero; regions without members have no mean direction")
     return q_rd[kept].float()
-
-
-def left_the_manifold(dictionary: Dictionary, x_nd: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
-    """Activations farther than theta from every exemplar: nothing like them was seen when the dictionary grew."""
-    _, distance_n = dictionary.assign(x_nd)
-    return distance_n > dictionary.threshold

@@ -20,10 +20,11 @@ from torch import Tensor
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
-from ..models.hooks import Tokens, applied
+from ..models.hooks import Edit, Tokens, applied
 from ..models.identity import current_identity
 from ..models.loaded import LoadedModel
-from .edits import Add, Clamp, Edit, Gate, Gated, Off, Onto, Swap, orthonormal
+from . import edits
+from .edits import Gate, orthonormal
 
 Regions = int | Sequence[int]
 Basis = Literal["exemplar", "mean"]
@@ -31,33 +32,30 @@ Direction = Basis | Tensor
 Around = Literal["centre", "origin"]
 
 
+Acting = AbstractContextManager[None]
+
+
 class Where(TypedDict, total=False):
-    """Where and when an intervention acts.
+    """Along what, where and when an intervention acts.
 
     A sequence without the BOS that the dictionary's windows begin with is warned of, once.
 
     Attributes:
+        basis: "exemplar" directions, the default, "mean" ones of members, or a direction [d] of your own.
         sites: e.g. "resid_post.*"; the dictionary's own site by default.
         tokens: "all", "prompt" or "generated" ones.
         gate: only activations that this lets through.
         any_model: act on a model other than the dictionary's, of the same width.
     """
 
+    basis: Direction
     sites: str | Sequence[str] | None
     tokens: Tokens
     gate: Gate | None
     any_model: bool
 
 
-def steer(
-    model: Any,
-    dictionary: StoredDictionary,
-    region: Regions,
-    *,
-    alpha: float,
-    basis: Direction = "exemplar",
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
+def steer(model: Any, dictionary: StoredDictionary, region: Regions, *, alpha: float, **where: Unpack[Where]) -> Acting:
     """Add `alpha` typical residual norms of the (normalised sum of the) regions' directions to the activations.
 
     Args:
@@ -66,7 +64,6 @@ def steer(
         dictionary: whose regions they are.
         region: whose direction; of several, the direction of their sum.
         alpha: in units of `dictionary.typical_norm`; negative steers away.
-        basis: "exemplar", "mean", or a direction [d] of your own.
         where: see `Where`.
 
     Raises:
@@ -74,78 +71,53 @@ def steer(
     """
     if not math.isfinite(alpha):
         raise EPError(f"alpha is {alpha}; expected a finite number of typical residual norms, such as 1 or -0.5")
-    total_d = directions_of(dictionary, region, basis).sum(dim=0)
+    total_d = _directions(dictionary, region, where).sum(dim=0)
     if not bool(total_d.norm() > 0):
         raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
-    edit = Add(alpha * dictionary.typical_norm * total_d / total_d.norm())
-    return _act(model, dictionary, edit, where)
+    return _act(model, dictionary, edits.add(alpha * dictionary.typical_norm * total_d / total_d.norm()), where)
 
 
 def ablate(
-    model: Any,
-    dictionary: StoredDictionary,
-    region: Regions,
-    *,
-    basis: Direction = "exemplar",
-    around: Around = "centre",
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
+    model: Any, dictionary: StoredDictionary, region: Regions, *, around: Around = "centre", **where: Unpack[Where]
+) -> Acting:
     """Project the span of the regions' directions out of the activations: see `steer`.
 
     What is projected is the part from the dictionary's "centre", which suits its own site; or, as `around` says, from
     the "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
     """
-    edit = Off(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
-    return _act(model, dictionary, edit, where)
+    q_rd = orthonormal(_directions(dictionary, region, where))
+    return _act(model, dictionary, edits.off(q_rd, _point(dictionary, around)), where)
 
 
 def project(
-    model: Any,
-    dictionary: StoredDictionary,
-    region: Regions,
-    *,
-    basis: Direction = "exemplar",
-    around: Around = "centre",
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
+    model: Any, dictionary: StoredDictionary, region: Regions, *, around: Around = "centre", **where: Unpack[Where]
+) -> Acting:
     """Keep nothing but the span of the regions' directions: see `steer`, and for `around` see `ablate`."""
-    edit = Onto(orthonormal(directions_of(dictionary, region, basis)), _point(dictionary, around))
-    return _act(model, dictionary, edit, where)
+    q_rd = orthonormal(_directions(dictionary, region, where))
+    return _act(model, dictionary, edits.onto(q_rd, _point(dictionary, around)), where)
 
 
-def swap(
-    model: Any,
-    dictionary: StoredDictionary,
-    region: Regions,
-    towards: Regions,
-    *,
-    basis: Basis = "exemplar",
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
+def swap(model: Any, dictionary: StoredDictionary, region: Regions, towards: Regions, **where: Unpack[Where]) -> Acting:
     """Off the span of some regions, towards the mean of others within that span: see `steer`.
 
     The target is the mean of the other regions' directions at the typical distance from the centre.
     """
-    q_rd = orthonormal(directions_of(dictionary, region, basis))
-    target_d = dictionary.center + dictionary.typical_radius * directions_of(dictionary, towards, basis).mean(dim=0)
-    return _act(model, dictionary, Swap(q_rd, dictionary.center, target_d), where)
+    q_rd, towards_rd = (_directions(dictionary, regions, where) for regions in (region, towards))
+    target_d = dictionary.center + dictionary.typical_radius * towards_rd.mean(dim=0)
+    return _act(model, dictionary, edits.swap(orthonormal(q_rd), target_d), where)
 
 
-def clamp(
-    model: Any,
-    dictionary: StoredDictionary,
-    region: int,
-    value: float,
-    *,
-    basis: Direction = "exemplar",
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
+def clamp(model: Any, dictionary: StoredDictionary, region: int, value: float, **where: Unpack[Where]) -> Acting:
     """Set the component along a region's direction, from the centre, to `value` typical residual norms: see `steer`."""
     if not math.isfinite(value):
         raise EPError(f"value is {value}; expected a finite number of typical residual norms")
-    v_d = directions_of(dictionary, region, basis)[0]
-    edit = Clamp(v_d / v_d.norm(), dictionary.center, value * dictionary.typical_norm)
+    v_d = _directions(dictionary, region, where)[0]
+    edit = edits.clamp(v_d / v_d.norm(), dictionary.center, value * dictionary.typical_norm)
     return _act(model, dictionary, edit, where)
+
+
+def _directions(dictionary: StoredDictionary, region: Regions, where: Where) -> Float[Tensor, "r d"]:
+    return directions_of(dictionary, region, where.get("basis", "exemplar"))
 
 
 def directions_of(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:
@@ -176,9 +148,11 @@ def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
 
 
 def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> AbstractContextManager[None]:
+    if unknown := set(where) - set(Where.__annotations__):
+        raise TypeError(f"there is no parameter {', '.join(sorted(unknown))}; see ep.steer and act.steer.Where")
     check_model_of(model, dictionary, where.get("any_model", False))
     gate = where.get("gate")
-    edit = Gated(gate, edit) if gate else edit
+    edit = edits.gated(gate, edit) if gate else edit
     outer = model.model if isinstance(model, LoadedModel) else model  # a bridge itself, whose `generate` is watched
     sites = where.get("sites") or dictionary.config.site.name
     bos = None if where.get("any_model") else dictionary.config.text.begins_with  # another's ids mean other tokens
