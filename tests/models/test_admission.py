@@ -151,11 +151,27 @@ def test_a_look_at_the_next_token_alone_is_seen():
         given(model)
 
 
-def test_batch_mates_that_enter_are_seen():
-    model = tiny("llama")
-    model.model.layers[1].register_forward_hook(lambda m, a, out: out + 0.1 * out.mean(dim=0, keepdim=True))
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.1), (torch.bfloat16, 1.0)])
+def test_batch_mates_that_enter_are_seen(dtype, share):
+    model = tiny("llama").to(dtype)
+    model.model.layers[1].register_forward_hook(lambda m, a, out: out + share * out.mean(dim=0, keepdim=True))
     with pytest.raises(EPError, match=r"depend on what else is in the batch|does not attend causally"):
         given(model)
+
+
+def test_a_module_around_a_model_is_told_what_to_give():
+    class Around(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.inner, self.config = model, model.config
+
+        def get_input_embeddings(self):
+            return self.inner.get_input_embeddings()
+
+    with pytest.raises(EPError, match=r"this Around is a module around a model.*give the transformers model inside"):
+        given(Around(tiny("llama")))
+    with pytest.raises(EPError, match=r"expected a causal language model of transformers .*got DataParallel"):
+        given(nn.DataParallel(tiny("llama")))
 
 
 def test_more_than_the_last_block_entering_the_logits_turns_the_lens_off():
@@ -345,6 +361,10 @@ def test_adapters_are_part_of_the_identity_with_their_scale():
     first = given(model).info
     model.set_adapter("second")
     assert given(model).info.weights == first.weights and given(model).info.fingerprint != first.fingerprint
+    learnt = peft.get_peft_model(tiny("llama"), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    on = given(learnt.eval()).info
+    with learnt.disable_adapter():
+        assert given(learnt).info.weights == on.weights and given(learnt).info.fingerprint != on.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -26,14 +26,14 @@ from .lens import lens
 from .loaded import Admission, LoadedModel
 from .sites import Site
 
-_SHORT, _LONG = 8, 16  # tokens of the windows that every model is tested on
+_SHORT, _LONG = 8, 12  # tokens of the windows that every model is tested on
 
 
 def admit(loaded: LoadedModel, *, remote_code: bool = False) -> Admission:
     """Test that activations depend on nothing but the tokens up to theirs, and whether the logit lens is true.
 
-    A short window shares a batch with a longer one that begins as it does but for the last token. Up to there the
-    activations of both must be the same at every block, and the short one's those that it has alone.
+    Three windows share a batch: a short one, the same with another last token, and a longer one. The short one's
+    activations must be, at every block, those that it has alone; and all but the last of the second one's too.
 
     Raises:
         EPError: the model cannot run on token ids alone, is not causal, or mixes the windows of a batch.
@@ -41,9 +41,9 @@ def admit(loaded: LoadedModel, *, remote_code: bool = False) -> Admission:
     refused = None
     for seed in (0, 1):
         # Where experts are chosen, rounding alone can tip the scales: what fails on other tokens too is no accident.
-        short_s, long_s = _windows(loaded, seed)
-        stream, logits_v = _alone(loaded, short_s)
-        refused = _dependence(loaded, short_s, long_s, stream)
+        windows = _windows(loaded, seed)
+        stream, logits_v = _alone(loaded, windows[0])
+        refused = _dependence(loaded, windows, stream)
         if refused is None:
             last_nd = stream[max(stream)]
             return Admission(
@@ -112,16 +112,15 @@ def _plain_ids(loaded: LoadedModel) -> np.ndarray:
     return plain if len(plain) else np.zeros(1, dtype=np.int64)
 
 
-def _windows(loaded: LoadedModel, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A short window, and a longer one (where the model takes it) that begins with all but the short one's last."""
+def _windows(loaded: LoadedModel, seed: int) -> list[np.ndarray]:
+    """A short window, the same with another last token, and a longer one of other tokens if the model takes it."""
     limit = loaded.architecture.max_length or _LONG
-    short = min(_SHORT, limit)
-    long = max(short, min(_LONG, limit, loaded.architecture.regime_length or _LONG))
+    short, long = min(_SHORT, limit), min(_LONG, limit, loaded.architecture.regime_length or _LONG)
     plain = _plain_ids(loaded)
-    ids_s = np.random.default_rng(seed).choice(plain, size=long)
-    long_s = ids_s.copy()
-    long_s[short - 1] = plain[(np.searchsorted(plain, ids_s[short - 1]) + len(plain) // 2) % len(plain)]
-    return ids_s[:short], long_s
+    ids_s = np.random.default_rng(seed).choice(plain, size=short + long)
+    changed_s = ids_s[:short].copy()
+    changed_s[-1] = plain[(np.searchsorted(plain, changed_s[-1]) + len(plain) // 2) % len(plain)]
+    return [ids_s[:short], changed_s, ids_s[short:]]
 
 
 def _alone(loaded: LoadedModel, ids_s: np.ndarray) -> tuple[dict[int, Tensor], Tensor | None]:
@@ -179,17 +178,15 @@ def _last_logits(model: nn.Module) -> dict[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
 
 
-def _dependence(
-    loaded: LoadedModel, short_s: np.ndarray, long_s: np.ndarray, alone: dict[int, Tensor]
-) -> EPError | None:
-    extractor = Extractor(loaded.model, [Site(layer, "resid_post") for layer in alone], batch_size=2)
+def _dependence(loaded: LoadedModel, windows: list[np.ndarray], alone: dict[int, Tensor]) -> EPError | None:
+    extractor = Extractor(loaded.model, [Site(layer, "resid_post") for layer in alone], batch_size=len(windows))
     with _on_ids_alone(loaded.architecture):
-        together = extractor.extract([short_s, long_s])
-    n, dtype, name = len(short_s), loaded.model.dtype, loaded.architecture.class_name
+        together = extractor.extract(windows)
+    n, dtype, name = len(windows[0]), loaded.model.dtype, loaded.architecture.class_name
     for site, x_nd in together.items():
         if n > 1 and not (gap := _gap(x_nd[: n - 1], x_nd[n : 2 * n - 1], torch.float32)) <= _tolerance(dtype):
             return EPError(
-                f"{name} does not attend causally: with other tokens from the {n}th on, {site} of those before it "
+                f"{name} does not attend causally: when the last of {n} tokens changes, {site} of those before it "
                 f"moves by {gap:.1%}. Expected a decoder-only language model, because an activation must not depend on "
                 "the tokens after it; some encoders become one with is_decoder=True in their configuration"
             )
@@ -197,7 +194,7 @@ def _dependence(
         if not (gap := _gap(x_nd[:n], alone[site.layer], dtype)) <= _tolerance(dtype):
             return EPError(
                 f"activations of {name} depend on what else is in the batch: {site} of a window of {n} tokens moves by "
-                f"{gap:.1%} beside one of {len(long_s)}. Expected a model that reads every window by itself"
+                f"{gap:.1%} beside one of {len(windows[2])}. Expected a model that reads every window by itself"
             )
     return None
 

@@ -103,7 +103,8 @@ class Architecture:
             EPError: it has no configuration, no token embedding, or no recognisable list of blocks.
         """
         model = transformers_model(model)
-        if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
+        needed = ("config", "get_input_embeddings")
+        if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in needed):
             raise EPError(
                 f"expected a causal language model of transformers (a PreTrainedModel object), "
                 f"got {type(model).__name__}. "

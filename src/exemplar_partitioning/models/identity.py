@@ -177,9 +177,14 @@ def _relevant(configuration: Any) -> Any:
 
 
 def _adapters(model: nn.Module) -> Iterator[list[Any]]:
-    """Of every layer that PEFT has wrapped: which adapters take part, how strongly, and which are merged."""
+    """Of every layer that PEFT has wrapped: which adapters take part, how strongly, and which are merged.
+
+    Also the prompt that takes part, where it is one that was learnt.
+    """
     module: Any
     for prefix, module in _modules(model):
+        if hasattr(module, "prompt_encoder") and hasattr(module, "has_active_enabled_adapter"):
+            yield [prefix, module.active_adapter if module.has_active_enabled_adapter else None]
         if not (hasattr(module, "active_adapters") and hasattr(module, "merged_adapters")):
             continue
         active = [] if module.disable_adapters else list(module.active_adapters)

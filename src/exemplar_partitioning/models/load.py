@@ -167,6 +167,11 @@ def _from_object(model: Any, tokenizer: Any, revision: str | None, dtype: str, d
         )
     outer, model = model, transformers_model(model)
     Architecture.of(model)  # refuses what is no model before anything else is tried
+    if not (hasattr(model, "dtype") and hasattr(model, "device")):
+        raise EPError(
+            f"this {type(model).__name__} is a module around a model and does not pass on its dtype and device; give "
+            "the transformers model inside"
+        )
     name = getattr(model, "name_or_path", "")
     if tokenizer is None:
         tokenizer = _tokenizer_of(outer, name)
