@@ -12,7 +12,7 @@ from sklearn.linear_model import orthogonal_mp_gram
 import oracle
 from annotated import annotated
 from exemplar_partitioning import Dictionary, LeaderClustering
-from exemplar_partitioning.core import pursuit
+from exemplar_partitioning.core import atoms, matching, orthogonal
 from exemplar_partitioning.errors import EPError
 from streams import cuts, streams
 
@@ -82,15 +82,19 @@ def test_not_on_threads_blocks_or_what_is_kept_in_memory(monkeypatch, rule):
     options = {"method": rule[0], "nonnegative": rule[1]}
     whole = d.decompose(x, 12, **options)
     assert whole.l0.mean() > 8
-    monkeypatch.setattr(pursuit, "_ROWS", (1, 37))
+    monkeypatch.setattr(matching, "_TOGETHER", 37)
+    monkeypatch.setattr(matching, "_SETTLED", 50)
+    monkeypatch.setattr(orthogonal, "_ROWS", 37)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         assert same(d.decompose(x, 12, **options), whole)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr(pursuit, "GRAM_BYTES", 0)
-    monkeypatch.setattr(pursuit, "_PAIRS", 100)
+    monkeypatch.setattr(matching, "_DRIFT", 0.0)  # no run is believed beyond a step
+    assert same(d.decompose(x, 12, **options), whole)
+    monkeypatch.setattr(atoms, "GRAM_BYTES", 0)
+    monkeypatch.setattr(atoms, "_GATHERED", 100)
     again = Dictionary(d.center, d.exemplars, d.threshold)
     assert again._atoms.gram_mm is None and same(again.decompose(x, 12, **options), whole)
 
