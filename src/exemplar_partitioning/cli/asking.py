@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +13,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..text.windowing import ordered
+from .options import count
 
 
 def asking(
-    request: type[BaseModel], *, but: Collection[str], given: Mapping[str, Any], panels: Mapping[str, Collection[str]]
+    request: type[BaseModel],
+    *,
+    but: Collection[str],
+    given: Mapping[str, Any],
+    counts: Collection[str] = (),
+    panels: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every field of a request, in the place of its `**asked`.
 
@@ -23,7 +30,8 @@ def asking(
         request: whose fields are asked for.
         but: fields that have no option, or one that the command declares itself.
         given: for fields that people write in a way of their own, what `typer.Option` takes: also `spelled`, the
-            names of the option, `kind`, its type, and `default`.
+            names of the option, `kind`, its type, `help` where it says more, and `default`.
+        counts: fields that are large numbers: `2_000_000` and `2e6` are fine.
         panels: headings of the help, each with the fields below it.
     """
 
@@ -36,7 +44,9 @@ def asking(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=given.get(name, {}).get("default", field.default),
-                annotation=_option(name, field, dict(given.get(name, {})), heading.get(name)),
+                annotation=_option(
+                    name, field, dict(given.get(name, {})) | _large(field, name in counts), heading.get(name)
+                ),
             )
             for name, field in fields.items()
         ]
@@ -53,6 +63,10 @@ def asking(
     return decorate
 
 
+def _large(field: FieldInfo, asked: bool) -> dict[str, Any]:
+    return {"parser": count, "metavar": "COUNT", "show_default": f"{field.default:_}"} if asked else {}
+
+
 def _option(name: str, field: FieldInfo, given: dict[str, Any], panel: str | None) -> Any:
     given.pop("default", None)
     kind = given.pop("kind", field.annotation)
@@ -62,5 +76,5 @@ def _option(name: str, field: FieldInfo, given: dict[str, Any], panel: str | Non
     if "parser" not in given:
         least = next((rule.ge for rule in field.metadata if hasattr(rule, "ge")), None)
         given |= {} if least is None else {"min": least}
-    option = typer.Option(spelled, help=field.description, rich_help_panel=panel, **given)
-    return Annotated[kind, option]
+    given = {"help": field.description, **given}
+    return Annotated[kind, typer.Option(spelled, rich_help_panel=panel, **given)]

@@ -24,11 +24,6 @@ _CALIBRATION = ("calibration_sample", "calibration_batch")
 _ANNOTATED_TOKENS = 100_000  # where none are kept, on a cluster
 
 
-def _count(name: str) -> dict[str, Any]:
-    default = f"{BuildRequest.model_fields[name].default:_}"
-    return {"parser": options.count, "metavar": "COUNT", "show_default": default}
-
-
 @asking(
     BuildRequest,
     but=("out", "on_event", "stop", "ray", "workers", "keep_activations"),
@@ -38,8 +33,8 @@ def _count(name: str) -> dict[str, Any]:
         | {"default": ",".join(f"{p:g}" for p in BuildRequest.model_fields["percentiles"].default)},
         "prepend_bos": {"spelled": "--bos/--no-bos"},
         "positions": {"kind": str},
-        **{name: _count(name) for name in ("max_tokens", "saturation_window", *_CALIBRATION)},
     },
+    counts=("max_tokens", "saturation_window", *_CALIBRATION),
     panels={
         _STREAM: (*Windowing.model_fields, *("field", "strict", "saturation_window"), *_CALIBRATION),
         _MACHINE: ("checkpoint_seconds", "dtype", "device", "batch_size"),
@@ -75,7 +70,7 @@ def build(
             help="Leave all activations in OUT/activations, where annotating the same text reads them.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")] = False,
+    as_json: options.JsonLines = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
     ] = None,
@@ -112,13 +107,11 @@ def build(
     from ..folder.activations import Kept
     from ..folder.dictionary import find
     from ..models.load import load_model, outline
-    from .annotate import Bar
-    from .display import JsonLines, LiveDisplay
+    from .display import display
 
     if threads is not None:
         torch.set_num_threads(threads)
     folder = out or Path("dictionaries") / re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
-    display = JsonLines() if as_json else LiveDisplay(model, folder)
     source, field = options.sources(text), asked["field"]
     how = {"dtype": asked["dtype"], "device": asked["device"]}
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -126,13 +119,13 @@ def build(
     asked["keep_activations"] = "all" if keep_activations else "calibration" if annotate and ray is None else "none"
     check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
     loaded = load_model(model, **origin, **how)
-    with display, stop_on_interrupt() as stop:
+    with display(as_json, f"Building {model} into {folder}") as tell, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
-        result = api.build(loaded, source, out=folder, on_event=display, **pool, **asked)
+        result = api.build(loaded, source, out=folder, on_event=tell, **pool, **asked)
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
-            kept, bar = Kept.beside(folder), JsonLines() if as_json else Bar()
+            kept = Kept.beside(folder)
             tokens = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
-            api.annotate(folder, source, model=loaded, max_tokens=tokens, field=field, on_event=bar, **pool)
+            api.annotate(folder, source, model=loaded, max_tokens=tokens, field=field, on_event=tell, **pool)
     if not as_json:
         _print_dictionaries(result)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def check(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    path: options.Folder,
     model: Annotated[
         str | None,
         typer.Option(
             help="Where the model is: a sample of exemplars is embedded again from their windows.", show_default=False
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Check dictionaries, their annotations and labels: hashes, ranges, and what must agree between files."""
     from ..api import load

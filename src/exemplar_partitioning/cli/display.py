@@ -1,13 +1,11 @@
-"""What a running build looks like: to people, and to programs."""
+"""What a running build or annotation looks like: to people, and to programs."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console, Group
@@ -19,12 +17,13 @@ from .output import json_text
 from .terminal import interval, table
 
 if TYPE_CHECKING:
-    from ..annotating.run import AnnotateEvent
-    from ..building.settings import DictionarySummary, Event
+    from ..building.settings import DictionarySummary
     from ..folder.schema import Config
+    from ..stream import Event
 
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 
+_DOING = {"calibrating": "calibrating", "checkpoint": "saving", "lens": "logit lens and metrics"}  # else the usual
 _ENDS = {
     "saturated": "saturated",
     "unseen": "missing mass",
@@ -61,19 +60,6 @@ def _cells(
     return [site, f"{percentile:g}", f"{threshold:.4f}", f"{k:,}", f"{n_activations:,}", mass, _ENDS[stopped]]
 
 
-def tokens_progress(console: Console, *, transient: bool = False) -> Progress:
-    """A bar of tokens read, with their rate in the field `rate`."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=transient,
-    )
-
-
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
     """A line on standard error that says what is being done, and how far it is."""
@@ -97,66 +83,57 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-class JsonLines:
-    """Events as JSON lines on standard output."""
+@contextmanager
+def display(as_json: bool, title: str = "") -> Iterator[Callable[[Event], None]]:
+    """What shows events as they come: JSON lines on standard output, or a display for people on standard error."""
+    if as_json:
+        yield _print_json
+        return
+    shown = _Display()
+    if title:
+        shown.print(title)
+    with shown.live if shown.console.is_terminal else nullcontext():
+        yield shown
 
-    def __enter__(self) -> JsonLines:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, event: Event | AnnotateEvent) -> None:
-        sys.stdout.write(json_text(event.as_json()) + "\n")
-        sys.stdout.flush()
+def _print_json(event: Event) -> None:
+    sys.stdout.write(json_text(event.as_json()) + "\n")
+    sys.stdout.flush()
 
 
-class LiveDisplay:
-    """A progress bar and a table on a terminal; a line now and then elsewhere. Both on standard error."""
+class _Display:
+    """A bar, and a table of the dictionaries that grow, on a terminal; a line now and then elsewhere."""
 
-    def __init__(self, model: str, folder: Path):
+    def __init__(self) -> None:
         self.console = Console(stderr=True)
-        self.model, self.folder = model, folder
-        self.progress = tokens_progress(self.console)
-        self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
         self.last_printed = 0.0
 
-    def __enter__(self) -> LiveDisplay:
-        self.console.print(f"Building {self.model} into {self.folder}", markup=False, highlight=False)
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live.is_started:
-            self.live.stop()
+    def print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
-        doing = {"calibrating": "calibrating", "checkpoint": "saving"}.get(
-            event.kind, "clustering" if event.dictionaries else "calibrating"
-        )
+        growing = getattr(event, "dictionaries", None)  # none of an annotation, which has nothing that grows
+        usual = "annotating" if growing is None else "clustering" if growing else "calibrating"
         rate = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ""
-        self.progress.update(
-            self.task,
-            description=doing,
-            completed=event.tokens,
-            total=event.max_tokens,
-            rate=rate,
-            visible=True,
-        )
+        read: dict[str, Any] = {"completed": event.tokens, "total": event.max_tokens, "rate": rate, "visible": True}
+        self.progress.update(self.task, description=_DOING.get(event.kind, usual), **read)
         if self.live.is_started:
-            parts: list[Progress | Table] = [self.progress]
-            if event.dictionaries:
-                parts.append(dictionaries_table(event.dictionaries))
-            self.live.update(Group(*parts))
+            self.live.update(Group(self.progress, *([dictionaries_table(growing)] if growing else [])))
         elif event.kind != "progress" or time.monotonic() - self.last_printed > _PLAIN_SECONDS:
             self.last_printed = time.monotonic()
             regions = "  ".join(
                 f"{s.site} percentile {s.percentile:g}: {s.k:,} regions, missing mass {s.unseen.estimate:.2%}"
-                for s in event.dictionaries
+                for s in growing or ()
             )
             line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {regions}"
-            self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+            self.print(line.rstrip())

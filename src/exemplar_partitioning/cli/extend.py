@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,30 +9,29 @@ import typer
 
 from . import options
 from .interrupts import stop_on_interrupt
+from .output import print_json
 
 _NEW = 8  # new regions to name
 
 
 def extend(
-    path: Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")],
+    path: options.Folder,
     text: Annotated[list[str], typer.Argument(help="New text: files, folders, globs or hf:owner/dataset.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the dictionaries that have grown.")],
-    max_tokens: Annotated[str, typer.Option(help="Tokens of the new text to read.")] = "1_000_000",
-    field: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
-    model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved.", show_default=False)] = None,
+    max_tokens: options.MaxTokens = 1_000_000,
+    field: options.Field = "text",
+    model: options.Model = None,
     trust_remote_code: options.RemoteCode = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: options.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the same command began.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended.
 
     Labels given by hand come along. Annotations do not, as they know nothing of the new text: run ep annotate.
     The missing mass is that of the new text.
     """
-    tokens = options.count(max_tokens)
-
     from ..building.extend import extend as run
     from ..text.visible import visible
 
@@ -43,7 +41,7 @@ def extend(
             options.sources(text),
             out=out,
             model=options.reader(path, model, trust_remote_code, device),
-            max_tokens=tokens,
+            max_tokens=max_tokens,
             field=field,
             device=device,
             resume=resume,
@@ -60,7 +58,7 @@ def extend(
             }
             for old, new in grown
         ]
-        typer.echo(json.dumps(rows))
+        print_json(rows)
         return
     for old, new in grown:
         added = new.regions.slice(old.k)

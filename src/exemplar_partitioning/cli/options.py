@@ -103,6 +103,8 @@ Chat = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="Of the forward pass: auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document in place of text for people.")]
 Ray = Annotated[
     str | None,
