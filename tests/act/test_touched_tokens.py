@@ -115,6 +115,25 @@ def test_drafts_that_are_read_count_as_generated(drafts):
     assert prompt == 10 and generated >= 4 and everything == prompt + generated
 
 
+def test_drafts_by_the_models_first_blocks_know_the_prompt():
+    """Each draft is a `generate` of its own that begins with all that was written so far."""
+    everything, prompt, generated = counts(model_of("llama"), assistant_early_exit=2)
+    assert everything == prompt + generated
+    assert 20 <= prompt <= 21  # read by the model and by the drafts; their cache is cut back by one
+    assert generated >= 8
+
+
+def test_passes_on_the_side_are_refused():
+    """Guidance reads the last token of the prompt, and all that is written, without the rest of the prompt."""
+    model = model_of("llama")
+    with pytest.raises(EPError, match="cannot be told apart"):
+        counts(model, guidance_scale=1.5)
+    touched = []
+    with applied(model, lambda x_nd: touched.append(len(x_nd)) or x_nd, "resid_post.1"):
+        model.generate(PROMPT, guidance_scale=1.5, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert sum(touched) == 14 + 5
+
+
 def test_a_prompt_of_embeddings():
     model = model_of("llama")
     embedded = model.get_input_embeddings()(PROMPT).detach()

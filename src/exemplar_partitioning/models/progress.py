@@ -35,6 +35,7 @@ class _Run:
     """A call of `generate` under way. base: length of the prompt within its sequence, None until it is known."""
 
     base: int | None
+    prepares: bool = False  # it is transformers' own, which hands over the sequence before each forward pass
     sequence_bn: Tensor | None = None  # handed over for the next forward pass
     mask_bn: Tensor | None = None
     seen: int = 0  # positions read so far, where `generate` is a loop of another library
@@ -152,6 +153,8 @@ class Progress:
             if (new := sequence_bn.shape[1] - run.base) <= 0:  # less: a part of the prompt
                 return 0
             return min(new, s) if ids_bs is not None and torch.equal(ids_bs, sequence_bn[:, -s:]) else None
+        if run.prepares:  # a pass on the side, as of guidance without a prompt
+            return None
         # A loop of another library: what is cached was read before, and without a cache all is read again.
         length = _length(cache)
         before = run.seen if length is None else length
@@ -166,6 +169,8 @@ class Progress:
         def watched(*args: Any, **kwargs: Any) -> Any:
             given = args[0] if args else next((kwargs[n] for n in _PROMPT if kwargs.get(n) is not None), None)
             base = given.shape[1] if isinstance(given, Tensor) else None  # text, embeddings: the first pass tells
+            if base is not None and self._runs and (outer := self._runs[-1].base) is not None:
+                base = min(base, outer)  # it goes on from what another call is writing, as a draft does
             self._runs.append(_Run(base))
             try:
                 return generate(*args, **kwargs)
@@ -178,6 +183,7 @@ class Progress:
         @wraps(prepare)  # its signature is looked at
         def prepared(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._runs:
+                self._runs[-1].prepares = True
                 self._runs[-1].sequence_bn = input_ids
                 self._runs[-1].mask_bn = kwargs.get("attention_mask")
             return prepare(input_ids, *args, **kwargs)
