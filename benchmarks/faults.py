@@ -119,6 +119,22 @@ def killed(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
         yield job.name, [*[(SAME, "")] * (found.kills - len(wrong)), *((WRONG, said) for said in wrong)]
 
 
+def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+    """Every verb of the command line, disturbed at each of its writes."""
+    from faults import points as tried
+
+    for verb in tried.verbs(folder):
+        trial = tried.Trial(verb, folder)
+        for fault, count in (("kill", 90), ("full", 12), ("interrupt", 6)):
+            yield f"{verb.name}, {fault}", trial.at(fault, 2 if quick else count)
+        yield f"{verb.name}, two at once", [trial.twice()]
+        if "{out}" in verb.line and verb.line[-1] != "{out}":
+            yield f"{verb.name}, a link to nowhere", [trial.dangling()]
+        if verb.name in ("build", "extend"):
+            for pattern in tried.GONE:
+                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2 if quick else 6)
+
+
 def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
@@ -176,9 +192,8 @@ def _model_and_text(folder: Path) -> tuple[Path, Path]:
     return tiny_llama(folder / "tiny"), text
 
 
-PARTS: dict[str, Callable[[Path, bool], Iterator[tuple[str, Outcomes]]]] = {
-    part.__name__: part for part in (damaged, hostile, web, killed, full, readonly, together, clocks, names, memory)
-}
+_PARTS = (damaged, hostile, web, killed, points, full, readonly, together, clocks, names, memory)
+PARTS: dict[str, Callable[[Path, bool], Iterator[tuple[str, Outcomes]]]] = {part.__name__: part for part in _PARTS}
 
 
 if __name__ == "__main__":

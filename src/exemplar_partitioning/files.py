@@ -7,13 +7,15 @@ where it appears in one folder with it (`seal`), or in its own key `sha256` wher
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ _ELSEWHERE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.EIO),
 )
+_STALE_SECONDS = 60  # a writer takes its lock at once
 
 
 def sha256(path: Path) -> str:
@@ -52,21 +55,28 @@ def disk_errors(path: Path, advice: str = "choose a folder that you may write to
                 f"no space left while writing {path}: free some, or {advice}; then run the same command again, a build "
                 "with --resume"
             ) from error
+        if error.errno == errno.ENOENT:
+            gone = f"{error.filename or path} is gone, removed while this ran"
+            raise ResourceError(f"cannot write {path}: {gone}; run the same command again") from error
+        if links := [part for part in (path, *path.parents) if part.is_symlink() and not part.exists()]:
+            raise ResourceError(
+                f"cannot write {path}: {links[0]} is a link to nothing; remove it, or {advice}"
+            ) from error
         if error.errno in _ELSEWHERE:
             raise ResourceError(f"cannot write {path}: {error.strerror}; {advice}") from error
         raise
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, again: bool = False) -> Iterator[Path]:
     """A folder to fill that appears at `path` all at once, or not at all.
 
-    Everything in it is on the disk before it gets its name. Raises FileExistsError if `path` exists, EPError if
-    another process is writing it.
+    Everything in it is on the disk before it gets its name. Raises FileExistsError if `path` exists (with `again`: and
+    holds anything else than what was filled in), EPError if another process is writing it.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
-        if path.exists():
+        if path.exists() and not again:
             raise FileExistsError(path)
         partial.mkdir(parents=True, exist_ok=True)
         with _held(partial, path, os.O_RDONLY):
@@ -74,7 +84,12 @@ def new_folder(path: Path) -> Iterator[Path]:
                 for left in partial.iterdir():  # by a process that was killed
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 yield partial
-                for file in partial.iterdir():
+                if path.exists():
+                    if not _same(partial, path):
+                        raise FileExistsError(path)
+                    shutil.rmtree(partial)
+                    return
+                for file in partial.rglob("*"):
                     flush(file)
                 flush(partial)
                 partial.rename(path)
@@ -84,18 +99,66 @@ def new_folder(path: Path) -> Iterator[Path]:
                 raise
 
 
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    files = [{file.relative_to(root) for file in root.rglob("*") if file.is_file()} for root in (one, other)]
+    return files[0] == files[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in files[0])
+
+
 def write_new(path: Path, data: bytes) -> None:
     """A file with these bytes, in place of what was there, in one step. EPError if another process is writing it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path), _held(partial, path, os.O_WRONLY | os.O_CREAT):
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Files of one folder, each in place of what was there, once all of them are on the disk.
+
+    The last one vouches for the others: it goes before any of them changes, and comes when all are there. EPError if
+    another process is writing one of them.
+    """
+    *others, last = files
+    with ExitStack() as stack:
+        stack.enter_context(disk_errors(last))
+        partials = {path: path.with_name(f".{path.name}.partial") for path in files}
+        for path, partial in partials.items():
+            stack.enter_context(_held(partial, path, os.O_WRONLY | os.O_CREAT))
         try:
-            partial.write_bytes(data)
-            flush(partial)
-            partial.replace(path)
-            flush(path.parent)
+            for path, data in files.items():
+                partials[path].write_bytes(data)
+                flush(partials[path])
+            if others:
+                last.unlink(missing_ok=True)
+            for path, partial in partials.items():
+                partial.replace(path)
+            flush(last.parent)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
             raise
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder of ours."""
+    for left in folder.glob(".*.partial"):
+        with suppress(OSError, EPError):  # being written, or another's
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                with _held(left, left, os.O_RDONLY):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is here with the same folder; ends with the process, and leaves nothing behind."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
 
 @contextmanager

@@ -202,9 +202,8 @@ def _whole_or_nothing(out: Path, refused: tuple[str, str]) -> tuple[str, str]:
 
 
 def _content(out: Path) -> dict[str, bytes]:
-    """Files that count, without the time that Neuronpedia's hold."""
-    kept = tree(out)
-    return {name: b"" if "neuronpedia" in name else data for name, data in kept.items() if not name.endswith(".lock")}
+    """Files that count."""
+    return {name: data for name, data in tree(out).items() if not name.endswith(".lock")}
 
 
 def read_only(writing: Writing, folder: Path) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.exchange.pickles import read_pickle
 from exemplar_partitioning.files import new_folder, write_new
 from explorer_site import served
-from faults import disk, hostile, pool, subjects, web
+from faults import disk, hostile, points, pool, subjects, web
 from faults.pool import WRONG
 
 CHEAP = [name for name, subject in subjects.SUBJECTS.items() if subject.cost == 1]
@@ -80,6 +80,15 @@ def test_a_body_that_nests_without_end(tmp_path):
         headers = {"Host": "localhost", "Content-Type": "application/json"}
         status, text = web._send(port, "POST", "/api/dictionaries/resid_post.1-p2/read", b"[" * 100_000, headers)
     assert status == 400 and "JSON" in json.loads(text)["error"]
+
+
+def test_verbs_killed_at_some_of_their_writes(tmp_path):
+    """All of them, at every write: `python -m benchmarks.faults points`."""
+    for verb in points.verbs(tmp_path):
+        if verb.name in ("extend", "match --out, a second time", "export --to mib", "label"):
+            trial = points.Trial(verb, tmp_path)
+            found = [*trial.at("kill", 2), *trial.at("full", 1), trial.twice()]
+            assert not [said for kind, said in found if kind == WRONG]
 
 
 class TestWriting:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -122,9 +123,12 @@ class Workspace:
         """Release the folder; what a build needs to go on stays, where there is anything to go on from."""
         begun = bool(self.checkpoints) or (self.work / JOURNAL).is_file()
         if done or (self.out / "build.json").is_file() or not begun:
+            for left in self.out.glob("*/.*.ready"):
+                shutil.rmtree(left, ignore_errors=True)
             shutil.rmtree(self.work, ignore_errors=True)
-            if self._made and not any(self.out.iterdir()):
-                self.out.rmdir()
+            for folder in [*self.out.glob("*"), *([self.out] if self._made else [])]:
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
         self._lock.release()
 
     def save(self, state: State) -> None:

@@ -102,6 +102,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(141)
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename:  # of a file or folder that somebody takes away meanwhile
+            typer.secho(f"ep: {error.strerror}: {error.filename}; run the same command again", err=True, fg="red")
+            sys.exit(ResourceError.exit_code)
         if not _out_of_memory(error):
             raise
         typer.secho(

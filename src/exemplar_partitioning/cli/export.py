@@ -31,6 +31,7 @@ def export(
     """
     from ..exchange.export import export as write
 
+    there = out.exists()
     how = write(
         options.chosen_dictionary(path, site, percentile),
         to,
@@ -39,4 +40,4 @@ def export(
         k=k,
         basis=cast(Any, basis),
     )
-    typer.echo(f"{out}\n\n{how}")
+    typer.echo(f"{out}{': already done' if there else ''}\n\n{how}")

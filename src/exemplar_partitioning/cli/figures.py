@@ -24,7 +24,7 @@ def figures(
     One figure each of the sizes and the growth of all dictionaries, for one column of a paper; and for every
     dictionary one of its sphere, for both columns, and one of its distances, if it is annotated.
     """
-    from ..files import disk_errors, write_new
+    from ..files import disk_errors, write_together
     from ..show.figures import distances, saturation, sizes, sphere, to_bytes
 
     chosen = options.dictionaries(path, site, percentile)
@@ -39,9 +39,9 @@ def figures(
             bare.append(name)
     if bare:
         typer.echo(f"no distances of {', '.join(bare)}: not annotated; run `ep annotate {path}` first", err=True)
+    files = {out / f"{name}.{kind}": to_bytes(figure, kind) for name, figure in drawn.items()}
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        file = out / f"{name}.{kind}"
-        write_new(file, to_bytes(figure, kind))
+    write_together(files)
+    for file in files:
         typer.echo(file)

@@ -26,17 +26,18 @@ def print_json(value: Any) -> None:
 
 
 def write_tables(out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Table], *, csv: bool) -> None:
-    """summary.json and each table as a file, in a folder that may be there already."""
+    """Each table as a file and summary.json, which says that the tables are there, in a folder that may be there."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
-    from ..files import disk_errors, to_json, write_new
+    from ..files import disk_errors, to_json, write_together
 
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    files = {}
     for name, table in tables.items():
         content = pa.BufferOutputStream()
         (pyarrow.csv.write_csv if csv else pyarrow.parquet.write_table)(table, content)
-        write_new(out / f"{name}.{'csv' if csv else 'parquet'}", content.getvalue().to_pybytes())
-    write_new(out / "summary.json", to_json(known(summary)))
+        files[out / f"{name}.{'csv' if csv else 'parquet'}"] = content.getvalue().to_pybytes()
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_together(files | {out / "summary.json": to_json(known(summary))})

@@ -27,10 +27,14 @@ def report(
     from ..files import disk_errors, write_new
     from ..show.report import render
 
-    if out.is_dir() or (out.exists() and not overwrite):
-        hint = "name a file" if out.is_dir() else "choose another name with --out, or say --overwrite"
-        raise EPError(f"{out} exists already; {hint}")
+    if out.is_dir():
+        raise EPError(f"{out} exists already; name a file")
     page = render(options.chosen_dictionary(path, site, percentile), top).encode()
+    if out.exists() and out.read_bytes() == page:
+        typer.echo(f"{out}: already done")
+        return
+    if out.exists() and not overwrite:
+        raise EPError(f"{out} exists already; choose another name with --out, or say --overwrite")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_new(out, page)

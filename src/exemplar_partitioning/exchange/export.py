@@ -33,7 +33,7 @@ def export(
     Args:
         dictionary: what to write.
         to: the tool, one of TARGETS.
-        path: a folder that does not exist.
+        path: a folder that does not exist, or that the same export wrote.
         readout: "pursuit" writes an autoencoder that decomposes by matching pursuit in k steps (saelens only).
         k: steps of "pursuit".
         basis: "mean" writes mean directions of members in place of the exemplars (saelens only).
@@ -42,7 +42,7 @@ def export(
         A line of code or two by which the tool takes it.
 
     Raises:
-        EPError: unknown tool, a folder that exists, what the tool has no form for, or evidence that is missing.
+        EPError: unknown tool, another folder that exists, what the tool has no form for, or evidence that is missing.
         ResourceError: the disk is full, or the folder must not be written.
     """
     if to not in TARGETS:
@@ -55,14 +55,13 @@ def export(
         most = min(dictionary.k, dictionary.d_model)
         raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
     path = Path(path)
-    if path.exists():
-        raise EPError(f"{path} exists already; name a new folder")
     module = import_module(f".to_{to.replace('-', '_')}", __package__)
-    with new_folder(path) as folder:
-        if to == "saelens":
-            module.write(dictionary, folder, basis=basis, pursuit_k=k if readout == "pursuit" else None)
-        else:
-            module.write(dictionary, folder)
+    options = {"basis": basis, "pursuit_k": k if readout == "pursuit" else None} if to == "saelens" else {}
+    try:
+        with new_folder(path, again=True) as folder:
+            module.write(dictionary, folder, **options)
+    except FileExistsError as error:
+        raise EPError(f"{path} exists already and is not this export; name a new folder") from error
     return module.HOW.format(path=path)
 
 

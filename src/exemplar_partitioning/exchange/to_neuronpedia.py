@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from ..compare.neighbours import nearest_others
+from ..files import read_json
 from ..folder.annotation import BIN_WIDTH, BINS, KINDS
 from ..folder.dictionary import StoredDictionary
 
@@ -35,7 +36,7 @@ _COSINES = 1 - (np.arange(BINS) + 0.5) * BIN_WIDTH  # of the histogram's bins, f
 
 
 def write(dictionary: StoredDictionary, folder: Path) -> None:
-    """All files, as of now; EPError if the dictionary is not annotated."""
+    """All files, dated as the build; EPError if the dictionary is not annotated."""
     dictionary.annotation  # noqa: B018  (refuses before anything is written)
     names = _Names(dictionary)
     home = folder / names.model / names.source
@@ -64,7 +65,16 @@ class _Names:
         self.set = _slug(f"ep{where}-p{record.calibration.percentile:g}")
         self.source = f"{self.layer}-{self.set}"
         self.dictionary = dictionary.content_id
-        self.common = {"creatorId": CREATOR, "createdAt": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.common = {"creatorId": CREATOR, "createdAt": _built_at(dictionary)}
+
+
+def _built_at(dictionary: StoredDictionary) -> str:
+    """When its build ended; of one without build.json, when its config.json was written."""
+    log = dictionary.path.parents[1] / "build.json"
+    if log.is_file() and isinstance(date := read_json(log).get("finished"), str):
+        return date
+    written = (dictionary.path / "config.json").stat().st_mtime
+    return datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
 
 
 def _slug(text: str) -> str:

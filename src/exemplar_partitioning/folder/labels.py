@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import DataError, EPError, ResourceError
-from ..files import sealed, unsealed, write_new
+from ..files import alone_in, clear_partials, sealed, unsealed, write_new
 from .listing import OnDisk
 from .schema import validated
 from .token_labels import automatic
@@ -140,7 +139,8 @@ class Labels:
 
     def _change(self, labels: Iterable[Label], remove: tuple[int, str] | None = None) -> None:
         try:
-            with FileLock(self.path.with_name(f".{FILE}.lock")):
+            with alone_in(self.path.parent):
+                clear_partials(self.path.parent)
                 self._stored = self._read() | {(label.region, label.source): label for label in labels}
                 if remove is not None:
                     self._stored.pop(remove, None)
