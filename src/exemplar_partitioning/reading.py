@@ -109,11 +109,19 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         )
 
 
-def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: str) -> list[list[TokenReading]]:
+def read(
+    dictionaries: Sequence[StoredDictionary],
+    loaded: LoadedModel,
+    text: str,
+    *,
+    batch_size: int = 16,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[list[TokenReading]]:
     """Read a text once; for each dictionary, every token of the text in order.
 
     Texts longer than the dictionary's context are cut into windows as they were when it was built. All
-    dictionaries must share one model and one windowing. Raises EPError for another model or an empty text.
+    dictionaries must share one model and one windowing. batch_size, on_batch: of windows, as the Extractor has them.
+    Raises EPError for another model or an empty text.
     """
     windowing = _in_order(dictionaries[0])
     for dictionary in dictionaries:
@@ -125,7 +133,9 @@ def read(dictionaries: Sequence[StoredDictionary], loaded: LoadedModel, text: st
     if not cut:
         raise EPError(f"the text has no tokens to read: {text[:40]!r}; give some words")
     sites = {d.config.site.name: resolve_sites(d.config.site.name, loaded.architecture)[0] for d in dictionaries}
-    activations = Extractor(loaded.model, list(sites.values())).extract([window.ids for window in cut])
+    activations = Extractor(loaded.model, list(sites.values()), batch_size=batch_size).extract(
+        [window.ids for window in cut], on_batch
+    )
     ids, positions, ordinary = _tokens(cut)
     pieces = token_texts(loaded.tokenizer, ids[ordinary])
     readings = []

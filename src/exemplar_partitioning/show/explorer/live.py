@@ -1,11 +1,15 @@
-"""Text of the moment: read through a dictionary, or written under an intervention on its regions."""
+"""Text of the moment: read through a dictionary, or written under an intervention on its regions.
+
+A long text is read a few windows at a time, and shorter ones that wait go in between. Nothing goes in between while an
+intervention is open, which is on the model itself.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 from ...errors import EPError, ResourceError
@@ -14,9 +18,11 @@ from ...models.load import LoadedModel
 from ...reading import check_model, read, written
 from .library import View
 from .steering import Steering
+from .turns import Job, Turns
 from .views import brief
 
 LIMIT = 20_000  # characters of a text
+WINDOWS = 4  # of a text that are read before others have a turn
 _KEPT = 64  # texts written without intervention
 
 
@@ -25,30 +31,34 @@ class Live:
 
     def __init__(self, loaded: LoadedModel):
         self.loaded = loaded
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._stopping = threading.Event()
-        self._before = lru_cache(maxsize=_KEPT)(self._written)
+        self._before: OrderedDict[Any, list[dict[str, Any]]] = OrderedDict()
 
     def stop(self) -> None:
         """Write no further token; from now on, `steer` raises ResourceError."""
         self._stopping.set()
 
-    def read(self, view: View, text: str) -> dict[str, Any]:
+    def read(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
         """Every token with its region and distance, and a few words about each region that occurs.
 
         Raises EPError if the dictionary is another model's, or the text is empty or too long.
         """
         if len(text) > LIMIT:
             raise EPError(f"the text has {len(text):,} characters; give at most {LIMIT:,}")
-        with self._lock:
-            tokens = [token.as_json() for token in read([view.dictionary], self.loaded, text)[0]]
+        job = job or Job()
+        with self._turns.turn(job):
+            found = read(
+                [view.dictionary], self.loaded, text, batch_size=WINDOWS, on_batch=lambda _: self._turns.pass_on(job)
+            )
+        tokens = [token.as_json() for token in found[0]]
         return {
             "threshold": view.dictionary.threshold,
             "tokens": tokens,
             "regions": _named(view, (token["region"] for token in tokens)),
         }
 
-    def steer(self, view: View, asked: Steering) -> dict[str, Any]:
+    def steer(self, view: View, asked: Steering, job: Job | None = None) -> dict[str, Any]:
         """What the model writes before and after acting on regions, token by token.
 
         What it writes before is kept, so that another alpha costs one generation.
@@ -61,10 +71,14 @@ class Live:
         for region in asked.regions:
             view.check_region(region)
         acting = asked.acting(self.loaded, d)
-        with self._lock:
-            before = self._before(d, asked.prompt, asked.max_new_tokens)
+        job, key = job or Job(), (view.key, asked.prompt, asked.max_new_tokens)
+        with self._turns.turn(job):
+            before = self._before.pop(key, None) or self._written(d, asked, job)
+            self._before[key] = before
+            if len(self._before) > _KEPT:
+                self._before.popitem(last=False)
             with acting:
-                after = self._written(d, asked.prompt, asked.max_new_tokens)
+                after = self._written(d, asked, job)
         return {
             "threshold": d.threshold,
             "typical_norm": d.typical_norm,
@@ -74,7 +88,7 @@ class Live:
             "regions": _named(view, [*asked.regions, *(token["region"] for token in before + after)]),
         }
 
-    def _written(self, dictionary: StoredDictionary, prompt: str, max_new_tokens: int) -> list[dict[str, Any]]:
+    def _written(self, dictionary: StoredDictionary, asked: Steering, job: Job) -> list[dict[str, Any]]:
         """The tokens that the model writes after a prompt, with their regions as they were while it wrote.
 
         Interventions that are open take part. `off` tells activations beyond theta of every exemplar.
@@ -83,8 +97,9 @@ class Live:
         def go_on() -> None:
             if self._stopping.is_set():
                 raise ResourceError("the explorer is stopping; start it again")
+            job.check()
 
-        tokens = written(self.loaded, dictionary, prompt, max_new_tokens=max_new_tokens, on_token=go_on)
+        tokens = written(self.loaded, dictionary, asked.prompt, max_new_tokens=asked.max_new_tokens, on_token=go_on)
         return [asdict(token) for token in tokens]
 
 

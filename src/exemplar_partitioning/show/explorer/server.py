@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -25,12 +26,14 @@ from . import comparing, views
 from .answers import Json, library, order, view
 from .background import Background, StillComputing
 from .library import Library, NotFound
-from .live import Live
+from .live import LIMIT, Live
 from .overlaps import Overlaps
 from .steering import Steering
+from .turns import CalledOff, Job
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
+_GONE = 499  # nobody reads it
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _BODY = 1 << 20  # bytes of a request, at most
 
@@ -70,7 +73,7 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/static/plotly.min.js", _plotly),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={EPError: _error, StillComputing: _later, 404: _nowhere},
+        exception_handlers={EPError: _error, StillComputing: _later, ClientDisconnect: _left, 404: _nowhere},
     )
     state = starlette.state
     state.library, state.live, state.overlaps, state.background = library, live, overlaps, Background()
@@ -82,7 +85,7 @@ class Guard:
     """Turns away what other web sites could send here, and tells browsers to fetch from here alone.
 
     A Host that is not loopback means that a foreign name was pointed at this machine (DNS rebinding); a
-    foreign Origin, that another site's page posts here.
+    foreign Origin, or a browser's Sec-Fetch-Site, that another site's page posts here.
     """
 
     def __init__(self, app: ASGIApp):
@@ -111,15 +114,16 @@ class Guard:
 
 def _problem(method: str, headers: Headers) -> tuple[int, str] | None:
     """Status and message for a request that is turned away."""
-    host = headers.get("host", "")
+    host = headers.get("host", "").lower()
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if name not in _LOOPBACK:
         return 403, f"requests for {host[:80]!r} are not answered: open http://{HOST} with the port that was printed"
     if method in ("GET", "HEAD"):
         return None
-    if headers.get("origin", f"http://{host}") != f"http://{host}":
+    other = headers.get("sec-fetch-site", "none").lower() not in ("same-origin", "none")
+    if other or headers.get("origin", f"http://{host}").lower() != f"http://{host}":
         return 403, "a page of another site may not change anything here"
-    if headers.get("content-type", "").partition(";")[0] != "application/json":
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return 415, "send JSON, with content-type application/json"
     if not headers.get("content-length", "").isdecimal() or int(headers["content-length"]) > _BODY:
         return 413, f"send a content-length of at most {_BODY:,} bytes"
@@ -138,9 +142,13 @@ def _plotly(request: Request) -> Response:
 
 
 def _error(request: Request, error: Exception) -> Response:
-    kinds = ((NotFound, 404), (DataError, 500), (ResourceError, 503), (EPError, 400))
+    kinds = ((NotFound, 404), (CalledOff, 409), (DataError, 500), (ResourceError, 503), (EPError, 400))
     status = next(status for kind, status in kinds if isinstance(error, kind))
     return Json({"error": str(error)}, status_code=status)
+
+
+def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=_GONE)
 
 
 def _later(request: Request, error: Exception) -> Response:
@@ -181,7 +189,11 @@ def _live(request: Request) -> Live:
 def _dictionaries(request: Request) -> Response:
     state = request.app.state
     return Json(
-        {"live": state.live is not None, "dictionaries": [views.entry(e) for e in state.library.entries.values()]}
+        {
+            "live": state.live is not None,
+            "longest_text": LIMIT,
+            "dictionaries": [views.entry(e) for e in state.library.entries.values()],
+        }
     )
 
 
@@ -218,7 +230,24 @@ def _map(request: Request) -> Response:
 
 async def _read(request: Request) -> Response:
     text, live = await _body(request, "text"), _live(request)
-    return Json(await run_in_threadpool(lambda: live.read(view(request), text)))
+    return await _answered(request, lambda job: live.read(view(request), text, job))
+
+
+async def _answered(request: Request, work: Callable[[Job], dict[str, Any]]) -> Response:
+    """What the model says; nothing, as soon as its page is gone."""
+    page = request.headers.get("x-page", "")[:80]
+    job = Job(f"{page} {request.url.path}" if page else "")
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        job.call_off()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return Json(await run_in_threadpool(work, job))
+    finally:
+        watching.cancel()
 
 
 async def _steer(request: Request) -> Response:
@@ -229,7 +258,7 @@ async def _steer(request: Request) -> Response:
         body = None
     asked = Steering.of(body)
     _whole("prompt", asked.prompt)
-    return Json(await run_in_threadpool(lambda: live.steer(view(request), asked)))
+    return await _answered(request, lambda job: live.steer(view(request), asked, job))
 
 
 def listen(port: int | None, preferred: int) -> socket.socket:

@@ -1,5 +1,7 @@
 // JSON from the server; its messages as errors.
 
+const PAGE = crypto.randomUUID();
+
 export async function get(path, params = {}) {
   const query = new URLSearchParams(params).toString();
   return answer(await reach(`/api/${path}${query && `?${query}`}`));
@@ -15,7 +17,7 @@ export async function patiently(path, params, waiting) {
 }
 
 export async function post(path, body) {
-  const headers = { "content-type": "application/json" };
+  const headers = { "content-type": "application/json", "x-page": PAGE }; // a newer question calls off the one before
   return answer(await reach(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 

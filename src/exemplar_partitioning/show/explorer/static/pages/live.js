@@ -12,7 +12,7 @@ export default async function render(main, { key, all }) {
     put(main, h("h1", {}, "Live"), notice("No model is loaded: start `ep explore` with --live."));
     return;
   }
-  const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: "20000" });
+  const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: String(all.longest_text), title: `at most ${count(all.longest_text)} characters` });
   const modes = ["region", "distance"];
   const buttons = modes.map((mode) => h("button", { type: "button", onclick: () => choose(mode) }, `colour by ${mode}`));
   const [problem, key_, shown, rows] = [h("div"), h("div"), h("p", { class: "text live", "aria-label": "Tokens" }), h("div")];
