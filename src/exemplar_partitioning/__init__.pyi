@@ -9,6 +9,7 @@ from .act.steer import steer as steer
 from .act.steer import swap as swap
 from .api import annotate as annotate
 from .api import build as build
+from .api import build_from_activations as build_from_activations
 from .api import load as load
 from .building.settings import BuildResult as BuildResult
 from .compare.algebra import combine as combine

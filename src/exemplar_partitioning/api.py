@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 from .annotating import run as annotating
 from .annotating.options import AnnotateRequest
 from .building import run as building
-from .building.options import DEFAULT_MODEL, BuildRequest
+from .building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from .building.settings import BuildResult
 from .core.search import Prefilter
 from .errors import EPError
@@ -39,6 +39,14 @@ class Build(Protocol[P]):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> BuildResult:
+        """Build dictionaries."""
+        ...
+
+
+class Given(Protocol[P]):
+    """A function with these keywords behind activations."""
+
+    def __call__(self, x: Any, *args: P.args, **kwargs: P.kwargs) -> BuildResult:
         """Build dictionaries."""
         ...
 
@@ -89,6 +97,10 @@ def _annotate(request: Callable[P, AnnotateRequest]) -> Callable[[Callable[..., 
     return partial(_asking, request)  # pyright: ignore[reportArgumentType]
 
 
+def _given(request: Callable[P, GivenRequest]) -> Callable[[Callable[..., BuildResult]], Given[P]]:
+    return partial(_asking, request)  # pyright: ignore[reportArgumentType]
+
+
 @_build(BuildRequest)
 def build(
     model: str | PreTrainedModel | LoadedModel = DEFAULT_MODEL, text: Text = None, *, request: BuildRequest
@@ -113,6 +125,30 @@ def build(
     from .ray.team import Ray
 
     return building.build(model, text, request, on(Ray(request.ray, request.workers)))
+
+
+@_given(GivenRequest)
+def build_from_activations(x: Any, *, request: GivenRequest) -> BuildResult:
+    """Build dictionaries of activations that you have, whatever they were computed by, and write them to a folder.
+
+    What is not known of model and text is recorded as not known. With token ids, regions have tokens and contexts.
+
+    Args:
+        x: path of a file (.npy, .npz, .pt, .safetensors, .parquet, .arrow) or folder of such, which `datasets` or
+            SAELens may have saved, or several; an array, tensor or frame [n, d] or [sequences, s, d]; or an iterable of
+            arrays, or of pairs (activations, token ids). Files are read in bounded memory.
+        request: all else.
+
+    Returns:
+        The folder, and what is in it.
+
+    Raises:
+        EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of space
+            (ResourceError) and a stop on request (Interrupted).
+    """
+    from .building.given import build_given
+
+    return build_given(x, request)
 
 
 @_annotate(AnnotateRequest)

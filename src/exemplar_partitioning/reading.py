@@ -62,12 +62,18 @@ def model_of(
     Raises EPError if it cannot be found or is another one; see `check_model`.
     """
     record = dictionary.config.model
+    if model is None and not record.known:
+        raise EPError(
+            f"{dictionary.path} was built from activations of a model that is not known ({record.id}); to read text, "
+            "or to act on it, give the model with --model (model=)"
+        )
     if isinstance(model, LoadedModel):
         loaded = model
     else:
         name = record.id if model is None else model
         try:
-            loaded = load_model(name, dtype=record.dtype, device=device, trust_remote_code=trust_remote_code)
+            dtype = record.dtype if record.known else "auto"
+            loaded = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         except EPError as error:
             if model is not None:
                 raise
@@ -82,12 +88,19 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
     """Raise EPError unless the model is the one the dictionary was built from, naming what differs.
 
     That is its fingerprint, or, of older dictionaries, its weights; tokenizer and dtype. Another version of
-    transformers may state the same configuration otherwise: then the activations of a few tokens decide alone.
+    transformers may state the same configuration otherwise: then the activations of a few tokens decide alone. Of a
+    model that is not known, what is known counts.
     """
     mine, theirs = dictionary.config.model, loaded.info
     named = {"tokenizer": "tokenizer_hash", "dtype": "dtype", "d_model": "d_model"}
-    weights = (theirs.weights or theirs.fingerprint)[:12], (mine.weights or mine.fingerprint)[:12]
-    differing = [f"weights {weights[0]} here, {weights[1]} there"] if weights[0] != weights[1] else []
+    differing: list[str] = []
+    if mine.known:
+        weights = (theirs.weights or theirs.fingerprint)[:12], (mine.weights or mine.fingerprint or "")[:12]
+        differing += [f"weights {weights[0]} here, {weights[1]} there"] if weights[0] != weights[1] else []
+    else:
+        del named["dtype"]
+        if mine.tokenizer_hash in (None, "unknown"):
+            del named["tokenizer"]
     differing += [
         f"{what} {str(getattr(theirs, name))[:12]} here, {str(getattr(mine, name))[:12]} there"
         for what, name in named.items()
@@ -97,7 +110,7 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         same_software = dictionary.config.versions.get("transformers") == versions()["transformers"]
         if same_software and mine.fingerprint != theirs.fingerprint:
             differing.append(
-                f"configuration, buffers or adapters {theirs.fingerprint[:12]} here, {mine.fingerprint[:12]} there"
+                f"configuration, buffers or adapters {theirs.fingerprint[:12]} here, {str(mine.fingerprint)[:12]} there"
             )
         elif not same_probe(mine.admission.probe, theirs.admission.probe, mine.dtype):
             differing.append("activations of the same tokens")

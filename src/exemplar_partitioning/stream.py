@@ -31,6 +31,7 @@ class Chunk:
 
     Attributes:
         last_only: only of the last such token of each window.
+        x_nd: these activations [n, d], of all tokens, where they were given and no model gives them.
         tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
         digest: sha256 over the token ids of the stream up to the end of this chunk.
         last: why no chunk follows, if none does: budget spent or text ended.
@@ -43,6 +44,7 @@ class Chunk:
     digest: str
     last: str | None
     last_only: bool = False
+    x_nd: Tensor | None = None
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -59,11 +61,12 @@ class Chunk:
         return np.cumsum([0] + [len(window.ids) for window in self.windows])
 
     def token(self, row: int) -> tuple[str, int, np.ndarray]:
-        """Document, position in it, and window ids up to the token of an activation."""
+        """Document, position in it, and window ids up to the token of an activation; none of those not known."""
         index = int(self.kept[row])
         at = int(np.searchsorted(self._starts, index, side="right")) - 1
         window, offset = self.windows[at], index - int(self._starts[at])
-        return window.document, int(window.positions[offset]), window.ids[: offset + 1]
+        ids = window.ids[: offset + 1]
+        return window.document, int(window.positions[offset]), ids[ids >= 0]
 
 
 def text_chunks(

@@ -356,8 +356,8 @@ class TestRefusals:
         assert refused
 
     def test_too_little_text(self, tiny_folder, tmp_path):
-        with pytest.raises(EPError, match=r"activations from \d+ tokens of text, but a calibration batch needs 500"):
-            ep.build(str(tiny_folder), ["the dog sings"], out=tmp_path / "a", **OPTIONS)
+        with pytest.raises(EPError, match=r"activations from \d+ tokens; distances need 2"):
+            ep.build(str(tiny_folder), ["dog"], out=tmp_path / "a", **OPTIONS)
         with pytest.raises(EPError, match="gave no text to read"):
             ep.build(str(tiny_folder), ["", "  "][:1], out=tmp_path / "b", **OPTIONS)
 

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "exemplar_partitioning"
 # Each may import those before it. `ray` stands aside: only the front doors know it.
 ORDER = (
     *("errors", "quiet", "files", "core", "text", "demo", "models", "folder", "stream", "reading"),
+    "activations",
     *("building", "annotating", "ray", "act", "compare", "novelty", "exchange", "evaluating", "show", "api", "cli"),
 )
 ASIDE = {"ray": {"api"}}

@@ -27,6 +27,7 @@ from .token_counts import PairCounts
 KEPT = {"nearest": 8, "farthest": 4, "random": 8}  # examples of each kind
 BEFORE, AFTER = 20, 10  # tokens of context
 CONTEXT = BEFORE + 1 + AFTER
+BEYOND = -2  # in place of an id, outside of a window; -1 is a token that is not known
 
 _HEAT_ROWS = 32  # contexts whose distances are computed at once: few enough to stay in the cache
 
@@ -60,11 +61,11 @@ class ChunkRows:
         self.before_n: Int64[np.ndarray, " n"] = np.where(has_before, self._ids[self._at - has_before], -1)
 
     def context(self, rows: Int64[np.ndarray, " r"]) -> tuple[Int32[np.ndarray, "r t"], Int64[np.ndarray, "r t"]]:
-        """Token ids around rows, each row's own in column BEFORE, -1 beyond the window; and which row each one is."""
+        """Ids around rows, each row's own in column BEFORE, BEYOND outside of its window; and which row each is."""
         index = self._at[rows][:, None] + np.arange(-BEFORE, AFTER + 1)
         inside = (index >= self._first[rows][:, None]) & (index < self._end[rows][:, None])
         index = np.where(inside, index, 0)
-        return np.where(inside, self._ids[index], -1).astype(np.int32), np.where(inside, self._row_of[index], -1)
+        return np.where(inside, self._ids[index], BEYOND).astype(np.int32), np.where(inside, self._row_of[index], -1)
 
 
 def document_names(chunk: Chunk) -> dict[int, str]:

@@ -16,8 +16,14 @@ class AnnotateRequest(Settings):
     model: SkipValidation[Any] = Field(
         default=None, description="Where the model is, or the model itself, if not what the dictionaries name."
     )
+    activations: SkipValidation[Any] = Field(
+        default=None,
+        description="Activations to gather evidence from, in place of text, as `build_from_activations` takes them.",
+    )
+    tokens: SkipValidation[Any] = Field(default=None, description="Their token ids.")
+    tokenizer: SkipValidation[Any] = Field(default=None, description="Whose ids: a name, a path or a tokenizer.")
     max_tokens: int = Field(default=500_000, ge=1, description="Tokens of text to read.")
-    field: str = Field(default="text", description="Column or key that holds the text.")
+    field: str | None = Field(default=None, description="Column or key that holds the text, or the activations.")
     device: str = Field(default="auto", description="auto, cpu, cuda or mps.")
     replace: bool = Field(default=False, description="Put new evidence in the place of what is there.")
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..demo.corpus import CORPUS_NAME, documents_of
+from ..activations.given import At
 from ..errors import EPError, Interrupted
 from ..files import disk_errors, write_new
 from ..folder import annotation as folder
@@ -23,17 +23,16 @@ from ..folder.checkpoints import Checkpoints
 from ..folder.dictionary import StoredDictionary, find, load, to_json, versions
 from ..folder.group import JOURNAL, beside, discard, finish, move_in
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, load_model, pick_device, search_device
+from ..models.load import LoadedModel, search_device
 from ..models.sites import resolve_sites
-from ..reading import check_model, model_of
-from ..stream import Chunk, Event, Extraction, FromDisk, Here, Progress, Stop, text_chunks
-from ..text.documents import HUB_PREFIX, DocumentSource
+from ..stream import Chunk, Event, Extraction, FromDisk, Here, Progress, Stop
 from .evidence import ChunkRows, document_names
 from .gather import Gathered
 from .memory import return_freed
 from .options import AnnotateRequest
 from .quality import EVALUATED, inequality, quality
-from .tables import Tables, TokenTexts
+from .reader import Reader, device_of, reader_of
+from .tables import Tables
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ class Job:
 
     path: Path
     dictionaries: list[StoredDictionary]
-    loaded: LoadedModel
-    source: DocumentSource
+    reader: Reader
     request: AnnotateRequest
     kept: Kept | None = None
 
@@ -71,10 +69,13 @@ def gather_here(
     job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress
 ) -> Generator[Sequence[Chunk]]:
     """This process takes a chunk, then the next."""
-    sites = resolve_sites(job.sites, job.loaded.architecture)
-    extraction: Extraction = Here(Extractor(job.loaded.model, sites), progress)
-    if job.kept is not None:
-        extraction = FromDisk(job.kept, extraction, progress)
+    if job.reader.given:
+        extraction: Extraction = At(job.sites, progress)
+    else:
+        sites = resolve_sites(job.sites, job.reader.model.architecture)
+        extraction = Here(Extractor(job.reader.model.model, sites), progress)
+        if job.kept is not None:
+            extraction = FromDisk(job.kept, extraction, progress)
     for chunk, activations in extraction(_after_trim(chunks)):
         gathered.add(ChunkRows(chunk), activations)
         yield [chunk]
@@ -100,12 +101,12 @@ def annotate(
     Returns:
         The dictionaries; their `.annotation` is there now.
     """
-    root, core_device = Path(path), search_device(_device(request.model, request.device))
+    root, core_device = Path(path), search_device(device_of(request.model, request.device))
     folders = (find(root) if root.is_dir() else []) or [root]  # loading it says what is wrong
     dictionaries = _open(root, folders, core_device)
-    loaded = _loaded(dictionaries, request.model, request.device)
-    source = documents_of(_source(dictionaries[0], text), field=request.field)
-    run = Run(Job(root, dictionaries, loaded, source, request, _kept(root, dictionaries, loaded)))
+    reader = reader_of(dictionaries, text, request)
+    kept = None if reader.given else _kept(root, dictionaries, reader.model)
+    run = Run(Job(root, dictionaries, reader, request, kept))
     del dictionaries  # the run lets go of each once it is written
     with run.locked():
         run.run(gathering)
@@ -131,37 +132,6 @@ def _kept(path: Path, dictionaries: list[StoredDictionary], loaded: LoadedModel)
     return kept if kept is not None and kept.serves(loaded.info.fingerprint, sites) else None
 
 
-def _device(model: Any, device: str) -> torch.device:
-    """Where the model is, or will be."""
-    if model is None or isinstance(model, str):
-        return pick_device(device)
-    return (model.model if isinstance(model, LoadedModel) else model).device
-
-
-def _loaded(dictionaries: list[StoredDictionary], model: Any, device: str) -> LoadedModel:
-    if model is None or isinstance(model, str):
-        loaded = model_of(dictionaries[0], model, device=device)
-    else:
-        loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    for dictionary in dictionaries:
-        check_model(dictionary, loaded)
-    return loaded
-
-
-def _source(dictionary: StoredDictionary, text: Any) -> Any:
-    if text is not None:
-        return text
-    name = dictionary.config.text.source
-    if name == CORPUS_NAME:
-        return None
-    if name.startswith(HUB_PREFIX):
-        return name
-    raise EPError(
-        f"{dictionary.path} was built from {name}, which is not here to be found by name; say where text is: "
-        f"ep annotate {dictionary.path} TEXT"
-    )
-
-
 class Run:
     """An annotation on its way: evidence that is saved now and then, and written when all of it is there."""
 
@@ -170,9 +140,8 @@ class Run:
         self.work = job.path / ".annotate"
         self.journal = self.work / JOURNAL
         self.checkpoints = Checkpoints(self.work)
-        vocab = job.loaded.architecture.vocab_size
-        self.gathered = Gathered([(d.config.site.name, d) for d in self.dictionaries], vocab)
-        self.texts = TokenTexts(job.loaded.tokenizer, vocab)
+        pairs = [(d.config.site.name, d) for d in self.dictionaries]
+        self.gathered = Gathered(pairs, job.reader.texts.vocab_size)
         self.names: dict[int, str] = {}  # documents that examples come from, by hash
         self.documents: set[int] = set()
         self.done, self.digest = 0, ""  # chunks; of the stream up to the last of them
@@ -199,7 +168,7 @@ class Run:
     def _agree(self) -> None:
         settings = {
             "dictionaries": [dictionary.content_id for dictionary in self.dictionaries],
-            "text": self.job.source.name,
+            "text": self.job.reader.name,
             "max_tokens": self.job.request.max_tokens,
             "replace": self.job.request.replace,
         }
@@ -231,7 +200,7 @@ class Run:
             ) from None
         if not self.done:
             raise EPError(
-                f"{self.job.source.name} gave no text to read within --max-tokens {self.job.request.max_tokens:,}"
+                f"{self.job.reader.name} gave no text to read within --max-tokens {self.job.request.max_tokens:,}"
             )
         self._save()
         self.progress.report("lens")
@@ -248,14 +217,13 @@ class Run:
 
     def _new_chunks(self) -> Iterator[Chunk]:
         """Chunks after those that an earlier process took; raises EPError if these are of another text."""
-        job, windowing, known = self.job, self.dictionaries[0].config.text.windowing, self.done
-        stream = text_chunks(job.source, job.loaded, windowing, job.request.max_tokens)
-        for number, chunk in enumerate(stream, 1):
+        job, known = self.job, self.done
+        for number, chunk in enumerate(job.reader.chunks(job.request.max_tokens), 1):
             if number > known:
                 yield chunk
             elif number == known and chunk.digest != self.digest:
                 raise EPError(
-                    f"{job.source.name} is not the text this annotation began with: its first "
+                    f"{job.reader.name} is not the text this annotation began with: its first "
                     f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {self.work} to start again"
                 )
 
@@ -296,7 +264,8 @@ class Run:
         pairs = [(self.dictionaries[i], self.gathered.evidence[i][1]) for i in smallest_last]
         self.dictionaries.clear()
         self.gathered.evidence.clear()
-        tables = [Tables(self.job.loaded, self.texts, *pair, self.names) for pair in pairs]
+        reader = self.job.reader
+        tables = [Tables(reader.loaded, reader.texts, *pair, self.names) for pair in pairs]
         del pairs
         while tables:
             yield tables.pop()
@@ -309,15 +278,17 @@ class Run:
             return
         if not size_k.sum():
             raise EPError(
-                f"none of the {self.progress.tokens:,} tokens of {self.job.source.name} has an activation with a "
+                f"none of the {self.progress.tokens:,} tokens of {self.job.reader.name} has an activation with a "
                 "direction"
             )
         gini, effective = inequality(size_k)
         evaluated, drawn = _split(samples[dictionary.config.site.name], dictionary.k)
+        text, model = dictionary.config.text, dictionary.config.model.fingerprint
         record = folder.AnnotationRecord(
+            schema_version="1.0" if model is not None and text.context_size is not None else "1.1",
             dictionary=dictionary.content_id,
-            model=self.job.loaded.info.fingerprint,
-            text=dictionary.config.text.model_copy(update={"source": self.job.source.name, "digest": self.digest}),
+            model=model,
+            text=text.model_copy(update={"source": self.job.reader.name, "digest": self.digest}),
             max_tokens=self.job.request.max_tokens,
             n_tokens=self.progress.tokens,
             n_documents=len(self.documents),

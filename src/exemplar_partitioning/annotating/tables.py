@@ -11,15 +11,17 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ..errors import EPError
 from ..folder import annotation as folder
 from ..folder.dictionary import StoredDictionary
 from ..models.lens import lens
 from ..models.load import LoadedModel, special_token_ids
 from ..text.tokens import token_texts
 from .best_rows import NONE, BestRows
-from .evidence import BEFORE, Evidence
+from .evidence import BEFORE, BEYOND, Evidence
 from .token_counts import PairCounts
 
+VOCABULARY = 1 << 18  # ids, of a tokenizer that is not known
 TOP_TOKENS = 10  # kept of each list
 LIKELIEST = 256  # tokens that the lens chooses from
 
@@ -33,6 +35,7 @@ class Tables:
     Takes the sums over members out of the evidence, which are large, and keeps what follows from them.
 
     Attributes:
+        loaded: None where no model is known, nor any lens.
         texts: of the model's tokens.
         names: documents that examples come from, by hash.
         members, skipped, mean_directions: as in MemberStatistics, both halves together.
@@ -40,7 +43,7 @@ class Tables:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: LoadedModel | None,
         texts: TokenTexts,
         dictionary: StoredDictionary,
         evidence: Evidence,
@@ -96,10 +99,13 @@ class Tables:
         those promoted, p0 log(p0 / p) for those suppressed, among the LIKELIEST under p and p0. (By the bare
         change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
-        dictionary, center, left_out = self.dictionary, self.dictionary.center, self._left_out()
-        if self.loaded.no_lens is not None:  # nothing is claimed of what was found untrue: the lists stay empty
+        dictionary, center = self.dictionary, self.dictionary.center
+        if (
+            self.loaded is None or self.loaded.no_lens is not None
+        ):  # nothing is claimed of what was found untrue: the lists stay empty
             none = self._promoted(np.zeros((3, dictionary.k, 0)), 1, np.full(dictionary.k, False))
             return (none, none), (none, none)
+        left_out = _left_out(self.loaded)
         steps = [torch.zeros(1, dictionary.d_model), dictionary.exemplars, torch.from_numpy(self.mean_directions)]
         batches = lens(self.loaded, torch.cat(steps).mul_(dictionary.typical_radius).add_(center))
         (base_v,) = _predictions(next(batches), left_out)  # the first point, the centre, comes alone
@@ -138,11 +144,6 @@ class Tables:
             lift=np.exp(_four_digits(change[inside])),
         )
 
-    def _left_out(self) -> list[int]:
-        """Token ids that are not text: special ones, and rows of the embedding without a token."""
-        tokenizer = self.loaded.tokenizer
-        return [*special_token_ids(tokenizer), *range(len(tokenizer), self.loaded.architecture.vocab_size)]
-
     def examples(self) -> Iterator[pa.Table]:
         """The rows of examples.parquet, sorted by region, kind and rank; some row groups at a time."""
         filled = [np.nonzero(self.evidence.examples[kind].key != NONE) for kind in folder.KINDS]
@@ -163,7 +164,7 @@ class Tables:
             return values
 
         tokens_et, heat_et = column(lambda best: best.payload["tokens"]), column(lambda best: best.payload["heat"])
-        inside_et = tokens_et >= 0
+        inside_et = tokens_et != BEYOND
         length_e = inside_et.sum(axis=1)
         heat = heat_et[inside_et]
         columns = {
@@ -181,17 +182,29 @@ class Tables:
         return _table(folder.EXAMPLES_SCHEMA, columns)
 
 
+def _left_out(loaded: LoadedModel) -> list[int]:
+    """Token ids that are not text: special ones, and rows of the embedding without a token."""
+    return [*special_token_ids(loaded.tokenizer), *range(len(loaded.tokenizer), loaded.architecture.vocab_size)]
+
+
 class TokenTexts:
-    """The texts of a tokenizer's tokens, each decoded when it is first asked for."""
+    """The texts of a tokenizer's tokens, each decoded when it is first asked for; without a tokenizer, none."""
 
     def __init__(self, tokenizer: Any, vocab_size: int):
-        self.tokenizer = tokenizer
-        self._known = np.zeros(vocab_size, bool)
-        self._texts = np.full(vocab_size, "", object)
-        self._broken = np.zeros(vocab_size, bool)
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self._known = np.full(vocab_size + 1, tokenizer is None)
+        self._known[-1] = True  # of tokens that are not known: their id is -1
+        self._texts = np.full(vocab_size + 1, "", object)
+        self._broken = np.zeros(vocab_size + 1, bool)
 
     def _know(self, ids: Int64[np.ndarray, " n"]) -> None:
+        if len(ids) and ids.max() >= self.vocab_size:
+            raise EPError(
+                f"token id {ids.max()} is beyond the {self.vocab_size:,} of the tokenizer; give whose ids it is"
+            )
         new = np.unique(ids[~self._known[ids]])
+        if not len(new):
+            return
         texts = self.tokenizer.batch_decode([[int(i)] for i in new], clean_up_tokenization_spaces=False)
         self._texts[new] = texts
         self._broken[new] = ["\ufffd" in text for text in texts]

@@ -23,11 +23,14 @@ from ..folder.group import beside
 from ..folder.labels import Labels
 from ..folder.schema import ModelRecord
 from ..models.load import LoadedModel, search_device
+from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
+from ..stream import text_chunks
 from .growing import Growing, Provenance, Start
 from .run import Job, Run, this_process
 from .settings import BuildSettings, Event, ExtendSettings
 from .workspace import Workspace
+from .write import Places
 
 _BATCH_SIZE = 16  # windows in one forward pass
 
@@ -99,7 +102,15 @@ def extend(
         state = workspace.load(core_device)
         if not state.growing:
             state.growing = [_growing(old, each, core_device) for old, each in zip(olds, settings, strict=True)]
-        run = Run(Job(loaded, source, every, workspace), state, stop, on_event, checkpoint_seconds)
+        job = Job(
+            chunks=lambda: text_chunks(source, loaded, every, max_tokens),
+            source=source.name,
+            places=Places.of(loaded, resolve_sites(list(sites), loaded.architecture), every),
+            settings=every,
+            workspace=workspace,
+            device=core_device,
+        )
+        run = Run(job, state, stop, on_event, checkpoint_seconds)
         with this_process(loaded, every, run.progress) as crew:
             run.follow(crew)
         places = run.write()

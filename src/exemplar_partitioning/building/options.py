@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, SkipValidation
 
-from ..text.windowing import Windowing
+from ..text.windowing import Settings, Windowing
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
-class BuildOptions(Windowing):
-    """What decides the bytes of a build, beside model, text, sites and percentiles."""
+class Following(Settings):
+    """How far a stream of activations is followed, and what calibrates."""
 
     max_tokens: int = Field(
         default=1_000_000, ge=1, description="Budget in tokens of text, unless all dictionaries saturate before."
@@ -39,24 +39,63 @@ class BuildOptions(Windowing):
         ge=2,
         description="Activations among which distances are ranked; part of what theta means, as is the sample.",
     )
-    batch_size: int = Field(default=16, ge=1, description="Windows in one forward pass.")
     strict: bool = Field(
         default=False,
         description="Refuse unreadable text and activations that are not finite; else they are skipped and counted.",
     )
 
 
-class BuildRequest(BuildOptions):
-    """All that `build` takes, beside model and text."""
+class BuildOptions(Windowing, Following):
+    """What decides the bytes of a build, beside model, text, sites and percentiles."""
+
+    batch_size: int = Field(default=16, ge=1, description="Windows in one forward pass.")
+
+
+class RunRequest(Settings):
+    """What a build is asked for, whatever its activations come from."""
 
     out: str | Path = Field(description="Folder to write, `<out>/<site>/p<percentile>/`.")
+    percentiles: SkipValidation[Iterable[float]] = Field(
+        default=(1.0, 2.0, 4.0, 8.0, 10.0), description="Resolutions; each is a dictionary, small is fine."
+    )
+    checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
+    resume: bool = Field(default=False, description="Go on with what the same call or command began.")
+    on_event: SkipValidation[Callable[[Any], None] | None] = Field(
+        default=None, description="Told how the build goes, as `building.settings.Event`."
+    )
+    stop: SkipValidation[Callable[[], bool]] = Field(
+        default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."
+    )
+
+
+class GivenRequest(RunRequest, Following):
+    """All that `build_from_activations` takes, beside the activations."""
+
+    tokens: SkipValidation[Any] = Field(
+        default=None,
+        description="Token ids, one an activation: a path or an array, as activations are given. Columns and arrays "
+        "named token_ids, input_ids or tokens beside the activations are found.",
+    )
+    tokenizer: SkipValidation[Any] = Field(
+        default=None, description="Whose ids: a name, a path or a tokenizer; its special tokens do not count."
+    )
+    site: str = Field(default="activations", description="Where in a model they were taken, e.g. resid_post.12.")
+    model: str = Field(default="unknown", description="Name of the model that gave them; it is not loaded.")
+    field: str | None = Field(default=None, description="Column, key or array that holds the activations.")
+    context_size: int = Field(
+        default=128, ge=1, description="Tokens of a window, of token ids that come without sequences."
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda: where exemplars are searched.")
+    max_tokens: int = Field(default=10**12, ge=1, description="Activations to read at most.")
+
+
+class BuildRequest(RunRequest, BuildOptions):
+    """All that `build` takes, beside model and text."""
+
     sites: SkipValidation[str | Iterable[str] | None] = Field(
         default=None,
         description="Names or globs: resid_post.15,resid_post.2*. Points: resid_pre, resid_post, attn_out_post, "
         "mlp_out_post. By default the residual stream half way up.",
-    )
-    percentiles: SkipValidation[Iterable[float]] = Field(
-        default=(1.0, 2.0, 4.0, 8.0, 10.0), description="Resolutions; each is a dictionary, small is fine."
     )
     dtype: str = Field(
         default="auto",
@@ -64,18 +103,10 @@ class BuildRequest(BuildOptions):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or mps. auto: cuda where present.")
     field: str = Field(default="text", description="Column or key that holds the text.")
-    checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
-    resume: bool = Field(default=False, description="Go on with what the same call or command began.")
     keep_activations: Literal["none", "calibration", "all"] = Field(
         default="none",
         description="Activations left in `<out>/activations`, which annotating the same text reads instead of running "
         "the model again: those that calibrate, until they have been read, or all, for good.",
-    )
-    on_event: SkipValidation[Callable[[Any], None] | None] = Field(
-        default=None, description="Told how the build goes, as `building.settings.Event`."
-    )
-    stop: SkipValidation[Callable[[], bool]] = Field(
-        default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."
     )
     ray: str | None = Field(
         default=None,

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,15 +34,17 @@ from ..models.load import LoadedModel, load_model, outline, search_device
 from ..models.sites import Site, resolve_sites
 from ..stream import Chunk, Extraction, Here, Progress, Stop, text_chunks
 from ..text.chat import template_date
-from ..text.documents import DocumentSource
 from .growing import Growing, all_stopped, decided
-from .options import BuildOptions, BuildRequest
+from .options import BuildOptions, BuildRequest, RunRequest
 from .settings import BuildResult, BuildSettings, DictionarySummary, Event
 from .workspace import State, Workspace, check_place
-from .write import write_dictionary
+from .write import Places, write_dictionary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_LEAST = 2  # activations that have a distance
 
 
 class Deciding(Protocol):
@@ -109,21 +111,27 @@ def build(
     settings = _settings(request, loaded, sites, source.name)
     with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
         if workspace.finished:
-            summaries = [DictionarySummary.of(read_config(folder)) for folder in find(workspace.out)]
-            return BuildResult(workspace.out, tuple(summaries), 0, 0.0, {})
+            return finished(workspace.out)
         settings = workspace.settings
         assert isinstance(settings, BuildSettings)
-        job = Job(loaded, source, settings, workspace, unread, asked.keep_activations)
-        state = workspace.load(search_device(loaded.model.device), settings.sites, loaded.info.d_model)
-        run = Run(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
-        with crews(loaded, settings, run.progress) as crew:
-            run.follow(crew)
-        workspace.appear(run.write())
-        result = run.result()
-        run.keep()
-        _write_log(settings, result, crew.notes())
-        run.progress.report("done")
-        return result
+        job = Job(
+            chunks=lambda: text_chunks(source, loaded, settings, settings.max_tokens),
+            source=source.name,
+            places=Places.of(loaded, sites, settings),
+            settings=settings,
+            workspace=workspace,
+            device=search_device(loaded.model.device),
+            unread=unread,
+            keep=asked.keep_activations,
+        )
+        run = Run.begin(job, asked)
+        return run.through(crews(loaded, settings, run.progress))
+
+
+def finished(out: Path) -> BuildResult:
+    """What a build gave that had ended before."""
+    summaries = [DictionarySummary.of(read_config(folder)) for folder in find(out)]
+    return BuildResult(out, tuple(summaries), 0, 0.0, {})
 
 
 def _settings(asked: BuildRequest, loaded: LoadedModel, sites: Sequence[Site], text: str) -> BuildSettings:
@@ -156,14 +164,24 @@ def _write_log(settings: BuildSettings, result: BuildResult, notes: dict[str, An
     write_new(result.path / "build.json", to_json(record))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be done. unread: documents skipped, by reason.  keep: activations to be left (`BuildRequest`)."""
+    """What is to be done.
 
-    loaded: LoadedModel
-    source: DocumentSource
+    Attributes:
+        chunks: the stream from its start, perhaps with activations.
+        source: where it comes from, for people.
+        device: where exemplars are searched.
+        unread: documents skipped, by reason.
+        keep: activations to be left (`BuildRequest`).
+    """
+
+    chunks: Callable[[], Iterator[Chunk]]
+    source: str
+    places: Places
     settings: BuildSettings
     workspace: Workspace
+    device: str
     unread: Counter[str] = field(default_factory=Counter)
     keep: str = "none"
 
@@ -181,8 +199,24 @@ class Run:
     ):
         self.job, self.state, self.on_event = job, state, on_event
         self.progress = Progress(self._report, stop, checkpoint_seconds)
-        self.device = search_device(job.loaded.model.device)
         self.started = time.monotonic()
+
+    @classmethod
+    def begin(cls, job: Job, asked: RunRequest) -> Run:
+        """A run from where an earlier one was stopped, or from the start."""
+        state = job.workspace.load(job.device, job.settings.sites, job.settings.model.d_model)
+        return cls(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
+
+    def through(self, crew: AbstractContextManager[Crew]) -> BuildResult:
+        """Do the whole job, to dictionaries that have taken their places."""
+        with crew as at_work:
+            self.follow(at_work)
+        self.job.workspace.appear(self.write())
+        result = self.result()
+        self.keep()
+        _write_log(self.job.settings, result, at_work.notes())
+        self.progress.report("done")
+        return result
 
     def _report(self, kind: str, tokens: int, rate: float) -> None:
         if self.on_event is not None:
@@ -202,11 +236,11 @@ class Run:
             elif state.clustered < len(collected) or self._keeps:
                 state.spill.open()
             held = ((collected[i], state.spill.chunk(i)) for i in range(state.clustered, len(collected)))
-            self._cluster(decided(held, state.growing, self.device))
+            self._cluster(decided(held, state.growing, self.job.device))
             for _ in itertools.islice(stream, max(0, known - len(collected))):
                 pass  # clustered by an earlier process
             if self.job.keep == "all" and self._keeps:
-                self._cluster(decided(self._kept(crew.extraction(stream)), state.growing, self.device))
+                self._cluster(decided(self._kept(crew.extraction(stream)), state.growing, self.job.device))
             else:
                 self._cluster(crew.deciding(stream, state.growing))
         except Stop:
@@ -220,19 +254,19 @@ class Run:
         """All chunks; raises EPError if there are none, or if the first are not those that a resumed job knows."""
         job, chunk = self.job, None
         known, digest = self.state.chunks, self.state.digest
-        stream = text_chunks(job.source, job.loaded, job.settings, job.settings.max_tokens)
-        for number, chunk in enumerate(stream, 1):
+        for number, chunk in enumerate(job.chunks(), 1):
             if (number == known and chunk.digest != digest) or (chunk.last and number < known):
                 raise EPError(
-                    f"{job.source.name} is not the text this build began with: its first {chunk.tokens_read:,} tokens "
-                    "are others, or the last there are. Restore the text, or choose another folder with --out"
+                    f"{job.source} is not the text this build began with: its first {chunk.tokens_read:,} tokens are "
+                    "others, or the last there are. Restore it, or choose another folder with --out"
                 )
             if number <= known:
                 self.progress.tokens = chunk.tokens_read
+                chunk = replace(chunk, x_nd=None)  # they are in the spill, or clustered
             yield chunk
         if chunk is None:
             raise EPError(
-                f"{job.source.name} gave no text to read: no document with a token within "
+                f"{job.source} gave no text to read: no document with a token within "
                 f"--max-tokens {job.settings.max_tokens:,}; documents skipped: {dict(job.unread) or 'none'}"
             )
 
@@ -265,19 +299,19 @@ class Run:
 
     def _calibrate(self) -> None:
         state, s = self.state, self.job.settings
-        count = min(state.spill.n, s.calibration_sample) // s.calibration_batch
-        if not count:
+        batch = min(s.calibration_batch, state.spill.n)  # of little data, all of it is one batch
+        if batch < _LEAST:
             raise EPError(
-                f"{state.spill.n:,} activations from {self.progress.tokens:,} tokens of text, but a calibration batch "
-                f"needs {s.calibration_batch:,}: give more text, raise --max-tokens, or lower --calibration-batch"
+                f"{state.spill.n:,} activations from {self.progress.tokens:,} tokens; distances need {_LEAST} or more"
             )
+        count = min(state.spill.n, s.calibration_sample) // batch
         self.progress.report("calibrating")
         growing: list[Growing] = []
         for site in s.sites:
             self.progress.check()
-            made = calibrate(state.spill.batches(site, s.calibration_batch, count), s.percentiles)
+            made = calibrate(state.spill.batches(site, batch, count), s.percentiles)
             for percentile, threshold in made.thresholds.items():
-                clustering = LeaderClustering(made.center, threshold, device=self.device)
+                clustering = LeaderClustering(made.center, threshold, device=self.job.device)
                 of: dict[str, Any] = {"sample": made.n_activations, "spread": made.spread[percentile], "settings": s}
                 growing.append(Growing(site=site, percentile=percentile, clustering=clustering, **of))
         state.growing = growing
@@ -314,12 +348,12 @@ class Run:
 
     def write(self) -> list[Path]:
         """Write the dictionaries beside their places, which are returned."""
-        return [write_dictionary(each, self.job.loaded, self.job.workspace.out) for each in self.state.growing]
+        return [write_dictionary(each, self.job.places, self.job.workspace.out) for each in self.state.growing]
 
     def keep(self) -> None:
         """Leave the activations that are to be kept."""
         if self._keeps:
-            of = {"model": self.job.loaded.info.fingerprint, "lasting": self.job.keep == "all"}
+            of = {"model": self.job.settings.model.fingerprint, "lasting": self.job.keep == "all"}
             self.job.workspace.keep(self.state.spill, of)
 
     def result(self) -> BuildResult:

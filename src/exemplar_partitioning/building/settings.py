@@ -16,10 +16,20 @@ from ..text.windowing import Settings
 from .options import BuildOptions
 
 
+class GivenRecord(BaseModel):
+    """What is known of activations that were given."""
+
+    context_size: int | None = Field(description="tokens of a window; null: activations stand alone")
+    bos_id: int | None
+
+
 class BuildSettings(BuildOptions):
     """Everything that decides the bytes of a build. A resumed build must have the same."""
 
     model: ModelRecord
+    given: GivenRecord | None = Field(
+        default=None, exclude_if=lambda given: given is None, description="of activations that no model gives here"
+    )
     text: str = Field(description="where the documents come from")
     sites: tuple[str, ...] = Field(description="canonical names, in the order of execution")
     percentiles: tuple[float, ...]
@@ -41,7 +51,11 @@ class ExtendSettings(Settings):
 def differences(here: BaseModel, there: BaseModel) -> Iterator[str]:
     """`name: ours here, theirs there` for each setting that differs."""
     ours, theirs = _flat(here.model_dump()), _flat(there.model_dump())
-    return (f"{name}: {ours[name]} here, {theirs[name]} there" for name in ours if ours[name] != theirs[name])
+    return (
+        f"{name}: {ours.get(name)} here, {theirs.get(name)} there"
+        for name in ours.keys() | theirs.keys()
+        if ours.get(name) != theirs.get(name)
+    )
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

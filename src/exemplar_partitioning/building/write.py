@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,30 @@ from ..folder.dictionary import content_ids, percentile_name, save, token_column
 from ..folder.group import beside
 from ..folder.schema import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
 from ..models.load import LoadedModel, bos_id
-from ..models.sites import resolve_sites
+from ..models.sites import Site
+from ..text.windowing import Windowing
 from .growing import Growing
 
 
-def write_dictionary(growing: Growing, loaded: LoadedModel, out: Path) -> Path:
+@dataclass(frozen=True)
+class Places:
+    """What the records of a build's dictionaries say of places and tokens.
+
+    sites: by their names.  tokenizer: whose tokens they are; None where there are none.
+    """
+
+    sites: Mapping[str, SiteRecord]
+    tokenizer: Any
+    bos_id: int | None
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, sites: Iterable[Site], windowing: Windowing) -> Places:
+        """Of a model."""
+        records = {str(site): SiteRecord.of(site, loaded.architecture) for site in sites}
+        return cls(records, loaded.tokenizer, bos_id(loaded) if windowing.prepend_bos else None)
+
+
+def write_dictionary(growing: Growing, places: Places, out: Path) -> Path:
     """Write a dictionary beside `<out>/<site>/p<percentile>`, which is returned, unless an earlier try did.
 
     Raises:
@@ -28,34 +48,31 @@ def write_dictionary(growing: Growing, loaded: LoadedModel, out: Path) -> Path:
     if not growing.clustering.k:
         raise EPError(
             f"none of the {growing.clustering.position:,} activations at {growing.site} has a direction: all are "
-            "not finite or equal; check the model's weights and dtype"
+            "not finite or equal; check them, or the model's weights and dtype"
         )
     place = out / growing.site / percentile_name(growing.percentile)
     if not place.exists() and not beside(place).exists():
         clustering = growing.clustering
         dictionary = Dictionary(clustering.center.cpu(), clustering.exemplars.cpu(), clustering.threshold)
-        save(beside(place), _config(growing, loaded), dictionary, regions_table(growing, loaded.tokenizer))
+        save(beside(place), _config(growing, places), dictionary, regions_table(growing, places.tokenizer))
     return place
 
 
-def _config(growing: Growing, loaded: LoadedModel) -> Config:
-    settings, clustering = growing.settings, growing.clustering
+def _config(growing: Growing, places: Places) -> Config:
+    settings, clustering, given = growing.settings, growing.clustering, growing.settings.given
     assert growing.stopped is not None
-    (site,) = resolve_sites(growing.site, loaded.architecture)
-    return Config(
+    windowing = settings.windowing.model_dump()
+    if given is not None:  # by whom they were computed, and how, is not known
+        windowing |= {"context_size": given.context_size, "prepend_bos": None, "shuffle_buffer": 0}
+    return Config.stating_its_version(
         model=settings.model,
-        site=SiteRecord.of(site, loaded.architecture),
-        text=TextRecord(
-            source=settings.text,
-            bos_id=bos_id(loaded) if settings.prepend_bos else None,
-            digest=growing.text_digest,
-            **settings.windowing.model_dump(),
-        ),
+        site=places.sites[growing.site],
+        text=TextRecord(source=settings.text, bos_id=places.bos_id, digest=growing.text_digest, **windowing),
         calibration=CalibrationRecord(
             percentile=growing.percentile,
             threshold=clustering.threshold,
             spread=growing.spread,
-            batch=settings.calibration_batch,
+            batch=min(settings.calibration_batch, growing.sample or settings.calibration_batch),
             n_activations=growing.sample,
             center_norm=float(np.linalg.norm(clustering.center.double().numpy(force=True))),
         ),
@@ -75,7 +92,7 @@ def _config(growing: Growing, loaded: LoadedModel) -> Config:
 
 
 def regions_table(growing: Growing, tokenizer: Any) -> pa.Table:
-    """A row per exemplar in the columns of schema 1.0."""
+    """A row per exemplar in the columns of the schema."""
     provenance, clustering = growing.provenance, growing.clustering
     tokens = [p.window_tokens for p in provenance]
     columns = {

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @asking(
     AnnotateRequest,
     but=("checkpoint_seconds", "on_event", "stop", "ray", "workers"),
-    given={"model": {"kind": str | None, "help": "Where the model is, if not where the build had it."}},
+    given={
+        "model": {"kind": str | None, "help": "Where the model is, if not where the build had it."},
+        "activations": {"kind": list[Path] | None},
+        "tokens": {"kind": list[Path] | None},
+        "tokenizer": {"kind": str | None},
+    },
     counts=("max_tokens",),
 )
 def annotate(

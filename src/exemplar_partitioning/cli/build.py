@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
+_GIVEN = "Activations that you have"
 _CALIBRATION = ("calibration_sample", "calibration_batch")
 _ANNOTATED_TOKENS = 100_000  # where none are kept, on a cluster
 
@@ -56,6 +57,23 @@ def build(
         ),
     ] = None,
     *,
+    activations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Build on activations that you have, without a model: .npy .npz .pt .safetensors .parquet .arrow, or "
+            "folders of these, as `datasets` and SAELens save them. Further paths may follow.",
+            rich_help_panel=_GIVEN,
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        list[Path] | None,
+        typer.Option(help="Their token ids, one each, in such files too.", rich_help_panel=_GIVEN, show_default=False),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Whose ids: name or path.", rich_help_panel=_GIVEN, show_default=False),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
     annotate: Annotated[
         bool,
@@ -97,6 +115,12 @@ def build(
     Exit codes: 2 wrong input, 3 damaged file, 4 no space, network or device, 130 interrupted.
     """
     options.workers(ray, workers)
+    if activations:
+        paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
+        _build_given(paths, tokens, tokenizer, out=out, annotate=annotate, as_json=as_json, asked=asked)
+        return
+    if tokens or tokenizer:
+        raise typer.BadParameter("--tokens and --tokenizer belong to --activations")
 
     import torch
 
@@ -124,8 +148,44 @@ def build(
         result = api.build(loaded, source, out=folder, on_event=tell, **pool, **asked)
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
             kept = Kept.beside(folder)
-            tokens = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
-            api.annotate(folder, source, model=loaded, max_tokens=tokens, field=field, on_event=tell, **pool)
+            budget = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
+            api.annotate(folder, source, model=loaded, max_tokens=budget, field=field, on_event=tell, **pool)
+    if not as_json:
+        _print_dictionaries(result)
+
+
+def _build_given(
+    paths: list[Path],
+    tokens: list[Path] | None,
+    tokenizer: str | None,
+    *,
+    out: Path | None,
+    annotate: bool,
+    as_json: bool,
+    asked: dict[str, Any],
+) -> None:
+    from .. import api
+    from ..building.options import GivenRequest
+    from ..folder import annotation
+    from ..folder.dictionary import find
+    from .display import display
+
+    fitting: dict[str, Any] = {
+        name: value for name, value in asked.items() if name in GivenRequest.model_fields and value is not None
+    }
+    for name in ("max_tokens", "field"):
+        if fitting.get(name) == BuildRequest.model_fields[name].default:
+            del fitting[name]  # of activations that are there, all; and the only column that holds any
+    if (site := asked["sites"]) is not None:
+        fitting["site"] = site
+    known: dict[str, Any] = {"tokens": tokens, "tokenizer": tokenizer, "field": fitting.pop("field", None)}
+    folder = out or Path("dictionaries") / paths[0].stem
+    fitting |= {"out": folder, **known}
+    with display(as_json) as tell, stop_on_interrupt() as stop:
+        result = api.build_from_activations(paths, on_event=tell, stop=stop, **fitting)
+        if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
+            evidence: dict[str, Any] = {"activations": paths, "max_tokens": _ANNOTATED_TOKENS, **known}
+            api.annotate(folder, on_event=tell, stop=stop, **evidence)
     if not as_json:
         _print_dictionaries(result)
 

@@ -140,7 +140,7 @@ def _feature(
         "hasVector": True,
         "vector": dictionary.exemplars[region].tolist(),
         "vectorDefaultSteerStrength": dictionary.typical_norm,
-        "hookName": dictionary.config.site.transformer_lens,
+        "hookName": dictionary.config.site.transformer_lens or dictionary.config.site.name,
         "topkCosSimIndices": near_n.tolist(),
         "topkCosSimValues": cosine_n.tolist(),
         "pos_str": [token["token"] for token in row["lens_top"]],

@@ -39,7 +39,7 @@ from ..files import (
 )
 from .invariants import check_evidence, check_examples, check_means
 from .listing import OnDisk, verified
-from .schema import FileRecord, TextRecord, validated
+from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
 
 FOLDER = "annotation"
 BINS = 64  # of the distance histogram
@@ -129,9 +129,9 @@ class AnnotationRecord(_Part):
     """annotation.json."""
 
     format: Literal["exemplar-partitioning/annotation"] = "exemplar-partitioning/annotation"
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0", "1.1"] = Field("1.0", description="the lowest that can say all this")
     dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
-    model: str = Field(description="fingerprint of the model that read the text")
+    model: str | None = Field(description="fingerprint of the model that read the text; null: activations were given")
     text: TextRecord
     max_tokens: int = Field(ge=0)
     n_tokens: int = Field(ge=0, description="tokens of text read")
@@ -235,8 +235,8 @@ class Annotation:
 
 def _read_record(path: Path) -> AnnotationRecord:
     value = read_json(path)
-    if (version := value.get("schema_version")) != "1.0":
-        raise DataError(f"{path} has schema version {version}; this package reads 1.0")
+    if (version := value.get("schema_version")) not in SCHEMA_VERSIONS:
+        raise DataError(f"{path} has schema version {version}; this package reads {' and '.join(SCHEMA_VERSIONS)}")
     record = validated(AnnotationRecord, value, path)
     check_seal(path)
     return record

@@ -1,4 +1,4 @@
-"""The folder a dictionary lives in: schema 1.0 (docs/format.md).
+"""The folder a dictionary lives in (docs/format.md).
 
     config.json             what it is, how it was made, hash of every other file
     config.json.sha256      hash of config.json
@@ -103,12 +103,13 @@ def versions() -> dict[str, str]:
 
 
 def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, Any]:
-    """Columns of regions.parquet that follow from each exemplar's window, which ends with its token."""
+    """Columns of regions.parquet that follow from each exemplar's window, which ends with its token if it is known."""
     contexts = [ids[:-1][-CONTEXT_TOKENS:] for ids in windows]
+    unread = [""] * len(windows)
     return {
-        "token_id": [int(ids[-1]) for ids in windows],
-        "token": tokenizer.batch_decode([[int(ids[-1])] for ids in windows]),
-        "context": tokenizer.batch_decode(contexts, skip_special_tokens=True),
+        "token_id": [int(ids[-1]) if len(ids) else -1 for ids in windows],
+        "token": unread if tokenizer is None else tokenizer.batch_decode([ids[-1:] for ids in windows]),
+        "context": unread if tokenizer is None else tokenizer.batch_decode(contexts, skip_special_tokens=True),
         "window_tokens": list(windows),
     }
 

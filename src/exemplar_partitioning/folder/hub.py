@@ -105,7 +105,7 @@ def card(repository: str, dictionaries: list[StoredDictionary]) -> str:
     ]
     base = f"base_model: {first.model.id}\n" if _REPOSITORY.fullmatch(first.model.id) else ""
     site, percentile = first.site.name, f"{first.calibration.percentile:g}"
-    model = _plain(first.model.id)
+    model, fingerprint = _plain(first.model.id), first.model.fingerprint or "not known"
     return f"""---
 library_name: exemplar-partitioning
 tags: [interpretability, exemplar-partitioning]
@@ -127,7 +127,7 @@ d = ep.load("{repository}", site="{site}", percentile={percentile})
 ids, distances = d.assign(activations)
 ```
 
-- Model: {model} ({first.model.architecture}, {first.model.dtype}), weights `{first.model.fingerprint[:16]}`
+- Model: {model} ({first.model.architecture or "not known"}, {first.model.dtype}), weights `{fingerprint[:16]}`
 - Licence of the model: {_plain(first.model.license or "not known")}
 - Text: {_plain(first.text.source)}. The files hold excerpts of it (contexts of exemplars and examples), which keep
   their own licence.

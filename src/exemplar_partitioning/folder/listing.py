@@ -16,7 +16,7 @@ from ..errors import DataError, EPError
 from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
 from .group import JOURNAL
 from .invariants import check_config, check_rows
-from .schema import REGIONS_SCHEMA, SCHEMA_VERSION, Config, FileRecord, validated
+from .schema import REGIONS_SCHEMA, SCHEMA_VERSIONS, Config, FileRecord, validated
 
 if TYPE_CHECKING:
     from .annotation import Annotation
@@ -61,7 +61,7 @@ class OnDisk:
     def _regions_file(self) -> Path:
         path = self.verified("regions.parquet")
         if not pq.read_schema(path).equals(REGIONS_SCHEMA):
-            raise DataError(f"{path} has other columns than schema {SCHEMA_VERSION} describes (docs/format.md)")
+            raise DataError(f"{path} has other columns than schema {SCHEMA_VERSIONS[-1]} describes (docs/format.md)")
         return path
 
     @cached_property
@@ -178,7 +178,7 @@ def _why_none(root: Path) -> str:
 
 def _spellings(folder: Path) -> tuple[str, ...]:
     site = read_config(folder).site
-    return site.name, site.transformer_lens, site.module_path
+    return tuple(name for name in (site.name, site.transformer_lens, site.module_path) if name)
 
 
 def read_config(folder: Path) -> Config:
@@ -188,9 +188,9 @@ def read_config(folder: Path) -> Config:
     if raw.get("format") != "exemplar-partitioning/dictionary":
         raise DataError(f"{path} does not describe a dictionary of this package")
     version = str(raw.get("schema_version"))
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
         raise DataError(
-            f"{path} has schema version {version}; this package reads {SCHEMA_VERSION}: "
+            f"{path} has schema version {version}; this package reads {' and '.join(SCHEMA_VERSIONS)}: "
             "if it comes from a newer exemplar-partitioning, install that"
         )
     config = validated(Config, raw, path)

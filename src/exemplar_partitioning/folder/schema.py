@@ -1,4 +1,4 @@
-"""What a dictionary's files say, schema 1.0 (docs/format.md): records of config.json, columns of regions.parquet."""
+"""What a dictionary's files say, schema 1.1 (docs/format.md): records of config.json, columns of regions.parquet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..models.architecture import Architecture
     from ..models.sites import Site
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSIONS = ("1.0", "1.1")
 
 REGIONS_SCHEMA = pa.schema(
     [
@@ -66,16 +66,16 @@ class ModelRecord(_Part):
 
     id: str = Field(description="hub id, packaged name or folder name")
     revision: str | None = Field(description="revision on the hub, if one was named")
-    architecture: str = Field(description="class name in transformers")
-    d_model: int = Field(description="width of the residual stream")
-    n_layers: int
-    vocab_size: int
+    architecture: str | None = Field(description="class name in transformers; null: not known")
+    d_model: int = Field(description="width of the activations")
+    n_layers: int | None
+    vocab_size: int | None
     dtype: str = Field(description="dtype of the forward pass; another dtype gives another dictionary")
-    fingerprint: str = Field(
+    fingerprint: str | None = Field(
         description="sha256 over parameters, buffers, packed weights, configuration and active adapters; over "
-        "parameters alone where `weights` is absent"
+        "parameters alone where `weights` is absent; null: the activations were given, by which model is not known"
     )
-    tokenizer_hash: str
+    tokenizer_hash: str | None
     license: str | None
     # Absent from dictionaries built before there were any.
     weights: str | None = Field(
@@ -87,13 +87,18 @@ class ModelRecord(_Part):
         default=None, exclude_if=lambda admission: admission is None, description="what was tested when it was loaded"
     )
 
+    @property
+    def known(self) -> bool:
+        """Whether it is known which model it was; else activations were given, or a dictionary was imported."""
+        return self.fingerprint not in (None, "unknown")
+
 
 class SiteRecord(_Part):
     """Where in the model, in three spellings."""
 
     name: str = Field(description="canonical, e.g. resid_post.12")
-    transformer_lens: str = Field(description="e.g. blocks.12.hook_resid_post")
-    module_path: str = Field(description="e.g. model.layers.12")
+    transformer_lens: str | None = Field(description="e.g. blocks.12.hook_resid_post; null where there is none")
+    module_path: str | None = Field(description="e.g. model.layers.12; null: not known")
 
     @classmethod
     def of(cls, site: Site, architecture: Architecture) -> SiteRecord:
@@ -106,8 +111,8 @@ class TextRecord(_Part):
     """What was streamed."""
 
     source: str
-    context_size: int = Field(ge=1, description="text tokens of a window, BOS not counted")
-    prepend_bos: bool
+    context_size: int | None = Field(ge=1, description="text tokens of a window, BOS not counted; null: not known")
+    prepend_bos: bool | None
     bos_id: int | None
     shuffle_buffer: int = Field(ge=0, description="windows")
     seed: int
@@ -134,8 +139,9 @@ class TextRecord(_Part):
 
     @property
     def windowing(self) -> Windowing:
-        """How documents became windows; the same for dictionaries that can read text together."""
-        return Windowing(**{name: getattr(self, name) for name in Windowing.model_fields})
+        """How documents became windows, the default where that is not known; equal where text can be read together."""
+        known = {name: getattr(self, name) for name in Windowing.model_fields}
+        return Windowing(**{name: value for name, value in known.items() if value is not None})
 
 
 class CalibrationRecord(_Part):
@@ -193,7 +199,7 @@ class Config(_Part):
     """config.json."""
 
     format: Literal["exemplar-partitioning/dictionary"] = "exemplar-partitioning/dictionary"
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.0", "1.1"] = Field("1.0", description="the lowest that can say all this")
     model: ModelRecord
     site: SiteRecord
     text: TextRecord
@@ -201,6 +207,13 @@ class Config(_Part):
     build: BuildRecord
     versions: dict[str, str]
     files: dict[str, FileRecord] = {}
+
+    @classmethod
+    def stating_its_version(cls, **parts: Any) -> Config:
+        """A configuration with the lowest version of the schema that can say all of it."""
+        config = cls(**parts)
+        given = config.model.fingerprint is None or config.text.context_size is None
+        return config.model_copy(update={"schema_version": "1.1"}) if given else config
 
 
 def json_schema() -> dict[str, Any]:

@@ -13,6 +13,7 @@ _OFTEN = 0.05  # share that makes it worth a mention beside others
 _BEFORE = 0.1  # share of the members that a token before them needs to be worth one
 _TOKEN = 20  # characters of a token at most
 _CONTEXT = 24  # characters of context at most
+_PLACE = 60  # characters of the name of a row at most
 
 
 def automatic(
@@ -71,7 +72,9 @@ def quoted(row: dict[str, Any]) -> str:
 
 
 def _observed(exemplar_row: dict[str, Any]) -> str:
-    """The exemplar's token after the last words before it."""
+    """The exemplar's token after the last words before it; where no token is known, the row it was."""
+    if exemplar_row["token_id"] < 0 and not exemplar_row["token"] and exemplar_row["document"]:
+        return visible(exemplar_row["document"])[-_PLACE:]
     words, context = " ".join(exemplar_row["context"][-200:].split()), ""
     for word in reversed(words.split(" ")):
         if len(word) + len(context) >= _CONTEXT:

@@ -101,6 +101,12 @@ def resolve_sites(spec: str | Iterable[str], architecture: Architecture) -> tupl
     return tuple(sorted(resolved))
 
 
+def named_site(name: str) -> Site | None:
+    """The site of a canonical or TransformerLens name, of whatever model; None for other names."""
+    parsed = _canonical(name) or _lens(name)
+    return None if parsed is None or parsed[2] else Site(parsed[0], parsed[1])
+
+
 def _resolve(name: str, architecture: Architecture) -> list[Site]:
     if any(sign in name for sign in "*?["):
         sites = [Site(layer, point) for layer in range(architecture.n_layers) for point in POINTS]

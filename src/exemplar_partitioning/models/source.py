@@ -53,6 +53,14 @@ class Source:
         with self._reading(), quiet():
             return AutoConfig.from_pretrained(self._place, **self._options)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer alone; with a GGUF file it comes out of the whole."""
+        if self._is_gguf:
+            return self.read(torch.float32)[1]
+        with self._reading(), quiet():
+            return read_tokenizer(self._place, **self._options)
+
     def outline(self) -> Any:
         """The model without its weights, for what can be told from its modules; a GGUF file is read whole."""
         if self._is_gguf:

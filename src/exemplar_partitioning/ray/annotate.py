@@ -28,7 +28,7 @@ def on(ray: Ray) -> Gathering:
 
     def gather(job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress) -> Generator[Sequence[Chunk]]:
         context = job.dictionaries[0].config.text.context_size
-        with team(ray, AnnotationWorker, job.loaded, job.sites, context_size=context) as pool:
+        with team(ray, AnnotationWorker, job.reader.model, job.sites, context_size=context) as pool:
             known = [
                 (d.config.site.name, Dictionary(d.center.cpu(), d.exemplars.cpu(), d.threshold, d.device))
                 for d in job.dictionaries

@@ -168,7 +168,10 @@ def _find(source: str) -> tuple[Path, list[Path]]:
     path = Path(source)
     if path.is_file():
         if format_of(path) is None:
-            raise EPError(f"{source}: unknown extension '{path.suffix}'. Expected {known_extensions()}.")
+            raise EPError(
+                f"{source}: unknown extension '{path.suffix}'. Expected {known_extensions()}; activations "
+                "that you have are given with --activations (ep.build_from_activations)."
+            )
         return path.parent, [path]
     text = f" {_GIVE_TEXTS}" if " " in source and format_of(path) is None else ""
     if path.is_dir():

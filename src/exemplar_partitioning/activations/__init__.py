@@ -1,0 +1,1 @@
+"""Activations that someone else computed, as a stream with whatever is known of their tokens."""

@@ -1,0 +1,86 @@
+"""Builds on activations that were given: no model runs, and what is not known of theirs is recorded so."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from ..activations.given import At, Given, given, tokens_of
+from ..core.calibration import check_percentiles
+from ..errors import EPError
+from ..folder.schema import ModelRecord, SiteRecord
+from ..models.identity import tokenizer_hash
+from ..models.load import pick_device, search_device
+from ..models.sites import named_site
+from .growing import decided
+from .options import BuildOptions, Following, GivenRequest
+from .run import Crew, Job, Run, finished
+from .settings import BuildResult, BuildSettings, GivenRecord
+from .workspace import Workspace
+from .write import Places
+
+
+def build_given(x: Any, asked: GivenRequest) -> BuildResult:
+    """Build dictionaries of activations; `api.build_from_activations` tells of all that can be asked.
+
+    Raises:
+        EPError: activations or token ids that do not fit.
+        DataError: files that are damaged, or of several widths.
+    """
+    source = given(x, tokens_of(asked.tokens, asked.tokenizer, asked.context_size), field=asked.field)
+    site = site_record(asked.site)
+    settings = _settings(source, asked, site)
+    with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
+        if workspace.finished:
+            return finished(workspace.out)
+        job = Job(
+            chunks=lambda: source.chunks(settings.max_tokens),
+            source=source.name,
+            places=Places({site.name: site}, source.tokens.tokenizer, source.tokens.bos_id),
+            settings=settings,
+            workspace=workspace,
+            device=search_device(pick_device(asked.device)),
+        )
+        run = Run.begin(job, asked)
+        extraction = At([site.name], run.progress)
+        crew = Crew(extraction, lambda chunks, growing: decided(extraction(chunks), growing, job.device))
+        return run.through(nullcontext(crew))
+
+
+def site_record(name: str) -> SiteRecord:
+    """A site in a model that is not here: canonical, of TransformerLens, or as someone named it."""
+    if (site := named_site(name)) is not None:
+        return SiteRecord(name=str(site), transformer_lens=site.transformer_lens, module_path=None)
+    if not (folder := re.sub(r"[^\w.:-]+", "-", name).strip("-.")):
+        raise EPError(f"site is {name!r}; expected a name such as resid_post.12")
+    return SiteRecord(name=folder, transformer_lens=None, module_path=None)
+
+
+def _settings(source: Given, asked: GivenRequest, site: SiteRecord) -> BuildSettings:
+    tokenizer = source.tokens.tokenizer
+    options = {name: getattr(asked, name) for name in Following.model_fields}
+    options["calibration_sample"] = max(asked.calibration_sample, asked.calibration_batch)
+    context = source.context_size
+    return BuildSettings(
+        **{name: field.default for name, field in BuildOptions.model_fields.items()} | options,
+        model=ModelRecord(
+            id=asked.model,
+            revision=None,
+            architecture=None,
+            d_model=source.width,
+            n_layers=None,
+            vocab_size=None if tokenizer is None else len(tokenizer),
+            dtype=source.dtype,
+            fingerprint=None,
+            tokenizer_hash=None if tokenizer is None else tokenizer_hash(tokenizer),
+            license=None,
+        ),
+        given=GivenRecord(context_size=context, bos_id=source.tokens.bos_id),
+        text=source.name,
+        sites=(site.name,),
+        percentiles=check_percentiles(asked.percentiles),
+        device=asked.device,
+        threads=1,
+    )
