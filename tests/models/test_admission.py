@@ -91,7 +91,8 @@ def test_causal_models_are_admitted_with_their_lens(family, dtype):
         (lambda t: {k: v for k, v in t.items() if ".layers.2." not in k}, "9 missing .model.layers.2.input"),
         (lambda t: {k: v for k, v in t.items() if k != "model.norm.weight"}, "1 missing .model.norm.weight"),
         (lambda t: {**t, **{k.replace("layers.2", "layers.3"): v.clone() for k, v in t.items()}}, "model.layers.3"),
-        (lambda t: {**t, "model.norm.weight": torch.ones(7)}, "model.norm.weight|shape|mismatch"),
+        (lambda t: {**t, "model.norm.weight": torch.ones(7)}, r"1 of another shape .model\.norm\.weight"),
+        (lambda t: {**t, "lm_head.weight": torch.ones(7, 24)}, r"1 of another shape .lm_head\.weight"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused_by_name(folder, change, named):
@@ -117,6 +118,16 @@ def test_a_head_alone_may_be_missing_and_then_nothing_is_drawn_at_random(folder)
         for m in (complete, first)
     ]
     assert torch.equal(*rows)
+
+
+def test_constants_that_earlier_versions_saved_are_no_weights(tmp_path):
+    folder = tiny_llama(tmp_path / "old")
+    expected = load_model(folder).info
+    constants = {"attn.masked_bias": torch.tensor(-1e9), "self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    rewritten(
+        folder, lambda t: t | {f"model.layers.{i}.{k}": v.clone() for i in range(3) for k, v in constants.items()}
+    )
+    assert load_model(folder).info == expected
 
 
 def test_classifiers_have_no_lens():

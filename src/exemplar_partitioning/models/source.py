@@ -22,6 +22,8 @@ from .identity import weights_hash_of
 _LFS = b"version https://git-lfs.github.com/spec/"
 _STATE_DICTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 _NAMED = 3  # keys in a message
+# Last parts of keys that hold no weight: constants that earlier versions of transformers saved, now made anew.
+_CONSTANTS = frozenset(("masked_bias", "inv_freq", "position_ids", "causal_mask"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,12 @@ class Source:
         with self._reading(), quiet():
             tokenizer = read_tokenizer(self._place, **self._options)
             model, report = kind.from_pretrained(
-                self._place, config=self.config, dtype=dtype, output_loading_info=True, **self._options
+                self._place,
+                config=self.config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `whole` names them
+                **self._options,
             )
         return whole(model, report, self.name, self.config), tokenizer
 
@@ -250,7 +257,8 @@ def whole(model: Any, report: dict[str, Any], where: str, config: Any = None) ->
     Raises:
         DataError: weights are missing, superfluous or of another shape; some are named.
     """
-    missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
+    missing = set(report["missing_keys"])
+    unexpected = {key for key in report["unexpected_keys"] if key.rpartition(".")[2] not in _CONSTANTS}
     if unexpected and config is not None and config.get_text_config() is not config:
         unexpected -= _weights_of(config)
     mismatched = {str(key[0] if isinstance(key, tuple | list) else key) for key in report["mismatched_keys"]}
