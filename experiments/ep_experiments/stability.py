@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.stats import rankdata
+from sklearn.metrics import adjusted_rand_score
 
-from exemplar_partitioning.compare.overlap import adjusted_rand, best_f1, contingency
+from exemplar_partitioning.compare.overlap import best_f1, contingency
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.core.leader import LeaderClustering
@@ -81,7 +82,7 @@ def reappearance(first: Regions, second: Regions) -> Reappearance:
         np.where(best_k >= 0, f1_k, np.nan),
         nearest(first.exemplars_kd, second.exemplars_kd)[1],
         np.nan_to_num(nearest(first.mean_kd, second.mean_kd)[1]),  # 0 without members
-        adjusted_rand(shared),
+        float(adjusted_rand_score(first.ids_n, second.ids_n)),
     )
 
 

@@ -4,6 +4,8 @@ Every message tells what was given, what was expected and what to do. The comman
 message alone and exits with `exit_code`; in Python these are ordinary `ValueError`s.
 """
 
+from importlib.util import find_spec
+
 
 class EPError(ValueError):
     """Something the user gave does not fit: a name, a shape, a setting, a text."""
@@ -27,3 +29,12 @@ class Interrupted(EPError):
     """Stopped on request after saving a checkpoint; `--resume` goes on."""
 
     exit_code = 130
+
+
+def require_extra(extra: str, *modules: str, of: str) -> None:
+    """Raise EPError, saying how to install them, unless the modules of an extra are there that something needs."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise EPError(
+            f"{of} needs {', '.join(missing)}, which is not installed: python -m pip install "
+            f"'exemplar-partitioning[{extra}]'"
+        )

@@ -134,7 +134,7 @@ def test_errors_say_what_to_do(build, monkeypatch):
         figures.to_bytes(figures.sizes(build), "gif")
     with pytest.raises(EPError, match="at least one"):
         figures.sizes([])
-    monkeypatch.setattr(figures, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(EPError, match=re.escape("pip install 'exemplar-partitioning[figures]'")):
         figures.sizes(build)
 

@@ -111,7 +111,7 @@ def test_without_annotation_it_says_what_to_run(tmp_path):
 
 
 def test_without_plotly_it_says_what_to_install(dictionary, monkeypatch):
-    monkeypatch.setattr(report, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(EPError, match=re.escape("pip install 'exemplar-partitioning[explorer]'")):
         report.render(dictionary)
 

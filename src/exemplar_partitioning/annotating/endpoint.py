@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EPError, ResourceError
+from ..errors import EPError, ResourceError, require_extra
 from ..folder.dictionary import StoredDictionary
 from ..folder.labels import LIMIT, Label, Labels, one_line
 from ..text.visible import visible
@@ -125,12 +125,9 @@ def _source(model: str) -> str:
 
 def connect(url: str, key: str | None) -> AsyncOpenAI:
     """A client for an endpoint; sends nothing yet. Raises EPError without the package or a proper URL."""
-    try:
-        from openai import AsyncOpenAI
-    except ImportError as error:
-        raise EPError(
-            "asking an endpoint needs the package openai: pip install 'exemplar-partitioning[labels]'"
-        ) from error
+    require_extra("labels", "openai", of="asking an endpoint")
+    from openai import AsyncOpenAI
+
     if not re.match(r"https?://[^/]", url):
         raise EPError(f"{url!r} is not the address of an endpoint; give one such as http://localhost:8000/v1")
     return AsyncOpenAI(base_url=url, api_key=key or "none", timeout=_TIMEOUT, max_retries=_RETRIES)

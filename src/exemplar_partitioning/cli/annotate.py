@@ -11,6 +11,7 @@ from ..annotating.options import AnnotateRequest
 from . import options
 from .asking import asking
 from .interrupts import stop_on_interrupt
+from .terminal import console, table
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
@@ -69,8 +70,6 @@ def annotate(
 
 def _print(dictionaries: list[StoredDictionary], path: Path) -> None:
     """A table of the annotated dictionaries, and what to do next."""
-    from .terminal import console, table
-
     out, record = console(), dictionaries[0].annotation.record
     out.print(
         f"\n[bold]{len(dictionaries)} dictionaries annotated[/] on {record.n_tokens:,} tokens of "

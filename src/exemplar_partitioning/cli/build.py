@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from ..building.options import DEFAULT_MODEL, BuildRequest
 from ..text.windowing import Windowing
@@ -191,7 +192,6 @@ def _build_given(
 
 
 def _print_dictionaries(result: BuildResult) -> None:
-    from rich.console import Console
 
     from .display import dictionaries_table
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import DataError, EPError
 from . import options
 
 
@@ -21,7 +22,6 @@ def check(
 ) -> None:
     """Check dictionaries, their annotations and labels: hashes, ranges, and what must agree between files."""
     from ..api import load
-    from ..errors import DataError, EPError
     from ..folder.dictionary import find
     from ..folder.invariants import check as run
 

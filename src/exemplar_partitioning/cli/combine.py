@@ -9,6 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from . import options
+from .terminal import counted
 
 
 def combine(
@@ -25,7 +26,6 @@ def combine(
     from ..compare.algebra import Operation
     from ..compare.algebra import combine as run
     from ..folder.origin import read_origin
-    from .terminal import counted
 
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site, percentile_b or percentile)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from rich.measure import Measurement
 
 from . import options
 from .output import print_json
+from .terminal import console, table
 
 if TYPE_CHECKING:
     from ..evaluating.result import Evaluation, Interval
@@ -87,9 +89,6 @@ def evaluate(
 
 
 def _print(result: Evaluation) -> None:
-    from rich.measure import Measurement
-
-    from .terminal import console, table
 
     spliced = result.ce_clean is not None
     names = ["code", ">k", ">features", ">L0", ">FVU", ">FVU'", ">cosine", ">live"]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import EPError, require_extra
 from . import options
+from .terminal import counted
 
 if TYPE_CHECKING:
     from ..show.explorer.library import Library
     from ..show.explorer.live import Live
 
 _PORT = 8765
-_NEEDED = ("plotly", "starlette", "uvicorn")
 
 
 def explore(
@@ -44,11 +44,7 @@ def explore(
 
     Serves this machine alone, and needs no network. Ctrl-C ends it.
     """
-    from ..errors import EPError
-
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise EPError(f'the explorer needs {", ".join(missing)}: pip install "exemplar-partitioning[explorer]"')
+    require_extra("explorer", "plotly", "starlette", "uvicorn", of="the explorer")
     if model is not None and not live:
         raise EPError("--model tells which model reads text; add --live")
 
@@ -58,7 +54,6 @@ def explore(
     from ..show.explorer.library import Library
     from ..show.explorer.overlaps import read_overlaps
     from ..show.explorer.server import app, listen, server
-    from .terminal import counted
 
     library = Library([path] if other is None else [path, other])
     overlaps = [read_overlaps(folder, library) for folder in match or ()]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..text.visible import visible
 from . import options
 from .interrupts import stop_on_interrupt
 from .output import print_json
@@ -33,7 +34,6 @@ def extend(
     The missing mass is that of the new text.
     """
     from ..building.extend import extend as run
-    from ..text.visible import visible
 
     with stop_on_interrupt() as asked:
         grown = run(

@@ -6,10 +6,14 @@ import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from ..errors import EPError, Interrupted
 from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, counted, cut, named
 
 if TYPE_CHECKING:
     from ..annotating.endpoint import Outcome, Plan
@@ -61,8 +65,6 @@ def label(
     Labels are kept in labels.json beside the dictionary, each with its source. What you say goes before what a
     model says, and that before what is made from tokens. Nothing leaves the machine without --endpoint.
     """
-    from ..errors import EPError
-
     if (region is None) == (endpoint is None):
         raise EPError("give --region N, with a text to label it, or --endpoint URL --model NAME to ask a model")
     dictionary = options.chosen_dictionary(path, site, percentile)
@@ -86,7 +88,6 @@ def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_jso
         shown = [{"text": label.text, "source": label.source} for label in given]
         print_json({"region": region, "labels": shown})
         return
-    from .terminal import console, named
 
     out = console()
     for rank, label in enumerate(given):
@@ -111,11 +112,8 @@ def _by_model(
     yes: bool,
     as_json: bool,
 ) -> None:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from ..annotating import endpoint
-    from ..errors import EPError, Interrupted
 
     key = os.environ.get(key_env) if key_env else None
     if key_env and not key:
@@ -147,7 +145,6 @@ def _by_model(
 
 
 def _confirmed(planned: Plan, url: str, model: str) -> bool:
-    from .terminal import counted
 
     typer.echo(
         f"{counted(len(planned.questions), 'request')} to {visible(model)} at {visible(url)}, "
@@ -169,7 +166,6 @@ def _report(planned: Plan, outcome: Outcome, as_json: bool) -> None:
         }
         print_json(shown)
         return
-    from .terminal import console, counted, cut
 
     out = console()
     for label in sorted(outcome.labels, key=lambda label: label.region):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from rich.table import Column
+from rich.text import Text
 
+from ..errors import EPError
+from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, fixed, interval, table
 
 
 def localise(
@@ -29,11 +34,8 @@ def localise(
     as_json: options.Json = False,
 ) -> None:
     """Find the regions whose prompts show a behaviour: rates with intervals, lift, p corrected for their number."""
-    from typing import cast
-
     from ..act.localise import Position
     from ..act.localise import localise as run
-    from ..errors import EPError
     from ..folder.labels import Labels
     from ..reading import model_of
     from ..text.documents import read_prompts
@@ -55,11 +57,6 @@ def localise(
         rows = [vars(rate) | {"label": labels.best(rate.region).text} for rate in rates]
         print_json(rows)
         return
-    from rich.table import Column
-    from rich.text import Text
-
-    from ..text.visible import visible
-    from .terminal import console, fixed, interval, table
 
     shown = table(
         *(">region", ">prompts", ">showing", ">rate (95 %)", ">lift", ">p"),

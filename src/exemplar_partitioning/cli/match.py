@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from rich.table import Column, Table
 
+from ..text.visible import visible
 from . import options
 from .output import print_json, write_tables
+from .terminal import console, counted, cut, fixed, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..compare.matching import Matching
 
 _TOKEN = 24  # columns at most
@@ -81,8 +82,6 @@ def match(
 
 def show(matching: Matching, top: int) -> None:
     """The matching for people."""
-    from .terminal import console, counted
-
     out, summary = console(), matching.summary()
     out.print(
         f"{counted(summary['regions'][0], 'region')} of A, {summary['regions'][1]:,} of B, by {matching.basis} "
@@ -98,10 +97,6 @@ def show(matching: Matching, top: int) -> None:
 
 def _cosines(summary: dict[str, Any]) -> Table:
     """The best cosine of each region in the other dictionary, and under each null."""
-    from rich.table import Column
-
-    from .terminal import fixed, table
-
     names = ("median", "p90", "p99")
     shown = table(Column("best cosine", no_wrap=True), *(f">{name}" for name in (*names, "cutoff", "above it")))
     for side, direction in (("to_b", "A in B"), ("to_a", "B in A")):
@@ -115,7 +110,6 @@ def _cosines(summary: dict[str, Any]) -> Table:
 
 
 def _sentences(matching: Matching, summary: dict[str, Any]) -> Iterator[str]:
-    from .terminal import counted, fixed
 
     pairs = summary["one_to_one"]
     optimum = f"at most {pairs['gap']:.4f} below the optimum" if pairs["gap"] else "the optimum"
@@ -141,10 +135,6 @@ def _sentences(matching: Matching, summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _pairs(rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Column
-
-    from ..text.visible import visible
-    from .terminal import cut, fixed, table
 
     with_text = bool(rows) and "f1" in rows[0]
     tokens = (Column(name, no_wrap=True) for name in ("token of A", "of B"))

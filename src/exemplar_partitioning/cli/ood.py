@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
+from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, counted, ending, highlighted
 
 if TYPE_CHECKING:
     from ..novelty.detector import Detector, DocumentNovelty
@@ -66,7 +69,6 @@ def fit(
     if as_json:
         print_json({"file": str(written), **_described(detector)})
         return
-    from .terminal import console, counted
 
     record, on = detector.record, detector.record.fitted_on
     console().print(
@@ -163,11 +165,6 @@ def _as_json(row: DocumentNovelty, tokenizer: Any) -> dict[str, Any]:
 
 def _print(judged: Any, detector: Detector, tokenizer: Any) -> None:
     """A row a document as they come; with a tokenizer, its tokens below it."""
-    from rich.text import Text
-
-    from ..text.visible import visible
-    from .terminal import console, counted, ending
-
     out = console()
     out.print(Text(f"{'score':>7} {'p':>8} {'':8} {'tokens':>7} {'distance':>8} {'beyond':>7}  document", style="bold"))
     documents = flagged = 0
@@ -190,11 +187,7 @@ def _print(judged: Any, detector: Detector, tokenizer: Any) -> None:
 
 def _tokens_shown(row: DocumentNovelty, tokenizer: Any) -> Any:
     """The document's tokens, those flagged in red, and where there are no colours in angle marks."""
-    from rich.text import Text
-
     from ..text.tokens import token_texts
-    from ..text.visible import visible
-    from .terminal import console, highlighted
 
     plain = console().color_system is None
     pieces = zip(token_texts(tokenizer, row.passage.token_n), row.flagged_n, strict=True)

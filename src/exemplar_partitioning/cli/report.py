@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import EPError
 from . import options
 
 
@@ -23,7 +24,6 @@ def report(
 
     A report is about one dictionary: name its site and percentile where DIR holds several.
     """
-    from ..errors import EPError
     from ..files import disk_errors, write_new
     from ..show.report import render
 

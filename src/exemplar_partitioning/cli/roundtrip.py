@@ -8,6 +8,7 @@ import typer
 
 from . import options
 from .output import print_json
+from .terminal import console, counted, table
 
 
 def roundtrip(
@@ -42,7 +43,6 @@ def roundtrip(
     if as_json:
         print_json(trips)
         return
-    from .terminal import console, counted, table
 
     shown = table("trips", ">begun", ">returned", ">share", ">re-paired", ">highest", ">p")
     names = {"from_a": "A to B and back", "text_a": "  A through text alone", "from_b": "B to A and back"}

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
+from rich.table import Column, Table
+from rich.text import Text
 
+from ..errors import EPError
 from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, counted, cut, ending, place, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..folder.listing import OnDisk
 
 _DOCUMENT = 26  # columns at most
@@ -45,8 +48,6 @@ def show(
 
     A region's context and examples are shaded by distance to its exemplar: the nearer, the darker.
     """
-    from ..errors import EPError
-
     if sum(given is not None for given in (region, text, file)) > 1:
         raise EPError("--region, --text and --file are three views: give one of them")
     if region is None and text is None and file is None:
@@ -107,10 +108,8 @@ def _as_json(dictionary: OnDisk, top: int) -> dict[str, Any]:
 
 
 def _print_all(path: Path, chosen: Sequence[OnDisk], top: int) -> None:
-    from rich.text import Text
 
     from .display import dictionaries_table
-    from .terminal import console
 
     out = console()
     first = chosen[0].config
@@ -122,11 +121,6 @@ def _print_all(path: Path, chosen: Sequence[OnDisk], top: int) -> None:
 
 
 def _biggest_table(dictionary: OnDisk, top: int, width: int) -> Table:
-    from rich.cells import cell_len
-    from rich.table import Column
-    from rich.text import Text
-
-    from .terminal import counted, cut, ending, place, table
 
     annotation = dictionary.annotation if dictionary.annotated else None
     config = dictionary.config

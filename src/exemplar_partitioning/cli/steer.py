@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from rich.text import Text
 
+from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, counted
 
 if TYPE_CHECKING:
     from ..reading import WrittenToken
@@ -41,8 +44,6 @@ def steer(
 
     Words in red have left the manifold: their activation lies farther than theta from every exemplar.
     """
-    from typing import cast
-
     from .. import reading
     from ..act import steer as acts
     from ..act.steer import Basis
@@ -68,10 +69,6 @@ def steer(
         pairs = zip(prompt, before, after, strict=True)
         print_json([{"prompt": p, "before": _as_json(b), "after": _as_json(a)} for p, b, a in pairs])
         return
-    from rich.text import Text
-
-    from ..text.visible import visible
-    from .terminal import console, counted
 
     out = console()
     did = "ablated" if ablate else f"steered by {alpha:g}"
@@ -87,7 +84,6 @@ def steer(
 
 
 def _shown(piece: str) -> str:
-    from ..text.visible import visible
 
     return "\n".join(visible(line) for line in piece.split("\n"))
 

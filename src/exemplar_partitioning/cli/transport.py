@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .output import print_json
+from .terminal import console, counted, fixed, table
 
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
@@ -66,7 +67,6 @@ def transport(
 
 
 def _show(source: StoredDictionary, carried: StoredDictionary, outcome: dict[str, Any]) -> None:
-    from .terminal import console, counted, fixed, table
 
     out, origin = console(), outcome["origin"]
     out.print(

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.tree import Tree as Branch
 
+from ..errors import EPError
+from ..text.visible import visible
 from . import options
 from .output import print_json
+from .terminal import console, counted, table
 
 if TYPE_CHECKING:
-    from rich.tree import Tree as Branch
-
     from ..compare.tree import Tree
 
 _CHILDREN = 12  # shown of a region
@@ -35,7 +37,6 @@ def tree(
     """Show how regions divide from coarse to fine; of one region, its family, or the path to another."""
     from ..compare.tree import paths
     from ..compare.tree import tree as grow
-    from ..errors import EPError
     from ..folder.labels import Labels
 
     if region is None and (to is not None or percentile is not None):
@@ -63,9 +64,6 @@ def tree(
     if as_json:
         print_json(family)
         return
-    from rich.tree import Tree as Branch
-
-    from .terminal import console
 
     chain = [*reversed(family["ancestors"]), family]
     top = branch = Branch(_line(chain[0]))
@@ -81,7 +79,6 @@ def _family(tree: Tree, level: int, region: int, name: Any) -> dict[str, Any]:
 
 
 def _line(node: dict[str, Any]) -> str:
-    from ..text.visible import visible
 
     return f"percentile {node['percentile']:g} region {node['region']}  {visible(node['label'])}"
 
@@ -98,7 +95,6 @@ def _levels(tree: Tree, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    from .terminal import console, table
 
     shown = table(
         *(">percentile", ">theta", ">regions", ">that split"),
@@ -119,7 +115,6 @@ def _paths(steps: list[list[dict[str, Any]]], tree: Tree, as_json: bool) -> None
     if as_json:
         print_json(steps)
         return
-    from .terminal import console, counted
 
     for d, nodes in zip(tree.levels, steps, strict=True):
         length = counted(len(nodes) - 1, "step") if nodes else "no path"

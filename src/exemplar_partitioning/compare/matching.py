@@ -236,7 +236,7 @@ def _by_direction(a: StoredDictionary, b: StoredDictionary, basis: Basis, false_
         nulls=[reflected],
         null=reflected,
         false_alarms=false_alarms,
-        raw_k=_raw_cosines(a, b, regions_a, regions_b[nearest_k]) if basis == "exemplar" else None,
+        raw_k=raw_cosines(a, b, regions_a, regions_b[nearest_k]) if basis == "exemplar" else None,
     )
 
 
@@ -307,8 +307,8 @@ def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, b
     return draw
 
 
-def _raw_cosines(
-    a: StoredDictionary, b: StoredDictionary, rows: np.ndarray, columns: np.ndarray
+def raw_cosines(
+    a: StoredDictionary, b: StoredDictionary, rows: np.ndarray | slice, columns: np.ndarray | slice
 ) -> Float64[np.ndarray, " p"]:
     """Cosines of raw exemplars of pairs of regions around a's centre."""
     center = a.center.double().numpy()

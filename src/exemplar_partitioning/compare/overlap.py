@@ -79,6 +79,8 @@ def overlap(
     ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n"], k_a: int, k_b: int, seed: int = 0
 ) -> Overlap:
     """Overlap of two partitions of the same tokens; -1 is no region."""
+    from sklearn.metrics import adjusted_rand_score
+
     placed_n = (ids_a_n >= 0) & (ids_b_n >= 0)
     ids_a_n, ids_b_n = ids_a_n[placed_n], ids_b_n[placed_n]
     shared = contingency(ids_a_n, ids_b_n, k_a, k_b)
@@ -97,7 +99,7 @@ def overlap(
         best_l=best_l,
         f1_l=f1_l,
         f1_null=f1_null,
-        rand=adjusted_rand(shared),
+        rand=float(adjusted_rand_score(ids_a_n, ids_b_n)),
     )
 
 
@@ -109,7 +111,7 @@ def contingency(ids_a_n: Int64[np.ndarray, " n"], ids_b_n: Int64[np.ndarray, " n
 
 def best_f1(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """For every row, the column of the largest F1 (lowest on a tie), and that F1; -1 and 0 for an empty row."""
-    row_total, column_total = _totals(shared)
+    row_total, column_total = (np.asarray(shared.sum(axis=axis)).ravel() for axis in (1, 0))
     pairs = shared.tocoo()
     f1 = 2 * pairs.data / (row_total[pairs.row] + column_total[pairs.col])
     order = np.lexsort((pairs.col, -f1, pairs.row))
@@ -117,21 +119,3 @@ def best_f1(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndar
     best, value = np.full(len(row_total), -1, np.int64), np.zeros(len(row_total))
     best[rows], value[rows] = pairs.col[order][first], f1[order][first]
     return best, value
-
-
-def adjusted_rand(shared: csr_array) -> float:
-    """Adjusted Rand index of a contingency table: pairs of tokens that both partitions join or both part."""
-
-    def pairs(count: np.ndarray) -> float:
-        count = count.astype(np.float64)
-        return float((count * (count - 1) / 2).sum())
-
-    both, all_pairs = pairs(shared.data), pairs(np.array([shared.data.sum()]))
-    rows, columns = map(pairs, _totals(shared))
-    expected = rows * columns / all_pairs if all_pairs else 0.0
-    most = (rows + columns) / 2
-    return (both - expected) / (most - expected) if most > expected else 1.0
-
-
-def _totals(shared: csr_array) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " l"]]:
-    return np.asarray(shared.sum(axis=1)).ravel(), np.asarray(shared.sum(axis=0)).ravel()

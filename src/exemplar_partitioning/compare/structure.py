@@ -19,7 +19,8 @@ from jaxtyping import Float32, Float64, Int64
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from .common_tokens import CommonTokens
-from .matching import raw_exemplars
+from .matching import raw_cosines
+from .nulls import quantiles
 from .overlap import contingency
 
 PERMUTATIONS = 200
@@ -81,18 +82,11 @@ class Drift:
 
     def summary(self) -> dict[str, Any]:
         """Quantiles beside those of the null; `recognised` is the share of regions nearest to themselves."""
-
-        def quantiles(values: np.ndarray) -> dict[str, float]:
-            values = values[np.isfinite(values)]
-            if not len(values):
-                return {}
-            return {name: float(np.quantile(values, q)) for name, q in (("p10", 0.1), ("median", 0.5), ("p90", 0.9))}
-
-        k = len(self.cosine_k)
+        k, known_k = len(self.cosine_k), self.raw_k[np.isfinite(self.raw_k)]
         return {
             "cosine": quantiles(self.cosine_k),
-            "cosine_common_centre": quantiles(self.raw_k),
-            "null": quantiles(self.null) | {"p99": float(np.quantile(self.null, 0.99))},
+            "cosine_common_centre": quantiles(known_k) if len(known_k) else {},
+            "null": quantiles(self.null),
             "recognised": float((self.nearest_k == np.arange(k)).mean()),
             "recognised_null": 1 / k,
         }
@@ -121,14 +115,11 @@ def drift(a: StoredDictionary, b: StoredDictionary) -> Drift:
             "compare their structure instead (ep.structure)"
         )
     e_kd, f_kd = a.exemplars.numpy(), b.exemplars.numpy()
-    center = a.center.double().numpy()
-    x_kd, y_kd = raw_exemplars(a) - center, raw_exemplars(b) - center
-    lengths = np.linalg.norm(x_kd, axis=1) * np.linalg.norm(y_kd, axis=1)
     rng = np.random.default_rng(0)
     others = [np.einsum("kd,kd->k", e_kd, np.roll(f_kd, int(s), axis=0)) for s in rng.integers(1, max(a.k, 2), 8)]
     return Drift(
         cosine_k=np.einsum("kd,kd->k", e_kd.astype(np.float64), f_kd.astype(np.float64)),
-        raw_k=np.einsum("kd,kd->k", x_kd, y_kd) / np.maximum(lengths, 1e-30),
+        raw_k=raw_cosines(a, b, slice(None), slice(None)),
         nearest_k=b.assign_directions(e_kd)[0],
         null=np.sort(np.concatenate(others).astype(np.float64)),
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import EPError
+from ..errors import EPError, require_extra
 from ..evaluating.result import Evaluation
 from .figures import FORMATS, SINGLE, blank, style
 
@@ -26,10 +25,7 @@ def check_drawing(path: Path) -> None:
     """Raise EPError unless a figure can be drawn into such a file."""
     if path.suffix.lstrip(".") not in FORMATS:
         raise EPError(f"a figure is a file {', '.join(f'.{name}' for name in FORMATS)}; got {path.name}")
-    if find_spec("matplotlib") is None:
-        raise EPError(
-            "figures need matplotlib, which is not installed: python -m pip install 'exemplar-partitioning[figures]'"
-        )
+    require_extra("figures", "matplotlib", of="a figure")
 
 
 def curves(evaluation: Evaluation, width: float = SINGLE) -> Figure:

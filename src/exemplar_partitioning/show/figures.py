@@ -12,14 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from ..errors import EPError
+from ..errors import EPError, require_extra
 from ..folder.annotation import BIN_WIDTH, BINS
 from ..folder.dictionary import StoredDictionary
 from ..folder.labels import Labels
@@ -186,10 +185,7 @@ def _drawing(dictionaries: Sequence[StoredDictionary]) -> Iterator[None]:
     """Make sure that there is something to draw, and something to draw with."""
     if not dictionaries:
         raise EPError("there is nothing to draw: give at least one dictionary")
-    if find_spec("matplotlib") is None:
-        raise EPError(
-            "figures need matplotlib, which is not installed: python -m pip install 'exemplar-partitioning[figures]'"
-        )
+    require_extra("figures", "matplotlib", of="a figure")
     with style():
         yield
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from ...errors import EPError
+from ...errors import require_extra
 from ...folder.annotation import Metrics
 from ...folder.dictionary import StoredDictionary
 from ...folder.labels import Label, Labels
@@ -49,10 +48,7 @@ def render(dictionary: StoredDictionary, top: int = 50) -> str:
     annotated, or plotly is not installed.
     """
     annotation = dictionary.annotation
-    if find_spec("plotly") is None:
-        raise EPError(
-            "a report needs plotly, which is not installed: python -m pip install 'exemplar-partitioning[explorer]'"
-        )
+    require_extra("explorer", "plotly", of="a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
