@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from exemplar_partitioning.annotating.quality import nearest_other
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.architecture import Architecture
 from exemplar_partitioning.models.capture import Extractor
+from exemplar_partitioning.models.generate import generate
+from exemplar_partitioning.models.lens import lens
+from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.sites import POINTS, Site, resolve_sites
 from tiny_models import FAMILIES, N_LAYERS, VOCAB, random_windows, tiny
 
@@ -265,3 +269,23 @@ def test_what_is_no_language_model_is_refused():
     model.config.n_layer = 3
     with pytest.raises(EPError, match=r"3 blocks: looked for model\.layers"):
         Architecture.of(model)
+
+
+@pytest.mark.parametrize("around", [lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode])
+def test_what_is_set_around_changes_nothing(tiny_folder, around):
+    """Tests of the model, activations, lens and what it writes; a model in training has no dropout meanwhile."""
+
+    def everything():
+        loaded = load_model(str(tiny_folder))
+        loaded.model.train()
+        (x_nd,) = Extractor(loaded.model, [Site(1, "resid_post")]).extract(random_windows(5)).values()
+        logits = torch.cat(list(lens(loaded, x_nd[:20])))
+        logits += 1  # the caller's to change
+        metrics = nearest_other(torch.nn.functional.normalize(x_nd, dim=1))
+        written = generate(loaded, ["a king", "the old grey river"], max_new_tokens=5, chat=False)
+        assert loaded.model.training
+        return loaded.info, x_nd.numpy().tobytes(), logits.numpy().tobytes(), metrics[0].tobytes(), written
+
+    expected = everything()
+    with around():
+        assert everything() == expected

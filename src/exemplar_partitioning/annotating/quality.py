@@ -104,19 +104,19 @@ def metrics(dictionary: Dictionary, x_nd: Float[Tensor, "n d"]) -> Metrics:
     return Metrics(k=dictionary.k, **{name: float(f"{value:.6g}") for name, value in values.items()})
 
 
+@full_precision()
 def nearest_other(e_kd: Float[Tensor, "k d"]) -> tuple[Float64[np.ndarray, " k"], float]:
     """Cosine distance of each exemplar to the nearest other one, and the largest cosine of any two.
 
     A single exemplar has no other: distance 2, cosine -1.
     """
     best_k = torch.full((len(e_kd),), -1.0)
-    with full_precision():
-        for start in range(0, len(e_kd), _NEAREST_ROWS):
-            sim_nk = e_kd[start : start + _NEAREST_ROWS] @ e_kd[start:].T  # with those before, it is done
-            sim_nk.fill_diagonal_(-1.0)
-            here_n = best_k[start : start + _NEAREST_ROWS]
-            torch.maximum(here_n, sim_nk.amax(dim=1), out=here_n)
-            torch.maximum(best_k[start:], sim_nk.amax(dim=0), out=best_k[start:])
+    for start in range(0, len(e_kd), _NEAREST_ROWS):
+        sim_nk = e_kd[start : start + _NEAREST_ROWS] @ e_kd[start:].T  # with those before, it is done
+        sim_nk.fill_diagonal_(-1.0)
+        here_n = best_k[start : start + _NEAREST_ROWS]
+        torch.maximum(here_n, sim_nk.amax(dim=1), out=here_n)
+        torch.maximum(best_k[start:], sim_nk.amax(dim=0), out=best_k[start:])
     return np.maximum(1.0 - best_k.double().numpy(), 0.0), float(best_k.max())
 
 

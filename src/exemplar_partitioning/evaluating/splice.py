@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from ..models.capture import undisturbed
 from ..models.hooks import at
 from ..models.load import LoadedModel
 from .held_out import Passage
@@ -50,6 +51,6 @@ class Spliced:
             return changed
 
         model = self.loaded.model
-        with at(model, self.site, put):
+        with undisturbed(model), at(model, self.site, put):
             logits_sv = model(self.ids_s[None].to(model.device), use_cache=False).logits[0]
         return logits_sv[self.by_p].float().log_softmax(dim=1).cpu()

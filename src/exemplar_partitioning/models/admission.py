@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import EPError
 from ..quiet import first_line
 from .architecture import Architecture
-from .capture import Extractor, input_device
+from .capture import Extractor, input_device, undisturbed
 from .identity import special_token_ids
 from .lens import lens
 from .loaded import Admission, LoadedModel
@@ -138,17 +138,13 @@ def _alone(loaded: LoadedModel, ids_s: np.ndarray) -> tuple[dict[int, Tensor], T
         return after
 
     handles = [block.register_forward_hook(keep(layer)) for layer, block in enumerate(architecture.blocks)]
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     ids_bs = torch.from_numpy(ids_s)[None].to(input_device(model))
     try:
-        with torch.inference_mode(), _on_ids_alone(architecture):
+        with torch.inference_mode(), undisturbed(model), _on_ids_alone(architecture):
             output = model(input_ids=ids_bs, use_cache=False, **_last_logits(model))
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     if not stream:
         raise EPError(
             f"no block of {architecture.class_name} ({architecture.path}) puts out a residual stream of shape "

@@ -81,7 +81,7 @@ class Extractor:
         n = int(ends[-1]) if len(ends) else 0
         rows = {site: torch.empty((n, self.architecture.d_model), dtype=torch.float32) for site in self.sites}
         device = input_device(self.model)
-        with torch.inference_mode(), _eval_mode(self.model):
+        with torch.inference_mode(), undisturbed(self.model):
             for batch in self._batches(lengths):
                 tokens_bs = np.full((len(batch), lengths[batch].max()), _PAD_ID, dtype=np.int64)
                 for row, index in enumerate(batch):
@@ -192,7 +192,7 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
 
     device = input_device(model)
     tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
-    with torch.inference_mode(), _eval_mode(model):
+    with torch.inference_mode(), undisturbed(model):
         sites = [Site(layer, point) for layer in layers for point in POINTS]
         _run(model, architecture, sites, tokens_bs, keep)
     for layer in layers:
@@ -215,12 +215,13 @@ def input_device(model: Any) -> torch.device:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off, and every module's own mode restored afterwards."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Forward passes in the model's own precision and without dropout, whatever is set around or on it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with torch.autocast(input_device(model).type, enabled=False):
+            yield
     finally:
         for module in training:
             module.training = True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import EPError
 from ..text.chat import in_template
-from .capture import input_device
+from .capture import input_device, undisturbed
 from .load import LoadedModel, bos_id
 
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -100,7 +100,7 @@ def _writes_in_batches(loaded: LoadedModel, ids: list[int]) -> bool:
         mask_bs[0, :n] = 0
         options = _GREEDY | {"max_new_tokens": 2, "pad_token_id": 0, "output_logits": True}
         options["return_dict_in_generate"] = True
-        with torch.inference_mode():
+        with torch.inference_mode(), undisturbed(model):
             alone = model.generate(input_ids=ids_bs[:1, n:], attention_mask=mask_bs[:1, n:], **options).logits
             try:
                 beside = model.generate(input_ids=ids_bs, attention_mask=mask_bs, **options).logits
@@ -135,7 +135,7 @@ class _Shared:
         # A sliding window counts the padding behind the shared part, too: there must be room for all of it.
         if len(prompts) == 1 or length < 1 or (window and max(map(len, prompts)) + max_new_tokens > window):
             return cls(0, None)
-        with torch.inference_mode():
+        with torch.inference_mode(), undisturbed(loaded.model):
             ids_1s = torch.tensor([prompts[0][:length]], device=input_device(loaded.model))
             cache = getattr(loaded.model(input_ids=ids_1s, use_cache=True), "past_key_values", None)
         return cls(length, cache) if _hides_padding(cache) else cls(0, None)
@@ -172,7 +172,7 @@ def _continued(loaded: LoadedModel, prompts: list[list[int]], shared: _Shared, m
     for row, ids in enumerate(prompts):
         for part, at in ((ids[:read], slice(read)), (ids[read:], slice(width - len(ids) + read, width))):
             ids_bs[row, at], mask_bs[row, at] = torch.tensor(part, dtype=torch.long), 1
-    with torch.inference_mode():
+    with torch.inference_mode(), undisturbed(model):
         out_bs = model.generate(
             input_ids=ids_bs.to(device),
             attention_mask=mask_bs.to(device),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .architecture import Architecture, transformers_model
-from .capture import input_device
+from .capture import input_device, undisturbed
 from .hooks import at
 from .loaded import LoadedModel
 from .sites import Site
@@ -55,7 +55,7 @@ def _after_last_block(model: Any, architecture: Architecture, x_bd: Float[Tensor
 
 def _logits(model: Any, length: int) -> Float[Tensor, "b v"]:
     filler = torch.zeros((1, length), dtype=torch.long, device=input_device(model))
-    with torch.no_grad():
+    with torch.no_grad(), undisturbed(model):
         return model(input_ids=filler, use_cache=False).logits[0].float().cpu()
 
 
