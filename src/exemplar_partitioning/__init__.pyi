@@ -1,3 +1,5 @@
+from .act.attribute import Attribution as Attribution
+from .act.attribute import attribute as attribute
 from .act.bake import ablate_everywhere as ablate_everywhere
 from .act.bake import bake as bake
 from .act.edits import Gate as Gate

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .core.dictionary import Basis
+from .core.pursuit import Method
 from .errors import EPError
 from .folder.dictionary import StoredDictionary, versions
 from .models.admission import same_probe
@@ -122,6 +124,41 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         )
 
 
+@dataclass(frozen=True)
+class TokenDecomposition:
+    """Of what one token's activation is made.
+
+    Attributes:
+        position: offset in the text, in tokens.
+        text: its own piece of the text.
+        regions, weights: in the order picked; none for special tokens and activations without a direction.
+        norm: length of the activation from the centre, in the units of the weights; None where there are no regions.
+        left: share of that length that the regions do not make up.
+    """
+
+    position: int
+    token_id: int
+    text: str
+    regions: list[int]
+    weights: list[float]
+    norm: float | None
+    left: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class _Read(NamedTuple):
+    """A text's own tokens: offsets, ids, pieces, which are special; and their activations at each site."""
+
+    position_n: np.ndarray
+    id_n: np.ndarray
+    pieces: list[str]
+    special_n: np.ndarray
+    activations: dict[str, Float[Tensor, "n d"]]
+
+
 def read(
     dictionaries: Sequence[StoredDictionary],
     loaded: LoadedModel,
@@ -136,6 +173,67 @@ def read(
     dictionaries must share one model and one windowing. batch_size, on_batch: of windows, as the Extractor has them.
     Raises EPError for another model or an empty text.
     """
+    tokens = _tokens_of(dictionaries, loaded, text, batch_size, on_batch)
+    readings = []
+    for dictionary in dictionaries:
+        region_n, distance_n = dictionary.assign(tokens.activations[dictionary.config.site.name].numpy())
+        region_n[tokens.special_n] = -1
+        readings.append(
+            [
+                TokenReading(
+                    int(tokens.position_n[i]),
+                    int(tokens.id_n[i]),
+                    piece,
+                    int(region_n[i]) if region_n[i] >= 0 else None,
+                    float(distance_n[i]) if region_n[i] >= 0 else None,
+                    bool(region_n[i] >= 0 and distance_n[i] <= dictionary.threshold),
+                )
+                for i, piece in enumerate(tokens.pieces)
+            ]
+        )
+    return readings
+
+
+def decomposed(
+    dictionary: StoredDictionary,
+    loaded: LoadedModel,
+    text: str,
+    k: int = 8,
+    *,
+    basis: Basis = "exemplar",
+    method: Method = "omp",
+) -> list[TokenDecomposition]:
+    """Of what every token of a text is made; see `read`, and `Dictionary.decompose` for k, basis and method."""
+    dictionary.check_pursuit(k, basis=basis, method=method)
+    tokens = _tokens_of([dictionary], loaded, text)
+    x_nd = tokens.activations[dictionary.config.site.name]
+    parts = dictionary.decompose(x_nd, k, basis=basis, method=method)
+    norm_n = torch.linalg.vector_norm(x_nd - dictionary.center, dim=1)
+    answer = []
+    for i, piece in enumerate(tokens.pieces):
+        known = not tokens.special_n[i] and bool(parts.residual_norm[i].isfinite())
+        used_k = (parts.regions[i] >= 0) & known
+        answer.append(
+            TokenDecomposition(
+                int(tokens.position_n[i]),
+                int(tokens.id_n[i]),
+                piece,
+                parts.regions[i][used_k].tolist(),
+                parts.weights[i][used_k].tolist(),
+                float(norm_n[i]) if known else None,
+                float(parts.residual_norm[i] / norm_n[i]) if known else None,
+            )
+        )
+    return answer
+
+
+def _tokens_of(
+    dictionaries: Sequence[StoredDictionary],
+    loaded: LoadedModel,
+    text: str,
+    batch_size: int = 16,
+    on_batch: Callable[[int], None] | None = None,
+) -> _Read:
     windowing = _in_order(dictionaries[0])
     for dictionary in dictionaries:
         check_model(dictionary, loaded)
@@ -145,30 +243,18 @@ def read(
     cut = list(windows([Document("text", text)], loaded.tokenizer, windowing, bos_id=bos, special_ids=special))
     if not cut:
         raise EPError(f"the text has no tokens to read: {text[:40]!r}; give some words")
-    sites = {d.config.site.name: resolve_sites(d.config.site.name, loaded.architecture)[0] for d in dictionaries}
-    activations = Extractor(loaded.model, list(sites.values()), batch_size=batch_size).extract(
-        [window.ids for window in cut], on_batch
-    )
+    names = {d.config.site.name for d in dictionaries}
+    sites = {name: resolve_sites(name, loaded.architecture)[0] for name in names}
+    extractor = Extractor(loaded.model, list(sites.values()), batch_size=batch_size)
+    activations = extractor.extract([window.ids for window in cut], on_batch)
     ids, positions, ordinary = _tokens(cut)
-    pieces = token_texts(loaded.tokenizer, ids[ordinary])
-    readings = []
-    for dictionary in dictionaries:
-        region_n, distance_n = dictionary.assign(activations[sites[dictionary.config.site.name]].numpy())
-        region_n[special_mask(ids, special)] = -1
-        readings.append(
-            [
-                TokenReading(
-                    int(positions[i]),
-                    int(ids[i]),
-                    piece,
-                    int(region_n[i]) if region_n[i] >= 0 else None,
-                    float(distance_n[i]) if region_n[i] >= 0 else None,
-                    bool(region_n[i] >= 0 and distance_n[i] <= dictionary.threshold),
-                )
-                for i, piece in zip(np.flatnonzero(ordinary), pieces, strict=True)
-            ]
-        )
-    return readings
+    return _Read(
+        positions[ordinary],
+        ids[ordinary],
+        token_texts(loaded.tokenizer, ids[ordinary]),
+        special_mask(ids[ordinary], special),
+        {name: activations[site][torch.from_numpy(ordinary)] for name, site in sites.items()},
+    )
 
 
 def _in_order(dictionary: StoredDictionary) -> Windowing:

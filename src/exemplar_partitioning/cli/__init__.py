@@ -12,9 +12,11 @@ import typer
 from .. import __version__
 from ..errors import EPError, ResourceError
 from .annotate import annotate
+from .attribute import attribute
 from .build import build
 from .check import check
 from .combine import combine
+from .decompose import decompose
 from .evaluate import evaluate
 from .explore import explore
 from .export import export
@@ -57,6 +59,8 @@ app.command()(transport)
 app.command()(roundtrip)
 app.command()(combine)
 app.command()(tree)
+app.command()(decompose)
+app.command()(attribute)
 app.command()(evaluate)
 app.command()(explore)
 app.command()(figures)

@@ -35,8 +35,8 @@ def evaluate(
     k: Annotated[str, typer.Option("-k", "--k", help="Regions for one activation, separated by commas.")] = (
         "1,2,4,8,16,32,64"
     ),
-    basis: Annotated[str, typer.Option(help="exemplar, or mean for mean directions of members.")] = "exemplar",
-    method: Annotated[str, typer.Option(help="omp, orthogonal matching pursuit, or mp, plain and faster.")] = "omp",
+    basis: options.Basis = "exemplar",
+    method: options.Method = "omp",
     max_tokens: options.MaxTokens = 8_192,
     splice: Annotated[bool, typer.Option(help="Also let the model go on from rebuilt activations.")] = True,
     figure: Annotated[

@@ -98,6 +98,8 @@ Text = Annotated[
 Texts = Annotated[list[str], typer.Argument(help="Text: files, folders, globs or hf:owner/dataset.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of text to read.", parser=count, metavar="COUNT")]
 Field = Annotated[str, typer.Option(help="Column or key that holds the text.")]
+Basis = Annotated[str, typer.Option(help="exemplar, or mean for mean directions of members.")]
+Method = Annotated[str, typer.Option(help="omp, orthogonal matching pursuit, or mp, plain and faster.")]
 Chat = Annotated[
     bool | None, typer.Option("--chat/--raw", help="Use the chat template or not.", show_default="if there is one")
 ]

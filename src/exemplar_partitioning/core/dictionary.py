@@ -151,6 +151,25 @@ class Dictionary:
     def _atoms(self) -> Atoms:
         return Atoms(self.exemplars.to(self.device))
 
+    def check_pursuit(
+        self,
+        k: int,
+        *,
+        basis: Basis = "exemplar",
+        method: Method = "omp",
+        nonnegative: bool = True,
+        tolerance: float | None = None,
+    ) -> Rule:
+        """What `decompose` would go by, if it can be asked for so; EPError otherwise."""
+        most = min(self._around(basis)[0].k, self.d_model)
+        if not 1 <= k <= most:
+            raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
+        if method not in ("omp", "mp"):
+            raise EPError(f"method is {method!r}; expected 'omp' or 'mp'")
+        if not 0 <= (tolerance or 0.0) <= 1:
+            raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
+        return Rule(k=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
+
     @full_precision()
     def decompose(
         self,
@@ -185,14 +204,7 @@ class Dictionary:
             EPError: k, basis, method or tolerance out of range, other shapes, or no annotation for basis "mean".
         """
         around, regions_m = self._around(basis)
-        most = min(around.k, self.d_model)
-        if not 1 <= k <= most:
-            raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
-        if method not in ("omp", "mp"):
-            raise EPError(f"method is {method!r}; expected 'omp' or 'mp'")
-        if not 0 <= (tolerance or 0.0) <= 1:
-            raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
-        rule = Rule(k=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
+        rule = self.check_pursuit(k, basis=basis, method=method, nonnegative=nonnegative, tolerance=tolerance)
         x_nd = intake(x, self.d_model)
         region_nk = torch.full((len(x_nd), k), -1, dtype=torch.int64)
         weight_nk, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)

@@ -27,7 +27,7 @@ _SETTLED, _TOGETHER = 512, 96  # rows: to settle at once; to run at once, near a
 def matching(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
     """Matching pursuit of unit directions on the grid. An atom picked again adds to its weight."""
     n, device = len(u_nd), u_nd.device
-    settled, together = (_SETTLED, _TOGETHER) if device.type == "cpu" else (n, n)
+    settled, together = (_SETTLED, _TOGETHER * torch.get_num_threads()) if device.type == "cpu" else (n, n)
     picks_nk = torch.full((n, rule.k), -1, dtype=torch.int64, device=device)
     weights_nk = torch.zeros((n, rule.k), dtype=torch.float64, device=device)
     codes = Codes(picks_nk, weights_nk, torch.zeros(n, dtype=torch.float64, device=device))

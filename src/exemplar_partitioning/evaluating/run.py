@@ -69,9 +69,7 @@ def evaluate(
     if not usable:
         raise EPError(f"no k of {list(ks)} lies between 1 and {min(dictionary.k, dictionary.d_model)}")
     _check_sae(dictionary, sae)
-    dictionary.decompose(
-        torch.ones(1, dictionary.d_model), usable[0], basis=basis, method=method
-    )  # refused before work
+    dictionary.check_pursuit(usable[0], basis=basis, method=method)
     loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model)
     check_model(dictionary, loaded)
     report("reading held-out text", 0, 1)

@@ -1,0 +1,101 @@
+"""`ep decompose`: of which regions every token of a text is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..reading import TokenDecomposition
+
+_TOKEN, _LABEL = 20, 16  # columns at most
+
+
+def decompose(
+    path: options.Folder,
+    text: Annotated[str | None, typer.Argument(help="What to read.", show_default="the text of --file")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option(help="Read this text file.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Regions for a token at most.")] = 8,
+    basis: options.Basis = "exemplar",
+    method: options.Method = "omp",
+    top: Annotated[int, typer.Option(min=1, help="Regions of a token to show, those of most weight first.")] = 3,
+    site: options.Site = None,
+    percentile: options.Percentile = None,
+    model: options.Model = None,
+    trust_remote_code: options.RemoteCode = False,
+    as_json: options.Json = False,
+) -> None:
+    """Read a text and write every token's activation as a weighted sum of regions.
+
+    Weights are shares of the activation's length from the centre; what is left is the share of it that the regions
+    do not make up.
+    """
+    from typing import cast
+
+    from ..core.dictionary import Basis
+    from ..core.pursuit import Method
+    from ..errors import EPError
+    from ..folder.labels import Labels
+    from ..reading import decomposed, model_of
+    from .show_text import text_of
+
+    if (text is None) == (file is None):
+        raise EPError("give either a text or --file, a file to read it from")
+    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary.check_pursuit(k, basis=cast(Basis, basis), method=cast(Method, method))
+    tokens = decomposed(
+        dictionary,
+        model_of(dictionary, model, trust_remote_code=trust_remote_code),
+        text_of(file) if file is not None else text or "",
+        k,
+        basis=cast(Basis, basis),
+        method=cast(Method, method),
+    )
+    labels = Labels.read(dictionary)
+    texts = {region: labels.best(region).text for token in tokens for region in token.regions}
+    if as_json:
+        rows = [token.as_json() | {"labels": [texts[region] for region in token.regions]} for token in tokens]
+        print_json({"dictionary": str(dictionary.path), "basis": basis, "method": method, "k": k, "tokens": rows})
+    else:
+        _print(tokens, texts, top)
+
+
+def _print(tokens: list[TokenDecomposition], texts: dict[int, str], top: int) -> None:
+    from rich.table import Column
+    from rich.text import Text
+
+    from ..text.visible import visible
+    from .terminal import console, cut, table
+
+    shown = table(
+        Column("", justify="right", style="dim", min_width=4),
+        Column("token", no_wrap=True),
+        Column("regions, each with its weight", overflow="fold"),
+        ">more",
+        ">left",
+    )
+    for token in tokens:
+        order = sorted(range(len(token.regions)), key=lambda i: -abs(token.weights[i]))
+        made_of: list[Any] = []
+        for i in order[:top]:
+            weight = f"{token.weights[i] / (token.norm or 1):.2f}"
+            label = cut(visible(texts[token.regions[i]]), _LABEL)
+            made_of += [(weight, "bold"), f" {token.regions[i]} ", (label, "cyan"), "   "]
+        shown.add_row(
+            str(token.position),
+            cut(visible(token.text), _TOKEN),
+            Text.assemble(*made_of) if made_of else Text("none", style="dim"),
+            str(max(0, len(order) - top)) if made_of else "",
+            "" if token.left is None else f"{token.left:.0%}",
+        )
+    out = console()
+    out.print(shown)
+    left = [token.left**2 for token in tokens if token.left is not None]
+    if left:
+        out.print(f"\nleft of the squared length, on average: {sum(left) / len(left):.1%}")
