@@ -1,39 +1,57 @@
 """Sets of unit directions around a centre: those of a dictionary, and what they must be compared with.
 
-Shapes: n activations, k directions, d = d_model.
+All work where the activations are. Shapes: n activations, k directions, d = d_model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.precision import full_precision
+from exemplar_partitioning.core.pursuit import Atoms, Rule, pursue
 
 Directions = Float32[Tensor, "k d"]
-_PASSES, _KMEANS_ROWS, _ROWS = 10, 16_384, 64
+_ROWS = 8192
 
 
-def exemplars(x_nd: Tensor, center_d: Tensor, threshold: float) -> Dictionary:
+def exemplars(x_nd: Tensor, center_d: Tensor, threshold: float) -> Directions:
     """The leader rule on a stream."""
-    clustering = LeaderClustering(center_d, threshold)
+    clustering = LeaderClustering(center_d, threshold, device=x_nd.device)
     clustering.add(x_nd)
-    return Dictionary(center_d, clustering.exemplars, threshold)
+    return clustering.exemplars
 
 
-def means(d: Dictionary, x_nd: Tensor) -> Directions:
-    """Mean directions of the members of each region that has any."""
-    statistics = d.members(x_nd)
-    return torch.from_numpy(statistics.mean_directions[statistics.members > 0]).float()
+@full_precision()
+def nearest(directions_kd: Directions, u_nd: Tensor) -> Int64[Tensor, " n"]:
+    """The direction nearest to each row."""
+    return torch.cat([(part @ directions_kd.T).argmax(dim=1) for part in u_nd.split(_ROWS)])
+
+
+def lloyd(directions_kd: Directions, u_nd: Tensor, passes: int) -> Directions:
+    """Passes of spherical k-means; a direction that loses all its rows stays where it is."""
+    directions_kd = directions_kd.clone()
+    for _ in range(passes):
+        sum_kd = torch.zeros_like(directions_kd).index_add_(0, nearest(directions_kd, u_nd), u_nd)
+        kept_k = sum_kd.norm(dim=1) > 0
+        directions_kd[kept_k] = normalize(sum_kd[kept_k], dim=1)
+    return directions_kd
+
+
+def means(directions_kd: Directions, x_nd: Tensor, center_d: Tensor) -> Directions:
+    """Mean directions of the members of each region; an exemplar stays where it has none."""
+    return lloyd(directions_kd, normalize(x_nd - center_d, dim=1), 1)
 
 
 def random_activations(x_nd: Tensor, center_d: Tensor, k: int, seed: int) -> Directions:
     """Rows drawn at random."""
     chosen = torch.randperm(len(x_nd), generator=torch.Generator().manual_seed(seed))[:k]
-    return normalize(x_nd[chosen] - center_d, dim=1)
+    return normalize(x_nd[chosen.to(x_nd.device)] - center_d, dim=1)
 
 
 def gaussian(d_model: int, k: int, seed: int) -> Directions:
@@ -41,43 +59,75 @@ def gaussian(d_model: int, k: int, seed: int) -> Directions:
     return normalize(torch.randn(k, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def spherical_kmeans(x_nd: Tensor, center_d: Tensor, k: int, seed: int) -> Directions:
-    """Lloyd's passes on directions, from random rows; a centroid that loses all its rows stays where it is."""
-    u_nd = random_activations(x_nd, center_d, _KMEANS_ROWS, seed)
-    centroid_kd = u_nd[:k].clone()
-    for _ in range(_PASSES):
-        nearest_n = torch.cat([(part @ centroid_kd.T).argmax(dim=1) for part in u_nd.split(2048)])
-        sum_kd = torch.zeros_like(centroid_kd).index_add_(0, nearest_n, u_nd)
-        kept_k = sum_kd.norm(dim=1) > 0
-        centroid_kd[kept_k] = normalize(sum_kd[kept_k], dim=1)
-    return centroid_kd
+def spherical_kmeans(x_nd: Tensor, center_d: Tensor, k: int, seed: int, *, passes: int = 10) -> Directions:
+    """Lloyd's passes from random rows."""
+    u_nd = normalize(x_nd - center_d, dim=1)
+    return lloyd(random_activations(x_nd, center_d, k, seed), u_nd, passes)
 
 
-def itda(x_nd: Tensor, center_d: Tensor, tau: float, steps: int, most: int) -> Directions:
-    """Inference-time decomposition of activations: rows join of which those before leave too much.
+@full_precision()
+def left_over(directions_kd: Directions, u_nd: Tensor, steps: int) -> Float32[Tensor, "n d"]:
+    """What non-negative matching pursuit leaves of directions, in float32."""
+    left_nd = u_nd.clone()
+    for _ in range(steps):
+        weight_n, pick_n = (left_nd @ directions_kd.T).max(dim=1)
+        left_nd.addcmul_(weight_n.clamp(min=0)[:, None], directions_kd[pick_n], value=-1)
+    return left_nd
 
-    Rows of a batch of 64 are decided together, over the atoms from before it. It ends when there are `most`.
+
+def grown(u_nd: Tensor, tau: float, steps: int, most: int, *, residual: bool = False, rows: int = 64) -> Directions:
+    """Inference-time decomposition of activations: rows join of which those before leave more than a share tau.
+
+    Rows of a batch are decided together, over the directions from before it. It ends when there are `most`.
+    residual: what is left joins, rather than the row.
     """
-    atoms_kd = normalize(x_nd[:steps] - center_d, dim=1)
-    for part in x_nd[steps:].split(_ROWS):
-        found = Dictionary(center_d, atoms_kd, 1.0).decompose(part, steps, method="mp")
-        length = (part - center_d).norm(dim=1)
-        joins = found.residual_norm > tau * length
-        atoms_kd = torch.cat([atoms_kd, normalize(part[joins] - center_d, dim=1)])
-        if len(atoms_kd) >= most:
+    directions_kd = u_nd[:steps].clone()
+    for part in u_nd[steps:].split(rows):
+        left_nd = left_over(directions_kd, part, steps)
+        joins_n = left_nd.norm(dim=1) > tau
+        directions_kd = torch.cat([directions_kd, normalize((left_nd if residual else part)[joins_n], dim=1)])
+        if len(directions_kd) >= most:
             break
-    return atoms_kd
+    return directions_kd
 
 
-def itda_of(x_nd: Tensor, center_d: Tensor, k: int, steps: int) -> tuple[Directions, float]:
-    """With tau found by bisection for about k directions."""
-    low, high = 0.0, 1.0
-    best, best_tau = None, 0.0
-    for _ in range(4):
+def of_size(make: Callable[[float], Directions], k: int, times: int, high: float = 1.0) -> tuple[Directions, float]:
+    """The directions for the threshold, found by bisection, whose number is nearest to k. Fewer the higher it is."""
+    low, best = 0.0, None
+    for _ in range(times):
         tau = (low + high) / 2
-        atoms_kd = itda(x_nd, center_d, tau, steps, 2 * k)
-        if best is None or abs(len(atoms_kd) - k) < abs(len(best) - k):
-            best, best_tau = atoms_kd, tau
-        low, high = (tau, high) if len(atoms_kd) > k else (low, tau)
+        made_kd = make(tau)
+        if best is None or abs(len(made_kd) - k) < abs(len(best[0]) - k):
+            best = made_kd, tau
+        low, high = (tau, high) if len(made_kd) > k else (low, tau)
     assert best is not None
-    return best, best_tau
+    return best
+
+
+def second_dictionary(first_kd: Directions, u_nd: Tensor, k: int, steps: int, times: int = 8) -> Directions:
+    """Directions, and the leader rule's exemplars of what pursuit over them leaves: k in all, about."""
+    left_nd = left_over(first_kd, u_nd, steps)
+    origin_d = torch.zeros(u_nd.shape[1], device=u_nd.device)
+    rest_kd, _ = of_size(lambda theta: exemplars(left_nd, origin_d, theta), k - len(first_kd), times)
+    return torch.cat([first_kd, rest_kd[: k - len(first_kd)]])
+
+
+def least_squares(directions_kd: Directions, u_nd: Tensor, steps: int, times: int) -> Directions:
+    """The method of optimal directions: codes by pursuit, then the directions that suit these codes best."""
+    d = u_nd.shape[1]
+    for _ in range(times):
+        k = len(directions_kd)
+        atoms = Atoms(directions_kd)
+        gram_kk = torch.zeros(k, k, dtype=torch.float64, device=u_nd.device)
+        with_kd = torch.zeros(k, d, dtype=torch.float64, device=u_nd.device)
+        for part in u_nd.split(2 * _ROWS):
+            codes = pursue(atoms, part, Rule(steps))
+            dense_nk = torch.zeros(len(part), k + 1, dtype=torch.float64, device=u_nd.device)
+            dense_nk.scatter_(1, torch.where(codes.picks_nk < 0, k, codes.picks_nk), codes.weights_nk)
+            gram_kk += dense_nk[:, :k].T @ dense_nk[:, :k]
+            with_kd += dense_nk[:, :k].T @ part.double()
+        used_k = gram_kk.diagonal() > 0
+        gram_kk.diagonal().add_(1e-6 * gram_kk.diagonal().mean() + (~used_k).double())
+        solved_kd = normalize(torch.linalg.solve(gram_kk, with_kd), dim=1).float()
+        directions_kd = torch.where(used_k[:, None], solved_kd, directions_kd)
+    return directions_kd

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
@@ -22,6 +24,7 @@ KS = (1, 4, 16, 32)
 PERCENTILES = (1.0, 2.0, 4.0)
 HELD_OUT_ROWS = 500
 _ITDA_STEPS = 32
+_KMEANS_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,21 @@ def _arms(x_nd: Float32[Tensor, "n d"], seed: int, *, itda: bool) -> Iterator[Ar
         return Arm(Dictionary(center_d, directions_kd, 1.0), facts)
 
     for percentile in PERCENTILES:
-        d = arms.exemplars(x_nd, center_d, calibration.thresholds[percentile])
-        yield arm("exemplars", percentile, d.exemplars)
-        yield arm("means", percentile, arms.means(d, x_nd))
-        yield arm("random activations", percentile, arms.random_activations(x_nd, center_d, d.k, seed))
-        yield arm("k-means", percentile, arms.spherical_kmeans(x_nd, center_d, d.k, seed))
-        yield arm("Gaussian", percentile, arms.gaussian(x_nd.shape[1], d.k, seed))
+        exemplars_kd = arms.exemplars(x_nd, center_d, calibration.thresholds[percentile])
+        k = len(exemplars_kd)
+        yield arm("exemplars", percentile, exemplars_kd)
+        yield arm("means", percentile, arms.means(exemplars_kd, x_nd, center_d))
+        yield arm("random activations", percentile, arms.random_activations(x_nd, center_d, k, seed))
+        yield arm("k-means", percentile, arms.spherical_kmeans(x_nd[:_KMEANS_ROWS], center_d, k, seed))
+        yield arm("Gaussian", percentile, arms.gaussian(x_nd.shape[1], k, seed))
         if itda and percentile == max(PERCENTILES):
-            atoms_kd, tau = arms.itda_of(x_nd, center_d, d.k, _ITDA_STEPS)
+            make = partial(_itda, normalize(x_nd - center_d, dim=1), 2 * k)
+            atoms_kd, tau = arms.of_size(make, k, 4)
             yield arm("ITDA", percentile, atoms_kd, tau=tau)
+
+
+def _itda(u_nd: Tensor, most: int, tau: float) -> Tensor:
+    return arms.grown(u_nd, tau, _ITDA_STEPS, most)
 
 
 def _fvu(x_nd: Float32[Tensor, "n d"], d: Dictionary) -> dict[int, float]:
