@@ -53,6 +53,11 @@ def test_clustering_of_tiles_and_assignment(prefilter):
     assert all((a == b).all() for a, b in zip(here, there, strict=True))
 
 
+def test_blocks_in_which_nothing_is_near_the_threshold():
+    x, center = np.eye(64, dtype=np.float32)[np.arange(400) % 64], np.zeros(64, np.float32)
+    assert clustered(x, center, 0.5, DEVICE, "float32", [64, 336]) == clustered(x, center, 0.5, "cpu")
+
+
 def test_calibration():
     x = torch.from_numpy(clouds(4_000, 576))
     center = calibration.center([x.to(DEVICE)])
