@@ -2,6 +2,7 @@
 
     python -m experiments.studies.reconstruction tokens TOKENS.npz [--tokens 20M]       # where the tokenizer is
     python -m experiments.studies.reconstruction run TOKENS.npz MODEL.gguf --out DIR [--device cuda] [--tiny]
+    python -m experiments.studies.reconstruction summary FILE.json --of DIR [--of DIR ...]
 
 Token ids of the packaged text are made first, so that the machine with the accelerator needs neither text nor
 tokenizer. Activations stay on the device. Stages run in the order of their weight and stop when the time is up; what
@@ -31,6 +32,8 @@ from ep_experiments.reconstruction import arms
 from ep_experiments.reconstruction.autoencoders import Autoencoder, Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
 from exemplar_partitioning.core.calibration import BATCH, calibrate
+from exemplar_partitioning.evaluating.result import Bootstrap
+from exemplar_partitioning.folder.dictionary import to_json
 
 MAIN, OTHERS = 15, (10, 20)
 HELD_OUT = 16  # one document in so many; half of them for validation
@@ -60,10 +63,11 @@ TINY = Sizes(4_000, 6_000, 2_000, (1_000, 2_000), 300, 500, 2, 2, 64, (1, 4, 8),
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("task", choices=["tokens", "run"])
+    options.add_argument("task", choices=["tokens", "run", "summary"])
     options.add_argument("file", type=Path)
     options.add_argument("model", type=Path, nargs="?")
     options.add_argument("--out", type=Path)
+    options.add_argument("--of", type=Path, action="append", default=[])
     options.add_argument("--tokens", default="20M")
     options.add_argument("--device", default="cuda")
     options.add_argument("--seconds", type=float, default=330)
@@ -71,6 +75,9 @@ def main() -> None:
     given = options.parse_args()
     if given.task == "tokens":
         write_tokens(given.file, round(float(given.tokens.removesuffix("M")) * 1e6))
+        return
+    if given.task == "summary":
+        given.file.write_bytes(to_json(summary(given.of)))
         return
     study = Study(given, TINY if given.tiny else Sizes())
     study.run()
@@ -492,6 +499,47 @@ class Study:
         for i, sums in enumerate(self.sums):
             arrays |= {f"{name}-{i}": value.astype(np.float32) for name, value in sums.items()}
         np.savez_compressed(self.given.out / "documents.npz", **arrays)
+
+
+def summary(folders: Sequence[Path]) -> dict[str, Any]:
+    """What several runs measured on test, with intervals over documents.
+
+    fvu_others: without the documents that hold more than a tenth of the squares: in these a few tokens have
+    activations so long that they outweigh all others.
+    """
+    found: dict[str, Any] = {"runs": [], "rows": []}
+    for run, folder in enumerate(folders):
+        result = json.loads((folder / "results.json").read_text())
+        rows = result.pop("rows")
+        found["runs"].append(result)
+        with np.load(folder / "documents.npz") as sums:
+            for i, row in enumerate(rows):
+                if row["on"] == "test":
+                    of = {name: sums[f"{name}-{i}"] for name in ("error", "ce") if f"{name}-{i}" in sums}
+                    found["rows"].append({"run": run, **_rounded(row), **_figures(row, of, sums)})
+    return found
+
+
+def _figures(row: dict[str, Any], of: dict[str, np.ndarray], sums: Any) -> dict[str, list[float]]:
+    total_w, clean_w, zero_w, mean_w = (
+        sums[f"{name}-{row['layer']}-test"] for name in ("total", "clean", "zero", "mean")
+    )
+    bootstrap = Bootstrap(len(total_w), 0)
+    others_w = total_w <= total_w.sum() / 10
+
+    def ratio(above_w: np.ndarray, below_w: np.ndarray) -> list[float]:
+        interval = bootstrap.ratio(above_w, below_w)
+        return [round(value, 4) for value in (interval.estimate, interval.low, interval.high)]
+
+    figures = {"fvu": ratio(of["error"], total_w), "fvu_others": ratio(of["error"] * others_w, total_w * others_w)}
+    if "ce" in of:
+        figures["recovered_zero"] = ratio(zero_w - of["ce"], zero_w - clean_w)
+        figures["recovered_mean"] = ratio(mean_w - of["ce"], mean_w - clean_w)
+    return figures
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _whole_documents(windows: Windows, chosen_b: np.ndarray, tokens: int) -> np.ndarray:

@@ -4,8 +4,11 @@ import numpy as np
 import torch
 
 from ep_experiments.reconstruction import arms
+from ep_experiments.reconstruction.autoencoders import Recipe, train
+from ep_experiments.reconstruction.measure import rebuilt_at
 from ep_experiments.reconstruction.run import Sizes, run
 from ep_experiments.streamed import Streamed
+from exemplar_partitioning.core.dictionary import Dictionary
 
 
 def streamed(n=3000, d=40):
@@ -39,9 +42,48 @@ def test_kmeans_and_itda_are_unit_directions_of_the_number_asked_for():
     x = streamed().x_nd
     center = x.mean(dim=0)
     centroids = arms.spherical_kmeans(x, center, 30, seed=0)
-    atoms, tau = arms.itda_of(x[:1000], center, 120, steps=4)
+    u = torch.nn.functional.normalize(x[:1000] - center, dim=1)
+    atoms, tau = arms.of_size(lambda share: arms.grown(u, share, 4, 240), 120, 4)
     for directions in (centroids, atoms):
         torch.testing.assert_close(directions.norm(dim=1), torch.ones(len(directions)))
     assert len(centroids) == 30 and abs(len(atoms) - 120) < 120 and 0 < tau < 1
-    strict, loose = (arms.itda(x[:1000], center, share, 4, 10_000) for share in (0.1, 0.6))
+    strict, loose = (arms.grown(u, share, 4, 10_000) for share in (0.1, 0.6))
     assert len(strict) > len(loose) >= 4
+
+
+def share_left(x, rebuilt):
+    return float(((x - rebuilt) ** 2).sum() / ((x - x.mean(dim=0)) ** 2).sum())
+
+
+def test_rebuilding_at_several_k_is_what_decompose_does():
+    x = streamed(400).x_nd
+    center = x.mean(dim=0)
+    directions = arms.random_activations(x, center, 90, seed=1)
+    for k, rebuilt in rebuilt_at(directions, center, x, (1, 2, 8)).items():
+        expected = Dictionary(center, directions, 1.0).decompose(x, k).reconstruct()
+        torch.testing.assert_close(rebuilt, expected, rtol=0, atol=1e-4)
+
+
+def test_least_squares_and_a_second_dictionary_rebuild_better_than_what_they_come_from():
+    x = streamed(2000).x_nd
+    center = x.mean(dim=0)
+    u = torch.nn.functional.normalize(x - center, dim=1)
+    first = arms.random_activations(x, center, 60, seed=1)
+    before = share_left(x, rebuilt_at(first, center, x, [2])[2])
+    assert share_left(x, rebuilt_at(arms.least_squares(first, u, 2, 2), center, x, [2])[2]) < 0.8 * before
+    both = arms.second_dictionary(first[:30], u, 60, 2)
+    assert torch.equal(both[:30], first[:30]) and len(both) <= 60
+
+
+def test_autoencoders_trained_side_by_side_are_those_trained_alone_and_learn():
+    x = streamed().x_nd
+    rows = [torch.arange(3000).repeat(4)] * 2
+    recipes = [Recipe("topk", 3e-3, k=4), Recipe("topk", 1e-3, k=4, seed=1)]
+    both = train(recipes, x, rows, 80, 50)
+    for recipe, sae in zip(recipes, both, strict=True):
+        (alone,) = train([recipe], x, rows[:1], 80, 50)
+        torch.testing.assert_close(alone.w_dec, sae.w_dec, rtol=1e-3, atol=1e-4)
+        code = sae.encode(x)
+        assert (code > 0).sum(dim=1).max() <= 4 and share_left(x, sae.decode(code)) < 0.5
+    (frozen,) = train([Recipe("frozen", 3e-3, k=4)], x, rows[:1], 80, 50)
+    assert share_left(x, frozen.decode(frozen.encode(x))) > share_left(x, both[0].decode(both[0].encode(x)))

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding_bag, normalize
 
-from exemplar_partitioning.core.precision import full_precision
-from exemplar_partitioning.core.pursuit import Atoms, Rule, _Orthogonal, on_grid
+from exemplar_partitioning.core.pursuit import Atoms, Rule, pursue
 from exemplar_partitioning.models.hooks import at
 
 _WINDOWS = 32  # run at once
@@ -95,48 +94,17 @@ class Measure:
         return cross_entropy(logits_bsv.flatten(0, 1).float(), target_bs.flatten(), reduction="none").view_as(target_bs)
 
 
-@full_precision()
 def rebuilt_at(
-    directions_md: Float[Tensor, "m d"],
-    center_d: Tensor,
-    x_nd: Float[Tensor, "n d"],
-    ks: Sequence[int],
-    rows: int = 16_384,
+    directions_md: Float[Tensor, "m d"], center_d: Tensor, x_nd: Float[Tensor, "n d"], ks: Sequence[int]
 ) -> dict[int, Float32[Tensor, "n d"]]:
-    """Activations rebuilt by non-negative orthogonal pursuit, as `Dictionary.decompose` has it, after every k steps.
-
-    One pursuit serves all k, as its first steps do not depend on how many follow.
-    """
-    ks = [k for k in ks if k <= min(directions_md.shape)]
+    """Activations rebuilt by non-negative orthogonal pursuit in k steps, as `Dictionary.decompose` does it."""
     atoms = Atoms(normalize(directions_md.float(), dim=1))
-    found: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for part_nd in x_nd.split(rows):
-        length_n = (part_nd - center_d).norm(dim=1)
-        for k, (picks_nk, weights_nk) in zip(
-            ks, _snapshots(atoms, normalize(part_nd - center_d, dim=1), ks), strict=True
-        ):
-            weights_nk = weights_nk.float() * length_n[:, None]
-            found[k].append(
-                embedding_bag(picks_nk, atoms.atoms_md, per_sample_weights=weights_nk, mode="sum") + center_d
-            )
-    return {k: torch.cat(parts) for k, parts in found.items()}
-
-
-def _snapshots(atoms: Atoms, u_nd: Tensor, ks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Picks and weights after each of some numbers of steps."""
-    state = _Orthogonal(atoms, on_grid(u_nd), Rule(max(ks)))
-    picks_nk, weights_nk = torch.zeros_like(state.picks_nk), torch.zeros_like(state.weights_nk)
-    row_n = torch.arange(len(u_nd), device=u_nd.device)
-    found = []
-    for step in range(1, max(ks) + 1):
-        pick_n, product_n = state.best()
-        go_n = pick_n >= 0
-        if not bool(go_n.all()):
-            state.keep(go_n)
-            row_n, pick_n, product_n = row_n[go_n], pick_n[go_n], product_n[go_n]
-        if len(row_n):
-            state.add(pick_n, product_n)
-        picks_nk[row_n], weights_nk[row_n] = state.picks_nk, state.weights_nk
-        if step in ks:
-            found.append((picks_nk.clone(), weights_nk.clone()))
+    length_n = (x_nd - center_d).norm(dim=1)
+    u_nd = normalize(x_nd - center_d, dim=1)
+    found = {}
+    for k in [k for k in ks if k <= min(directions_md.shape)]:
+        codes = pursue(atoms, u_nd, Rule(k))
+        weights_nk = codes.weights_nk.float() * length_n[:, None]
+        found[k] = embedding_bag(codes.picks_nk.clamp(min=0), atoms.atoms_md, per_sample_weights=weights_nk, mode="sum")
+        found[k] += center_d
     return found

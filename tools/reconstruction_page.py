@@ -1,0 +1,141 @@
+"""The tables of docs/reconstruction.md, and its line of claims, from docs/results/reconstruction/full.json."""
+
+import json
+import math
+from collections.abc import Iterable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "reconstruction" / "full.json"
+NAMES = {
+    "exemplars": "exemplars",
+    "means": "means of members",
+    "random": "activations drawn at random",
+    "k-means": "k-means centroids, 10 passes",
+    "Gaussian": "Gaussian directions",
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+    "frozen": "TopK, frozen random decoder",
+}
+DIRECTIONS = ("exemplars", "means", "random", "k-means")
+FIGURES = ("fvu", "fvu_others", "recovered_zero", "recovered_mean")
+FEW, KS = 200_000, (1, 2, 4, 8, 16, 32, 64)
+_BEST = {100_000: 1e-3, 1_000_000: 1e-3, 5_000_001: 1e-3}  # learning rates: lowest FVU on validation
+
+
+@cache
+def rows() -> list[dict]:
+    """Every arm on test."""
+    return json.loads(RESULT.read_bytes())["rows"]
+
+
+def parts() -> dict[str, str]:
+    """Generated parts by the names in their markers."""
+    return {"reconstruction": _arms(), "reconstruction-l0": _curve(), "reconstruction-ratios": _ratios()}
+
+
+def figure_files() -> dict[Path, str]:
+    """None."""
+    return {}
+
+
+def draw() -> None:
+    """Nothing."""
+
+
+def pick(**wanted: object) -> list[dict]:
+    """Rows with these values."""
+    return [row for row in rows() if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def reach(found: Iterable[dict], figure: str) -> str:
+    """Least and largest estimate."""
+    values = sorted(row[figure][0] for row in found if figure in row)
+    if not values:
+        return ""
+    ends = [f"{values[0]:.3f}", f"{values[-1]:.3f}"]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def trained(kind: str, tokens: int, codes: str, epochs: int = 1) -> list[dict]:
+    """Autoencoders at L0 32; of the learning rates the one that is best on validation."""
+    found = pick(arm=kind, tokens=tokens, codes=codes, epochs=epochs, k=None if codes == "own" else 32)
+    if kind == "topk" and epochs == 1:
+        found = [row for row in found if row["lr"] == _BEST[tokens]]
+    if kind == "jumprelu" and found:  # the penalty whose L0 is nearest
+        nearest = min(pick(arm=kind, tokens=tokens, codes="own"), key=lambda row: abs(math.log(row["l0"] / 32)))
+        found = [row for row in found if row["l0_coefficient"] == nearest["l0_coefficient"]]
+    return found
+
+
+def _arms() -> str:
+    lines = [
+        "| what, about 2,300 directions or features, L0 32 | tokens | FVU | FVU, other documents "
+        "| CE recovered (zero) | (mean) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+
+    def add(name: str, tokens: str, found: list[dict]) -> None:
+        if found:
+            lines.append(f"| {name} | {tokens} | " + " | ".join(reach(found, figure) for figure in FIGURES) + " |")
+
+    for arm in (*DIRECTIONS, "Gaussian"):
+        add(NAMES[arm], "0.2 M", pick(arm=arm, tokens=FEW, k=32))
+    for codes, how in (("own", "own codes"), ("pursuit", "pursuit over its decoder")):
+        add(f"TopK, {how}", "0.2 M, ten times", trained("topk", FEW, codes, 10))
+        for kind in ("topk", "batchtopk", "jumprelu", "frozen"):
+            for tokens, shown in ((100_000, "0.1 M"), (1_000_000, "1 M"), (5_000_001, "5 M")):
+                add(f"{NAMES[kind]}, {how}", shown, trained(kind, tokens, codes))
+    best = trained("topk", 5_000_001, "own")[0]
+    means = pick(arm="means", tokens=FEW, k=32)[0]
+    intervals = "; ".join(
+        f"{name} {_interval(row['fvu_others'])}, CE recovered (zero) {_interval(row['recovered_zero'])}"
+        for name, row in (("means", means), ("TopK on 5 M", best))
+    )
+    return "\n".join([*lines, "", f"Intervals over documents, of FVU on the other documents: {intervals}."])
+
+
+def _interval(values: list[float]) -> str:
+    return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
+
+
+def _curve() -> str:
+    """FVU of the other documents and CE recovered over k."""
+    lines = ["| FVU, other documents / CE recovered (zero) | " + " | ".join(f"L0 {k}" for k in KS) + " |"]
+    lines += ["|---|" + "--:|" * len(KS)]
+    found = {NAMES[arm]: pick(arm=arm, tokens=FEW, run=0) for arm in (*DIRECTIONS, "Gaussian")}
+    for tokens, shown in ((100_000, "0.1 M"), (5_000_001, "5 M")):
+        found[f"pursuit over TopK on {shown}"] = pick(arm="topk", tokens=tokens, codes="pursuit", order=0, lr=1e-3)
+    for name, of in found.items():
+        by = {row["k"]: row for row in of}
+        cells = [f"{by[k]['fvu_others'][0]:.3f} / {by[k]['recovered_zero'][0]:.3f}" if k in by else "" for k in KS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tokens_for(arm: str, run: int, figure: str, target: float) -> str:
+    """The least tokens at which an arm is as good, log-linear between those measured."""
+    better = (lambda value: value <= target) if figure.startswith("fvu") else (lambda value: value >= target)
+    curve = sorted((row["tokens"], row[figure][0]) for row in pick(arm=arm, run=run, k=32) if figure in row)
+    if better(curve[0][1]):
+        return f"at most {curve[0][0]:,}"
+    for (low, before), (high, after) in pairwise(curve):
+        if better(after):
+            share = (target - before) / (after - before)
+            return f"{round(math.exp(math.log(low) + share * math.log(high / low)), -3):,.0f}"
+    return f"more than {curve[-1][0]:,}"
+
+
+def _ratios() -> str:
+    """Tokens that each arm needs for what an autoencoder's own codes reach."""
+    lines = ["| as good as | by | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
+    lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
+    for tokens, shown in ((100_000, "TopK on 0.1 M"), (1_000_000, "TopK on 1 M"), (5_000_001, "TopK on 5 M")):
+        of = trained("topk", tokens, "own")
+        for figure, name in (("fvu_others", "FVU, other documents"), ("recovered_zero", "CE recovered")):
+            target = sum(row[figure][0] for row in of) / len(of)
+            cells = [" and ".join(tokens_for(arm, run, figure, target) for run in (0, 1)) for arm in DIRECTIONS]
+            lines.append(f"| {shown} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
