@@ -33,8 +33,6 @@ from .compare.tree import tree as tree
 from .core.calibration import Calibration as Calibration
 from .core.calibration import calibrate as calibrate
 from .core.decomposition import Decomposition as Decomposition
-from .core.dictionary import Dictionary as Dictionary
-from .core.estimator import ExemplarPartition as ExemplarPartition
 from .core.leader import LeaderClustering as LeaderClustering
 from .core.statistics import MemberStatistics as MemberStatistics
 from .core.statistics import missing_mass as missing_mass
@@ -51,6 +49,8 @@ from .exchange.from_sae import load_sae as load_sae
 from .folder.annotation import Annotation as Annotation
 from .folder.dictionary import StoredDictionary as StoredDictionary
 from .folder.dictionary import save as save
+from .folder.fitted import Dictionary as Dictionary
+from .folder.fitted import ExemplarPartition as ExemplarPartition
 from .folder.hub import pull as pull
 from .folder.hub import push as push
 from .models.load import load_model as load_model

@@ -170,3 +170,30 @@ class TestRefusals:
         for act in (lambda: ep.annotate(tmp_path / "o", ["text"]), lambda: ep.evaluate(ep.load(tmp_path / "o"))):
             with pytest.raises(EPError, match="--model"):
                 act()
+
+
+class TestSaved:
+    """What was made in memory, as folders."""
+
+    def test_a_fitted_partition(self, tmp_path):
+        fitted = ep.ExemplarPartition(10).fit(X)
+        d = check(fitted.save(tmp_path))
+        np.testing.assert_array_equal(d.exemplars.numpy(), fitted.exemplars_)
+        np.testing.assert_array_equal(d.regions["arrival_index"].to_numpy(), fitted.exemplar_indices_)
+        assert d.config.model.fingerprint is None and isinstance(d, ep.Dictionary)
+        with pytest.raises(EPError, match="exists already"):
+            fitted.save(tmp_path)
+        with pytest.raises(EPError, match="fit first"):
+            ep.ExemplarPartition().save(tmp_path / "o")
+
+    def test_a_dictionary(self, tmp_path):
+        fitted = ep.ExemplarPartition(10).fit(X)
+        made = ep.Dictionary(fitted.center_, fitted.exemplars_, fitted.threshold_)
+        d = check(made.save(tmp_path, percentile=10))
+        np.testing.assert_array_equal(d.assign(X)[0], made.assign(X)[0])
+
+
+def test_the_site_is_read_off_the_name_of_the_array(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"blocks.3.hook_resid_post": X})
+    ep.build_from_activations(tmp_path / "x.npz", out=tmp_path / "o", percentiles=[10])
+    assert ep.load(tmp_path / "o", site="blocks.3.hook_resid_post").config.site.name == "resid_post.3"

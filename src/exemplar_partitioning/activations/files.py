@@ -43,7 +43,7 @@ def read_npz(path: Path, name: str, field: str | None) -> Iterator[Block]:
             with archive.open(f"{ids}.npy") as file:
                 known = np.lib.format.read_array(file, allow_pickle=False)
         with archive.open(f"{x}.npy") as file:
-            yield from _with_ids(_blocks_of_npy(file, name), known, name)
+            yield from _with_ids(_blocks_of_npy(file, name), known, name, of=x)
 
 
 def _npy_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
@@ -117,17 +117,17 @@ def read_safetensors(path: Path, name: str, field: str | None) -> Iterator[Block
         shape = part.get_shape()
         step = max(1, BYTES // max(1, 4 * int(np.prod(shape[1:]))))
         blocks = (Block(part[start : start + step]) for start in range(0, shape[0], step))
-        yield from _with_ids(blocks, ids, name)
+        yield from _with_ids(blocks, ids, name, of=x)
 
 
-def _with_ids(blocks: Iterator[Block], ids: np.ndarray | None, name: str) -> Iterator[Block]:
+def _with_ids(blocks: Iterator[Block], ids: np.ndarray | None, name: str, of: str = "") -> Iterator[Block]:
     if ids is None:
-        yield from blocks
+        yield from (Block(block.x, name=of) for block in blocks)
         return
     at = 0
     for block in blocks:
         count = len(block.x)
-        yield Block(block.x, ids[at : at + count])
+        yield Block(block.x, ids[at : at + count], name=of)
         at += count
     if at != len(ids):
         raise DataError(f"{name}: token ids of {len(ids):,} entries for {at:,} of activations; expected one each")

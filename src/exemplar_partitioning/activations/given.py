@@ -109,6 +109,11 @@ class Given:
         return str(self._first[0].values.dtype).removeprefix("torch.")
 
     @property
+    def array(self) -> str:
+        """Name of the array or column; empty where it has none."""
+        return self._first[1].name
+
+    @property
     def has_ids(self) -> bool:
         return self.tokens.ids is not None or self._first[1].ids is not None
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ class Block:
     """Consecutive entries of a file.
 
     x: [m, d], an activation an entry, or [m, s, d], a sequence an entry; in any dtype.  ids: of tokens, shaped as x
-    without its last axis.  documents: of entries.
+    without its last axis.  documents: of entries.  name: of the array or column.
     """
 
     x: Any
     ids: np.ndarray | None = None
     documents: list[str] | None = None
+    name: str = ""
 
 
 def chosen(kinds: Mapping[str, tuple[int, str]], name: str, field: str | None) -> tuple[str, str | None]:
@@ -108,7 +109,9 @@ def _blocks_of_batches(batches: Any, columns: _Columns, name: str) -> Iterator[B
             part = batch.slice(start, step)
             ids = None if ids_column is None else part.column(ids_column)
             documents = None if documents_column is None else part.column(documents_column).to_pylist()
-            yield from _dense(part.column(x_column), ids, documents, f"{name}, rows from {first + start:,}")
+            where = f"{name}, rows from {first + start:,}"
+            for block in _dense(part.column(x_column), ids, documents, where):
+                yield replace(block, name=x_column)
         first += len(batch)
 
 

@@ -30,7 +30,8 @@ def build_given(x: Any, asked: GivenRequest) -> BuildResult:
         DataError: files that are damaged, or of several widths.
     """
     source = given(x, tokens_of(asked.tokens, asked.tokenizer, asked.context_size), field=asked.field)
-    site = site_record(asked.site)
+    named = source.array if named_site(source.array) is not None else "activations"
+    site = site_record(asked.site or named)
     settings = _settings(source, asked, site)
     with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
         if workspace.finished:
@@ -65,17 +66,12 @@ def _settings(source: Given, asked: GivenRequest, site: SiteRecord) -> BuildSett
     context = source.context_size
     return BuildSettings(
         **{name: field.default for name, field in BuildOptions.model_fields.items()} | options,
-        model=ModelRecord(
+        model=ModelRecord.unknown(
+            source.width,
+            source.dtype,
             id=asked.model,
-            revision=None,
-            architecture=None,
-            d_model=source.width,
-            n_layers=None,
             vocab_size=None if tokenizer is None else len(tokenizer),
-            dtype=source.dtype,
-            fingerprint=None,
             tokenizer_hash=None if tokenizer is None else tokenizer_hash(tokenizer),
-            license=None,
         ),
         given=GivenRecord(context_size=context, bos_id=source.tokens.bos_id),
         text=source.name,

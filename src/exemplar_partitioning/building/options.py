@@ -79,7 +79,10 @@ class GivenRequest(RunRequest, Following):
     tokenizer: SkipValidation[Any] = Field(
         default=None, description="Whose ids: a name, a path or a tokenizer; its special tokens do not count."
     )
-    site: str = Field(default="activations", description="Where in a model they were taken, e.g. resid_post.12.")
+    site: str | None = Field(
+        default=None,
+        description="Where in a model they were taken, e.g. resid_post.12; as column or array are called, unless told.",
+    )
     model: str = Field(default="unknown", description="Name of the model that gave them; it is not loaded.")
     field: str | None = Field(default=None, description="Column, key or array that holds the activations.")
     context_size: int = Field(

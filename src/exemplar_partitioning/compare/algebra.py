@@ -172,7 +172,7 @@ def _check_frame(a: Dictionary, b: Dictionary) -> None:
 
 def _check_space(a: StoredDictionary, b: StoredDictionary) -> None:
     mine, theirs = a.config, b.config
-    prints = [config.model.fingerprint[:12] for config in (mine, theirs)]
+    prints = [(config.model.fingerprint or "not known")[:12] for config in (mine, theirs)]
     pairs = {
         "weights": ("", "") if same_model(mine.model, theirs.model) else prints,
         "dtype": (mine.model.dtype, theirs.model.dtype),

@@ -24,10 +24,11 @@ import torch
 from jaxtyping import Float32, Float64
 from safetensors.torch import save as serialise
 
-from ..core.dictionary import Dictionary
+from ..core import dictionary as core
 from ..core.search import Prefilter
 from ..errors import DataError, EPError
 from ..files import new_folder, read_tensors, seal, sha256, to_json
+from .fitted import Dictionary
 from .invariants import check_center
 from .invariants import content_ids as content_ids
 from .listing import ROW_GROUP, OnDisk, choose
@@ -115,7 +116,11 @@ def token_columns(windows: Sequence[np.ndarray], tokenizer: Any) -> dict[str, An
 
 
 def save(
-    path: Path, config: Config, dictionary: Dictionary, regions: pa.Table, beside: Mapping[str, bytes] | None = None
+    path: Path,
+    config: Config,
+    dictionary: core.Dictionary,
+    regions: pa.Table,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Config:
     """Write a new dictionary folder, whole or not at all.
 

@@ -23,7 +23,7 @@ FILE = "labels.json"
 LIMIT = 200  # characters of a label
 
 _EVIDENCE = ["members", "top_tokens", "before_tokens", "lens_top", "mean_lens_top"]
-_EXEMPLAR = ["token_id", "token", "context"]
+_EXEMPLAR = ["token_id", "token", "context", "document"]
 _COMMON = 0.01  # share of the regions that promote a token from which it tells nothing about one of them
 
 

@@ -87,6 +87,12 @@ class ModelRecord(_Part):
         default=None, exclude_if=lambda admission: admission is None, description="what was tested when it was loaded"
     )
 
+    @classmethod
+    def unknown(cls, d_model: int, dtype: str, **known: Any) -> ModelRecord:
+        """Of a model of which no more is known than its activations, and perhaps some fields."""
+        fields = {name: None for name, field in cls.model_fields.items() if field.is_required()}
+        return cls.model_validate(fields | {"id": "unknown", "d_model": d_model, "dtype": dtype} | known)
+
     @property
     def known(self) -> bool:
         """Whether it is known which model it was; else activations were given, or a dictionary was imported."""

@@ -73,7 +73,7 @@ def quoted(row: dict[str, Any]) -> str:
 
 def _observed(exemplar_row: dict[str, Any]) -> str:
     """The exemplar's token after the last words before it; where no token is known, the row it was."""
-    if exemplar_row["token_id"] < 0 and not exemplar_row["token"] and exemplar_row["document"]:
+    if exemplar_row["token_id"] < 0 and not exemplar_row["token"] and "document" in exemplar_row:
         return visible(exemplar_row["document"])[-_PLACE:]
     words, context = " ".join(exemplar_row["context"][-200:].split()), ""
     for word in reversed(words.split(" ")):

@@ -99,7 +99,7 @@ class View:
         try:
             return Labels.read(self.dictionary).every(), None
         except EPError as error:
-            rows = self.dictionary.regions.select(["token_id", "token", "context"]).to_pylist()
+            rows = self.dictionary.regions.select(["token_id", "token", "context", "document"]).to_pylist()
             texts = [automatic(None, row) for row in rows]
             return [Label(region=i, text=text, source="tokens") for i, text in enumerate(texts)], str(error)
 

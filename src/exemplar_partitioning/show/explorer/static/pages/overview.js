@@ -108,9 +108,9 @@ function settings(d) {
   const { model, text, calibration, build } = d.config;
   const versions = Object.entries(d.config.versions).map(([name, version]) => `${name} ${version}`).join(", ");
   const pairs = [
-    ["Model", `${model.id}, ${model.architecture}, ${model.n_layers} layers, d ${model.d_model}, ${model.dtype}`],
-    ["Site", `${d.config.site.name} (${d.config.site.transformer_lens})`],
-    ["Text", `${text.source}, windows of ${text.context_size}${text.prepend_bos ? " after BOS" : ""}, seed ${text.seed}`],
+    ["Model", model.fingerprint === null ? `${model.id}: activations were given, d ${model.d_model}, ${model.dtype}` : `${model.id}, ${model.architecture}, ${model.n_layers} layers, d ${model.d_model}, ${model.dtype}`],
+    ["Site", d.config.site.name + (d.config.site.transformer_lens ? ` (${d.config.site.transformer_lens})` : "")],
+    ["Text", text.source + (text.context_size ? `, windows of ${text.context_size}${text.prepend_bos ? " after BOS" : ""}, seed ${text.seed}` : "")],
     ["Calibration", `percentile ${calibration.percentile} of batches of ${count(calibration.batch)}, on ${count(calibration.n_activations)} activations; spread ${calibration.spread.toPrecision(2)}`],
     ["Build", `${count(build.skipped)} activations skipped; saturation window ${count(build.saturation_window)}; on ${build.device}`],
     ["Labels", `${count(d.labelled)} by hand or from models`],
