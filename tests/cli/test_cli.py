@@ -52,7 +52,7 @@ def test_show(built):
     out, _ = built
     shown = run("show", out)
     assert shown.returncode == 0, shown.stderr
-    assert "resid_post.1 percentile 2: biggest of" in shown.stdout and "corpus.jsonl:" in shown.stdout
+    assert "resid_post.1 percentile 2: most telling of" in shown.stdout and "corpus.jsonl:" in shown.stdout
     d = ep.load(out, percentile=10)
     one = json.loads(run("show", out, "--percentile", "10", "--top", "3", "--json").stdout)
     assert [entry["config"]["calibration"]["percentile"] for entry in one] == [10]

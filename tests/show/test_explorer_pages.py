@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from annotated import EMPTY, HOSTILE, annotated
+from exemplar_partitioning.act.fluency import GRID
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
 from explorer_browser import NAMELESS, NEEDED, chromium, go, hearable, ready, until, window
@@ -91,6 +92,39 @@ def test_list_searches_as_one_types_and_keeps_it_in_the_address(page, build):
     assert page.get_by_label("Search regions").input_value() == "<script>"
 
 
+def test_words_of_a_context_are_found_and_the_example_says_where(page, build):
+    d = store.load(build, percentile=2)
+    word = d.annotation.examples(40)[0]["tokens"][9].strip()
+    go(page, f"{FINE}/regions")
+    page.get_by_label("Search regions").fill(word)
+    until(page, "document.querySelectorAll('.excerpt').length > 0")
+    expected = [hit.region for hit in d.search(word, top=100)]
+    assert [int(text) for text in page.locator("tbody td:first-child").all_inner_texts()] == expected
+    assert page.locator(".excerpt mark").count() == len(expected)
+
+
+def test_the_list_begins_with_interest_and_is_filtered(page, build):
+    interest = store.load(build, percentile=2).annotation.interest
+    go(page, f"{FINE}/regions")
+
+    def regions():
+        return [int(text) for text in page.locator("tbody td:first-child").all_inner_texts()]
+
+    assert regions() == interest.order[:100].tolist()
+    page.get_by_label("hide single-word regions").check()
+    page.get_by_label("30 members or more").check()
+    kept = [int(i) for i in interest.order if interest.members[i] >= 30 and not interest.single_word[i]]
+    until(page, f"document.querySelector('#status').textContent === '{len(kept)} of 150 regions'")
+    assert regions() == kept[:100]
+    assert "several=1" in page.url and "members=30" in page.url
+    go(page, page.url)
+    assert page.get_by_label("30 members or more").is_checked()
+    page.get_by_role("button", name="One word").click()
+    until(page, "location.search.includes('sort=identity')")
+    page.get_by_role("button", name="best first").click()
+    until(page, "location.search.includes('sort=best')")
+
+
 def test_list_sorts_and_turns_pages_and_back_undoes_it(page):
     def regions():
         return [int(text) for text in page.locator("tbody td:first-child").all_inner_texts()]
@@ -154,7 +188,7 @@ def test_region_shows_its_evidence(page, build):
     assert page.locator(".examples li").first.locator("span.warm").count() == 15
     assert page.locator(".examples li").first.locator("mark.at").count() == 1
     assert [text.replace("\n", " ") for text in page.locator("main h2").all_inner_texts()] == [
-        *("Exemplar", "Members", "Logit lens"),
+        *("Exemplar", "Members", "What it promotes"),
         *("Distances of members to the exemplar", "Tokens", "Nearest regions", "At other percentiles"),
     ]
     page.wait_for_selector("h3:has-text('parent at p8')")
@@ -281,7 +315,7 @@ def test_without_annotation_pages_say_how_to_get_one(browser, tmp_path):
             assert "Run ep annotate" in page.locator(".notice").inner_text().replace("`", "")
         go(page, f"{FINE}/regions")
         assert page.locator("tbody tr").count() == 40
-        assert "Arrivals" in page.locator("thead").inner_text()
+        assert "Online counts" in page.locator("thead").inner_text()
 
 
 def test_a_damaged_dictionary_is_told_on_its_page(browser, tmp_path):
@@ -456,10 +490,27 @@ def test_a_region_leads_to_steering_along_it(steering, live_site):
     go(steering, "/d/resid_post.1-p5/regions/4")
     steering.get_by_role("link", name="Steer").last.click()
     steering.wait_for_url("**/steer?region=4")
-    settled(steering, "region 4 added, alpha 0.5")
+    settled(steering, "region 4 added, alpha 0.25")
     assert steering.locator(".chosen").inner_text() == 'region 4 <img src=x onerror="window.hacked = 1">'
     assert steering.locator("main img").count() == 0
     get(url, {"text": ""})
+
+
+def test_the_page_says_whether_its_text_reads(steering, live_site):
+    go(steering, f"{STEER}?region=3&alpha=0&new=8&prompt=the+old+dog")
+    settled(steering, "alpha 0")
+    answer, _ = answered(live_site[0], prompt="the old dog", regions=[3], alpha=0, max_new_tokens=8)
+    assert answer["verdict"] == "reads" and answer["fluency"]["before"] == answer["fluency"]["after"]
+    assert steering.locator(".verdict").inner_text().startswith("reads: perplexity without steering ")
+    steering.get_by_role("button", name="a row of strengths").click()
+    until(steering, "document.querySelectorAll('.strengths section').length === 3")
+    assert steering.locator(".strengths h2").all_inner_texts() == ["alpha 0.1", "alpha 0.25", "alpha 0.5"]
+    assert steering.locator(".strengths .verdict b").count() == 3
+    until(steering, "document.querySelector('.progress').textContent === ''")
+    steering.get_by_role("button", name="strongest that reads").click()
+    until(steering, "document.querySelector('.written section + section').textContent.includes('added, alpha 0.')")
+    until(steering, "document.querySelector('.written').getAttribute('aria-busy') === 'false'")
+    assert float(steering.get_by_label("alpha, as a number").input_value()) in GRID
 
 
 def test_an_answer_that_was_overtaken_is_dropped(steering):

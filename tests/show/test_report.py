@@ -12,6 +12,7 @@ import pytest
 import exemplar_partitioning as ep
 from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning.errors import EPError
+from exemplar_partitioning.folder.interest import shown
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.show import map as atlas
 from exemplar_partitioning.show import report
@@ -51,7 +52,7 @@ def dictionary(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(dictionary, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report.render(dictionary, top=119), encoding="utf-8")
+    path.write_text(report.render(dictionary, shown(dictionary, "members")[:119]), encoding="utf-8")
     return path
 
 
@@ -66,7 +67,8 @@ def data_of(html):
 
 def test_the_same_input_gives_the_same_bytes(dictionary, page, tmp_path, monkeypatch):
     monkeypatch.setenv("EP_CACHE", str(tmp_path))  # the map is laid out anew
-    assert report.render(ep.load(dictionary.path), top=119) == page.read_text(encoding="utf-8")
+    again = report.render(ep.load(dictionary.path), shown(dictionary, "members")[:119])
+    assert again == page.read_text(encoding="utf-8")
 
 
 def test_nothing_is_left_to_load(page):
@@ -84,8 +86,8 @@ def test_the_data_is_the_dictionary_s(dictionary, page):
     assert len(data["x"]) == len(data["y"]) == dictionary.k
 
 
-def test_top_regions_are_those_with_most_members(dictionary):
-    html = report.render(dictionary, top=7)
+def test_the_regions_are_those_asked_for(dictionary):
+    html = report.render(dictionary, shown(dictionary, "members")[:7])
     assert [int(i) for i in re.findall(r'<article class="region" id="region-(\d+)"', html)] == largest(dictionary)[:7]
 
 
@@ -107,13 +109,13 @@ def test_the_shade_of_a_distance(distance, threshold, shade):
 def test_without_annotation_it_says_what_to_run(tmp_path):
     d = annotated(tmp_path, k=20, percentiles=(2,), annotate=False)[0]
     with pytest.raises(EPError, match="ep annotate"):
-        report.render(d)
+        report.render(d, [])
 
 
 def test_without_plotly_it_says_what_to_install(dictionary, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(EPError, match=re.escape("pip install 'exemplar-partitioning[explorer]'")):
-        report.render(dictionary)
+        report.render(dictionary, [])
 
 
 def command(*arguments):
@@ -255,5 +257,5 @@ def test_thousands_of_regions_are_all_drawn(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(atlas, "_PLACED", 100)  # where they lie does not matter here
     d = annotated(tmp_path / "d", k=4200, d=4, percentiles=(2,))[0]
     path = tmp_path / "report.html"
-    path.write_text(report.render(d, top=2), encoding="utf-8")
+    path.write_text(report.render(d, shown(d, "members")[:2]), encoding="utf-8")
     assert opened(path).locator("#map .points path").count() == 4200

@@ -25,6 +25,7 @@ from ..models.identity import current_identity
 from ..models.loaded import LoadedModel
 from . import edits
 from .edits import Gate, orthonormal
+from .fluency import ALPHA, strongest
 
 Regions = int | Sequence[int]
 Basis = Literal["exemplar", "mean"]
@@ -55,7 +56,14 @@ class Where(TypedDict, total=False):
     any_model: bool
 
 
-def steer(model: Any, dictionary: StoredDictionary, region: Regions, *, alpha: float, **where: Unpack[Where]) -> Acting:
+def steer(
+    model: Any,
+    dictionary: StoredDictionary,
+    region: Regions,
+    *,
+    alpha: float | Literal["auto"] = ALPHA,
+    **where: Unpack[Where],
+) -> Acting:
     """Add `alpha` typical residual norms of the (normalised sum of the) regions' directions to the activations.
 
     Args:
@@ -63,18 +71,25 @@ def steer(model: Any, dictionary: StoredDictionary, region: Regions, *, alpha: f
             interp-engine model.
         dictionary: whose regions they are.
         region: whose direction; of several, the direction of their sum.
-        alpha: in units of `dictionary.typical_norm`; negative steers away.
+        alpha: in units of `dictionary.typical_norm`; negative steers away. "auto": the largest at which text still
+            reads (`act.fluency.strongest`), which takes the model some tries, and its tokenizer (`ep.load_model`).
         where: see `Where`.
 
     Raises:
         EPError: a region that does not exist, alpha that is not finite, or another model.
     """
-    if not math.isfinite(alpha):
-        raise EPError(f"alpha is {alpha}; expected a finite number of typical residual norms, such as 1 or -0.5")
-    total_d = _directions(dictionary, region, where).sum(dim=0)
-    if not bool(total_d.norm() > 0):
-        raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
-    return _act(model, dictionary, edits.add(alpha * dictionary.typical_norm * total_d / total_d.norm()), where)
+    unit_d = direction_of(dictionary, region, where.get("basis", "exemplar"))
+
+    def acting(alpha: float) -> Acting:
+        return _act(model, dictionary, edits.add(alpha * dictionary.typical_norm * unit_d), where)
+
+    if alpha == "auto":
+        if not isinstance(model, LoadedModel):
+            raise EPError("alpha='auto' has the model write, which needs its tokenizer: give what ep.load_model gives")
+        return acting(strongest(model, acting))
+    if isinstance(alpha, str) or not math.isfinite(alpha):
+        raise EPError(f"alpha is {alpha}; expected a finite number of typical residual norms, such as 0.25, or 'auto'")
+    return acting(alpha)
 
 
 def ablate(
@@ -118,6 +133,14 @@ def clamp(model: Any, dictionary: StoredDictionary, region: int, value: float, *
 
 def _directions(dictionary: StoredDictionary, region: Regions, where: Where) -> Float[Tensor, "r d"]:
     return directions_of(dictionary, region, where.get("basis", "exemplar"))
+
+
+def direction_of(dictionary: StoredDictionary, region: Regions, basis: Direction = "exemplar") -> Float[Tensor, " d"]:
+    """Unit direction of the sum of the regions' directions; EPError where they cancel, or there are none."""
+    total_d = directions_of(dictionary, region, basis).sum(dim=0)
+    if not bool(total_d.norm() > 0):
+        raise EPError("the direction to steer along is zero: the regions' directions cancel, or have no members")
+    return total_d / total_d.norm()
 
 
 def directions_of(dictionary: StoredDictionary, region: Regions, basis: Direction) -> Float[Tensor, "r d"]:

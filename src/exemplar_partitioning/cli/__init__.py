@@ -30,6 +30,7 @@ from .match import match
 from .ood import ood
 from .report import report
 from .roundtrip import roundtrip
+from .search import search
 from .show import show
 from .steer import steer
 from .transport import transport
@@ -50,6 +51,7 @@ app.command(no_args_is_help=False)(build)
 app.command()(extend)
 app.command()(annotate)
 app.command()(show)
+app.command()(search)
 app.command()(steer)
 app.command()(localise)
 app.add_typer(ood, name="ood")

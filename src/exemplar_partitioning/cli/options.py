@@ -107,6 +107,7 @@ Dtype = Annotated[str, typer.Option(help="Of the forward pass: auto, float32, bf
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON event per line instead of a display.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
+Sort = Annotated[str, typer.Option(help="interest: what is no single word, and differs; or members.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document in place of text for people.")]
 Ray = Annotated[
     str | None,

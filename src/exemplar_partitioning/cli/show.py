@@ -20,6 +20,7 @@ from .terminal import console, counted, cut, ending, place, table
 if TYPE_CHECKING:
     from ..folder.listing import OnDisk
 
+_FIRST = {"interest": "most telling", "members": "biggest"}
 _DOCUMENT = 26  # columns at most
 _WIDE = 120  # columns from which labels leave room for documents
 
@@ -42,16 +43,17 @@ def show(
             show_default="5; 20 regions of a single dictionary",
         ),
     ] = None,
+    sort: options.Sort = "interest",
     as_json: options.Json = False,
 ) -> None:
-    """Show what is in it: dictionaries and their biggest regions; one region; or a text, token by token.
+    """Show what is in it: dictionaries and their most telling regions; one region; or a text, token by token.
 
     A region's context and examples are shaded by distance to its exemplar: the nearer, the darker.
     """
     if sum(given is not None for given in (region, text, file)) > 1:
         raise EPError("--region, --text and --file are three views: give one of them")
     if region is None and text is None and file is None:
-        _show_all(path, options.listed(path, site, percentile), top, as_json)
+        _show_all(path, options.listed(path, site, percentile), top, sort, as_json)
         return
     dictionary = options.chosen_dictionary(path, site, percentile)
     if region is not None:
@@ -70,44 +72,46 @@ def show(
         print_json(shown) if as_json else show_text.print_text(shown)
 
 
-def _show_all(path: Path, chosen: Sequence[OnDisk], top: int | None, as_json: bool) -> None:
+def _show_all(path: Path, chosen: Sequence[OnDisk], top: int | None, sort: str, as_json: bool) -> None:
     for dictionary in chosen:
         dictionary.verified("exemplars.safetensors")
     top = top or (20 if len(chosen) == 1 else 5)
     if as_json:
-        print_json([_as_json(d, top) for d in chosen])
+        print_json([_as_json(d, top, sort) for d in chosen])
     else:
-        _print_all(path, chosen, top)
+        _print_all(path, chosen, top, sort)
 
 
-def biggest(dictionary: OnDisk, top: int) -> list[dict[str, Any]]:
-    """The regions with most members, as rows of regions.parquet with `members` and `label`.
+def first(dictionary: OnDisk, top: int, sort: str) -> list[dict[str, Any]]:
+    """The first regions of an order, as rows of regions.parquet with `members`, `label`, and how interesting they are.
 
-    Without annotation, those with the largest online counts, and neither.
+    Without annotation, those with the largest online counts, and none of these.
     """
+    from ..folder.interest import ordered
     from ..folder.labels import Labels
 
-    annotation = dictionary.annotation if dictionary.annotated else None
-    sizes = annotation.regions.select(["members"]) if annotation else dictionary.regions.select(["arrivals"])
-    order = sizes.column(0).to_numpy().argsort(kind="stable")[::-1][:top]
+    order = ordered(dictionary, sort)[:top]
     rows = dictionary.regions.take(order).to_pylist()
-    if annotation:
-        labels = Labels.read(dictionary)
-        for row, members in zip(rows, sizes.take(order).column(0).to_pylist(), strict=True):
-            row |= {"members": members, "label": labels.best(row["region"]).text}
+    if dictionary.annotated:
+        interest = dictionary.annotation.interest
+        labels = Labels.read(dictionary).some(order.tolist())
+        for row, label in zip(rows, labels, strict=True):
+            members = interest.members[row["region"]].item()
+            row |= {"members": members, "label": label.text} | interest.row(row["region"])
     return rows
 
 
-def _as_json(dictionary: OnDisk, top: int) -> dict[str, Any]:
+def _as_json(dictionary: OnDisk, top: int, sort: str) -> dict[str, Any]:
     return {
         "path": str(dictionary.path),
         "content_id": dictionary.content_id,
         "config": dictionary.config.model_dump(mode="json"),
-        "biggest_regions": biggest(dictionary, top),
+        "biggest_regions": first(dictionary, top, "members"),
+        "regions": first(dictionary, top, sort),
     }
 
 
-def _print_all(path: Path, chosen: Sequence[OnDisk], top: int) -> None:
+def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> None:
 
     from .display import dictionaries_table
 
@@ -117,10 +121,10 @@ def _print_all(path: Path, chosen: Sequence[OnDisk], top: int) -> None:
     out.print(Text(visible(title), style="bold"))
     out.print(dictionaries_table(d.config for d in chosen))
     for d in chosen:
-        out.print(_biggest_table(d, top, out.width))
+        out.print(_table(d, top, sort, out.width))
 
 
-def _biggest_table(dictionary: OnDisk, top: int, width: int) -> Table:
+def _table(dictionary: OnDisk, top: int, sort: str, width: int) -> Table:
 
     annotation = dictionary.annotation if dictionary.annotated else None
     config = dictionary.config
@@ -139,9 +143,9 @@ def _biggest_table(dictionary: OnDisk, top: int, width: int) -> Table:
         Column("exemplar in context", justify="right", no_wrap=True, width=context_room),
         *([Column("document", no_wrap=True, style="dim", width=_DOCUMENT)] if documents else []),
         title=f"\n{config.site.name} percentile {config.calibration.percentile:g}: "
-        f"biggest of {counted(dictionary.k, 'region')}",
+        f"{_FIRST[sort if annotation else 'members']} of {counted(dictionary.k, 'region')}",
     )
-    for row in biggest(dictionary, top):
+    for row in first(dictionary, top, sort):
         token = cut(visible(row["token"]), context_room)
         context = ending(visible(row["context"]), context_room - cell_len(token))
         cells: list[str | Text] = [str(row["region"]), f"{row[size]:,}", f"{row[size] / max(1, total):.1%}"]

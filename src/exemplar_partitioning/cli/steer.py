@@ -1,19 +1,21 @@
-"""`ep steer`: what a model writes, before and after an intervention on regions."""
+"""`ep steer`: what a model writes, before and after an intervention on regions, and whether it still reads."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from ..text.visible import visible
 from . import options
 from .output import print_json
-from .terminal import console, counted
 
 if TYPE_CHECKING:
+    from ..act.fluency import Fluency
+    from ..folder.dictionary import StoredDictionary
+    from ..models.loaded import LoadedModel
     from ..reading import WrittenToken
 
 
@@ -23,8 +25,13 @@ def steer(
     region: Annotated[str, typer.Option(help="Region, or several separated by commas.")],
     prompt: Annotated[list[str], typer.Option(help="What to continue; may be given more than once.")],
     alpha: Annotated[
-        float, typer.Option(help="How far along the regions' direction, in typical residual norms.")
-    ] = 1.0,
+        str,
+        typer.Option(
+            help="How far along the regions' direction, in typical residual norms; several between commas are tried "
+            "in turn; auto: the farthest at which text still reads.",
+            metavar="NUMBERS",
+        ),
+    ] = "0.25",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the regions' span out instead.")] = False,
     basis: Annotated[str, typer.Option(help="exemplar, or mean (of the members).")] = "exemplar",
     at: Annotated[
@@ -34,59 +41,164 @@ def steer(
     tokens: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 64,
     chat: options.Chat = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the step as a file, .gguf (llama.cpp, repeng) or .safetensors.", metavar="FILE"),
+    ] = None,
     site: options.Site = None,
     percentile: options.Percentile = None,
     model: options.Model = None,
     trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
-    """Act on regions while the model writes: what it says before and after.
+    """Act on regions while the model writes: what it says before and after, and whether that still reads as text.
 
-    Words in red have left the manifold: their activation lies farther than theta from every exemplar.
+    Words in red have left the manifold: their activation lies farther than theta from every exemplar. Beside each
+    text: its perplexity under the model as it is, its repetition, and the same for a random step of that length.
     """
-    from .. import reading
-    from ..act import steer as acts
-    from ..act.steer import Basis
-    from ..models.hooks import Tokens
+    from ..errors import EPError
     from ..reading import model_of
 
     regions = options.regions(region)
     dictionary = options.chosen_dictionary(path, site, percentile)
     for index in regions:
         dictionary.check_region(index)
+    if save is not None and (ablate or "," in alpha):
+        raise EPError("--save writes one step: give one --alpha, and no --ablate")
     loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
-    where: dict[str, Any] = {"basis": cast(Basis, basis), "sites": at, "tokens": cast(Tokens, tokens)}
-    acting = (
-        acts.ablate(loaded, dictionary, regions, **where)
-        if ablate
-        else acts.steer(loaded, dictionary, regions, alpha=alpha, **where)
-    )
-    writing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat}
-    before = [reading.written(loaded, dictionary, p, **writing) for p in prompt]
-    with acting:
-        after = [reading.written(loaded, dictionary, p, **writing) for p in prompt]
+    where: dict[str, Any] = {"basis": basis, "sites": at, "tokens": tokens}
+    writing = _Writing(loaded, dictionary, prompt, {"max_new_tokens": max_new_tokens, "chat": chat})
+    before = writing.under(None)
+    steps = _ablation(writing, regions, where) if ablate else _steps(writing, regions, _alphas(alpha), where)
+    how = _save(save, dictionary, regions, where, steps[0]) if save is not None else None
     if as_json:
-        pairs = zip(prompt, before, after, strict=True)
-        print_json([{"prompt": p, "before": _as_json(b), "after": _as_json(a)} for p, b, a in pairs])
-        return
+        print_json(_as_json(prompt, before, steps))
+    else:
+        _print(prompt, before, steps)
+        if how is not None:
+            typer.echo(f"{save}\n\n{how}")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What was written after every prompt under one intervention, beside its null."""
+
+    name: str
+    texts: list[list[WrittenToken]]
+    fluency: Fluency
+    alpha: float | None = None
+    null: Fluency | None = None
+
+
+@dataclass(frozen=True)
+class _Writing:
+    loaded: LoadedModel
+    dictionary: StoredDictionary
+    prompts: list[str]
+    options: dict[str, Any]
+
+    def under(self, acting: AbstractContextManager[None] | None, name: str = "as it is", **about: Any) -> _Text:
+        from contextlib import nullcontext
+
+        from ..act.fluency import fluency
+        from ..models.generate import encode
+        from ..reading import written
+
+        with acting or nullcontext():
+            texts = [written(self.loaded, self.dictionary, p, **self.options) for p in self.prompts]
+        ids = [[token.token_id for token in text] for text in texts]
+        prompts = [encode(self.loaded, p, self.options["chat"]) for p in self.prompts]
+        return _Text(name, texts, fluency(self.loaded, list(zip(prompts, ids, strict=True))), **about)
+
+
+def _alphas(text: str) -> list[float | str]:
+    try:
+        return [part if (part := each.strip()) == "auto" else float(part) for each in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither numbers such as 0.1,0.25 nor auto", param_hint="--alpha"
+        ) from None
+
+
+def _ablation(writing: _Writing, regions: list[int], where: dict[str, Any]) -> list[_Text]:
+    from ..act.steer import ablate
+
+    return [writing.under(ablate(writing.loaded, writing.dictionary, regions, **where), "ablated")]
+
+
+def _steps(writing: _Writing, regions: list[int], alphas: list[Any], where: dict[str, Any]) -> list[_Text]:
+    from ..act.fluency import random_direction, strongest
+    from ..act.steer import steer as act
+
+    loaded, dictionary = writing.loaded, writing.dictionary
+
+    def acting(alpha: float) -> AbstractContextManager[None]:
+        return act(loaded, dictionary, regions, alpha=alpha, **where)
+
+    at_random: dict[str, Any] = {**where, "basis": random_direction(dictionary.d_model)}
+    made = []
+    for each in alphas:
+        alpha = strongest(loaded, acting, writing.prompts, chat=writing.options["chat"]) if each == "auto" else each
+        step = acting(alpha)  # refused before anything is written, if it is
+        null = writing.under(act(loaded, dictionary, regions, alpha=alpha, **at_random)).fluency
+        made.append(writing.under(step, f"steered by {alpha:g}", alpha=alpha, null=null))
+    return made
+
+
+def _save(path: Path, dictionary: StoredDictionary, regions: list[int], where: dict[str, Any], step: _Text) -> str:
+    from ..act.steer import direction_of
+    from ..exchange.vectors import save_vector
+
+    assert step.alpha is not None
+    step_d = step.alpha * dictionary.typical_norm * direction_of(dictionary, regions, where["basis"])
+    return save_vector(path, dictionary, step_d, f"regions {', '.join(map(str, regions))}")
+
+
+def _as_json(prompts: list[str], before: _Text, steps: list[_Text]) -> list[dict[str, Any]]:
+    def said(text: _Text, i: int) -> dict[str, Any]:
+        tokens = text.texts[i]
+        about = {"alpha": text.alpha, "fluency": asdict(text.fluency)}
+        if text is not before:
+            about["verdict"] = text.fluency.verdict(before.fluency, text.null)
+            about["null"] = text.null and asdict(text.null)
+        return {"text": "".join(t.text for t in tokens), "tokens": [asdict(token) for token in tokens], **about}
+
+    return [
+        {"prompt": p, "before": said(before, i), "after": said(steps[0], i), "steps": [said(step, i) for step in steps]}
+        for i, p in enumerate(prompts)
+    ]
+
+
+def _print(prompts: list[str], before: _Text, steps: list[_Text]) -> None:
+    from rich.text import Text
+
+    from ..text.visible import visible
+    from .terminal import console, counted, table
 
     out = console()
-    did = "ablated" if ablate else f"steered by {alpha:g}"
-    for p, b, a in zip(prompt, before, after, strict=True):
-        out.print(Text(visible(p), style="bold"))
-        for name, tokens_written in (("as it is", b), (did, a)):
-            off = sum(token.off for token in tokens_written)
-            out.print(
-                Text(f"\n{name}  ({off} of {counted(len(tokens_written), 'token')} off the manifold)", style="dim")
-            )
-            out.print(Text.assemble(*((_shown(token.text), "red" if token.off else "") for token in tokens_written)))
+    for i, prompt in enumerate(prompts):
+        out.print(Text(visible(prompt), style="bold"))
+        for each in (before, *steps):
+            off = sum(token.off for token in each.texts[i])
+            about = f"{off} of {counted(len(each.texts[i]), 'token')} off the manifold"
+            out.print(Text(f"\n{each.name}  ({about})", style="dim"))
+            out.print(Text.assemble(*((_shown(token.text), "red" if token.off else "") for token in each.texts[i])))
         out.print()
+    shown = table("", ">perplexity", ">repetition", ">of a random step", "verdict")
+    shown.add_row(before.name, *_figures(before.fluency), "", "")
+    for step in steps:
+        null = "" if step.null is None else ", ".join(_figures(step.null))
+        shown.add_row(step.name, *_figures(step.fluency), null, step.fluency.verdict(before.fluency, step.null))
+    out.print(shown)
+
+
+def _figures(fluency: Fluency) -> tuple[str, str]:
+    from .terminal import fixed
+
+    return fixed(fluency.perplexity, 1), f"{fluency.repetition:.0%}"
 
 
 def _shown(piece: str) -> str:
+    from ..text.visible import visible
 
     return "\n".join(visible(line) for line in piece.split("\n"))
-
-
-def _as_json(tokens: list[WrittenToken]) -> dict[str, Any]:
-    return {"text": "".join(token.text for token in tokens), "tokens": [asdict(token) for token in tokens]}

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,9 @@ from ..files import (
 from .invariants import check_evidence, check_examples, check_means
 from .listing import OnDisk, verified
 from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
+
+if TYPE_CHECKING:
+    from .interest import Interest
 
 FOLDER = "annotation"
 BINS = 64  # of the distance histogram
@@ -214,6 +217,18 @@ class Annotation:
         rows = table.slice(first - groups[0] * ROW_GROUP, end - first).to_pylist()
         check_examples(self, index, rows)
         return [row for row in rows if kind in (None, row["kind"])]
+
+    def example_columns(self, columns: list[str]) -> pa.Table:
+        """Some columns of the examples of all regions, in their order."""
+        self._examples  # noqa: B018  (checks the file)
+        return read_table(self._verified("examples.parquet"), columns)
+
+    @cached_property
+    def interest(self) -> Interest:
+        """Which regions have most to tell."""
+        from .interest import Interest
+
+        return Interest(self)
 
     @cached_property
     def _tensors(self) -> dict[str, np.ndarray]:

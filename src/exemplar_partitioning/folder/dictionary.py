@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,10 @@ from .listing import new_place as new_place
 from .listing import percentile_name as percentile_name
 from .listing import read_config as read_config
 from .schema import REGIONS_SCHEMA, Config, FileRecord
+
+if TYPE_CHECKING:
+    from ..models.loaded import LoadedModel
+    from .search import Hit
 
 CONTEXT_TOKENS = 32  # shown before an exemplar's token
 
@@ -91,6 +95,25 @@ class StoredDictionary(Dictionary, OnDisk):
                 "a direction; import it again with --model, which finds them"
             )
         return known
+
+    def search(self, query: str, top: int = 20, *, model: LoadedModel | None = None) -> list[Hit]:
+        """Regions that are about something, best first: by the words of their evidence (`folder.search.search`).
+
+        Args:
+            query: words to look for.
+            top: as many at most.
+            model: the dictionary's own, to look for what the query means to it instead (`folder.meaning.nearest`).
+
+        Returns:
+            Regions, each with how it was found and an example.
+
+        Raises:
+            EPError: a query without words, or another model.
+        """
+        from .meaning import nearest
+        from .search import search
+
+        return search(self, query, top) if model is None else nearest(self, model, query, top)
 
     @property
     def mean_directions(self) -> Float32[np.ndarray, "k d"]:

@@ -6,8 +6,7 @@ Only what people and models said is stored. Labels from tokens follow from the a
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -24,7 +23,6 @@ LIMIT = 200  # characters of a label
 
 _EVIDENCE = ["members", "top_tokens", "before_tokens", "lens_top", "mean_lens_top"]
 _EXEMPLAR = ["token_id", "token", "context", "document"]
-_COMMON = 0.01  # share of the regions that promote a token from which it tells nothing about one of them
 
 
 class Label(BaseModel):
@@ -84,12 +82,18 @@ class Labels:
         stored = [label for label in self._stored.values() if label.region == region]
         return [*sorted(stored, key=lambda label: label.order), self._automatic([region])[0]]
 
+    def some(self, regions: Sequence[int]) -> list[Label]:
+        """The best label of each of some regions, in their order; much faster than one by one."""
+        stored = {label.region: label for label in sorted(self.stored(), key=lambda label: label.order, reverse=True)}
+        return [stored.get(label.region, label) for label in self._automatic(regions)]
+
     def every(self) -> list[Label]:
-        """The best label of each region, in order; much faster than one by one."""
-        best = self._automatic(range(self.dictionary.k))
-        for label in sorted(self._stored.values(), key=lambda label: label.order, reverse=True):
-            best[label.region] = label
-        return best
+        """The best label of each region, in order."""
+        return self.some(range(self.dictionary.k))
+
+    def stored(self) -> list[Label]:
+        """Those that people and models gave."""
+        return list(self._stored.values())
 
     def by_hand(self) -> list[Label]:
         """Those that people gave."""
@@ -123,19 +127,11 @@ class Labels:
         evidence, common = [None] * len(exemplars), frozenset[str]()
         if self.dictionary.annotated:
             evidence = self.dictionary.annotation.regions.select(_EVIDENCE).take(chosen).to_pylist()
-            common = self._common
+            common = self.dictionary.annotation.interest.common
         return [
             Label(region=region, text=automatic(row, exemplar, common), source="tokens")
             for region, row, exemplar in zip(chosen.to_pylist(), evidence, exemplars, strict=True)
         ]
-
-    @cached_property
-    def _common(self) -> frozenset[str]:
-        """Tokens that the means of many regions promote: rare ones, mostly, whose unembedding fits any direction."""
-        promoted = self.dictionary.annotation.regions.column("mean_lens_top").combine_chunks().flatten().field("token")
-        counts = promoted.value_counts()
-        often = counts.field("counts").to_numpy() > max(2, int(_COMMON * self.dictionary.k))
-        return frozenset(counts.field("values").filter(pa.array(often)).to_pylist())
 
     def _change(self, labels: Iterable[Label], remove: tuple[int, str] | None = None) -> None:
         try:

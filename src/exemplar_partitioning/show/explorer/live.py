@@ -10,10 +10,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from ...act.fluency import ALPHA, Fluency, fluency, strongest
+from ...act.steer import Acting
 from ...errors import EPError, ResourceError
 from ...folder.dictionary import StoredDictionary
+from ...models.generate import encode
 from ...models.load import LoadedModel
 from ...reading import check_model, read, written
 from .library import View
@@ -61,7 +65,8 @@ class Live:
     def steer(self, view: View, asked: Steering, job: Job | None = None) -> dict[str, Any]:
         """What the model writes before and after acting on regions, token by token.
 
-        What it writes before is kept, so that another alpha costs one generation.
+        What it writes before is kept, so that another alpha costs two generations: its own, and that of a random step
+        as long, beside which perplexity and repetition are judged.
 
         Raises EPError if the dictionary is another model's, a region does not exist or has no direction, or the
         prompt leaves no room to write.
@@ -70,16 +75,29 @@ class Live:
         check_model(d, self.loaded)
         for region in asked.regions:
             view.check_region(region)
-        acting = asked.acting(self.loaded, d)
+        alpha = ALPHA if asked.alpha == "auto" else asked.alpha
+        acting = asked.acting(self.loaded, d, alpha)
         job, key = job or Job(), (view.key, asked.prompt, asked.max_new_tokens)
         with self._turns.turn(job):
             before = self._before.pop(key, None) or self._written(d, asked, job)
             self._before[key] = before
             if len(self._before) > _KEPT:
                 self._before.popitem(last=False)
+            if asked.alpha == "auto" and asked.mode == "add":
+                alpha = strongest(self.loaded, partial(self._trying, asked, d, job), [asked.prompt])
+                acting = asked.acting(self.loaded, d, alpha)
             with acting:
                 after = self._written(d, asked, job)
+            null = None
+            if asked.mode == "add":
+                with asked.at_random(self.loaded, d, alpha):
+                    beside = self._written(d, asked, job)
+                null = self._fluency(asked.prompt, beside)
+            was, now = (self._fluency(asked.prompt, text) for text in (before, after))
         return {
+            "alpha": alpha if asked.mode == "add" else None,
+            "verdict": now.verdict(was, null),
+            "fluency": {"before": asdict(was), "after": asdict(now), "null": null and asdict(null)},
             "threshold": d.threshold,
             "typical_norm": d.typical_norm,
             "chat": bool(getattr(self.loaded.tokenizer, "chat_template", None)),
@@ -87,6 +105,13 @@ class Live:
             "after": after,
             "regions": _named(view, [*asked.regions, *(token["region"] for token in before + after)]),
         }
+
+    def _trying(self, asked: Steering, dictionary: StoredDictionary, job: Job, alpha: float) -> Acting:
+        job.check()
+        return asked.acting(self.loaded, dictionary, alpha)
+
+    def _fluency(self, prompt: str, tokens: list[dict[str, Any]]) -> Fluency:
+        return fluency(self.loaded, [(encode(self.loaded, prompt), [token["token_id"] for token in tokens])])
 
     def _written(self, dictionary: StoredDictionary, asked: Steering, job: Job) -> list[dict[str, Any]]:
         """The tokens that the model writes after a prompt, with their regions as they were while it wrote.

@@ -22,8 +22,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import DataError, EPError, ResourceError
-from . import comparing, views
-from .answers import Json, library, order, view
+from . import comparing, lists, views
+from .answers import Json, library, number, order, view
 from .background import Background, StillComputing
 from .library import Library, NotFound
 from .live import LIMIT, Live
@@ -202,7 +202,8 @@ def _overview(request: Request) -> Response:
 
 
 def _regions(request: Request) -> Response:
-    return Json(views.listing(view(request), **order(request, "size")))
+    filters = {"several": request.query_params.get("several") == "1", "members": number(request, "members", 0)}
+    return Json(lists.regions(view(request), **order(request, "best"), **filters))
 
 
 def _region(request: Request) -> Response:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...act.fluency import ALPHA, random_direction
 from ...act.steer import Basis, ablate, steer
 from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
@@ -24,7 +25,7 @@ class Steering(BaseModel):
 
     prompt: str
     regions: list[int]
-    alpha: float = Field(default=1.0, ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)
+    alpha: Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)] | Literal["auto"] = ALPHA
     mode: Literal["add", "ablate"] = "add"
     basis: Basis = "exemplar"
     tokens: Tokens = "all"
@@ -34,19 +35,26 @@ class Steering(BaseModel):
     def of(cls, body: Any) -> Steering:
         """From the JSON of a request; EPError, naming the field, if it does not fit."""
         if not isinstance(body, dict):
-            raise EPError('send a JSON object such as {"prompt": "...", "regions": [42], "alpha": 1}')
+            raise EPError('send a JSON object such as {"prompt": "...", "regions": [42], "alpha": 0.25}')
         try:
             asked = cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"] if part in cls.model_fields or isinstance(part, int))
             raise EPError(f"{where}: {first['msg']}; got {repr(first['input'])[:60]}") from error
         if not asked.prompt.strip():
             raise EPError("the prompt is empty; give some words to continue")
         return asked
 
-    def acting(self, loaded: LoadedModel, dictionary: StoredDictionary) -> AbstractContextManager[None]:
-        """The intervention, to be opened. Raises EPError: see `interventions.steer`."""
+    def acting(self, loaded: LoadedModel, dictionary: StoredDictionary, alpha: float) -> AbstractContextManager[None]:
+        """The intervention, to be opened. Raises EPError: see `act.steer.steer`."""
         if self.mode == "ablate":
             return ablate(loaded, dictionary, self.regions, basis=self.basis, tokens=self.tokens)
-        return steer(loaded, dictionary, self.regions, alpha=self.alpha, basis=self.basis, tokens=self.tokens)
+        return steer(loaded, dictionary, self.regions, alpha=alpha, basis=self.basis, tokens=self.tokens)
+
+    def at_random(
+        self, loaded: LoadedModel, dictionary: StoredDictionary, alpha: float
+    ) -> AbstractContextManager[None]:
+        """A step of the same length along a random direction: the null of `add`."""
+        direction_d = random_direction(dictionary.d_model)
+        return steer(loaded, dictionary, self.regions, alpha=alpha, basis=direction_d, tokens=self.tokens)

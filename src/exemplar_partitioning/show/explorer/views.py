@@ -14,14 +14,12 @@ from ...models.identity import same_model
 from ..report import by_rank
 from .library import Entry, Library, View
 
-PAGE = 500  # regions listed at once, at most
+PAGE = 500  # rows listed at once, at most
 NEIGHBOURS = 12
 CHILDREN = 40
 _POINTS = 400  # of a curve
 
-SORTS = ("region", "token", "label", "size", "coherence", "stability", "distance", "lens")
 SEARCHES = ("any", "token", "label", "members", "lens")
-_SHOWN_TOKENS = 4  # of a region in a list
 
 
 def entry(entry: Entry) -> dict[str, Any]:
@@ -97,41 +95,6 @@ def brief(view: View, regions: Sequence[int] | np.ndarray) -> list[dict[str, Any
     ]
 
 
-def listing(
-    view: View,
-    *,
-    query: str = "",
-    within: str = "any",
-    sort: str = "size",
-    descending: bool = True,
-    offset: int = 0,
-    limit: int = 100,
-) -> dict[str, Any]:
-    """A page of the regions that a text occurs in, in some order; regions without a value come last.
-
-    Raises EPError for an unknown sort or search.
-    """
-    check_order(sort, SORTS, within)
-    order = _ordered(view, containing(view, query, within), sort, descending)
-    page = shown(order, offset, limit)
-    rows = brief(view, page)
-    if view.annotation is not None:
-        columns = ["coherence", "stability", "mean_distance", "top_tokens", "lens_top"]
-        table = view.annotation.regions.select(columns).take(page).to_pylist()
-        for row, more in zip(rows, table, strict=True):
-            for name in ("top_tokens", "lens_top"):
-                more[name] = [each["token"] for each in more[name][:_SHOWN_TOKENS]]
-            row.update(more)
-    return {
-        "total": view.dictionary.k,
-        "matching": len(order),
-        "offset": offset,
-        "size_is": size_is(view),
-        "regions": rows,
-        "not_annotated": view.not_annotated,
-    }
-
-
 def check_order(sort: str, sorts: Sequence[str], within: str) -> None:
     """EPError, naming those there are, for an unknown sort or search."""
     if sort not in sorts or within not in SEARCHES:
@@ -139,7 +102,7 @@ def check_order(sort: str, sorts: Sequence[str], within: str) -> None:
 
 
 def shown(order: np.ndarray, offset: int, limit: int) -> np.ndarray:
-    """A page of what was found."""
+    """A page of rows."""
     return order[offset:][: min(max(1, limit), PAGE)]
 
 
@@ -161,14 +124,6 @@ def containing(view: View, query: str, within: str) -> np.ndarray:
     return np.array(sorted(hits), dtype=np.int64)
 
 
-def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np.ndarray:
-    if sort == "label":
-        return by_text(regions, [label.text for label in view.labels()[0]], descending)
-    if sort in ("token", "lens"):
-        return by_text(regions, view.tokens if sort == "token" else view.lens, descending)
-    return by_number(regions, _numbers(view, sort), descending)
-
-
 def by_text(rows: np.ndarray, texts: Sequence[str], descending: bool) -> np.ndarray:
     """Some rows by the text of each, in any case."""
     keys = [text.lstrip().casefold() for text in texts]
@@ -181,7 +136,7 @@ def by_number(rows: np.ndarray, values: np.ndarray, descending: bool) -> np.ndar
     return rows[np.argsort(-chosen if descending else chosen, kind="stable")]  # NaN goes last
 
 
-def _numbers(view: View, name: str) -> np.ndarray:
+def numbers(view: View, name: str) -> np.ndarray:
     """A column of numbers, float64 [k]; NaN where there is none."""
     if name == "region":
         return np.arange(view.dictionary.k, dtype=float)
@@ -189,6 +144,8 @@ def _numbers(view: View, name: str) -> np.ndarray:
         return view.sizes_k.astype(float)
     if view.annotation is None:
         return np.full(view.dictionary.k, np.nan)
+    if name in ("interest", "identity", "documents", "contrast"):
+        return getattr(view.annotation.interest, "score" if name == "interest" else name).astype(float)
     column = view.annotation.regions["mean_distance" if name == "distance" else name]
     return pc.fill_null(column, np.nan).to_numpy()
 
@@ -223,6 +180,8 @@ def region(view: View, index: int) -> dict[str, Any]:
         "examples": view.annotation.examples(index),
         "histogram": {"width": BIN_WIDTH, "counts": view.annotation.histogram[index].tolist()},
         "mean_cosine": _mean_cosine(view, index),
+        "interest": view.annotation.interest.row(index),
+        "beyond": view.annotation.interest.beyond(index),
     }
 
 
@@ -280,7 +239,7 @@ def chart(view: View) -> dict[str, Any]:
         "size": view.sizes_k.tolist(),
         "token": view.tokens,
         "label": [label.text for label in labels],
-        **{name: _rounded(_numbers(view, name)) for name in ("coherence", "stability", "distance")},
+        **{name: _rounded(numbers(view, name)) for name in ("coherence", "stability", "distance")},
     }
 
 

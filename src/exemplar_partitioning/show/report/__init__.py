@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ _METRICS = {
 }
 
 
-def render(dictionary: StoredDictionary, top: int = 50) -> str:
-    """The report as HTML: overview, sizes, growth, map, and the `top` regions with most members.
+def render(dictionary: StoredDictionary, regions: Sequence[int]) -> str:
+    """The report as HTML: overview, sizes, growth, map, and some regions, which have members.
 
     The same dictionary, annotation and labels give the same text. Raises EPError if the dictionary is not
     annotated, or plotly is not installed.
@@ -52,9 +53,6 @@ def render(dictionary: StoredDictionary, top: int = 50) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    members_k = annotation.regions["members"].to_numpy()
-    order_k = np.argsort(-members_k, kind="stable")
-    shown = [int(region) for region in order_k[:top] if members_k[region]]
     labels = Labels.read(dictionary).every()
     scripts = [get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")]
     environment = Environment(
@@ -70,9 +68,9 @@ def render(dictionary: StoredDictionary, top: int = 50) -> str:
         content_id=dictionary.content_id,
         record=annotation.record,
         metrics=[(name, said, Metrics.model_fields[name].description) for name, said in _METRICS.items()],
-        regions=[_region(dictionary, region, labels[region]) for region in shown],
+        regions=[_region(dictionary, region, labels[region]) for region in regions],
         kinds=_KINDS,
-        data=_data(dictionary, members_k[order_k], [visible(label.text) for label in labels], shown),
+        data=_data(dictionary, [visible(label.text) for label in labels], list(regions)),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
@@ -88,6 +86,8 @@ def _region(dictionary: StoredDictionary, region: int, label: Label) -> dict[str
             examples[example["kind"]].append(example | {"tokens": _in_context(example, dictionary.threshold)})
     for name in ("top_tokens", "before_tokens"):
         row[name] = [token | {"said": _percent(token["count"] / row["members"])} for token in row[name]]
+    row["beyond"] = dictionary.annotation.interest.beyond(region)
+    row["interest"] = dictionary.annotation.interest.row(region)
     for name in ("lens_top", "mean_lens_top"):
         row[name] = [
             token | {"said": f"{_percent(token['probability'])} \u00d7{_lift(token['lift'])}"} for token in row[name]
@@ -132,11 +132,10 @@ def _token(text: str) -> str:
     return (shown if len(shown) <= _TOKEN else shown[: _TOKEN - 1] + "\u2026") or _NOTHING
 
 
-def _data(
-    dictionary: StoredDictionary, sorted_k: Int64[np.ndarray, " k"], labels: list[str], shown: list[int]
-) -> dict[str, Any]:
+def _data(dictionary: StoredDictionary, labels: list[str], shown: list[int]) -> dict[str, Any]:
     """What the page draws from: numbers rounded to what can be seen."""
     regions = dictionary.annotation.regions
+    sorted_k = np.sort(regions["members"].to_numpy())[::-1]
     x, y = atlas.layout(dictionary).T
     return {
         "x": np.round(x.astype(float), 4).tolist(),

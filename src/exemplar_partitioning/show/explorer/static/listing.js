@@ -7,21 +7,21 @@ const PAGE = 100;
 export const PLACES = [["any", "everywhere"], ["token", "exemplar token"], ["label", "label"], ["members", "member tokens"], ["lens", "logit lens"]];
 
 // what:       rows in a word, for headings and names.
-// columns:    [what it sorts by or null, heading, class]; ascending: sorts whose first click starts with the smallest.
+// columns:    [what it sorts by or null, heading, class, explanation]; ascending: sorts whose first click starts with the smallest.
 // first:      the state where the address says nothing.
 // ask(state): the server's answer, with `matching` and `total` rows; lines(answer): its rows, their first link opens one.
-// told(answer, heads, state): what else to show of it.  more: further elements of the bar.
-export function listing({ what, columns, ascending, first, ask, lines, told, more = [] }) {
+// told(answer, heads, state): what else to show of it.  more, after: further elements of the bar, in front and behind.
+export function listing({ what, columns, ascending, first, ask, lines, told, more = [], after = [] }) {
   const state = () => ({ q: "", in: "any", desc: "1", page: "1", ...first, ...Object.fromEntries(new URLSearchParams(location.search)) });
   const search = h("input", { type: "search", id: "search", "aria-label": `Search ${what}`, placeholder: `Search ${what}  /`, autocomplete: "off", spellcheck: "false" });
   const place = h("select", { "aria-label": "Search in" }, PLACES.map(([value, text]) => h("option", { value }, text)));
   const [message, body, pages] = [h("div"), h("tbody"), h("nav", { class: "pages", "aria-label": "Pages of the list" })];
-  const heads = columns.map(([sort, name, kind]) => h("th", { scope: "col", class: kind }, sort ? h("button", { type: "button", onclick: () => sortBy(sort) }, name) : name));
+  const heads = columns.map(([sort, name, kind, title]) => h("th", { scope: "col", class: kind, title }, sort ? h("button", { type: "button", onclick: () => sortBy(sort) }, name) : name));
   const found = h("p", { class: "dim" });
   const name = what[0].toUpperCase() + what.slice(1);
   const parts = [
     message,
-    h("form", { class: "bar", role: "search", onsubmit: (event) => event.preventDefault() }, more, search, place, found),
+    h("form", { class: "bar", role: "search", onsubmit: (event) => event.preventDefault() }, more, search, place, after, found),
     h("div", { class: "scroll" }, h("table", { class: "list" }, h("caption", { class: "hidden" }, name), h("thead", {}, h("tr", {}, heads)), body)),
     pages,
   ];

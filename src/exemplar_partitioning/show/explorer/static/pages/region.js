@@ -26,7 +26,7 @@ export default async function render(main, { key, region, all }) {
     h(
       "div",
       { class: "sides" },
-      h("div", {}, provenance(r), m ? examples(r) : null, m ? lenses(m) : null),
+      h("div", {}, provenance(r), m ? examples(r) : null, m ? lenses(m, r.beyond) : null),
       h("div", {}, m && m.members ? histogram(r) : null, m ? frequent(m) : null, neighbours(r), relatives(related), elsewhere(r, partners, all.dictionaries.find((d) => d.key === key).site)),
     ),
   );
@@ -97,6 +97,8 @@ function numbers(r) {
     pairs.push(
       ["Share", percent(r.member_share)],
       ["Within θ", m.members ? percent(m.within / m.members) : "–", "share of the members within the threshold"],
+      ["One word", r.interest.identity === null ? "\u2013" : percent(r.interest.identity), "share of the members that are the commonest word"],
+      ["Documents", count(r.interest.documents), "different documents among the examples"],
       ["Coherence", fixed(m.coherence), "length of the mean of the members' directions"],
       ["Mean distance", m.mean_distance === null ? "–" : `${fixed(m.mean_distance)} ± ${fixed(m.std_distance)}`, "cosine distance of members to the exemplar"],
       ["Stability", fixed(m.stability), "agreement of the two halves of the text"],
@@ -139,13 +141,17 @@ function one(example, threshold) {
   return h("li", {}, h("span", { class: "num", title: `${visible(example.document)}, token ${count(example.position)}` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
 }
 
-function lenses(m) {
+function lenses(m, beyond) {
   const list = (name, what, rows) =>
     table(`${name} ${what}`, [[what, (row) => token(row.token), ""], ["probability", (row) => percent(row.probability), "num"], ["lift", (row) => lift(row.lift), "num"]], rows, { class: "small" });
   const pair = (name, top, bottom) =>
     h("div", {}, h("h3", {}, name), top.length ? h("div", { class: "pair" }, list(name, "promotes", top), list(name, "suppresses", bottom)) : h("p", { class: "dim" }, "none"));
   const words = "what a step from the centre along the direction makes likelier, and less likely, to come next: probability, and how it changes";
-  return section("Logit lens", h("p", { class: "dim" }, words), pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom));
+  const contrast = beyond.length
+    ? table("Next tokens", [["promotes", (row) => token(row.token), ""], ["probability", (row) => percent(row.probability), "num"], ["against the average region", (row) => lift(row.beyond), "num"]], beyond, { class: "small" })
+    : h("p", { class: "dim" }, "It promotes what the average region promotes.");
+  const whole = h("details", {}, h("summary", {}, "Against the centre: exemplar, and mean of members"), h("p", { class: "dim" }, words), pair("Exemplar", m.lens_top, m.lens_bottom), pair("Mean of members", m.mean_lens_top, m.mean_lens_bottom));
+  return section("What it promotes", contrast, whole);
 }
 
 function frequent(m) {

@@ -1,10 +1,11 @@
 // What the model writes before and after acting on regions. The address holds the state.
 
 import { api, page, post, regionPage } from "../api.js";
-import { count, fixed, h, notice, put, visible } from "../dom.js";
+import { count, fixed, h, notice, percent, put, visible } from "../dom.js";
 
 const TICKS = [-2, -1, 0, 1, 2]; // of the slider, from end to end; the number beside it takes any
-const DEFAULTS = { region: "", alpha: "0.5", mode: "add", basis: "exemplar", tokens: "all", new: "40", prompt: "Tell me about your day." };
+const ROW = [0.1, 0.25, 0.5]; // side by side
+const DEFAULTS = { region: "", alpha: "0.25", mode: "add", basis: "exemplar", tokens: "all", new: "40", prompt: "Tell me about your day." };
 const CHOICES = {
   mode: [["add", "add"], ["ablate", "ablate"]],
   basis: [["exemplar", "exemplar"], ["mean", "mean of members"]],
@@ -34,9 +35,12 @@ export default async function render(main, { key, all }) {
     h("span", { class: "dim", title: "in typical residual norms of the site" }, "alpha"),
     h("div", {}, slider, h("div", { class: "ticks dim", "aria-hidden": "true" }, TICKS.map((x) => h("span", {}, String(x).replace("-", "−"))))),
     box.alpha,
+    h("button", { type: "button", title: "the largest alpha at which text after this prompt still reads; takes some tries", onclick: () => changed(0, "auto") }, "strongest that reads"),
+    h("button", { type: "button", title: `alpha ${ROW.join(", ")}, one after the other`, onclick: row }, "a row of strengths"),
     h("datalist", { id: "ticks" }, TICKS.map((x) => h("option", { value: x }))),
   );
-  const [chosen, problem, legend] = [h("p", { class: "chosen" }), h("div"), h("div")];
+  const [chosen, problem, legend, verdict] = [h("p", { class: "chosen" }), h("div"), h("div"), h("p", { class: "verdict", "aria-live": "polite" })];
+  const strengths = h("div", { class: "strengths" });
   const progress = h("p", { class: "dim progress", "aria-live": "polite" });
   const [before, after] = [side("Before"), side("After")];
   const sides = h("div", { class: "columns written" }, before.section, after.section);
@@ -54,7 +58,9 @@ export default async function render(main, { key, all }) {
     ),
     progress,
     problem,
+    verdict,
     sides,
+    strengths,
     legend,
   );
 
@@ -66,7 +72,7 @@ export default async function render(main, { key, all }) {
     return {
       prompt: box.prompt.value,
       regions: box.region.value.split(",").map((text) => text.trim()).filter(Boolean).map(numbered),
-      alpha: numbered(box.alpha.value),
+      alpha: auto ? "auto" : numbered(box.alpha.value),
       mode: box.mode.value,
       basis: box.basis.value,
       tokens: box.tokens.value,
@@ -75,13 +81,19 @@ export default async function render(main, { key, all }) {
   }
   function draw(answer, what, seconds) {
     chosen.replaceChildren(...what.regions.flatMap((region) => [named(key, region, answer), " "]));
+    if (what.alpha === "auto") {
+      auto = false;
+      slider.value = box.alpha.value = String(answer.alpha ?? box.alpha.value);
+      remember();
+    }
     before.show(key, "Before", answer.before, answer);
-    after.show(key, did(what), answer.after, answer);
+    after.show(key, did({ ...what, alpha: answer.alpha }), answer.after, answer);
+    verdict.replaceChildren(...judged(answer));
     legend.replaceChildren(explained(answer));
     progress.textContent = `Written in ${seconds.toFixed(1)} s: ${off(answer.after)}, ${count(beyond(answer.before))} before`;
   }
 
-  let [asked, busy] = [0, false];
+  let [asked, busy, auto] = [0, false, false];
   // One request at a time: what was changed meanwhile is asked next, and the answer to what it was before is dropped.
   async function refresh() {
     asked += 1;
@@ -110,7 +122,9 @@ export default async function render(main, { key, all }) {
       error = refusal;
     }
     if (!isNewest()) return;
-    sides.hidden = legend.hidden = Boolean(error);
+    sides.hidden = legend.hidden = verdict.hidden = Boolean(error);
+    if (error) auto = false;
+    strengths.replaceChildren();
     problem.replaceChildren(...(error ? [notice(error.message, "error")] : []));
     if (error) progress.textContent = "";
     else draw(answer, what, (performance.now() - started) / 1000);
@@ -120,13 +134,40 @@ export default async function render(main, { key, all }) {
     slider.disabled = box.alpha.disabled = box.mode.value === "ablate"; // which knows no alpha
   }
   let waiting;
-  function changed(delay) {
+  function changed(delay, alpha) {
     clearTimeout(waiting);
     suit();
+    auto = alpha === "auto";
     waiting = setTimeout(() => {
       remember();
       refresh();
     }, delay);
+  }
+  // What is changed while a row is written ends it.
+  async function row() {
+    const what = { ...request(), mode: "add" };
+    if (busy || !what.regions.length) return;
+    const mine = (asked += 1);
+    busy = true;
+    strengths.replaceChildren();
+    problem.replaceChildren();
+    for (const strength of ROW) {
+      if (mine !== asked) break;
+      progress.textContent = `writing at alpha ${strength} …`;
+      try {
+        const answer = await post(api(key, "/steer"), { ...what, alpha: strength });
+        const shown = side(`alpha ${strength}`);
+        shown.show(key, `alpha ${strength}`, answer.after, answer);
+        shown.section.append(h("p", { class: "verdict" }, judged(answer)));
+        strengths.append(shown.section);
+      } catch (error) {
+        problem.replaceChildren(notice(error.message, "error"));
+        break;
+      }
+    }
+    progress.textContent = "";
+    busy = false;
+    if (mine !== asked) refresh();
   }
   function submitted(event) {
     event.preventDefault();
@@ -185,6 +226,13 @@ function word(key, each, answer) {
 function told(each, answer) {
   const where = each.region === null ? "no region" : `region ${each.region}: ${visible(answer.regions[each.region].label)}; distance ${fixed(each.distance)}`;
   return each.off ? `off the manifold; nearest ${where} > θ` : where;
+}
+
+// Whether the text still reads, and by what.
+function judged({ verdict, fluency: { before, after, null: random } }) {
+  const beside = (what) => [what(after), ` (${what(before)} without steering`, random && `, ${what(random)} after a random step as long`, ")"];
+  const perplexity = beside(({ perplexity: x }) => (x === null ? "\u2013" : x.toPrecision(2)));
+  return [h("b", { class: verdict.split(",")[0] }, verdict), h("span", { class: "dim" }, ": perplexity without steering ", perplexity, ", repetition ", beside(({ repetition: x }) => percent(x)))];
 }
 
 const named = (key, region, answer) =>
