@@ -140,20 +140,31 @@ def test_committed_json_schema_is_the_models(tmp_path):
 
 
 def test_choosing_in_a_build(tmp_path):
+    root = tmp_path / "builds" / "first"
     for p in (1, 2.5, 10):
-        example(tmp_path / "resid_post.1" / f"p{p:g}", percentile=p)
-    example(tmp_path / "resid_post.10" / "p10", percentile=10, layer=10)
-    assert ep.load(tmp_path, site="resid_post.1", percentile=2.5).config.calibration.percentile == 2.5
-    assert ep.load(tmp_path, site="resid_post.10").config.calibration.percentile == 10
-    assert [folder.name for folder in store.find(tmp_path)] == ["p1", "p2.5", "p10", "p10"]
+        example(root / "resid_post.1" / f"p{p:g}", percentile=p)
+    example(root / "resid_post.10" / "p10", percentile=10, layer=10)
+    assert ep.load(root, site="resid_post.1", percentile=2.5).config.calibration.percentile == 2.5
+    assert ep.load(root, site="resid_post.10").config.calibration.percentile == 10
+    assert [folder.name for folder in store.find(root)] == ["p1", "p2.5", "p10", "p10"]
     with pytest.raises(EPError, match=r"several dictionaries fit .*resid_post.1/p10, resid_post.10/p10"):
-        ep.load(tmp_path, percentile=10)
+        ep.load(root, percentile=10)
     with pytest.raises(EPError, match=r"no dictionary for site resid_pre.0.*resid_post.1/p1,"):
-        ep.load(tmp_path, site="resid_pre.0")
+        ep.load(root, site="resid_pre.0")
     with pytest.raises(EPError, match="no folder"):
         ep.load(tmp_path / "elsewhere")
+    with pytest.raises(EPError, match=r"is the folder of a site; give .* and --site resid_post.10"):
+        ep.load(root / "resid_post.10")
+    with pytest.raises(EPError, match=f"builds are in it: give {re.escape(str(root))}$"):
+        ep.load(root.parent)
+    (root / "resid_post.10" / "p10" / "annotation").mkdir()
+    with pytest.raises(EPError, match=r"it lies in the folder of one: give .*p10$"):
+        ep.load(root / "resid_post.10" / "p10" / "annotation")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EPError, match="holds no dictionary"):
+    with pytest.raises(EPError, match="holds no dictionary: it is empty"):
+        ep.load(tmp_path / "empty")
+    (tmp_path / "empty" / ".build").mkdir()
+    with pytest.raises(EPError, match="its build has not finished; continue it with --resume"):
         ep.load(tmp_path / "empty")
 
 
