@@ -96,17 +96,40 @@ def calibrate(
     """
     percentiles = check_percentiles(percentiles)
     center_d = center(batches) if center_d is None else center_d
-    sizes, per_batch, copies, pairs = [], [], 0, 0
-    for batch in batches:
+    return settled(center_d, percentiles, [Ranked.of(batch, center_d, percentiles) for batch in batches])
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a calibration needs to know of a batch.
+
+    Attributes:
+        rows: of the batch.
+        percentiles: of the distances of its pairs; none below two rows with a direction.
+        copies, pairs: pairs of rows with the same direction (to float32), and all.
+    """
+
+    rows: int
+    percentiles: list[float] | None
+    copies: int = 0
+    pairs: int = 0
+
+    @classmethod
+    def of(cls, batch: Any, center_d: Float32[Tensor, " d"], percentiles: Sequence[float]) -> Ranked:
+        """Rank the distances of a batch."""
         x_nd = intake(batch)[:]
-        sizes.append(len(x_nd))
-        if percentiles_of := pairwise_percentiles(x_nd, center_d, percentiles):
-            per_batch.append(percentiles_of)
-            batch_copies, batch_pairs = _identical_pairs(x_nd, center_d)
-            copies, pairs = copies + batch_copies, pairs + batch_pairs
-    if not per_batch:
+        if (values := pairwise_percentiles(x_nd, center_d, percentiles)) is None:
+            return cls(len(x_nd), None)
+        return cls(len(x_nd), values, *_identical_pairs(x_nd, center_d))
+
+
+def settled(center_d: Float32[Tensor, " d"], percentiles: Sequence[float], batches: Sequence[Ranked]) -> Calibration:
+    """What batches that were ranked by distances around a centre say together; raises as `calibrate` does."""
+    used = [batch for batch in batches if batch.percentiles is not None]
+    if not used:
         raise EPError("no calibration batch has two different activations; give more text or more varied activations")
-    thetas = np.array(per_batch)
+    copies, pairs = sum(batch.copies for batch in used), sum(batch.pairs for batch in used)
+    thetas = np.array([batch.percentiles for batch in used])
     mean, spread = thetas.mean(axis=0), thetas.std(axis=0)
     for percentile, theta in zip(percentiles, mean, strict=True):
         if theta < MIN_THRESHOLD:
@@ -120,8 +143,8 @@ def calibrate(
         center_d,
         dict(zip(percentiles, mean.tolist(), strict=True)),
         dict(zip(percentiles, spread.tolist(), strict=True)),
-        sum(sizes),
-        max(sizes),
+        sum(batch.rows for batch in batches),
+        max(batch.rows for batch in batches),
         dict(zip(percentiles, error.tolist(), strict=True)),
         copies / pairs,
     )

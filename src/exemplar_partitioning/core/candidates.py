@@ -75,6 +75,48 @@ class Candidates:
         return replace(self, row_p=row_p[order], col_p=col_p[order], sim_p=sim_p[order])
 
 
+@dataclass(frozen=True)
+class TopTwo:
+    """The two largest fast similarities of every row: of most rows they tell all that is asked.
+
+    Attributes:
+        best_n, second_n: -inf where there are fewer exemplars.
+        id_n: exemplar of the largest, -1 without any.
+        eps: bound on |fast - reference|.
+    """
+
+    best_n: Float32[Tensor, " n"]
+    second_n: Float32[Tensor, " n"]
+    id_n: Int64[Tensor, " n"]
+    eps: float
+
+    @classmethod
+    def empty(cls, like_n: Tensor, eps: float) -> TopTwo:
+        """Of no exemplars."""
+        none_n = torch.full_like(like_n, -math.inf)
+        return cls(none_n, none_n, torch.full_like(none_n, -1, dtype=torch.int64), eps)
+
+    def merge(self, other: TopTwo) -> TopTwo:
+        """Of the exemplars of both."""
+        lower_n = torch.minimum(self.best_n, other.best_n)
+        return TopTwo(
+            torch.maximum(self.best_n, other.best_n),
+            torch.maximum(lower_n, torch.maximum(self.second_n, other.second_n)),
+            torch.where(other.best_n > self.best_n, other.id_n, self.id_n),
+            self.eps,
+        )
+
+    @property
+    def tied_n(self) -> Bool[Tensor, " n"]:
+        """Rows whose nearest exemplar the reference arithmetic has to find (lemma 3)."""
+        return self.second_n >= self.best_n - 2 * self.eps
+
+    def gaps(self, threshold: float) -> tuple[Tensor, Tensor, float]:
+        """By how much the two lie within a threshold, and how large that must be to be sure (lemma 5)."""
+        level = 1.0 - threshold
+        return self.best_n - level, self.second_n - level, self.eps + 4 * UNIT_ROUNDOFF
+
+
 def at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, column and similarity of the pairs of a tile that reach a level of their row."""
     row_q, group_q = (group_ng >= least_n[:, None]).nonzero(as_tuple=True)

@@ -248,6 +248,15 @@ class Dictionary:
         return x_nd.like(ids_n), x_nd.like(distance_n)
 
     @full_precision()
+    def ids(self, x: Any) -> Any:
+        """Region of each row as `assign` gives it (int64 [n]), without distances, which cost more."""
+        x_nd = intake(x, self.d_model)
+        ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
+        for rows, block in self.blocks(x_nd) if self.k else ():
+            ids_n[rows.start + block.rows_n.cpu()] = self._search.ids(block).cpu()
+        return x_nd.like(ids_n)
+
+    @full_precision()
     def assign_directions(self, directions_nd: Any) -> tuple[Any, Any]:
         """As `assign`, for directions around the centre instead of activations, such as other exemplars."""
         given = intake(directions_nd, self.d_model)

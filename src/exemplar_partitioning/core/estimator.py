@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
@@ -13,14 +14,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import EPError
-from .calibration import BATCH, SAMPLE, calibrate, center, check_percentiles
+from .calibration import BATCH, SAMPLE, Ranked, center, check_percentiles, settled
 from .dictionary import Dictionary
 from .geometry import check_threshold
 from .intake import Rows, as_float32, intake
 from .leader import LeaderClustering
 from .search import ROWS
 
-_STAGES = (2, 4, 8, SAMPLE // BATCH)  # batches that calibrate: more until theta's standard error is small
+_BATCH = BATCH // 2  # ranking costs the square of it
+_STAGES = (2, 4, 8, 16, SAMPLE // _BATCH)  # batches that calibrate: more until theta's standard error is small
 _ERROR = 0.005  # of theta
 
 
@@ -39,10 +41,10 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         threshold: cosine distance, 0..2; given, nothing is ranked and `percentile` has no say.
         center: [n_features], subtracted as it is; by default computed from the rows that calibrate.
         calibration_batch: rows among which distances are ranked; the threshold is the mean over batches.
-        calibration_sample: rows at the beginning of the stream that calibrate; by default two batches, or four, eight
-            or thirteen until the threshold's standard error is half a per cent of it. Until `partial_fit` has seen so
-            many, it keeps them and calibrates anew when asked for results; then centre and threshold are settled, as
-            they are at the end of `fit`.
+        calibration_sample: rows at the beginning of the stream that calibrate; by default two batches, or four, eight,
+            sixteen or twenty-six until the threshold's standard error is half a per cent of it, around the centre of
+            the first two. Until `partial_fit` has seen so many, it keeps them and calibrates anew when asked for
+            results; then centre and threshold are settled, as they are at the end of `fit`.
 
     Attributes:
         center_, threshold_: what the rows are centred by, and the cosine distance that decides.
@@ -67,7 +69,7 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         percentile: float = 2.0,
         threshold: float | None = None,
         center: Any = None,
-        calibration_batch: int = BATCH,
+        calibration_batch: int = _BATCH,
         calibration_sample: int | None = None,
     ):
         self.percentile = percentile
@@ -102,7 +104,7 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Region of each row: ndarray of shape (n_samples,); -1 for a row equal to the centre."""
-        return np.asarray(self._dictionary.assign(self._validated(X, reset=False))[0])
+        return np.asarray(self._dictionary.ids(self._validated(X, reset=False)))
 
     def transform(self, X: Any) -> np.ndarray:
         """Cosine distance of each row to each exemplar: ndarray of shape (n_samples, n_exemplars)."""
@@ -163,7 +165,7 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
             raise EPError(str(error)) from None
         for start in range(0, len(x_nd), ROWS):
             part = x_nd[start : start + ROWS]
-            if not torch.isfinite(part).all():
+            if not torch.isfinite(part.sum()) and not torch.isfinite(part).all():  # what is not finite shows in a sum
                 row = start + int((~torch.isfinite(part).all(dim=1)).nonzero()[0])
                 raise EPError(
                     f"X has values that are NaN, infinite or beyond float32, first in row {row}; drop such rows"
@@ -204,7 +206,7 @@ class _Learnt:
     def add(self, x_nd: Rows, last: Rows) -> _Learnt:
         """Cluster more rows, of which the last ones are to be labelled."""
         self.clustering.add(x_nd)
-        self.labels = np.asarray(self.dictionary.assign(last)[0])
+        self.labels = np.asarray(self.dictionary.ids(last))
         return self
 
 
@@ -222,6 +224,7 @@ class _Stream:
             self.stages = [p.calibration_sample]
         else:
             self.stages = [batches * p.calibration_batch for batches in _STAGES]
+        self.first = self.stages[0]
 
     def add(self, x_nd: Rows, *, end: bool) -> None:
         """Add rows; at the end of a stream, however few they are, they settle centre and threshold."""
@@ -257,22 +260,27 @@ class _Stream:
     def _calibrated(self, x_nd: Rows, *, end: bool) -> _Learnt | None: ...
     def _calibrated(self, x_nd: Rows, *, end: bool) -> _Learnt | None:
         """An empty clustering with centre and threshold of the first rows; None where more are to come before."""
+        ranked: list[Ranked] = []
         while end or self.stages[0] <= len(x_nd):
-            learnt = self._calibrated_on(x_nd, min(self.stages[0], len(x_nd)))
+            learnt = self._calibrated_on(x_nd, min(self.stages[0], len(x_nd)), ranked)
             whole = end and self.stages[0] >= len(x_nd)
             if whole or len(self.stages) == 1 or learnt.theta_error <= _ERROR * learnt.clustering.threshold:
                 return learnt
             del self.stages[0]
         return None
 
-    def _calibrated_on(self, x_nd: Rows, n: int) -> _Learnt:
+    def _calibrated_on(self, x_nd: Rows, n: int, ranked: list[Ranked]) -> _Learnt:
+        """Calibrate on n rows, whose first batches may be ranked already; the centre is that of the first stage."""
         p = self.parameters
-        batches = _Batches(x_nd, n, min(p.calibration_batch, n))
-        center_d = center(batches) if p.center is None else as_float32(p.center)
+        size = min(p.calibration_batch, n)
+        first = _Batches(x_nd, min(self.first, n), size)
+        center_d = center(first) if p.center is None else as_float32(p.center)
         if p.threshold is not None:
             return _Learnt(LeaderClustering(center_d, p.threshold), 0.0)
-        calibration = calibrate(batches, [p.percentile], center_d)
         percentile = float(p.percentile)
+        for batch in itertools.islice(_Batches(x_nd, n, size), len(ranked), None):
+            ranked.append(Ranked.of(batch, center_d, [percentile]))
+        calibration = settled(center_d, [percentile], ranked)
         return _Learnt(LeaderClustering(center_d, calibration.thresholds[percentile]), calibration.error[percentile])
 
 

@@ -12,7 +12,7 @@ order of summation; it may decide only what lies outside that bound.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -98,33 +98,45 @@ class Block:
     Attributes:
         x_nd: activations, float32.
         c_d: the centre, float32.
-        u_nd: directions in fast arithmetic, float32.
+        y_nd: activations without the centre in fast arithmetic, float32, of length norm_n: whoever first needs
+            directions divides them in place.
+        norm_n: float32.
         rows_n: index of each row in the batch it came from; rows without a direction are not here.
     """
 
     x_nd: Float[Tensor, "n d"]
     c_d: Float[Tensor, " d"]
-    u_nd: Float[Tensor, "n d"]
+    y_nd: Float[Tensor, "n d"]
+    norm_n: Float[Tensor, " n"]
     rows_n: Int64[Tensor, " n"]
 
     def __len__(self) -> int:
         return self.x_nd.shape[0]
 
     @cached_property
+    def u_nd(self) -> Float[Tensor, "n d"]:
+        """Directions in fast arithmetic, float32."""
+        for part in _near_the_cache(self.y_nd):
+            self.y_nd[part] /= self.norm_n[part, None]
+        self.norm_n.fill_(1)
+        return self.y_nd
+
+    @cached_property
     def bfloat16(self) -> tuple[Tensor, Float[Tensor, " n"]]:
         """Directions in bfloat16, and a bound on how far each lies from its float32 one."""
-        fast_nd, residual_n = torch.empty_like(self.u_nd, dtype=torch.bfloat16), torch.empty_like(self.u_nd[:, 0])
-        for part in _near_the_cache(self.u_nd):
-            fast_nd[part] = self.u_nd[part]
-            residual_n[part] = torch.linalg.vector_norm(self.u_nd[part] - fast_nd[part], dim=1)
+        fast_nd, residual_n = torch.empty_like(self.y_nd, dtype=torch.bfloat16), torch.empty_like(self.norm_n)
+        for part in _near_the_cache(self.y_nd):
+            u_md = self.y_nd[part].div_(self.norm_n[part, None])
+            residual_n[part] = torch.linalg.vector_norm(u_md - fast_nd[part].copy_(u_md), dim=1)
+        self.norm_n.fill_(1)
         return fast_nd, residual_n * 1.001
 
-    def __getitem__(self, part: slice) -> Block:
-        return Block(self.x_nd[part], self.c_d, self.u_nd[part], self.rows_n[part])
+    def __getitem__(self, part: slice | Int64[Tensor, " r"]) -> Block:
+        return Block(self.x_nd[part], self.c_d, self.y_nd[part], self.norm_n[part], self.rows_n[part])
 
     def shifted(self, by: int) -> Block:
         """The same rows, counted from another start."""
-        return Block(self.x_nd, self.c_d, self.u_nd, self.rows_n + by)
+        return replace(self, rows_n=self.rows_n + by)
 
     def reference(self, rows: Int64[Tensor, " r"]) -> Float[Tensor, "r d"]:
         """Directions of some rows in reference arithmetic, float64."""
@@ -138,6 +150,11 @@ class Block:
 
 def has_direction(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"]) -> Bool[Tensor, " n"]:
     """Rows that are finite, not zero, and differ from the centre (law L7)."""
+    norm_n = torch.cat(
+        [torch.linalg.vector_norm(x_nd[part] - c_d, dim=1) for part in _near_the_cache(x_nd)] or [c_d[:0]]
+    )
+    if bool(_clearly(x_nd, norm_n).all()):
+        return torch.ones_like(norm_n, dtype=torch.bool)
     return torch.isfinite(x_nd).all(dim=1) & (x_nd != c_d).any(dim=1) & (x_nd != 0).any(dim=1)
 
 
@@ -147,23 +164,29 @@ def directions(x_nd: Float[Tensor, "n d"], c_d: Float[Tensor, " d"], *, strict: 
 
     With `strict`, such rows raise DataError instead, naming the first.
     """
-    u_nd, norm_n = torch.empty_like(x_nd), torch.empty_like(x_nd[:, 0])
+    y_nd, norm_n = torch.empty_like(x_nd), torch.empty_like(x_nd[:, 0])
     for part in _near_the_cache(x_nd):
-        y_md = torch.sub(x_nd[part], c_d, out=u_nd[part])
-        y_md /= torch.linalg.vector_norm(y_md, dim=1, out=norm_n[part])[:, None]
-    safe_n = (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
-    if bool((safe_n & (x_nd[:, 0] != 0)).all()):  # a row of zeros is among those that begin with one
-        rows_n = torch.arange(len(x_nd), device=x_nd.device)
-        return Block(x_nd, c_d, u_nd, rows_n)
+        torch.linalg.vector_norm(torch.sub(x_nd[part], c_d, out=y_nd[part]), dim=1, out=norm_n[part])
+    if bool(_clearly(x_nd, norm_n).all()):
+        return Block(x_nd, c_d, y_nd, norm_n, torch.arange(len(x_nd), device=x_nd.device))
     good_n = has_direction(x_nd, c_d)
     rows_n = good_n.nonzero()[:, 0]
     skipped = len(x_nd) - len(rows_n)
     if skipped and strict:
         raise no_direction(skipped, len(x_nd), int((~good_n).nonzero()[0, 0]))
-    x_nd, u_nd, safe_n = x_nd[rows_n].contiguous(), u_nd[rows_n], safe_n[rows_n]
-    extreme = (~safe_n).nonzero()[:, 0]  # norms too large or small for float32 squares
-    u_nd[extreme] = reference_directions(x_nd[extreme], c_d)[0].float()
-    return Block(x_nd, c_d, u_nd, rows_n)
+    x_nd, y_nd, norm_n = x_nd[rows_n].contiguous(), y_nd[rows_n], norm_n[rows_n]
+    extreme = (~_safe(norm_n)).nonzero()[:, 0]  # norms too large or small for float32 squares
+    y_nd[extreme], norm_n[extreme] = reference_directions(x_nd[extreme], c_d)[0].float(), 1.0
+    return Block(x_nd, c_d, y_nd, norm_n, rows_n)
+
+
+def _safe(norm_n: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    return (norm_n > _SAFE_NORM[0]) & (norm_n < _SAFE_NORM[1])
+
+
+def _clearly(x_nd: Float[Tensor, "n d"], norm_n: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Rows that have a direction beyond doubt; a row of zeros is among those that begin with one."""
+    return _safe(norm_n) & (x_nd[:, 0] != 0)
 
 
 def _near_the_cache(x_nd: Tensor) -> Iterator[slice]:

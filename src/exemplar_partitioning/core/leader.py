@@ -24,11 +24,13 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from .candidates import Candidates, Covers
+from .candidates import Covers
 from .geometry import UNIT_ROUNDOFF, Block, check_threshold, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
 from .precision import full_precision
-from .search import ROWS, ExemplarMatrix, Prefilter, Search
+from .search import FEW, ROWS, ExemplarMatrix, Prefilter, Search
+
+_FOUNDERS = 256  # uncovered rows compared with one another at once
 
 
 class LeaderClustering:
@@ -120,28 +122,76 @@ class LeaderClustering:
     @full_precision()
     def add_block(self, block: Block, rows_offered: int) -> Int64[Tensor, " n"]:
         """Add a prepared block of at most ROWS rows, made of so many of the stream; clusterings can share a block."""
-        candidates = self._search.candidates(block, threshold=self.threshold)
-        ids_n, within_n = self._search.decide(block, candidates, self.threshold)
-        assert within_n is not None and candidates.covers is not None
-        uncovered_r = (~within_n).nonzero()[:, 0]
-        born_at, covers = uncovered_r[:0], candidates.covers
-        if len(uncovered_r):
-            ids_n, born_at, covers = self._grow(block, candidates, uncovered_r)
-        self._count_sole_covers(block, ids_n, covers, born_at)
+        few = self.k <= FEW
+        ids_n, alone_n = self._add_to_few(block) if few else self._add_to_many(block)
+        alone = np.bincount(ids_n[alone_n].cpu().numpy(), minlength=self.k)
+        self.sole_counts = np.minimum(self.sole_counts + alone, 2)
         self.position += rows_offered
         self.skipped += rows_offered - len(block)
         self.online_counts += np.bincount(ids_n.cpu().numpy(), minlength=self.k)
         return ids_n
 
+    def _add_to_few(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
+        """The exemplar that each row joins, and which rows it alone covers, by the two most similar of each.
+
+        Exact arithmetic looks at the rows of which these do not tell.
+        """
+        first, theta = self.k, self.threshold
+        top = self._search.top_two(block)
+        gap_n, _, sure = top.gaps(theta)
+        within_n = gap_n > sure
+        if len(unsure := (gap_n.abs() <= sure).nonzero()[:, 0]):
+            within_n[unsure] = self._search.covered(block[unsure], 0, theta)
+        born_at = self._make_exemplars(block, (~within_n).nonzero()[:, 0])
+        if len(born_at):
+            top = top.merge(self._search.top_two(block, first, born_at))
+        gap_n, second_n, _ = top.gaps(theta)
+        open_n = torch.as_tensor(self.sole_counts < 2, device=top.id_n.device)[top.id_n]
+        alone_n = open_n & (gap_n > sure) & (second_n < -sure)
+        unsure_n = top.tied_n | (open_n & (second_n <= sure) & ((second_n >= -sure) | (gap_n <= sure)))
+        alone_n[born_at], unsure_n[born_at] = False, False  # what became an exemplar was covered by none
+        if len(rows := unsure_n.nonzero()[:, 0]):
+            # in the order of the rows looked at, the last that came before each birth
+            before_k = torch.searchsorted(rows, born_at, right=True) - 1
+            birth_row_k = torch.cat([torch.full((first,), -1, device=rows.device), before_k])
+            some = block[rows]
+            candidates = self._search.candidates(some, 0, birth_row_k, theta)
+            top.id_n[rows], _ = self._search.decide(some, candidates)
+            alone_n[rows] = self._alone(some, top.id_n[rows], candidates.covers)
+        top.id_n[born_at] = torch.arange(first, self.k, device=rows.device)
+        return top.id_n, alone_n
+
+    def _add_to_many(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
+        """The exemplar that each row joins, and which rows it alone covers, where few pairs can be computed again."""
+        candidates = self._search.candidates(block, threshold=self.threshold)
+        ids_n, within_n = self._search.decide(block, candidates, self.threshold)
+        assert within_n is not None and candidates.covers is not None
+        first, covers = self.k, candidates.covers
+        born_at = self._make_exemplars(block, (~within_n).nonzero()[:, 0])
+        if len(born_at):
+            nearer = self._search.candidates(block, first, born_at, self.threshold)
+            assert nearer.covers is not None
+            ids_n, _ = self._search.decide(block, candidates.merge(nearer))
+            ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
+            covers = covers.merge(nearer.covers)
+        alone_n = self._alone(block, ids_n, covers, born_at)
+        return ids_n, alone_n
+
+    def _alone(
+        self, block: Block, ids_n: Tensor, covers: Covers | None, born_at: Tensor | None = None
+    ) -> Bool[Tensor, " n"]:
+        """Rows that only their nearest exemplar covers, among those where it is open and still matters."""
+        assert covers is not None
+        matters_n = torch.as_tensor(self.sole_counts < 2, device=ids_n.device)[ids_n]
+        if born_at is not None:
+            matters_n[born_at] = False  # a row that became an exemplar was covered by none
+        return covered_alone(self._search, block, covers, self.threshold, matters_n)
+
     @full_precision()
     def add_births(self, block: Block, rows_offered: int, known: int) -> None:
         """Add a block of rows that the first `known` exemplars are known not to cover, and count nothing but births."""
-        candidates = self._search.candidates(block, known, threshold=self.threshold)
-        _, within_n = self._search.decide(block, candidates, self.threshold)
-        assert within_n is not None
-        uncovered_r = (~within_n).nonzero()[:, 0]
-        if len(uncovered_r):
-            self._make_exemplars(block, uncovered_r)
+        within_n = self._search.covered(block, known, self.threshold)
+        self._make_exemplars(block, (~within_n).nonzero()[:, 0])
         self.position += rows_offered
 
     @full_precision()
@@ -167,62 +217,41 @@ class LeaderClustering:
         self.position += rows
         self.skipped += skipped
 
-    def _count_sole_covers(self, block: Block, ids_n: Tensor, covers: Covers, born_at: Tensor) -> None:
-        """Find rows that only their nearest exemplar covers, among those where it is open and still matters."""
-        matters_n = torch.as_tensor(self.sole_counts < 2, device=ids_n.device)[ids_n]
-        matters_n[born_at] = False  # a row that became an exemplar was covered by none
-        alone = ids_n[covered_alone(self._search, block, covers, self.threshold, matters_n)].cpu().numpy()
-        self.sole_counts = np.minimum(self.sole_counts + np.bincount(alone, minlength=self.k), 2)
-
-    def _grow(
-        self, block: Block, candidates: Candidates, uncovered_r: Int64[Tensor, " r"]
-    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " new"], Covers]:
-        """Make exemplars of uncovered rows; returns the nearest of all rows, the new ones' rows, and all covers."""
-        first = self.k
-        born_at = self._make_exemplars(block, uncovered_r)
-        nearer = self._search.candidates(block, first, born_at, self.threshold)
-        assert candidates.covers is not None and nearer.covers is not None
-        ids_n, _ = self._search.decide(block, candidates.merge(nearer))
-        ids_n[born_at] = torch.arange(first, self.k, device=ids_n.device)
-        return ids_n, born_at, candidates.covers.merge(nearer.covers)
-
     def _make_exemplars(self, block: Block, uncovered_r: Int64[Tensor, " r"]) -> Int64[Tensor, " new"]:
         """Make exemplars of the rows that no exemplar covers, there or among themselves; returns which."""
-        u_rd = block.reference(uncovered_r)
-        e_rd = u_rd.float()
-        new = torch.as_tensor(self._new_leaders(u_rd, e_rd), device=uncovered_r.device)
-        born_at = uncovered_r[new]
-        self._matrix.append(e_rd[new])
-        stream_rows = self.position + block.rows_n[born_at].cpu().numpy()
-        self.births = np.concatenate([self.births, stream_rows])
-        zeros = np.zeros(len(new), np.int64)
-        self.online_counts, self.sole_counts = (
-            np.concatenate([self.online_counts, zeros]),
-            np.concatenate([self.sole_counts, zeros]),
-        )
+        first, made = self.k, [uncovered_r[:0]]
+        for rows in uncovered_r.split(_FOUNDERS) if len(uncovered_r) else ():
+            if self.k > first:
+                rows = rows[~self._search.covered(block[rows], first, self.threshold)]
+            new = rows[self._leaders(block[rows])]
+            self._matrix.append(block.reference(new).float())
+            made.append(new)
+        born_at = torch.cat(made)
+        self.births = np.concatenate([self.births, self.position + block.rows_n[born_at].cpu().numpy()])
+        zeros = np.zeros(len(born_at), np.int64)
+        self.online_counts = np.concatenate([self.online_counts, zeros])
+        self.sole_counts = np.concatenate([self.sole_counts, zeros])
         return born_at
 
-    def _new_leaders(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> list[int]:
+    def _leaders(self, block: Block) -> Int64[Tensor, " new"]:
         """Rows that become exemplars, among rows that no older exemplar covers."""
-        covers_rr = self._covers(u_rd, e_rd)
-        leaders, open_r = [], np.ones(len(covers_rr), np.bool_)
-        for row in range(len(covers_rr)):
-            if open_r[row]:
-                leaders.append(row)
-                open_r &= ~covers_rr[row]
-        return leaders
-
-    def _covers(self, u_rd: Tensor, e_rd: Float32[Tensor, "r d"]) -> Bool[np.ndarray, "r r"]:
-        """Whether row j lies within the threshold of row i taken as exemplar, at [i, j], for j > i."""
-        sim_rr = e_rd @ u_rd.float().T
-        gap_rr = sim_rr - (1.0 - self.threshold)
-        covers_rr = gap_rr > 0
-        eps = similarity_bound(self._matrix.d, self._matrix.device) + 4 * UNIT_ROUNDOFF
-        i, j = torch.triu(gap_rr.abs() <= eps, diagonal=1).nonzero(as_tuple=True)
-        for start in range(0, len(i), ROWS):
-            a, b = i[start : start + ROWS], j[start : start + ROWS]
-            covers_rr[a, b] = (1.0 - reference_similarity(u_rd[b], e_rd[a])) <= self.threshold
-        return covers_rr.cpu().numpy()
+        gap_rr = (block.u_nd @ block.u_nd.T - (1.0 - self.threshold)).numpy(force=True)
+        # the exemplar is its direction in reference arithmetic, not in the fast one (lemma 1)
+        eps = similarity_bound(self._matrix.d, self._matrix.device) + (0.5 * self._matrix.d + 12) * UNIT_ROUNDOFF
+        leaders, open_r = [], np.ones(len(gap_rr), np.bool_)
+        for row in range(len(gap_rr)):
+            if not open_r[row]:
+                continue
+            leaders.append(row)
+            covers_r = gap_rr[row] > eps
+            unsure = row + 1 + np.flatnonzero((np.abs(gap_rr[row, row + 1 :]) <= eps) & open_r[row + 1 :])
+            if len(unsure):
+                at = torch.as_tensor(np.concatenate([[row], unsure]), device=block.x_nd.device)
+                u_sd = block.reference(at)
+                sim_s = reference_similarity(u_sd[1:], u_sd[:1].float().expand_as(u_sd[1:]))
+                covers_r[unsure] = ((1.0 - sim_s) <= self.threshold).numpy(force=True)
+            open_r &= ~covers_r
+        return torch.as_tensor(leaders, dtype=torch.int64, device=block.x_nd.device)
 
 
 def covered_alone(

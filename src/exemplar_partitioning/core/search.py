@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from .candidates import Candidates, Covering, Nearest
+from .candidates import Candidates, Covering, Nearest, TopTwo
 from .geometry import UNIT_ROUNDOFF, Array, Block, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
 from .precision import full_precision
@@ -29,7 +29,8 @@ Prefilter = Literal["float32", "bfloat16"]
 ROWS = 2048  # rows of a tile: many enough that overhead does not count, few enough to stay near the cache
 TILE = 2048
 DEVICE_TILE = 2**15  # on an accelerator what counts is how often it is called
-_SMALL = 256  # fewer exemplars are multiplied in float32 before directions are made ready for another arithmetic
+FEW = 512  # exemplars that are multiplied in float32 before directions are made ready for another arithmetic
+_NARROW = 256  # of these a tile
 _GROUP = 32  # columns that share one maximum
 _CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
 
@@ -117,8 +118,41 @@ class Search:
     @full_precision()
     def nearest(self, block: Block) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
         """Nearest exemplar of every row, lowest id on an exact tie, and reference similarity to it."""
-        ids_n, _ = self.decide(block, self.candidates(block))
+        ids_n = self.ids(block)
         return ids_n, reference_similarity(block.exact, self.matrix.e_kd.index_select(0, ids_n))
+
+    @full_precision()
+    def ids(self, block: Block) -> Int64[Tensor, " n"]:
+        """Nearest exemplar of every row, lowest id on an exact tie, of one or more."""
+        if self.matrix.k > FEW:
+            return self.decide(block, self.candidates(block))[0]
+        top = self.top_two(block)
+        if len(rows := top.tied_n.nonzero()[:, 0]):
+            top.id_n[rows] = self.decide(some := block[rows], self.candidates(some))[0]
+        return top.id_n
+
+    def covered(self, block: Block, first: int, threshold: float) -> Bool[Tensor, " n"]:
+        """Whether one of exemplars first..k-1 lies within a threshold of each row."""
+        _, within_n = self.decide(block, self.candidates(block, first, threshold=threshold), threshold)
+        assert within_n is not None
+        return within_n
+
+    def top_two(self, block: Block, first: int = 0, birth_row_k: Int64[Tensor, " k"] | None = None) -> TopTwo:
+        """The two largest float32 similarities among exemplars first..k-1; for births see `candidates`."""
+        top = TopTwo.empty(block.norm_n, similarity_bound(self.matrix.d, self.matrix.device))
+        for start in range(first, self.matrix.k, _NARROW):
+            e_td = self.matrix.e_kd[start : start + _NARROW]
+            sim_nt = self._room(len(block) * len(e_td), block.y_nd.dtype).view(len(block), len(e_td))
+            torch.mm(block.y_nd, e_td.T, out=sim_nt).div_(block.norm_n[:, None])
+            if birth_row_k is not None:
+                rows_n = torch.arange(len(block), device=sim_nt.device)
+                unborn_nt = birth_row_k[start - first :][: len(e_td)] >= rows_n[:, None]
+                sim_nt.masked_fill_(unborn_nt, -math.inf)
+            best_n, id_n = sim_nt.max(dim=1)
+            second_n = sim_nt.scatter_(1, id_n[:, None], -math.inf).amax(dim=1)
+            found = TopTwo(best_n, second_n, id_n + start, top.eps)
+            top = top.merge(found) if start > first else found
+        return top
 
     def candidates(
         self,
@@ -134,7 +168,8 @@ class Search:
         """
         assert len(block) <= ROWS
         k = self.matrix.k - first
-        coarse = self.matrix.prefilter == "bfloat16" and k > _SMALL
+        worth = _NARROW if "bfloat16" not in vars(block) else _GROUP  # more, if directions have still to be converted
+        coarse = self.matrix.prefilter == "bfloat16" and k > worth
         fast_nd, eps_n = self._fast(block, coarse=coarse)
         # the similarity that a bfloat16 product stores is itself rounded, relative to its size
         rounding = 2.0**-8 * 1.01 if coarse else 0.0
@@ -170,12 +205,16 @@ class Search:
         run along contiguous memory.
         """
         n, columns, depth = len(fast_nd), len(tile_td), min(_GROUP, t)
-        if self._tile.numel() < n * columns or self._tile.dtype != fast_nd.dtype:
-            self._tile = torch.empty(n * columns, dtype=fast_nd.dtype, device=fast_nd.device)
-        sim_nt = self._tile[: n * columns].view(n, columns)
+        sim_nt = self._room(n * columns, fast_nd.dtype).view(n, columns)
         torch.mm(fast_nd, tile_td.T, out=sim_nt)
         sim_nt[:, t:] = -math.inf
         return sim_nt.view(n, depth, columns // depth)
+
+    def _room(self, numbers: int, dtype: torch.dtype) -> Tensor:
+        """A buffer for so many numbers, the same from call to call."""
+        if self._tile.numel() < numbers or self._tile.dtype != dtype:
+            self._tile = torch.empty(numbers, dtype=dtype, device=self.matrix.device)
+        return self._tile[:numbers]
 
     def _group_maxima(self, sim_ntg: Tensor, level: float) -> Float32[Tensor, "n g"]:
         """Largest similarity of each group; those below both `level` and the row's best may come out too low."""
@@ -203,7 +242,7 @@ class Search:
         """
         if candidates.coarse:
             candidates = self._refined(block, candidates, threshold)
-        n, device = len(block), block.u_nd.device
+        n, device = len(block), block.y_nd.device
         count_n = torch.bincount(candidates.row_p, minlength=n)
         start_n = torch.cumsum(count_n, 0) - count_n
         nearest_n = torch.full((n,), -1, dtype=torch.int64, device=device)

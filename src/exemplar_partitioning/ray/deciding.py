@@ -10,7 +10,7 @@ Shapes: n rows of a chunk, r proposed rows, k exemplars, d = d_model.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..building.growing import Growing, Provenance
-from ..core.geometry import Block, directions
+from ..core.geometry import directions
 from ..core.leader import LeaderClustering
 from ..core.search import ROWS
 from ..stream import Chunk
@@ -82,7 +82,7 @@ class Ahead(Growing):
             part = slice(i * ROWS, (i + 1) * ROWS)
             block = directions(x_rd[part].to(births.center.device), births.center, strict=True)
             rows_n = torch.as_tensor(rows[part].astype(np.int64) - start, device=block.rows_n.device)
-            block = Block(block.x_nd, block.c_d, block.u_nd, rows_n)
+            block = replace(block, rows_n=rows_n)
             for piece, offered in self.cut(block, end - start):
                 before, born = births.position, births.k
                 births.add_births(piece, offered, known)
