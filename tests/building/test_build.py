@@ -168,13 +168,15 @@ def test_saturation_counts_activations(built):
     assert {d.stopped for d in built[1].dictionaries} >= {"saturated"}
 
 
-def test_until_unseen_stops_where_the_estimate_says(tiny_folder, text_file, tmp_path):
+def test_until_unseen_stops_where_the_upper_limit_and_the_last_window_say(tiny_folder, text_file, tmp_path):
     options = OPTIONS | {"sites": "resid_post.1", "percentiles": [2], "saturation_window": 1000}
     ep.build(str(tiny_folder), [text_file], out=tmp_path, until_unseen=0.02, **options)
     d = ep.load(tmp_path)
     assert d.config.build.stopped == "unseen"
     assert d.config.build.n_activations % 1000 == 0
-    assert d.config.build.unseen.estimate <= 0.02
+    assert d.config.build.unseen.high <= 0.02
+    (before, k), (after, last) = [(0, 0), *d.config.build.growth][-2:]
+    assert (last - k) / (after - before) <= 0.02
     assert len(d.config.build.growth) == d.config.build.n_activations // 1000
 
 

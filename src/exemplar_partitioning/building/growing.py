@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.geometry import Block, directions
 from ..core.leader import LeaderClustering
 from ..core.search import ROWS
-from ..core.statistics import MissingMass, missing_mass
+from ..core.statistics import MissingMass, missing_mass, recent_births, uneven_births
 from ..stream import Chunk
 from .settings import BuildSettings, DictionarySummary
 
@@ -135,7 +135,8 @@ class Growing:
         until = self.settings.until_unseen
         if position % window == 0:
             self.growth.append((position, self.clustering.k))
-            if until is not None and self.unseen.estimate <= until:
+            recent = recent_births(self.growth, window)
+            if until is not None and max(self.unseen.high, recent) <= until:
                 self.stopped = "unseen"
         if position - (self._last_birth + 1) >= window:
             self.stopped = "saturated"
@@ -163,6 +164,8 @@ class Growing:
 
     def summary(self) -> DictionarySummary:
         """Where it stands."""
+        growth = [*self.growth, (self.clustering.position, self.clustering.k)]
+        window = self.settings.saturation_window
         return DictionarySummary(
             site=self.site,
             percentile=self.percentile,
@@ -170,6 +173,8 @@ class Growing:
             k=self.clustering.k,
             n_activations=self.clustering.position,
             unseen=self.unseen,
+            recent=recent_births(growth, window),
+            uneven=uneven_births(growth, window),
             stopped=self.stopped,
         )
 

@@ -26,7 +26,8 @@ class Following(Settings):
         default=None,
         gt=0,
         lt=1,
-        description="Also stop a dictionary when the estimated missing mass is this small, e.g. 1e-4.",
+        description="Also stop a dictionary when this small a share is new, e.g. 1e-4: of the last window of "
+        "activations, and by the upper limit of the missing mass.",
     )
     saturation_window: int = Field(
         default=16_384, ge=1, description="Activations without a new exemplar that end a dictionary."

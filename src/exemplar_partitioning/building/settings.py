@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..core.statistics import MissingMass
+from ..core.statistics import MissingMass, recent_births, uneven_births
 from ..folder.schema import Config, ModelRecord
 from ..stream import Event as JobEvent
 from ..text.windowing import Settings
@@ -64,7 +64,10 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DictionarySummary:
-    """One dictionary of a build: where it stands, or how it ended."""
+    """One dictionary of a build: where it stands, or how it ended.
+
+    recent, uneven: see `core.statistics.recent_births` and `uneven_births`.
+    """
 
     site: str
     percentile: float
@@ -72,6 +75,8 @@ class DictionarySummary:
     k: int
     n_activations: int
     unseen: MissingMass
+    recent: float
+    uneven: tuple[int, int] | None
     stopped: str | None
 
     @classmethod
@@ -85,6 +90,8 @@ class DictionarySummary:
             k=build.k,
             n_activations=build.n_activations,
             unseen=MissingMass(**build.unseen.model_dump()),
+            recent=recent_births(build.growth, build.saturation_window),
+            uneven=uneven_births(build.growth, build.saturation_window),
             stopped=build.stopped,
         )
 

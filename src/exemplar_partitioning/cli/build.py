@@ -193,12 +193,14 @@ def _build_given(
 
 def _print_dictionaries(result: BuildResult) -> None:
 
-    from .display import dictionaries_table
+    from .display import dictionaries_table, unmixed
 
     console = Console()
     took = f" from {result.tokens:,} tokens in {result.seconds:,.0f} s" if result.tokens else ", complete already"
     console.print(f"\n[bold]{len(result.dictionaries)} dictionaries[/]{took}", highlight=False)
     console.print(dictionaries_table(result.dictionaries))
+    if warning := unmixed(result.dictionaries):
+        console.print(warning, markup=False, highlight=False, soft_wrap=True)
     if result.documents_skipped:
         reasons = ", ".join(f"{count:,} {why}" for why, count in sorted(result.documents_skipped.items()))
         console.print(f"Documents skipped: {reasons}", markup=False, highlight=False)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,7 +18,6 @@ from .terminal import interval, table
 
 if TYPE_CHECKING:
     from ..building.settings import DictionarySummary
-    from ..folder.schema import Config
     from ..stream import Event
 
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
@@ -33,31 +32,33 @@ _ENDS = {
 }
 
 
-def dictionaries_table(summaries: Iterable[DictionarySummary | Config]) -> Table:
+def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
     """One row per dictionary, as it grows or as it is stored."""
-    shown = table("site", ">percentile", ">theta", ">regions", ">activations", ">missing mass % (95 %)", "ended by")
+    mass, recent = ">missing mass % (95 %)", ">new of the last %"
+    shown = table("site", ">percentile", ">theta", ">regions", ">activations", mass, recent, "ended by")
     for summary in summaries:
-        shown.add_row(*_cells(**_facts(summary)))
+        shown.add_row(*_cells(summary))
     return shown
 
 
-def _facts(summary: DictionarySummary | Config) -> dict[str, Any]:
-    if hasattr(summary, "unseen"):
-        return vars(summary)
-    config, build = cast("Config", summary), cast("Config", summary).build
-    return {
-        "site": config.site.name,
-        "percentile": config.calibration.percentile,
-        "threshold": config.calibration.threshold,
-        **{name: getattr(build, name) for name in ("k", "n_activations", "unseen", "stopped")},
-    }
+def _cells(s: DictionarySummary) -> list[str]:
+    mass = (
+        interval([100 * part for part in (s.unseen.estimate, s.unseen.low, s.unseen.high)]) if s.n_activations else ""
+    )
+    counts = [f"{s.k:,}", f"{s.n_activations:,}", mass, f"{100 * s.recent:.3g}"]
+    return [s.site, f"{s.percentile:g}", f"{s.threshold:.4f}", *counts, _ENDS[s.stopped]]
 
 
-def _cells(
-    *, site: str, percentile: float, threshold: float, k: int, n_activations: int, unseen: Any, stopped: str | None
-) -> list[str]:
-    mass = interval([100 * part for part in (unseen.estimate, unseen.low, unseen.high)]) if n_activations else ""
-    return [site, f"{percentile:g}", f"{threshold:.4f}", f"{k:,}", f"{n_activations:,}", mass, _ENDS[stopped]]
+def unmixed(summaries: Iterable[DictionarySummary]) -> str | None:
+    """What to know where later text brought more new regions than earlier text did."""
+    for s in summaries:
+        if s.uneven is not None:
+            return (
+                f"{s.site}, percentile {s.percentile:g}: {s.uneven[0]:,} regions were new in a part of the text and "
+                f"{s.uneven[1]:,} in an equal part after it. The text is not mixed, and missing mass tells of text "
+                "like that read, not of sources to come; shuffle the documents, or raise --shuffle-buffer"
+            )
+    return None
 
 
 @contextmanager

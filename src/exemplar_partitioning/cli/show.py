@@ -113,13 +113,14 @@ def _as_json(dictionary: OnDisk, top: int, sort: str) -> dict[str, Any]:
 
 def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> None:
 
+    from ..building.settings import DictionarySummary
     from .display import dictionaries_table
 
     out = console()
     first = chosen[0].config
     title = f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}"
     out.print(Text(visible(title), style="bold"))
-    out.print(dictionaries_table(d.config for d in chosen))
+    out.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
     for d in chosen:
         out.print(_table(d, top, sort, out.width))
 
