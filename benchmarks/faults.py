@@ -76,7 +76,7 @@ def _kinds() -> list[str]:
 
 
 def damaged(folder: Path, quick: bool, only: str | None = None) -> Iterator[tuple[str, Outcomes]]:
-    """More than 10,000 damages over all kinds of files."""
+    """More than 20,000 damages over all kinds of files."""
     from faults import pool, subjects
 
     for number, (name, subject) in enumerate(subjects.SUBJECTS.items()):
@@ -85,7 +85,7 @@ def damaged(folder: Path, quick: bool, only: str | None = None) -> Iterator[tupl
         pristine = folder / f"{number}"
         pristine.mkdir()
         subject.make(pristine)
-        count = max(10, int((20 if quick else 650) / subject.cost))
+        count = max(10, int((20 if quick else 1150) / subject.cost))
         given = (name, SEED, str(pristine), str(folder / "scratch"))
         yield name, [(o.kind, f"case {o.case}: {o.said}") for o in pool.run(subjects.prepare, given, range(count))]
 
@@ -99,11 +99,36 @@ def hostile(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     yield "files", [(o.kind, f"{list(made.CASES)[o.case]}: {o.said}") for o in outcomes]
 
 
+def bombs(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+    """Pickles that are small and ask for much, under a limit of memory and of processor time."""
+    from exchange import test_pickle_bombs as made
+    from faults.pool import OTHER, REFUSED, WRONG
+
+    kinds, tried = {"refused": REFUSED, "read": OTHER}, made.tried(folder, 3 if quick else None)
+    outcomes = [(kinds.get(said.split(":")[0], WRONG), f"{what}: {said}") for what, said in tried.items()]
+    yield f"pickles, {made.FACTOR} times their size and {made.FLOOR >> 20} MB", outcomes
+
+
+def tampered(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+    """Contents exchanged and every hash made right, in each of two dictionaries."""
+    from faults.pool import REFUSED, WRONG
+    from folder import test_invariants as tampering
+
+    tiny, text = _model_and_text(folder)
+    built = tampering.built(tiny, text, folder / "built")
+    outcomes = []
+    for percentile in ("p10", "p20"):
+        for what in list(tampering.TAMPERINGS)[: 5 if quick else None]:
+            said = tampering.told(built / "resid_post.1" / percentile, folder / "tampered", what)
+            outcomes.append((REFUSED, said) if said else (WRONG, f"{what}: accepted"))
+    yield "consistently", outcomes
+
+
 def web(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults.pool import REFUSED, SAME, WRONG
     from faults.web import attack
 
-    counts, wrong = attack(200 if quick else 5000, SEED, folder)
+    counts, wrong = attack(200 if quick else 10_000, SEED, folder)
     refused = counts["refused clearly"] + counts["cut off"]
     good = [(SAME, "")] * counts["answered"] + [(REFUSED, "")] * refused
     yield "requests", [*good[: len(good) - len(wrong)], *((WRONG, said) for said in wrong)]
@@ -125,14 +150,14 @@ def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 
     for verb in tried.verbs(folder):
         trial = tried.Trial(verb, folder)
-        for fault, count in (("kill", 90), ("full", 12), ("interrupt", 6)):
+        for fault, count in (("kill", 90), ("full", 6), ("interrupt", 3)):
             yield f"{verb.name}, {fault}", trial.at(fault, 2 if quick else count)
         yield f"{verb.name}, two at once", [trial.twice()]
         if "{out}" in verb.line and verb.line[-1] != "{out}":
             yield f"{verb.name}, a link to nowhere", [trial.dangling()]
         if verb.name in ("build", "extend"):
             for pattern in tried.GONE:
-                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2 if quick else 6)
+                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2 if quick else 3)
 
 
 def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -192,7 +217,7 @@ def _model_and_text(folder: Path) -> tuple[Path, Path]:
     return tiny_llama(folder / "tiny"), text
 
 
-_PARTS = (damaged, hostile, web, killed, points, full, readonly, together, clocks, names, memory)
+_PARTS = (damaged, hostile, bombs, tampered, web, killed, points, full, readonly, together, clocks, names, memory)
 PARTS: dict[str, Callable[[Path, bool], Iterator[tuple[str, Outcomes]]]] = {part.__name__: part for part in _PARTS}
 
 

@@ -166,10 +166,14 @@ IMPORTS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bombs")
+    return tried(tmp_path_factory.mktemp("bombs"))
+
+
+def tried(folder, count=None):
+    """Each bomb to what came of it: read, refused, or whatever else."""
     cases = []
     for kind, bombs in (("read", READS), ("import", IMPORTS)):
-        for what, content in bombs.items():
+        for what, content in list(bombs.items())[:count]:
             path = folder / f"{kind} {what}.pkl"
             path.write_bytes(content)
             cases.append((str(path), FLOOR + FACTOR * len(content)))

@@ -44,6 +44,9 @@ def check_config(folder: Path, config: Config) -> None:
     path, site, percentile = folder / "config.json", config.site.name, config.calibration.percentile
     require(set(config.files) <= {"exemplars.safetensors", "regions.parquet"}, path, "it lists other files than it has")
     require(not {"/", "\\"} & set(site) and site not in ("", ".", ".."), path, f"{site[:40]!r} is no site")
+    layer = site.rpartition(".")[2]
+    beyond = layer.isdecimal() and 0 < config.model.n_layers <= int(layer)
+    require(not beyond, path, f"{site} in a model of {config.model.n_layers} blocks")
     if re.fullmatch(r"p\d+(\.\d+)?", folder.name):
         require(
             folder.name == percentile_name(percentile), path, f"it is of percentile {percentile:g}, not {folder.name}"
@@ -179,6 +182,10 @@ def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
         require(births_k < build.n_activations, path, "an exemplar came after the stream had ended")
         if "imported" not in dictionary.config.versions:
             require(np.diff(births_k) > 0, path, "exemplars are not in the order in which they came")
+            require(dictionary.regions["arrivals"].to_numpy() > 0, path, "an exemplar that not even itself arrived at")
+            steps = np.array(build.growth)
+            grown = np.searchsorted(births_k, steps[:, 0]) == steps[:, 1]
+            require(grown, dictionary.path / "config.json", "its growth is not that of its exemplars")
     else:
         require(total <= streamed, path, f"{total:,} arrivals of {streamed:,} activations")
 
@@ -186,12 +193,20 @@ def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
 def _check_windows(dictionary: StoredDictionary) -> None:
     """That a window ends with the exemplar's token, and token ids are the vocabulary's."""
     path, vocabulary = dictionary.path / "regions.parquet", dictionary.config.model.vocab_size
+    text = dictionary.config.text
+    bos = text.begins_with
     for token, window in zip(
         dictionary.regions["token_id"].to_pylist(), dictionary.regions["window_tokens"].to_pylist(), strict=True
     ):
         require(not window or window[-1] == token, path, f"the window of a token {token} does not end with it")
         if vocabulary and window:
             require(min(window) >= 0 and max(window) < vocabulary, path, "a token id beyond the vocabulary")
+        require(not window or bos in (None, window[0]), path, f"a window does not begin with the token {bos}")
+        require(len(window) <= text.context_size + 1, path, f"a window of more than {text.context_size} tokens")
+    raw_k, c_d = dictionary.regions["raw_norm"].to_numpy().astype(np.float64), dictionary.center.double().numpy()
+    across_k = c_d @ c_d - (dictionary.exemplars.double().numpy() @ c_d) ** 2  # no activation along e is shorter
+    short_k = raw_k**2 < across_k - 1e-3 * (c_d @ c_d)
+    require(~short_k, path, "an activation is shorter than any along its exemplar")
 
 
 def _check_net(dictionary: StoredDictionary) -> None:
@@ -228,11 +243,43 @@ def _check_annotation(d: StoredDictionary) -> None:
         require(sign * (distance_k[filled_k] - bound_k) >= -1e-6, path, "a histogram does not fit its mean distance")
     within = float(table["within"].to_numpy().sum()) / max(1, annotation.record.n_activations)
     require(abs(within - annotation.record.coverage) < 1e-6, annotation.path / "annotation.json", "another coverage")
+    _check_sizes(annotation, members_k)
     for region in range(d.k):
         rows = annotation.examples(region)
+        for kind, sign in (("nearest", 1), ("farthest", -1)):
+            heat = np.array([sign * row["distance"] for row in rows if row["kind"] == kind])
+            require(np.diff(heat) >= 0, annotation.path / "examples.parquet", f"examples {kind} are not in order")
         for row in rows:
             heat = row["distances"][row["at"]]
             fits = heat is None or abs(heat - row["distance"]) <= _HEAT
             require(
                 fits, annotation.path / "examples.parquet", f"an example of region {region} points to another token"
             )
+
+
+def _check_sizes(annotation: Annotation, members_k: np.ndarray) -> None:
+    """That what is said of the regions' sizes and tokens follows from their members."""
+    record, path = annotation.record, annotation.path / "annotation.json"
+    vocabulary = annotation.dictionary.config.model.vocab_size
+    require(record.n_activations + record.skipped <= record.n_tokens, path, "more activations than tokens")
+    require(record.n_documents <= record.n_tokens, path, "more documents than tokens")
+    share_k = members_k[members_k > 0] / max(1, members_k.sum())
+    require(abs(np.exp(-(share_k * np.log(share_k)).sum()) / record.effective - 1) < 1e-6, path, "another effective")
+    for part in (record.quality.dictionary, record.quality.random_exemplars, record.quality.gaussian):
+        shares = (part.coverage, part.gini, part.utilisation, part.cohesion / 2, part.nearest_inter / 2)
+        require([-1e-6 <= share <= 1 + 1e-6 for share in shares], path, "a metric out of its range")
+        require(abs(part.silhouette) <= 1 + 1e-6, path, "a silhouette out of its range")
+    path = annotation.path / "regions.parquet"
+    for name in ("top_tokens", "before_tokens", "lens_top", "lens_bottom", "mean_lens_top", "mean_lens_bottom"):
+        column = annotation.regions[name].combine_chunks()
+        tokens, counted = column.flatten(), "count" in [field.name for field in column.type.value_type]
+        ids = tokens.field("token_id").to_numpy()
+        require((ids >= 0) & ((ids < vocabulary) | (vocabulary == 0)), path, f"{name} beyond the vocabulary")
+        require(tokens.field("lift").to_numpy() >= 0, path, f"a lift of {name} is negative")
+        if counted:
+            of_r = np.repeat(members_k, np.diff(column.offsets.to_numpy()))
+            counts = tokens.field("count").to_numpy()
+            require((counts > 0) & (counts <= of_r), path, f"{name} counts more than the members")
+        else:
+            shares = tokens.field("probability").to_numpy()
+            require((shares >= 0) & (shares <= 1), path, f"a probability of {name} is none")
