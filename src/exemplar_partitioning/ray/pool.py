@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from ..demo.wheels import to_stderr
 from ..errors import EPError, ResourceError
 from ..quiet import first_line
 from .identity import check
@@ -23,6 +24,9 @@ from .wire import Task, size
 
 _CONNECT_SECONDS = 10.0  # for a connection to an address
 _JOIN_SECONDS = 600.0  # for any worker to be there, its model loaded
+_PATIENCE = 20.0  # before it is said that none is there yet
+_LOOK_SECONDS, _GONE_SECONDS = 2.0, 20.0  # between two looks at the cluster, and how long it may not answer; Ray ends
+# the process itself after 60
 _WHERE, _PREPARE = "where", "prepare"  # keys of the first two calls of every worker
 _LOSSES = 5  # workers lost in a row, nothing done between: then it is no accident
 
@@ -64,7 +68,8 @@ class Lost:
 def connected(address: str, cpus: int) -> Iterator[Any]:
     """The ray module, connected; a process that is connected already stays so.
 
-    `local` is a cluster of so many CPUs in this machine, `auto` the one running here; else the address is `host:port`.
+    `local` is a cluster of so many CPUs in this machine, `auto` the one that `ray start` has started or
+    joined here, never one that another process has for itself; else the address is `host:port`.
 
     Raises:
         EPError: Ray is not installed.
@@ -85,22 +90,36 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
     if address == "local":
         options |= {"num_cpus": cpus, "include_dashboard": False}
     else:
+        address = _started() if address == "auto" else address
         _reach(address)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=address, **options)
     except Exception as error:  # of many kinds, from several layers
-        raise ResourceError(
-            f"no Ray cluster at {address!r}: {first_line(error)}. Start one with `ray start --head` and join it from "
-            "every host, or use --ray local for one in this machine"
-        ) from error
+        advice = (
+            "Is the machine out of memory, or busy? Try again, or build without --ray"
+            if address == "local"
+            else "Start one with `ray start --head` and join it from every host, or use --ray local for one here"
+        )
+        raise ResourceError(f"no Ray cluster at {address!r}: {first_line(error)}. {advice}") from error
     # Deaths of workers are ours to tell; Ray would print them to the standard output, among JSON, and has no option.
     vars(import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _started() -> str:
+    """Address of the cluster that `ray start` has started or joined on this machine, or that RAY_ADDRESS names."""
+    named = os.environ.get("RAY_ADDRESS") or import_module("ray._private.services").find_bootstrap_address(None)
+    if not named or named == "auto":
+        raise ResourceError(
+            "no Ray cluster was started on this machine: run `ray start --head` first, or use --ray local for "
+            "one of this process alone, as other processes may have for themselves"
+        )
+    return named
 
 
 def _reach(address: str) -> None:
@@ -133,6 +152,8 @@ class Pool:
     def __init__(self, ray: Any, count: int | None, kind: type, task: Task):
         self.ray, self.task = ray, task
         each = {"CPU": float(task.threads)} | ({"GPU": 1.0} if task.device == "cuda" else {})
+        self._each = _amounts(each)
+        self._address = ray.get_runtime_context().gcs_address
         self.count = _count(ray.cluster_resources(), each, count)
         self._kind = ray.remote(
             num_cpus=each["CPU"],
@@ -146,7 +167,8 @@ class Pool:
         self.lost = 0  # workers, ever
         self._in_a_row, self._why = 0, ""
         self._calls: dict[Any, tuple[Hand, Any]] = {}
-        self._since = time.monotonic()
+        self._since = self._looked = time.monotonic()
+        self._silent, self._announced = 0.0, False  # when the cluster first did not answer; no worker in sight
         for _ in range(self.count):
             self._join()
 
@@ -172,7 +194,16 @@ class Pool:
         Raises EPError for a worker that is not as its owner is, whatever a worker raised itself, and
         ResourceError if there are no workers to be had.
         """
-        if not self.ready and time.monotonic() - self._since > _JOIN_SECONDS:
+        self._look()
+        waited = time.monotonic() - self._since
+        if not self.ready and waited > _PATIENCE and not self._announced:
+            self._announced = True
+            free = self.ray.available_resources()
+            to_stderr(
+                f"no worker has joined for {waited:.0f} s: the cluster has {free.get('CPU', 0):g} CPUs and "
+                f"{free.get('GPU', 0):g} GPUs free, a worker needs {self._each}; waiting up to {_JOIN_SECONDS:.0f} s"
+            )
+        if not self.ready and waited > _JOIN_SECONDS:
             raise ResourceError(
                 f"no worker was ready within {_JOIN_SECONDS:.0f} s: is the cluster busy with other work, or are its "
                 "hosts gone? Everything so far is kept; go on with the same command and --resume"
@@ -190,6 +221,21 @@ class Pool:
                 happened.append(answer)
         return happened
 
+    def _look(self) -> None:
+        """See, now and then, whether the cluster still answers: Ray would end the process without a word of ours."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _LOOK_SECONDS).close()
+            self._silent = 0.0
+        except OSError as error:
+            self._silent = self._silent or now
+            if now - self._silent > _GONE_SECONDS:
+                raise _gone(error) from error
+
     def _wait(self, count: int, seconds: float) -> list[Any]:
         if not self._calls:
             time.sleep(seconds)
@@ -197,10 +243,7 @@ class Pool:
         try:
             return self.ray.wait(list(self._calls), num_returns=count, timeout=seconds, fetch_local=False)[0]
         except self.ray.exceptions.RayError as error:
-            raise ResourceError(
-                f"the Ray cluster is gone ({first_line(error)}); everything so far is kept, go on with the same "
-                "command and --resume"
-            ) from error
+            raise _gone(error) from error
 
     def _first(self, hand: Hand, key: Any, ref: Any) -> Hand | Lost | None:
         """The first two answers of a worker: where it is, and what it is."""
@@ -260,9 +303,20 @@ class Pool:
         self._calls.clear()
 
 
+def _gone(error: Exception) -> ResourceError:
+    return ResourceError(
+        f"the Ray cluster is gone ({first_line(error)}); everything so far is kept, go on with the same command and "
+        "--resume"
+    )
+
+
+def _amounts(each: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}{'s' * (amount != 1)}" for name, amount in each.items())
+
+
 def _count(available: Mapping[str, float], each: Mapping[str, float], asked: int | None) -> int:
     room = int(min(available.get(name, 0.0) // amount for name, amount in each.items()))
-    needs = " and ".join(f"{amount:g} {name}{'s' * (amount != 1)}" for name, amount in each.items())
+    needs = _amounts(each)
     has = " and ".join(f"{available.get(name, 0.0):g} {name}s" for name in each)
     if room < (asked or 1):
         raise ResourceError(
