@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_LONGEST = 1 << 20  # bytes of what is kept
 
 
 @contextmanager
@@ -23,6 +27,21 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def native_errors() -> Iterator[Callable[[], str]]:
+    """Keep what libraries in other languages print to standard error, and give a function that tells it afterwards."""
+    before, kept = os.dup(2), bytearray()
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: kept.decode(errors="replace")
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            kept += file.read(_LONGEST)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cli.test_cli import run
 from conftest import sentences, tree
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.core.statistics import missing_mass
 from exemplar_partitioning.errors import EPError, Interrupted
 from exemplar_partitioning.folder.dictionary import find
 from exemplar_partitioning.folder.labels import Labels
@@ -60,14 +62,20 @@ def test_it_is_the_stream_of_both_texts(built, tiny_folder, new_text, tmp_path):
         assert after.slice(0, old.k).equals(before)  # ids never move
         assert set(after["document"].to_pylist()[old.k :]) <= {f"new.jsonl:{i}" for i in range(80)}
         assert new.config.build.n_activations == clustering.position
-        assert 0 < new.config.build.unseen.estimate < 1 and new.config.text.source == "strings, then new.jsonl"
+        mass = missing_mass(clustering.sole_counts, clustering.position - clustering.skipped)
+        assert new.config.build.unseen.model_dump() == asdict(mass) and 0 < mass.estimate < 1
+        assert new.config.text.source == "strings, then new.jsonl"
         special = np.array(sorted(special_token_ids(loaded.tokenizer)))
         assert not np.isin(new.regions["token_id"].to_numpy(), special).any()
 
 
 def test_nothing_new(built, tiny_folder, tmp_path):
-    for old, new in extend(built, sentences(150, seed=1)[:20], out=tmp_path / "e", model=str(tiny_folder)):
+    shutil.copytree(built, tmp_path / "old")
+    for file in (tmp_path / "old").rglob("sole_covers.json"):  # as from an earlier version
+        file.unlink()
+    for old, new in extend(tmp_path / "old", sentences(150, seed=1)[:20], out=tmp_path / "e", model=str(tiny_folder)):
         assert torch.equal(old.exemplars, new.exemplars) and new.config.build.unseen.estimate == 0
+        assert not (new.path / "sole_covers.json").exists()
     again = extend(tmp_path / "e", sentences(150, seed=1)[:20], out=tmp_path / "f", model=str(tiny_folder))
     assert [new.k for _, new in again] == [old.k for old, _ in again]
 

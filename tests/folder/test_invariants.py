@@ -242,7 +242,6 @@ TAMPERINGS = {
     "k as text": config("build", "k", value="many"),
     "stopped by nothing": config("build", "stopped", value="tired"),
     "an exemplar nothing arrived at": column("arrivals", lambda old: [0, old[0] + old[1], *old[2:]]),
-    "exemplars that came earlier": column("arrival_index", lambda old: [old[0], *(n - 1 for n in old[1:-1]), old[-1]]),
     "a window of another beginning": column("window_tokens", lambda old: [[w[0] + 1, *w[1:]] for w in old]),
     "a window longer than the context": column("window_tokens", lambda old: [[0, *[5] * 40, *old[0]], *old[1:]]),
     "a length shorter than any": column("raw_norm", first(1e-6)),

@@ -22,6 +22,7 @@ from ..folder.dictionary import StoredDictionary, find, load, percentile_name
 from ..folder.group import beside
 from ..folder.labels import Labels
 from ..folder.schema import ModelRecord
+from ..folder.sole_covers import read_sole_covers
 from ..models.load import LoadedModel, search_device
 from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
@@ -52,8 +53,8 @@ def extend(
     """Continue all dictionaries of a folder on new text, into another folder, where they appear together.
 
     Labels by hand come along. An annotation does not: it knows nothing of the new text and regions. The missing mass
-    of the result is that of the new text alone: how often each old exemplar was the sole cover of a row, from which
-    that of both texts would follow, is not kept with a dictionary.
+    of the result is that of both texts, if the dictionary knows how its exemplars covered the first (sole_covers.json,
+    docs/format.md); else that of the new text alone.
 
     Args:
         path: folder of a build, or of one dictionary.
@@ -176,11 +177,13 @@ def _settings(old: StoredDictionary, asked: ExtendSettings) -> BuildSettings:
 def _growing(old: StoredDictionary, settings: BuildSettings, device: str) -> Growing:
     """A dictionary where its build ended."""
     build, table = old.config.build, old.regions
+    covers = read_sole_covers(old.path, table["content_id"].to_pylist())
+    counted = (0, 0) if covers is not None else (build.n_activations - build.skipped, old.k)
     clustering = LeaderClustering(old.center, old.threshold, device=device)
     clustering.restore(
         old.exemplars,
         table["arrivals"].to_numpy(),
-        np.full(old.k, 2, np.int64),  # how many rows each covered alone is not kept, and no longer asked
+        np.full(old.k, 2, np.int64) if covers is None else covers,  # 2: not asked any longer
         table["arrival_index"].to_numpy(),
         position=build.n_activations,
         skipped=build.skipped,
@@ -193,7 +196,7 @@ def _growing(old: StoredDictionary, settings: BuildSettings, device: str) -> Gro
         settings=settings,
         sample=old.config.calibration.n_activations,
         spread=old.config.calibration.spread,
-        start=Start(build.n_activations, build.n_activations - build.skipped, old.k, old.config.text.digest),
+        start=Start(build.n_activations, *counted, old.config.text.digest),
         provenance=[Provenance(**row | {"window_tokens": np.array(row["window_tokens"], np.int32)}) for row in rows],
         growth=list(build.growth),
     )

@@ -40,7 +40,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a dictionary begins that grows on: what saturates it, and its missing mass, are counted from here.
+    """Where a dictionary begins that grows on: what saturates it is counted from here.
+
+    with_direction, k: 0 where it is known how its exemplars covered the text before; else missing mass is counted from
+    here too.
 
     Attributes:
         activations, with_direction: before, and of them those that have one.

@@ -15,6 +15,7 @@ from ..errors import EPError
 from ..folder.dictionary import content_ids, percentile_name, save, token_columns, versions
 from ..folder.group import beside
 from ..folder.schema import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
+from ..folder.sole_covers import sole_covers
 from ..models.load import LoadedModel, bos_id
 from ..models.sites import Site
 from ..text.windowing import Windowing
@@ -54,7 +55,9 @@ def write_dictionary(growing: Growing, places: Places, out: Path) -> Path:
     if not place.exists() and not beside(place).exists():
         clustering = growing.clustering
         dictionary = Dictionary(clustering.center.cpu(), clustering.exemplars.cpu(), clustering.threshold)
-        save(beside(place), _config(growing, places), dictionary, regions_table(growing, places.tokenizer))
+        regions = regions_table(growing, places.tokenizer)
+        covers = sole_covers(regions["content_id"].to_pylist(), clustering.sole_counts) if not growing.start.k else None
+        save(beside(place), _config(growing, places), dictionary, regions, covers)
     return place
 
 

@@ -31,7 +31,7 @@ def extend(
     """Continue a build on new text: centre, threshold and regions stay, what the text has beyond them is appended.
 
     Labels given by hand come along. Annotations do not, as they know nothing of the new text: run ep annotate.
-    The missing mass is that of the new text.
+    The missing mass is that of both texts, or of the new one where the dictionary does not tell of the first.
     """
     from ..building.extend import extend as run
 

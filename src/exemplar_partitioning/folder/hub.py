@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EPError, ResourceError
+from .sole_covers import FILE as SOLE_COVERS
 
 if TYPE_CHECKING:
     from .dictionary import StoredDictionary
@@ -151,8 +152,7 @@ def _files(dictionary: StoredDictionary) -> Iterator[Path]:
         evidence = dictionary.annotation
         yield from evidence.path.glob("annotation.json*")
         yield from (evidence.path / name for name in evidence.record.files)
-    if (labels := dictionary.path / "labels.json").is_file():
-        yield labels
+    yield from (file for name in ("labels.json", SOLE_COVERS) if (file := dictionary.path / name).is_file())
 
 
 @contextmanager

@@ -44,9 +44,6 @@ def check_config(folder: Path, config: Config) -> None:
     path, site, percentile = folder / "config.json", config.site.name, config.calibration.percentile
     require(set(config.files) <= {"exemplars.safetensors", "regions.parquet"}, path, "it lists other files than it has")
     require(not {"/", "\\"} & set(site) and site not in ("", ".", ".."), path, f"{site[:40]!r} is no site")
-    layer = site.rpartition(".")[2]
-    beyond = layer.isdecimal() and 0 < config.model.n_layers <= int(layer)
-    require(not beyond, path, f"{site} in a model of {config.model.n_layers} blocks")
     if re.fullmatch(r"p\d+(\.\d+)?", folder.name):
         require(
             folder.name == percentile_name(percentile), path, f"it is of percentile {percentile:g}, not {folder.name}"
@@ -158,10 +155,12 @@ def check(path: str | Path) -> StoredDictionary:
     from .dictionary import load
     from .labels import Labels
     from .origin import read_origin
+    from .sole_covers import read_sole_covers
 
     dictionary = load(path)
     origin = (read_origin(dictionary) or {}).get("operation")
     _check_counts(dictionary, origin)
+    read_sole_covers(dictionary.path, dictionary.regions["content_id"].to_pylist())
     _check_windows(dictionary)
     if origin != "transport":  # carried elsewhere, regions may come to lie closer
         _check_net(dictionary)
@@ -174,6 +173,10 @@ def check(path: str | Path) -> StoredDictionary:
 def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
     build, path = dictionary.config.build, dictionary.path / "regions.parquet"
     total, streamed = int(dictionary.regions["arrivals"].to_numpy().sum()), build.n_activations - build.skipped
+    site, blocks = dictionary.config.site.name, dictionary.config.model.n_layers
+    layer = site.rpartition(".")[2]
+    beyond = layer.isdecimal() and 0 < blocks <= int(layer)
+    require(not beyond, dictionary.path / "config.json", f"{site} in a model of {blocks} blocks")
     ended = tuple(build.growth[-1]) == (build.n_activations, build.k)
     require(ended, dictionary.path / "config.json", "its growth ends elsewhere")
     if origin in (None, "transport"):

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..demo.wheels import to_stderr
 from ..errors import EPError, ResourceError
-from ..quiet import first_line
+from ..quiet import first_line, native_errors
 from .identity import check
 from .wire import Task, size
 
@@ -93,10 +93,15 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
         address = _started() if address == "auto" else address
         _reach(address)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), native_errors() as printed:
             warnings.simplefilter("ignore")
             ray.init(address=address, **options)
     except Exception as error:  # of many kinds, from several layers
+        if "AuthToken" in printed() + str(error):
+            raise ResourceError(
+                f"the Ray cluster at {address!r} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the cluster's own, on every host"
+            ) from error
         advice = (
             "Is the machine out of memory, or busy? Try again, or build without --ray"
             if address == "local"
