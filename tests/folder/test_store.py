@@ -211,7 +211,7 @@ def test_json_that_nests_without_end(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "2.0"}, "schema version 2.0; this package reads 1.0: if it comes from a newer"),
+        ({"schema_version": "2.0"}, "schema version 2.0; this package reads 1.0 and 1.1: if it comes from a newer"),
         ({"format": "something"}, "does not describe a dictionary"),
         ({"extra": 1}, "damaged: extra"),
         ({"files": {}}, "does not list exemplars.safetensors"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ def check(path: str | Path) -> StoredDictionary:
     origin = (read_origin(dictionary) or {}).get("operation")
     _check_counts(dictionary, origin)
     read_sole_covers(dictionary.path, dictionary.regions["content_id"].to_pylist())
-    _check_windows(dictionary)
+    _check_windows(dictionary, origin)
     if origin != "transport":  # carried elsewhere, regions may come to lie closer
         _check_net(dictionary)
     if dictionary.annotated:
@@ -173,7 +174,7 @@ def check(path: str | Path) -> StoredDictionary:
 def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
     build, path = dictionary.config.build, dictionary.path / "regions.parquet"
     total, streamed = int(dictionary.regions["arrivals"].to_numpy().sum()), build.n_activations - build.skipped
-    site, blocks = dictionary.config.site.name, dictionary.config.model.n_layers
+    site, blocks = dictionary.config.site.name, dictionary.config.model.n_layers or 0
     layer = site.rpartition(".")[2]
     beyond = layer.isdecimal() and 0 < blocks <= int(layer)
     require(not beyond, dictionary.path / "config.json", f"{site} in a model of {blocks} blocks")
@@ -193,11 +194,12 @@ def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
         require(total <= streamed, path, f"{total:,} arrivals of {streamed:,} activations")
 
 
-def _check_windows(dictionary: StoredDictionary) -> None:
+def _check_windows(dictionary: StoredDictionary, origin: str | None) -> None:
     """That a window ends with the exemplar's token, and token ids are the vocabulary's."""
     path, vocabulary = dictionary.path / "regions.parquet", dictionary.config.model.vocab_size
-    text = dictionary.config.text
-    bos = text.begins_with
+    built = origin is None and "imported" not in dictionary.config.versions
+    bos = dictionary.config.text.begins_with if built else None
+    longest = (dictionary.config.text.context_size if built else None) or sys.maxsize - 1
     for token, window in zip(
         dictionary.regions["token_id"].to_pylist(), dictionary.regions["window_tokens"].to_pylist(), strict=True
     ):
@@ -205,7 +207,7 @@ def _check_windows(dictionary: StoredDictionary) -> None:
         if vocabulary and window:
             require(min(window) >= 0 and max(window) < vocabulary, path, "a token id beyond the vocabulary")
         require(not window or bos in (None, window[0]), path, f"a window does not begin with the token {bos}")
-        require(len(window) <= text.context_size + 1, path, f"a window of more than {text.context_size} tokens")
+        require(len(window) <= longest + 1, path, f"a window of more than {longest} tokens")
     raw_k, c_d = dictionary.regions["raw_norm"].to_numpy().astype(np.float64), dictionary.center.double().numpy()
     across_k = c_d @ c_d - (dictionary.exemplars.double().numpy() @ c_d) ** 2  # no activation along e is shorter
     short_k = raw_k**2 < across_k - 1e-3 * (c_d @ c_d)
@@ -263,7 +265,7 @@ def _check_annotation(d: StoredDictionary) -> None:
 def _check_sizes(annotation: Annotation, members_k: np.ndarray) -> None:
     """That what is said of the regions' sizes and tokens follows from their members."""
     record, path = annotation.record, annotation.path / "annotation.json"
-    vocabulary = annotation.dictionary.config.model.vocab_size
+    vocabulary = annotation.dictionary.config.model.vocab_size or 0
     require(record.n_activations + record.skipped <= record.n_tokens, path, "more activations than tokens")
     require(record.n_documents <= record.n_tokens, path, "more documents than tokens")
     share_k = members_k[members_k > 0] / max(1, members_k.sum())
