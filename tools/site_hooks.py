@@ -1,5 +1,6 @@
 """What the site takes from outside docs/, for `mkdocs build` (see mkdocs.yml)."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links lead to pages of the site; what is no page is named without a link."""
     link = r"^```.*?^```|(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)"
-    markdown = re.sub(link, lambda found: _on_site(found, files), markdown, flags=re.DOTALL | re.MULTILINE)
+    here = Path(page.file.src_uri).parent
+    markdown = re.sub(link, lambda found: _on_site(found, here, files), markdown, flags=re.DOTALL | re.MULTILINE)
     if page.file.src_uri == "errors.md":
         markdown = markdown.replace(error_messages.MARKER, error_messages.listing())
     return markdown
@@ -72,10 +74,13 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     return output
 
 
-def _on_site(found: re.Match, files: Any) -> str:
+def _on_site(found: re.Match, here: Path, files: Any) -> str:
     text, target, anchor = found["text"], found["target"], found["anchor"] or ""
     if target is None or target.startswith("https://"):  # a block of code, or another site
         return found[0]
-    target = re.sub(r"^(\.\./)+", "", target).removeprefix("docs/")
-    target = MOVED.get(target, target)
-    return f"[{text}]({target}{anchor})" if files.get_file_from_path(target) else text
+    if files.get_file_from_path(near := os.path.normpath(here / target)):
+        target = near
+    else:
+        target = re.sub(r"^(\.\./)+", "", target).removeprefix("docs/")
+        target = MOVED.get(target, target)
+    return f"[{text}]({os.path.relpath(target, here)}{anchor})" if files.get_file_from_path(target) else text

@@ -71,7 +71,9 @@ def test_links_and_tests_that_are_named_exist(page):
 def test_every_page_is_in_the_navigation():
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     made = {*module("site_hooks").PAGES, *module("site_hooks").NOTEBOOKS, "from-scratch.md"}
-    assert sorted(pages(site["nav"])) == sorted({path.name for path in DOCS.glob("*.md")} | made)
+    assert sorted(pages(site["nav"])) == sorted(
+        {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | made
+    )
 
 
 def pages(entry) -> list[str]:
