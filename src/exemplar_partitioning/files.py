@@ -192,6 +192,33 @@ def _held(partial: Path, path: Path, flags: int) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Wait until no other process holds a file of this name; made for it, and taken away again.
+
+    Who gets a lock on a file that was taken away meanwhile begins anew.
+    """
+    if fcntl is None:
+        from filelock import FileLock
+
+        with FileLock(path):
+            yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone would leave it to children that have inherited it
+        os.close(handle)
+
+
 def flush(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     if os.name == "nt":  # flushes neither a folder nor a file that is open for reading

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from exemplar_partitioning.demo.models import PACKAGED_MODELS, packaged_model
+from exemplar_partitioning.demo.models import PACKAGED_MODELS, _check_owner, packaged_model
 from exemplar_partitioning.demo.wheels import DEFAULT_TEXT_WHEEL, Wheel, cache_dir, fetch_wheel, require_free
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
+from exemplar_partitioning.files import held_file
 from exemplar_partitioning.models.load import load_model, special_token_ids
 
 PARAGRAPH = (
@@ -208,6 +210,33 @@ def test_the_default_model_speaks_and_splits_text_as_it_was_trained():
 
 
 @pytest.mark.packaged
+def test_a_model_that_anybody_may_change_is_refused(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    _check_owner(tmp_path)
+    (tmp_path / "config.json").chmod(0o666)
+    with pytest.raises(DataError, match=r"config\.json belongs to another user, or everybody may write"):
+        _check_owner(tmp_path)
+
+
+def test_locks_are_taken_away_and_let_one_in_at_a_time(tmp_path):
+    inside, seen = [], []
+
+    def work():
+        for _ in range(30):
+            with held_file(tmp_path / "a.lock"):
+                inside.append(1)
+                seen.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {1} and not list(tmp_path.iterdir())
+
+
 def test_a_converted_model_cut_short_is_detected(tmp_path, monkeypatch):
     folder = packaged_model("smollm2-135m-instruct")
     copy = tmp_path / "models" / folder.name

@@ -57,6 +57,13 @@ def python(*arguments, path):
     )
 
 
+def test_the_same_tree_gives_the_same_archives(archives, tmp_path):
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)], cwd=ROOT, check=True, timeout=900)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in archives.iterdir()
+    }
+
+
 def test_archives_hold_what_they_should(archives):
     done = subprocess.run([sys.executable, ROOT / "tools" / "contents.py", archives], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

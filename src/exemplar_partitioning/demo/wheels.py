@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, ResourceError
-from ..files import disk_errors, sha256
+from ..files import disk_errors, flush, held_file, sha256
 
 Notify = Callable[[str], None]
 """Takes one line of news meant for a person."""
@@ -133,7 +133,9 @@ def _download(wheel: Wheel, target: Path) -> None:
         if ran.returncode != 0 or not got.exists():
             raise _refusal(wheel, target, ran.stderr)
         target.parent.mkdir(parents=True, exist_ok=True)
+        flush(got)
         got.replace(target)
+        flush(target.parent)
 
 
 def _refusal(wheel: Wheel, target: Path, log: str) -> DataError | ResourceError:
@@ -172,12 +174,10 @@ def to_stderr(line: str) -> None:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Hold one of the cache's locks: two processes never do the same work. Freed when a process dies."""
-    from filelock import FileLock
-
     folder = cache_dir() / "locks"
     with disk_errors(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
+    with held_file(folder / f"{name}.lock"):
         yield
 
 
