@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .agreement import agreement
+from .attribution import attribution
 from .axbench import axbench
 from .behaviour import behaviour
 from .extract import extract
@@ -26,3 +27,4 @@ experiment.command("tokens")(tokens)
 experiment.command("saturation")(saturation)
 experiment.command("axbench")(axbench)
 experiment.command("reconstruction")(reconstruction)
+experiment.command("attribution")(attribution)
