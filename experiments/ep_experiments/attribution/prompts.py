@@ -6,28 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NOUNS = [
-    "dog",
-    "tree",
-    "car",
-    "house",
-    "king",
-    "river",
-    "book",
-    "table",
-    "road",
-    "fish",
-    "bird",
-    "stone",
-    "hand",
-    "door",
-    "ship",
-    "horse",
-    "ring",
-    "box",
-    "hill",
-    "snow",
-]
+_NOUNS = (
+    *("dog", "tree", "car", "house", "king", "river", "book", "table", "road", "fish"),
+    *("bird", "stone", "hand", "door", "ship", "horse", "ring", "box", "hill", "snow"),
+)
 _NAMES = ["John", "Mary", "Tom", "James", "Anna", "Paul", "Sarah", "David", "Peter", "Kate", "Mark", "Laura"]
 _PLACES = ["store", "park", "school", "office", "market", "station"]
 _OBJECTS = ["drink", "book", "ring", "letter", "gift", "ball"]
