@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from ep_experiments.attribution.prompts import questions
-from ep_experiments.attribution.run import SIZES, Curves, _neurons, _summary
 
 import exemplar_partitioning as ep
+from ep_experiments.attribution.prompts import questions
+from ep_experiments.attribution.run import SIZES, Curves, _neurons, _summary
 from exemplar_partitioning.act.attribute import PromptAtSite
 from exemplar_partitioning.models.generate import encode
 

@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from annotated import EMPTY, HOSTILE, annotated
+from exemplar_partitioning.act.attribute import attribute
 from exemplar_partitioning.api import annotate
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.models.generate import encode
-from exemplar_partitioning.reading import model_of
+from exemplar_partitioning.reading import decomposed, model_of
 from exemplar_partitioning.show.explorer.library import Library
 from exemplar_partitioning.show.explorer.live import Live
 from exemplar_partitioning.show.explorer.server import app, server
@@ -320,6 +321,26 @@ def writing(tiny_folder, text_file, tmp_path_factory):
     annotate(out, ["the old dog sings under a stone"], model=live.loaded)
     with served(out, live=live) as address:
         yield f"{address}/api/dictionaries/resid_post.1-p5", store.load(out, percentile=5), live.loaded
+
+
+def test_a_text_is_taken_apart_as_in_python(writing):
+    address, d, loaded = writing
+    text = "the old dog sings under a stone"
+    status, _, said = request(f"{address}/decompose", {"text": text})
+    answer = json.loads(said)
+    expected = [token.as_json() for token in decomposed(d, loaded, text, min(8, d.k, d.d_model))]
+    assert status == 200 and answer["tokens"] == expected
+    assert {int(r) for r in answer["regions"]} == {region for token in expected for region in token["regions"]}
+    status, _, said = request(f"{address}/attribute", {"text": text})
+    answer = json.loads(said)
+    attribution = attribute(loaded, d, text, k=min(32, d.k, d.d_model))
+    assert status == 200 and answer["attribution"]["target"] == list(attribution.target)
+    assert [e["region"] for e in answer["attribution"]["effects"]] == [e.region for e in attribution.effects]
+    assert {int(r) for r in answer["regions"]} == {e.region for e in attribution.effects}
+    for path in ("decompose", "attribute"):
+        status, _, said = request(f"{address}/{path}", {"text": ""})
+        assert status == 400 and "give some words" in json.loads(said)["error"]
+        assert request(f"{address}/{path}", {"text": "a" * 20_001})[0] == 400
 
 
 def by_hand(loaded, d, prompt, n, change, touched):

@@ -347,7 +347,7 @@ def live_site(tiny_folder, text_file, tmp_path_factory):
 
 
 def test_text_is_read_as_one_types(browser, live_site, tiny_folder):
-    from exemplar_partitioning.reading import model_of, read
+    from exemplar_partitioning.reading import decomposed, model_of, read
 
     address, out = live_site
     d = store.load(out, percentile=5)
@@ -369,6 +369,20 @@ def test_text_is_read_as_one_types(browser, live_site, tiny_folder):
         warmth = tokens.evaluate_all(WARMTH)
         order = sorted(range(len(expected)), key=lambda i: expected[i].distance)
         assert [warmth[i] for i in order] == sorted(warmth, reverse=True)
+        page.get_by_role("button", name="made of").click()
+        bars = page.locator(".made")
+        until(page, f"document.querySelectorAll('.made').length === {len(expected)}")
+        made = decomposed(d, model_of(d, str(tiny_folder)), text, 8)
+        for i, token in enumerate(made):
+            links = bars.nth(i).locator("a").evaluate_all("all => all.map((e) => e.pathname)")
+            assert [int(link.rsplit("/", 1)[1]) for link in links] == token.regions
+        widths = bars.nth(0).locator("a").evaluate_all("all => all.map((e) => e.getBoundingClientRect().width)")
+        whole = bars.nth(0).evaluate("e => e.getBoundingClientRect().width")
+        assert abs(sum(widths) / whole - (1 - made[0].left ** 2)) < 0.02
+        page.get_by_role("button", name="next token").click()
+        page.get_by_role("region", name="What the next token hangs on").wait_for()
+        assert page.locator("main").get_by_text("Next comes").is_visible()
+        page.get_by_role("button", name="tokens", exact=True).click()
         deep = page.url
         tokens.nth(2).click()
         page.wait_for_url(f"**/d/resid_post.1-p5/regions/{expected[2].region}")

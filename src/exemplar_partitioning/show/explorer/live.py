@@ -13,19 +13,22 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from ...act.attribute import attribute
 from ...act.fluency import ALPHA, Fluency, fluency, strongest
 from ...act.steer import Acting
 from ...errors import EPError, ResourceError
 from ...folder.dictionary import StoredDictionary
 from ...models.generate import encode
 from ...models.load import LoadedModel
-from ...reading import check_model, read, written
+from ...reading import check_model, decomposed, read, written
 from .library import View
 from .steering import Steering
 from .turns import Job, Turns
 from .views import brief
 
 LIMIT = 20_000  # characters of a text
+PARTS = 8  # regions of a token
+ATTRIBUTED = 32  # regions of a token of a prompt whose next token is attributed
 WINDOWS = 4  # of a text that are read before others have a turn
 _KEPT = 64  # texts written without intervention
 
@@ -48,12 +51,14 @@ class Live:
 
         Raises EPError if the dictionary is another model's, or the text is empty or too long.
         """
-        if len(text) > LIMIT:
-            raise EPError(f"the text has {len(text):,} characters; give at most {LIMIT:,}")
         job = job or Job()
         with self._turns.turn(job):
             found = read(
-                [view.dictionary], self.loaded, text, batch_size=WINDOWS, on_batch=lambda _: self._turns.pass_on(job)
+                [view.dictionary],
+                self.loaded,
+                _checked(text),
+                batch_size=WINDOWS,
+                on_batch=lambda _: self._turns.pass_on(job),
             )
         tokens = [token.as_json() for token in found[0]]
         return {
@@ -61,6 +66,28 @@ class Live:
             "tokens": tokens,
             "regions": _named(view, (token["region"] for token in tokens)),
         }
+
+    def decompose(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
+        """Of which regions every token is made, and a few words about each of them.
+
+        Raises EPError if the dictionary is another model's, or the text is empty or too long.
+        """
+        d = view.dictionary
+        with self._turns.turn(job or Job()):
+            tokens = [
+                token.as_json() for token in decomposed(d, self.loaded, _checked(text), min(PARTS, d.k, d.d_model))
+            ]
+        return {"tokens": tokens, "regions": _named(view, (region for token in tokens for region in token["regions"]))}
+
+    def attribute(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
+        """On which regions, at which tokens, it hangs that the most likely next token is not the second likeliest.
+
+        Raises EPError if the dictionary is another model's, or the text is empty or too long.
+        """
+        d, text = view.dictionary, _checked(text)
+        with self._turns.turn(job or Job()):
+            answer = asdict(attribute(self.loaded, d, text, k=min(ATTRIBUTED, d.k, d.d_model)))
+        return {"attribution": answer, "regions": _named(view, (effect["region"] for effect in answer["effects"]))}
 
     def steer(self, view: View, asked: Steering, job: Job | None = None) -> dict[str, Any]:
         """What the model writes before and after acting on regions, token by token.
@@ -126,6 +153,12 @@ class Live:
 
         tokens = written(self.loaded, dictionary, asked.prompt, max_new_tokens=asked.max_new_tokens, on_token=go_on)
         return [asdict(token) for token in tokens]
+
+
+def _checked(text: str) -> str:
+    if len(text) > LIMIT:
+        raise EPError(f"the text has {len(text):,} characters; give at most {LIMIT:,}")
+    return text
 
 
 def _named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,7 @@ from ...errors import DataError, EPError, ResourceError
 from . import comparing, lists, views
 from .answers import Json, library, number, order, view
 from .background import Background, StillComputing
-from .library import Library, NotFound
+from .library import Library, NotFound, View
 from .live import LIMIT, Live
 from .overlaps import Overlaps
 from .steering import Steering
@@ -58,7 +58,9 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/api/dictionaries/{key}/regions/{region:int}/relatives", _relatives),
             Route("/api/dictionaries/{key}/regions/{region:int}/label", _label, methods=["POST"]),
             Route("/api/dictionaries/{key}/map", _map),
-            Route("/api/dictionaries/{key}/read", _read, methods=["POST"]),
+            Route("/api/dictionaries/{key}/read", _of_text(Live.read), methods=["POST"]),
+            Route("/api/dictionaries/{key}/decompose", _of_text(Live.decompose), methods=["POST"]),
+            Route("/api/dictionaries/{key}/attribute", _of_text(Live.attribute), methods=["POST"]),
             Route("/api/dictionaries/{key}/steer", _steer, methods=["POST"]),
             *comparing.ROUTES,
             Route("/", index),
@@ -229,9 +231,14 @@ def _map(request: Request) -> Response:
     return Json(views.chart(view(request)))
 
 
-async def _read(request: Request) -> Response:
-    text, live = await _body(request, "text"), _live(request)
-    return await _answered(request, lambda job: live.read(view(request), text, job))
+def _of_text(work: Callable[[Live, View, str, Job], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    """What answers with what the model makes of a text of the moment."""
+
+    async def endpoint(request: Request) -> Response:
+        text, live = await _body(request, "text"), _live(request)
+        return await _answered(request, lambda job: work(live, view(request), text, job))
+
+    return endpoint
 
 
 async def _answered(request: Request, work: Callable[[Job], dict[str, Any]]) -> Response:

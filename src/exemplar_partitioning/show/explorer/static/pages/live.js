@@ -3,6 +3,7 @@
 import { api, page, post, regionPage } from "../api.js";
 import { count, fixed, h, notice, parted, put, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
+import { hangsOn, madeOf } from "../made.js";
 
 const FIRST = "The old king walks under the stone bridge and sees the river.";
 
@@ -15,18 +16,35 @@ export default async function render(main, { key, all }) {
   const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: String(all.longest_text), title: `at most ${count(all.longest_text)} characters` });
   const modes = ["region", "distance"];
   const buttons = modes.map((mode) => h("button", { type: "button", onclick: () => choose(mode) }, `colour by ${mode}`));
+  const views = { tokens: () => listed(key, read), "made of": (text) => made(text), "next token": (text) => hangs(text) };
+  const tabs = Object.keys(views).map((name) => h("button", { type: "button", onclick: () => look(name) }, name));
   const [problem, key_, shown, rows] = [h("div"), h("div"), h("p", { class: "text live", "aria-label": "Tokens" }), h("div")];
-  put(main, h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown, rows);
+  put(main, h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown);
+  put(main, h("div", { class: "bar choice", role: "group", "aria-label": "Below" }, tabs), rows);
 
-  let [mode, read, asked] = ["region", null, 0];
+  let [mode, below, read, asked] = ["region", "tokens", null, 0];
+  const made = async (text) => madeOf(key, await post(api(key, "/decompose"), { text }), far());
+  const hangs = async (text) => hangsOn(key, await post(api(key, "/attribute"), { text }));
   function choose(next) {
     mode = next;
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(modes[i] === mode)));
     if (read) draw();
   }
+  async function look(next) {
+    below = next;
+    tabs.forEach((button) => button.setAttribute("aria-pressed", String(button.textContent === below)));
+    const [mine, wanted] = [asked, below];
+    if (!read) return;
+    try {
+      const answer = await views[wanted](box.value);
+      if (mine === asked && wanted === below) rows.replaceChildren(...[answer].flat());
+    } catch (error) {
+      if (mine === asked) problem.replaceChildren(notice(error.message, "error"));
+    }
+  }
   function draw() {
     key_.replaceChildren(mode === "distance" ? legend(read.threshold) : h("p", { class: "dim" }, "one colour for each region; underlined: within θ"));
-    const hue = hues(read.tokens);
+    const hue = far();
     shown.replaceChildren(...read.tokens.flatMap((each) => word(key, each, read, mode, hue)));
   }
   async function refresh() {
@@ -39,7 +57,7 @@ export default async function render(main, { key, all }) {
       read = answer;
       problem.replaceChildren();
       draw();
-      rows.replaceChildren(listed(key, read));
+      await look(below);
       status(`${count(read.tokens.length)} tokens in ${Math.round(performance.now() - started)} ms`);
     } catch (error) {
       if (mine === asked) problem.replaceChildren(notice(error.message, "error"));
@@ -55,13 +73,14 @@ export default async function render(main, { key, all }) {
   });
   box.value = new URLSearchParams(location.search).get("text") ?? FIRST;
   choose("region");
+  await look(below);
   await refresh();
 }
 
 // Hues far apart, by the order in which regions occur, so that they stay as one types on.
-function hues(tokens) {
-  const regions = [...new Set(tokens.map((each) => each.region))];
-  return new Map(regions.map((region, i) => [region, `${(i * 137.508 + 40) % 360}deg`]));
+function far() {
+  const seen = new Map();
+  return (region) => seen.get(region) ?? seen.set(region, `${(seen.size * 137.508 + 40) % 360}deg`).get(region);
 }
 
 function word(key, each, read, mode, hue) {
@@ -70,7 +89,7 @@ function word(key, each, read, mode, hue) {
   const props = { href: regionPage(key, each.region), title };
   if (mode === "distance") return warm(each.text, each.distance, read.threshold, props, "a");
   const [space, text] = parted(each.text);
-  return [space, h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue.get(each.region) } }, visible(text) || "∅")];
+  return [space, h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue(each.region) } }, visible(text) || "∅")];
 }
 
 function listed(key, read) {
