@@ -35,6 +35,7 @@ export function hangsOn(key, { attribution, regions }) {
     table(
       "What the next token hangs on",
       [
+        ["At", (each) => each.token, "num"],
         ["Token", (each) => token(attribution.tokens[each.token]), ""],
         ["Region", (each) => h("a", { href: regionPage(key, each.region) }, each.region), "num"],
         ["Predicted", (each) => fixed(each.predicted, 2), "num"],
