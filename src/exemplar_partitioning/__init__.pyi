@@ -13,6 +13,8 @@ from .api import annotate as annotate
 from .api import build as build
 from .api import build_from_activations as build_from_activations
 from .api import load as load
+from .api import read as read
+from .building.extend import extend as extend
 from .building.settings import BuildResult as BuildResult
 from .compare.algebra import combine as combine
 from .compare.algebra import difference as difference
@@ -43,6 +45,7 @@ from .errors import Interrupted as Interrupted
 from .errors import ResourceError as ResourceError
 from .evaluating.result import Evaluation as Evaluation
 from .evaluating.run import evaluate as evaluate
+from .exchange.export import export as export
 from .exchange.from_paper import import_published as import_published
 from .exchange.from_sae import SparseAutoencoder as SparseAutoencoder
 from .exchange.from_sae import load_sae as load_sae
@@ -53,6 +56,8 @@ from .folder.fitted import Dictionary as Dictionary
 from .folder.fitted import ExemplarPartition as ExemplarPartition
 from .folder.hub import pull as pull
 from .folder.hub import push as push
+from .folder.region import Region as Region
+from .models.generate import generate as generate
 from .models.load import load_model as load_model
 from .novelty.detector import Detector as Detector
 

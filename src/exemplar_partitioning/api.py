@@ -8,6 +8,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
+from . import reading
 from .annotating import run as annotating
 from .annotating.options import AnnotateRequest
 from .building import run as building
@@ -18,6 +19,7 @@ from .errors import EPError
 from .folder import dictionary as local
 from .folder import hub
 from .folder.dictionary import StoredDictionary
+from .folder.listing import as_percentile
 from .models.load import LoadedModel
 from .text.windowing import Settings, ordered
 
@@ -178,11 +180,28 @@ def annotate(path: str | Path, text: Text = None, *, request: AnnotateRequest) -
     return annotating.annotate(path, text, request, on(Ray(request.ray, request.workers)))
 
 
+def read(dictionary: StoredDictionary, text: str, model: str | LoadedModel | None = None) -> list[reading.TokenReading]:
+    """Read a text through a dictionary: the region of every token, and how far it lies from the exemplar.
+
+    Args:
+        dictionary: whose regions.
+        text: to read.
+        model: the dictionary's, loaded; None: it is loaded anew; or where it is.
+
+    Returns:
+        Every token of the text in order.
+
+    Raises:
+        EPError: another model, or an empty text.
+    """
+    return reading.read([dictionary], reading.model_of(dictionary, model), text)[0]
+
+
 def load(
     path: str | Path,
     *,
     site: str | None = None,
-    percentile: float | None = None,
+    percentile: float | str | None = None,
     revision: str | None = None,
     device: str = "cpu",
     prefilter: Prefilter | None = None,
@@ -196,6 +215,7 @@ def load(
         DataError: files are missing, truncated, altered or of a newer schema.
         ResourceError: a repository is neither in the hub's cache nor to be reached.
     """
+    percentile = as_percentile(percentile)
     if hub.is_repository(path):
         try:
             path = hub.pull(str(path), site=site, percentile=percentile, revision=revision)

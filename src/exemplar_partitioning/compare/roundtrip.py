@@ -92,6 +92,9 @@ class RoundTrip:
     units: int
     kind: str
 
+    def __repr__(self) -> str:
+        return f"RoundTrip({self.a!r}, {self.b!r}, {self.units:,} {self.kind})"
+
     def summary(self) -> dict[str, Any]:
         """Plain values."""
         summary: dict[str, Any] = {"a": describe(self.a), "b": describe(self.b), "units": self.units, "kind": self.kind}

@@ -80,6 +80,9 @@ class Drift:
     nearest_k: Int64[np.ndarray, " k"]
     null: Float64[np.ndarray, " r"]
 
+    def __repr__(self) -> str:
+        return f"Drift({len(self.cosine_k):,} regions, median cosine {float(np.median(self.cosine_k)):.3f})"
+
     def summary(self) -> dict[str, Any]:
         """Quantiles beside those of the null; `recognised` is the share of regions nearest to themselves."""
         k, known_k = len(self.cosine_k), self.raw_k[np.isfinite(self.raw_k)]

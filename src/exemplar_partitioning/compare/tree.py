@@ -42,6 +42,9 @@ class Tree:
     parent: list[Int64[np.ndarray, " k"]]
     identity: list[Int64[np.ndarray, " k"]]
 
+    def __repr__(self) -> str:
+        return f"Tree({', '.join(f'{level.k:,}' for level in self.levels)} regions)"
+
     def children(self, level: int, region: int) -> list[int]:
         """Regions of the next level whose parent this is; none on the last level."""
         self.levels[level].check_region(region)

@@ -174,6 +174,10 @@ class Annotation:
                 f"{dictionary.content_id[:12]}; remove it and run `ep annotate {dictionary.path}`"
             )
 
+    def __repr__(self) -> str:
+        record = self.record
+        return f"Annotation({record.n_activations:,} members, {record.n_documents:,} documents of {record.text.source})"
+
     def _verified(self, name: str) -> Path:
         return verified(self.path / "annotation.json", self.record.files, name)
 
@@ -207,6 +211,8 @@ class Annotation:
 
     def examples(self, index: int, kind: str | None = None) -> list[dict[str, Any]]:
         """Members of a region with their context, as plain values: nearest, farthest and random, each by rank."""
+        if kind not in (None, *KINDS):
+            raise EPError(f"there are no examples of kind {kind!r}; expected one of {', '.join(KINDS)}")
         file, starts = self._examples
         first, end = (int(starts[i]) for i in (self.dictionary.check_region(index), index + 1))
         if first == end:

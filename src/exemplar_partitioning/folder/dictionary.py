@@ -11,9 +11,11 @@ Loading reads no pickle, checks schema and hashes, and leaves regions.parquet al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ from .schema import REGIONS_SCHEMA, Config, FileRecord
 
 if TYPE_CHECKING:
     from ..models.loaded import LoadedModel
+    from .region import Region
     from .search import Hit
 
 CONTEXT_TOKENS = 32  # shown before an exemplar's token
@@ -51,7 +54,7 @@ class StoredDictionary(Dictionary, OnDisk):
     def __repr__(self) -> str:
         return (
             f"StoredDictionary({self.config.model.id}, {self.config.site.name}, "
-            f"p={self.config.calibration.percentile:g}, k={self.k}, threshold={self.threshold:.4f})"
+            f"percentile {self.config.calibration.percentile:g}, k={self.k}, threshold={self.threshold:.4f})"
         )
 
     @cached_property
@@ -95,6 +98,30 @@ class StoredDictionary(Dictionary, OnDisk):
                 "a direction; import it again with --model, which finds them"
             )
         return known
+
+    def __getitem__(self, index: int) -> Region:
+        """One region, to look at: `d[42]`."""
+        from .region import Region
+
+        return Region(self, self.check_region(int(index)))
+
+    def __iter__(self) -> Iterator[Region]:
+        return (self[index] for index in range(self.k))
+
+    def table(self) -> Any:
+        """A row for each region, the most interesting first, with labels: see `folder.region.table`.
+
+        Returns:
+            A frame of pandas or, without it, of polars, or, without both, a pyarrow table.
+        """
+        from .region import table
+
+        rows = table(self)
+        if find_spec("pandas"):
+            return rows.to_pandas()
+        if find_spec("polars"):
+            return import_module("polars").from_arrow(rows)
+        return rows
 
     def search(self, query: str, top: int = 20, *, model: LoadedModel | None = None) -> list[Hit]:
         """Regions that are about something, best first: by the words of their evidence (`folder.search.search`).
@@ -184,7 +211,7 @@ def load(
     path: str | Path,
     *,
     site: str | None = None,
-    percentile: float | None = None,
+    percentile: float | str | None = None,
     device: str = "cpu",
     prefilter: Prefilter | None = None,
 ) -> StoredDictionary:

@@ -139,8 +139,9 @@ def _percentile_of(folder: Path) -> float:
         return float("inf")
 
 
-def choose(root: Path, site: str | None, percentile: float | None) -> Path:
+def choose(root: Path, site: str | None, percentile: float | str | None) -> Path:
     """The folder of the dictionary that fits; EPError, saying which there are, if none or several do."""
+    percentile = as_percentile(percentile)
     if not root.is_dir():
         raise EPError(f"no folder {root}; give the folder that `ep build` wrote")
     folders = find(root)
@@ -160,6 +161,14 @@ def choose(root: Path, site: str | None, percentile: float | None) -> Path:
     )
     problem = "several dictionaries fit" if fitting else f"no dictionary for {asked}"
     raise EPError(f"{problem} in {root}; choose one by site and percentile: {have}")
+
+
+def as_percentile(percentile: float | str | None) -> float | None:
+    """A percentile as people give it, as a number; EPError for anything else."""
+    try:
+        return None if percentile is None else float(percentile)
+    except ValueError:
+        raise EPError(f"percentile is {percentile!r}; expected a number such as 2 or 0.5") from None
 
 
 def _why_none(root: Path) -> str:
