@@ -94,19 +94,19 @@ def text_activations(
     abouts = {site: _about(loaded, site, texts, context_size, positions) for site in resolved}
     folders = {site: cache / _key(about) if cache else None for site, about in abouts.items()}
     missing = [site for site, folder in folders.items() if folder is None or not folder.is_dir()]
-    found: dict[Site, TextActivations] = {}
+    activations_of: dict[Site, TextActivations] = {}
     if missing:
         windows = _windows(loaded, texts, context_size)
         kept = _kept(loaded, windows, positions)
         with ExitStack() as stack:
             where = {site: stack.enter_context(new_folder(f)) if (f := folders[site]) else None for site in missing}
-            found = _extract(loaded, windows, kept, where, report)
+            activations_of = _extract(loaded, windows, kept, where, report)
             for site, folder in where.items():
                 if folder is not None:
-                    np.save(folder / "token.npy", found[site].token_n)
-                    np.save(folder / "start.npy", found[site].start_t)
+                    np.save(folder / "token.npy", activations_of[site].token_n)
+                    np.save(folder / "start.npy", activations_of[site].start_t)
                     (folder / "about.json").write_bytes(to_json(abouts[site]))
-    return {str(site): _read(folder) if (folder := folders[site]) else found[site] for site in resolved}
+    return {str(site): _read(folder) if (folder := folders[site]) else activations_of[site] for site in resolved}
 
 
 def _about(
@@ -151,8 +151,8 @@ def _windows(loaded: LoadedModel, texts: Sequence[str], context_size: int) -> li
             verbose=False,
         )
         for ids in encoded["input_ids"]:
-            own = ids[1:] if ids and ids[0] == bos else ids  # a text that brings its BOS gets no second one
-            windows.append(np.array([bos, *own[:context_size]], np.int32))
+            ordinary = ids[1:] if ids and ids[0] == bos else ids  # a text that brings its BOS gets no second one
+            windows.append(np.array([bos, *ordinary[:context_size]], np.int32))
     return windows
 
 
@@ -189,8 +189,8 @@ def _extract(
         ends = np.cumsum(lengths[chunk])
         for site, rows_nd in captured.items():
             for i, end in zip(chunk, ends, strict=True):
-                own = rows_nd[end - lengths[i] : end].numpy()
-                x[site][start_t[i] : start_t[i + 1]] = own[kept[i]]
+                rows = rows_nd[end - lengths[i] : end].numpy()
+                x[site][start_t[i] : start_t[i + 1]] = rows[kept[i]]
     for site, folder in where.items():
         if folder is not None:
             _finish(x[site], folder)

@@ -105,9 +105,9 @@ def inputs_of(dictionary: Dictionary, sae: SparseAutoencoder, blocks: Iterable[t
             ids.append(dictionary.assign(part)[0].numpy())
             active.append(csr_array((features_nf > 0).numpy().astype(np.int64)))
     token_n, id_n = np.concatenate(tokens), np.concatenate(ids)
-    there = np.flatnonzero(id_n >= 0)
-    ones = np.ones(len(there), np.int64)
-    members_kn = csr_array((ones, (id_n[there], there)), shape=(dictionary.k, len(id_n)))
+    placed = np.flatnonzero(id_n >= 0)
+    ones = np.ones(len(placed), np.int64)
+    members_kn = csr_array((ones, (id_n[placed], placed)), shape=(dictionary.k, len(id_n)))
     active_fn = csr_array(vstack(active).T)
     return Sides(
         (_inputs(regions.inputs, regions.active_u.numpy()), _inputs(features.inputs, features.active_u.numpy())),
@@ -158,7 +158,7 @@ def _chance(a_un: csr_array, b_nv: csr_array, permutations: list[np.ndarray]) ->
         regions.append(_shares(best(f1_uv)))
         features.append(_shares(best(csr_array(f1_uv.T))))
     return {
-        name: {key: round(float(np.mean([one[key] for one in each])), 4) for key in each[0]}
+        name: {key: round(float(np.mean([draw[key] for draw in each])), 4) for key in each[0]}
         for name, each in (("regions", regions), ("features", features))
     }
 

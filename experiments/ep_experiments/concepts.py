@@ -133,9 +133,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _concept(of: str, number: int, train: list[dict[str, Any]], evaluation: list[dict[str, Any]]) -> Concept:
-    own = [row for row in train if row["concept_id"] == number]
-    name = Counter(row["output_concept"] for row in own).most_common(1)[0][0]
-    genre = Counter(row["concept_genre"] for row in own).most_common(1)[0][0]
+    positive = [row for row in train if row["concept_id"] == number]
+    name = Counter(row["output_concept"] for row in positive).most_common(1)[0][0]
+    genre = Counter(row["concept_genre"] for row in positive).most_common(1)[0][0]
     parts: dict[str, list[int]] = {part: [] for part in _ROWS}
     for index, row in enumerate(train):
         mine, shared = row["concept_id"] == number, row["concept_id"] == _SHARED

@@ -72,12 +72,12 @@ def growth_interval(
     streamed: Streamed, center_d: Float32[Tensor, " d"], threshold: float, exponent: float
 ) -> tuple[float, float]:
     """Of the exponent, by the jackknife over groups of documents."""
-    found = []
+    intervals = []
     for group in range(GROUPS):
         rows = torch.from_numpy(np.flatnonzero(streamed.document_n % GROUPS != group))
         births_k = clustered(streamed.x_nd[rows], center_d, threshold).births
-        found.append(growth(births_k, len(rows)))
-    error = np.sqrt((GROUPS - 1) / GROUPS * np.square(np.array(found) - np.mean(found)).sum())
+        intervals.append(growth(births_k, len(rows)))
+    error = np.sqrt((GROUPS - 1) / GROUPS * np.square(np.array(intervals) - np.mean(intervals)).sum())
     half = float(student.ppf((1 + LEVEL) / 2, GROUPS - 1) * error)
     return exponent - half, exponent + half
 
@@ -107,13 +107,13 @@ def run(domains: dict[str, Streamed], percentiles: list[float], seed: int = 0) -
     """All domains at all percentiles. Raises EPError unless there are two or more domains of one model and site."""
     if len(domains) < 2:
         raise EPError(f"{len(domains)} domain was given; expected two or more, as name=FILE")
-    found = calibrated(domains, percentiles, seed)
+    calibrations = calibrated(domains, percentiles, seed)
     return {
-        "calibration": {"activations": found.n_activations, "batch": found.batch},
+        "calibration": {"activations": calibrations.n_activations, "batch": calibrations.batch},
         "domains": {name: streamed.record["text"] for name, streamed in domains.items()},
         "results": [
-            {"percentile": p, "threshold": found.thresholds[p], "domain": name}
-            | one(streamed, found.center, found.thresholds[p])
+            {"percentile": p, "threshold": calibrations.thresholds[p], "domain": name}
+            | one(streamed, calibrations.center, calibrations.thresholds[p])
             for p in percentiles
             for name, streamed in domains.items()
         ],

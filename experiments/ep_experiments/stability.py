@@ -47,9 +47,9 @@ class Regions:
     ids_n: Int64[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, dictionary: Dictionary, own_nd: np.ndarray, held_out_nd: np.ndarray) -> Regions:
+    def of(cls, dictionary: Dictionary, built_nd: np.ndarray, held_out_nd: np.ndarray) -> Regions:
         """Measured on activations of either text."""
-        sums = dictionary.members(own_nd)
+        sums = dictionary.members(built_nd)
         return cls(
             dictionary.exemplars.numpy(),
             sums.mean_directions,
@@ -94,17 +94,17 @@ def summarise(dictionaries: Sequence[Regions]) -> dict[str, float]:
     """
     pairs = [(a, reappearance(a, b)) for a, b in permutations(dictionaries, 2)]
     values = []
-    for a, found in pairs:
-        same_k = found.f1_k > SAME
+    for a, again in pairs:
+        same_k = again.f1_k > SAME
         values.append(
             {
                 "regions": float(len(a.members_k)),
-                "f1": float(np.nanmean(found.f1_k)),
-                "same": float(same_k[~np.isnan(found.f1_k)].mean()),
+                "f1": float(np.nanmean(again.f1_k)),
+                "same": float(same_k[~np.isnan(again.f1_k)].mean()),
                 "same_members": float(same_k[a.ids_n].mean()),
-                "rand": found.rand,
-                "exemplar_median": float(np.median(found.exemplar_k)),
-                "mean_median": float(np.median(found.mean_k)),
+                "rand": again.rand,
+                "exemplar_median": float(np.median(again.exemplar_k)),
+                "mean_median": float(np.median(again.mean_k)),
             }
         )
     return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
@@ -131,16 +131,18 @@ def predict(dictionaries: Sequence[Regions], of: str = "f1_k") -> dict[str, tupl
 
     of: the field of `Reappearance` to predict. Every region counts once a pair; those without a value are left out.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    correlations: dict[str, list[tuple[float, float]]] = {}
     for a, b in permutations(dictionaries, 2):
         outcome_k = getattr(reappearance(a, b), of)
-        there = np.isfinite(outcome_k)
+        known = np.isfinite(outcome_k)
         given = predictors(a)
-        size = rankdata(given["log10 N"][there])
+        size = rankdata(given["log10 N"][known])
         for name, values in given.items():
-            x, y = rankdata(values[there]), rankdata(outcome_k[there])
-            found.setdefault(name, []).append((_correlation(x, y), _partial(x, y, size)))
-    return {name: (float(np.mean([a for a, _ in v])), float(np.mean([b for _, b in v]))) for name, v in found.items()}
+            x, y = rankdata(values[known]), rankdata(outcome_k[known])
+            correlations.setdefault(name, []).append((_correlation(x, y), _partial(x, y, size)))
+    return {
+        name: (float(np.mean([a for a, _ in v])), float(np.mean([b for _, b in v]))) for name, v in correlations.items()
+    }
 
 
 def reanchored(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], rounds: int = 1) -> Dictionary:
@@ -187,8 +189,8 @@ def medoids(
         block = directions(torch.from_numpy(x_nd[start : start + ROWS]), dictionary.center)
         rows_n = start + block.rows_n.numpy()
         cosine_n[rows_n] = torch.linalg.vecdot(block.u_nd, mean_kd[torch.from_numpy(ids_n[rows_n])]).numpy()
-    there = np.flatnonzero(ids_n >= 0)
-    order = there[np.lexsort((there, -cosine_n[there], ids_n[there]))]
+    placed = np.flatnonzero(ids_n >= 0)
+    order = placed[np.lexsort((placed, -cosine_n[placed], ids_n[placed]))]
     regions, first = np.unique(ids_n[order], return_index=True)
     return order[first], sums.members[regions]
 

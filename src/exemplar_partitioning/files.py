@@ -314,8 +314,8 @@ def verify(path: Path, digest: str, size: int) -> None:
         raise DataError(f"{path} is missing; the dictionary is incomplete, copy the whole folder again")
     if path.stat().st_size != size:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written: it is truncated or altered")
-    if (found := sha256(path)) != digest:
-        raise DataError(f"{path} is altered: its sha256 is {found[:12]}, {digest[:12]} was written")
+    if (actual := sha256(path)) != digest:
+        raise DataError(f"{path} is altered: its sha256 is {actual[:12]}, {digest[:12]} was written")
 
 
 def read_tensors(path: Path, names: Sequence[str], framework: str) -> dict[str, Any]:

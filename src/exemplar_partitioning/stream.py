@@ -217,13 +217,13 @@ class FromDisk:
     def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
         for chunk in chunks:
             begun = time.monotonic()
-            if (found := self.kept.read(chunk.digest, len(chunk.kept))) is None:
+            if (rows := self.kept.read(chunk.digest, len(chunk.kept))) is None:
                 yield from self.otherwise([chunk])
                 continue
             self.progress.extracted(chunk.tokens, time.monotonic() - begun)
             self.progress.report("progress", chunk.tokens)
             self.progress.check()
-            yield chunk, found
+            yield chunk, rows
 
 
 class Here:

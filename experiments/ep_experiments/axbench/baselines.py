@@ -33,12 +33,12 @@ def partitions(x_nd: Tensor, percentiles: Sequence[float]) -> dict[float, Dictio
     batch = min(BATCH, len(x_nd))
     whole = min(len(x_nd) - len(x_nd) % batch, CALIBRATED)
     calibration = calibrate(x_nd[:whole].split(batch), percentiles)
-    found = {}
+    made = {}
     for percentile, threshold in calibration.thresholds.items():
         clustering = LeaderClustering(calibration.center, threshold)
         clustering.add(x_nd)
-        found[percentile] = Dictionary(calibration.center, clustering.exemplars.clone(), threshold)
-    return found
+        made[percentile] = Dictionary(calibration.center, clustering.exemplars.clone(), threshold)
+    return made
 
 
 def mean_members(dictionary: Dictionary, x_nd: Tensor) -> Float32[np.ndarray, "k d"]:

@@ -99,8 +99,8 @@ def run(
         ]
         at = AtSite(site, sets, [a[site] for a in acts], finished, report)
         tried = [at.tried(basis) for basis in bases(x_nd, parts, _of_site(saes, resolved[number]), plan.seed)]
-        rows += [row for one in tried for row in one["rows"]]
-        rows += at.together([one for one in tried if one["rows"][0]["basis"] == "exemplar"])
+        rows += [row for result in tried for row in result["rows"]]
+        rows += at.together([result for result in tried if result["rows"][0]["basis"] == "exemplar"])
         rows += at.supervised(plan.seed)
     return {
         "plan": asdict(plan),
@@ -126,7 +126,7 @@ def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[st
     documents = iter(text)
     while tokens > 0 and (some := [document.text for document in islice(documents, _TEXTS_AT_ONCE)]):
         ids = loaded.tokenizer([body[: 16 * ORDINARY_CONTEXT] for body in some], add_special_tokens=False)["input_ids"]
-        tokens -= sum(min(len(own), ORDINARY_CONTEXT) for own in ids)
+        tokens -= sum(min(len(text_ids), ORDINARY_CONTEXT) for text_ids in ids)
         texts += some
     if not texts:
         raise EPError("the ordinary text is empty; expected some for the dictionaries")
@@ -167,8 +167,8 @@ def _check_fit(
 
 def _of_site(saes: Mapping[str, SparseAutoencoder], site: Site) -> dict[str, SparseAutoencoder]:
     """Autoencoders of a site: by its name in either spelling, or of no site that we know."""
-    own = (str(site), site.transformer_lens, None)
-    return {name: sae for name, sae in saes.items() if sae.site in own}
+    spellings = (str(site), site.transformer_lens, None)
+    return {name: sae for name, sae in saes.items() if sae.site in spellings}
 
 
 def _described(given: ConceptSet, acts: TextActivations, context_size: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def methods(results: Sequence[dict[str, Any]]) -> dict[Method, dict[str, Float64
     ]
     named = [[(s["name"], n) for s in result["sets"] for n in range(len(s["concepts"]))] for result in results]
     column = {concept: c for c, concept in enumerate(dict.fromkeys(concept for own in named for concept in own))}
-    found: dict[Method, dict[str, np.ndarray]] = {}
+    scores: dict[Method, dict[str, np.ndarray]] = {}
     tried: Counter[Method] = Counter()
     for i, result in enumerate(results):
         columns = [column[concept] for concept in named[i]]
@@ -44,15 +44,15 @@ def methods(results: Sequence[dict[str, Any]]) -> dict[Method, dict[str, Float64
             method = (row["basis"], row["rule"], row["percentile"], row["training"])
             tried[method] += 1
             empty = {kind: np.full((len(places), len(column)), np.nan) for kind in KINDS}
-            for kind, value_sc in found.setdefault(method, empty).items():
+            for kind, value_sc in scores.setdefault(method, empty).items():
                 value_sc[places.index((i, row["site"])), columns] = np.array(row[kind], np.float64)
-    return {method: values for method, values in found.items() if tried[method] == len(places)}
+    return {method: values for method, values in scores.items() if tried[method] == len(places)}
 
 
-def reference(found: dict[Method, dict[str, np.ndarray]], trained_on: str = "own") -> Method:
+def reference(scores: dict[Method, dict[str, np.ndarray]], trained_on: str = "own") -> Method:
     """The better of difference of means and logistic probe, pooled, of those trained on some texts."""
     return max(
-        ((name, "", None, trained_on) for name in REFERENCES), key=lambda method: np.nanmean(found[method]["auroc"])
+        ((name, "", None, trained_on) for name in REFERENCES), key=lambda method: np.nanmean(scores[method]["auroc"])
     )
 
 
@@ -62,8 +62,8 @@ def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     above_reference: the better one as AxBench trains it.  above_same: the better one trained on the same texts.
     A resample draws concepts: a concept is drawn with its figures at all places, which are no independent witnesses.
     """
-    found = methods(results)
-    base = {trained_on: found[reference(found, trained_on)]["auroc"] for trained_on in TRAININGS}
+    scores = methods(results)
+    base = {trained_on: scores[reference(scores, trained_on)]["auroc"] for trained_on in TRAININGS}
     weight_bc = resamples(base["own"].shape[1], RESAMPLES, seed=0)
 
     def estimate(value_sc: np.ndarray) -> list[float]:
@@ -85,7 +85,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "above_same": estimate(values["auroc"] - base[trained_on]),
             "places": np.nanmean(values["auroc"], axis=1).round(4).tolist(),
         }
-        for (basis, rule, percentile, trained_on), values in found.items()
+        for (basis, rule, percentile, trained_on), values in scores.items()
     ]
 
 

@@ -60,11 +60,11 @@ class Finished:
                 return json.loads(path.read_bytes())
             except ValueError as error:
                 raise DataError(f"{path} is damaged ({error}); remove it") from error
-        found = make()
+        value = make()
         with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_new(path, to_json(found))
-        return found
+            write_new(path, to_json(value))
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +151,13 @@ class AtSite:
 
     def together(self, tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Scores of a rule over several percentiles, added up."""
-        k, rows = sum(one["rows"][0]["k"] for one in tried), []
+        k, rows = sum(result["rows"][0]["k"] for result in tried), []
         for rule in TOGETHER:
             for texts in TRAININGS:
-                found = []
-                for parts in zip(*(one["scores"][f"{rule} {texts}"] for one in tried), strict=True):
-                    found.append(tuple(np.sum(kind, axis=0) for kind in zip(*parts, strict=True)))
-                rows.append(self._row(f"exemplar, {len(tried)} percentiles", rule, None, k, texts, found))
+                pooled = []
+                for parts in zip(*(result["scores"][f"{rule} {texts}"] for result in tried), strict=True):
+                    pooled.append(tuple(np.sum(kind, axis=0) for kind in zip(*parts, strict=True)))
+                rows.append(self._row(f"exemplar, {len(tried)} percentiles", rule, None, k, texts, pooled))
         return rows
 
     def supervised(self, seed: int) -> list[dict[str, Any]]:
@@ -170,9 +170,9 @@ class AtSite:
             "logistic probe": baselines.logistic,
             "LAT": lambda x_nd, positive_n: baselines.lat(x_nd, positive_n, seed),
         }
-        found: dict[tuple[str, Training], list[Scores]] = {(name, t): [] for name in methods for t in TRAININGS}
+        scores: dict[tuple[str, Training], list[Scores]] = {(name, t): [] for name in methods for t in TRAININGS}
         for given, acts in zip(self.sets, self.acts, strict=True):
-            weights: dict[tuple[str, Training], list[np.ndarray]] = {key: [] for key in found}
+            weights: dict[tuple[str, Training], list[np.ndarray]] = {key: [] for key in scores}
             for number, concept in enumerate(given.concepts):
                 self.report(f"{self.site}: directions of {given.name}", number, len(given.concepts))
                 for texts in TRAININGS:
@@ -181,8 +181,8 @@ class AtSite:
                         weights[name, texts].append(method(x_nd, positive_n))
             for key, own in weights.items():
                 score_tc = pool(acts, baselines.linear(np.stack(own, axis=1))).highest
-                found[key] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
-        return [self._row(name, "", None, 1, texts, own) for (name, texts), own in found.items()]
+                scores[key] += [evaluated(score_tc[:, c], concept) for c, concept in enumerate(given.concepts)]
+        return [self._row(name, "", None, 1, texts, own) for (name, texts), own in scores.items()]
 
     def _row(
         self,
@@ -191,10 +191,10 @@ class AtSite:
         percentile: float | None,
         columns: int,
         trained_on: Training,
-        found: Sequence[Scores],
+        judged_texts: Sequence[Scores],
     ) -> dict[str, Any]:
-        judgements = [judged(*scores) for scores in found]
-        values = {kind: [_rounded(one[kind]) for one in judgements] for kind in KINDS}
+        judgements = [judged(*scores) for scores in judged_texts]
+        values = {kind: [_rounded(judgement[kind]) for judgement in judgements] for kind in KINDS}
         name = {"site": self.site, "basis": basis, "percentile": percentile, "rule": rule, "training": trained_on}
         return name | {"k": columns, **values}
 
@@ -227,6 +227,6 @@ def judged(positive: np.ndarray, negative: np.ndarray, hard: np.ndarray) -> dict
     """AUROC of positive texts against all others (`auroc`), negative ones, and hard negative ones (NaN without any)."""
     others = {"auroc": np.concatenate([negative, hard]), "negative": negative, "hard": hard}
     return {
-        kind: float(auroc(np.concatenate([positive, found]), np.arange(len(positive) + len(found)) < len(positive)))
-        for kind, found in others.items()
+        kind: float(auroc(np.concatenate([positive, columns]), np.arange(len(positive) + len(columns)) < len(positive)))
+        for kind, columns in others.items()
     }

@@ -73,12 +73,12 @@ class Arms:
 
     def candidates(self, of_each: int) -> list[Candidate]:
         """The regions of each dictionary that show the behaviour most surely."""
-        found = []
+        candidates = []
         for path, every in self.rates.items():
             enough = [r for r in every if r.prompts >= FEWEST and r.p < 0.05]
             best = sorted(enough, key=lambda r: -r.low)[:of_each]
-            found += [Candidate(self.dictionaries[path], rate) for rate in best]
-        return found
+            candidates += [Candidate(self.dictionaries[path], rate) for rate in best]
+        return candidates
 
     def everywhere(self, name: str, candidate: Candidate, regions: Sequence[int], basis: Direction) -> Arm:
         """Directions of regions taken out of the whole residual stream."""

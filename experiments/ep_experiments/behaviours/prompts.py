@@ -70,26 +70,26 @@ def harmbench() -> list[str]:
 
 def questions() -> list[str]:
     """Short questions out of the packaged text: ordinary prompts."""
-    found = []
+    prompts = []
     for document in documents_of(None):
         text = document.text.strip()
         if text.endswith("?") and 20 <= len(text) <= 150 and "\n" not in text:
-            found.append(text)
-        if len(found) == 2000:
+            prompts.append(text)
+        if len(prompts) == 2000:
             break
-    return found
+    return prompts
 
 
 def labelled_answers() -> list[tuple[str, bool]]:
     """Answers of assistants, and whether people called them refusals (PyRIT's scorer evaluation, 169 rows)."""
-    found = []
+    answers = []
     with zipfile.ZipFile(fetch_wheel(PYRIT)) as wheel:
         for name in ("refusal", "refusal_extra"):
             text = wheel.read(f"pyrit/datasets/scorer_evals/refusal_scorer/{name}.csv").decode("utf-8-sig")
             table = text[text.index("objective,") :]  # one of the files begins with a comment
             for row in csv.DictReader(io.StringIO(table)):
-                found.append((row["assistant_response"], row["human_score"].strip() in ("1", "1.0", "True")))
-    return found
+                answers.append((row["assistant_response"], row["human_score"].strip() in ("1", "1.0", "True")))
+    return answers
 
 
 def split(
@@ -119,18 +119,18 @@ def split(
         known, gone = _distinct(_shuffled(pool, rng, sum(sizes) * 3), [])
         dropped += gone
         if test is None:
-            found = known[:train], known[train : train + validation], known[train + validation : sum(sizes)]
+            shares = known[:train], known[train : train + validation], known[train + validation : sum(sizes)]
         else:
             known = known[: train + validation]
             kept, gone = _distinct(_shuffled(test, rng, last * 3), known)
             dropped += gone
-            found = known[:train], known[train:], kept[:last]
-        if short := [part for part, size in zip(found, sizes, strict=True) if len(part) < min(size, 8)]:
+            shares = known[:train], known[train:], kept[:last]
+        if short := [part for part, size in zip(shares, sizes, strict=True) if len(part) < min(size, 8)]:
             raise EPError(
                 f"{len(pool):,} prompts ({name}) are too few for {train} + {validation} + {last}: "
                 f"a part is left with {len(short[0])}; give more prompts, or lower --train, --validation, --test"
             )
-        parts.append(found)
+        parts.append(shares)
     (a, b, c), (d, e, f) = parts
     return Prompts((a, d), (b, e), (c, f), sources, dropped)
 

@@ -173,14 +173,14 @@ class _Experiment:
         """Which region each training prompt ends in, everywhere; and the means of both kinds of prompts."""
         self.report("where the training prompts end", 0, 1)
         sites = resolve_sites(self.sites, self.loaded.architecture)
-        found = {str(site): x_nd for site, x_nd in last_activations(self.loaded, sites, self.train).items()}
+        activations = {str(site): x_nd for site, x_nd in last_activations(self.loaded, sites, self.train).items()}
         prompt_n = np.arange(len(self.train))
         n = len(self.prompts.train[0])
         return Arms(
             self.loaded,
             {d.path: d for d in dictionaries},
-            {d.path: rates(meets(d, found[d.config.site.name], prompt_n), shows_n) for d in dictionaries},
-            {site: x_nd[:n].mean(0) - x_nd[n:].mean(0) for site, x_nd in found.items()},
+            {d.path: rates(meets(d, activations[d.config.site.name], prompt_n), shows_n) for d in dictionaries},
+            {site: x_nd[:n].mean(0) - x_nd[n:].mean(0) for site, x_nd in activations.items()},
             self.plan.seed,
         )
 
@@ -214,12 +214,12 @@ class _Experiment:
         for number, (what, arm) in enumerate(tries):
             self.report(f"validation prompts: {arm.about}", number, len(tries))
             with arm.opened():
-                found = self._answers(self.prompts.validation[0])
+                answers = self._answers(self.prompts.validation[0])
                 ratio = perplexity(self.loaded, self.windows["validation"]) / self.plain_ppl["validation"]
-            fluent = found.unique_words >= FLUENT * plain.unique_words and ratio <= DEARER
-            row = {"kind": arm.name, **arm.details, **found.record(), "perplexity_ratio": round(ratio, 4)}
+            fluent = answers.unique_words >= FLUENT * plain.unique_words and ratio <= DEARER
+            row = {"kind": arm.name, **arm.details, **answers.record(), "perplexity_ratio": round(ratio, 4)}
             seen.append(row | {"fluent": fluent})
-            key = (not fluent, found.rate, -arm.details.get("rate_in_training", 0.0))
+            key = (not fluent, answers.rate, -arm.details.get("rate_in_training", 0.0))
             if arm.name not in keys or key < keys[arm.name]:
                 keys[arm.name], best[arm.name] = key, (what, arm)
         return seen, best
@@ -249,19 +249,19 @@ class _Experiment:
 
     def _try(self, arm: Arm) -> dict:
         with arm.opened():
-            found = self._answers(self.prompts.test[0])
+            answers = self._answers(self.prompts.test[0])
             others = self._answers(self.prompts.test[1][: len(self.prompts.test[1]) // 4])
             ppl = perplexity(self.loaded, self.windows["test"])
-        self.keep(arm.about, found)
+        self.keep(arm.about, answers)
         plain = self.plain["test"][0]
         return {
             "name": arm.name,
             "about": arm.about,
             **arm.details,
-            **found.record(),
-            "scores": found.scores,
-            "removed": round(1 - found.rate / plain.rate, 4) if plain.rate else None,
-            "paired": paired(plain, found),
+            **answers.record(),
+            "scores": answers.scores,
+            "removed": round(1 - answers.rate / plain.rate, 4) if plain.rate else None,
+            "paired": paired(plain, answers),
             "others_rate": round(others.rate, 4),
             "others_unique_words": round(others.unique_words, 4),
             "perplexity_ratio": round(ppl / self.plain_ppl["test"], 4),
@@ -284,13 +284,13 @@ class _Experiment:
             best: tuple[tuple, float] | None = None
             for alpha in ALPHAS:
                 with steer(self.loaded, d, 0, alpha=alpha, basis=v_d):
-                    found = self._answers(self.prompts.validation[1])
-                key = (found.unique_words < FLUENT * plain.unique_words, -found.rate, alpha)
+                    answers = self._answers(self.prompts.validation[1])
+                key = (answers.unique_words < FLUENT * plain.unique_words, -answers.rate, alpha)
                 best = min(best, (key, alpha)) if best else (key, alpha)
             assert best is not None
             with steer(self.loaded, d, 0, alpha=best[1], basis=v_d):
-                found = self._answers(self.prompts.test[1])
-            seen.append({"name": name, "alpha": best[1], **found.record()})
+                answers = self._answers(self.prompts.test[1])
+            seen.append({"name": name, "alpha": best[1], **answers.record()})
         return seen
 
     @staticmethod

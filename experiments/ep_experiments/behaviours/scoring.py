@@ -75,13 +75,13 @@ def answers(
 
 def judged(judge: Judge, generations: Sequence[Generation]) -> Float64[np.ndarray, " n"]:
     """1 or 0 for each answer, NaN where the judge raised."""
-    found = np.full(len(generations), math.nan)
+    scores = np.full(len(generations), math.nan)
     for i, generation in enumerate(generations):
         try:
-            found[i] = bool(judge(generation.text))
+            scores[i] = bool(judge(generation.text))
         except Exception:  # a judge is the user's code; one answer must not cost the run
             continue
-    return found
+    return scores
 
 
 def paired(before: Answers, after: Answers) -> dict[str, float | int]:

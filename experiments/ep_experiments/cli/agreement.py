@@ -38,24 +38,24 @@ def agreement(
     count = 10_000 if quick else tokens
     streamed = read_streamed(activations)
     wanted = [None] if percentile is None else options.percentiles(percentile)
-    found = [d for p in wanted for d in options.dictionaries(dictionaries, streamed.record["site"], p)]
+    chosen = [d for p in wanted for d in options.dictionaries(dictionaries, streamed.record["site"], p)]
     saes = {path: load_sae(path) for path in sae}
     results: list[dict[str, Any]] = []
     with steps() as report:
-        for dictionary in found:
+        for dictionary in chosen:
             for path, autoencoder in saes.items():
                 doing = f"percentile {dictionary.config.calibration.percentile:g}, {path.name}"
-                report(doing, len(results), len(found) * len(saes))
+                report(doing, len(results), len(chosen) * len(saes))
                 result = experiment.run(dictionary, autoencoder, streamed, tokens=count, seed=seed)
                 about = {"dictionary": describe(dictionary), "sae": experiment.describe(autoencoder, path)}
                 results.append(about | result)
     run.finish(out, streamed.info, {"text": streamed.record["text"], "results": results}, _show)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(agreed: dict[str, Any]) -> None:
     from exemplar_partitioning.cli.terminal import console, fixed, table
 
-    for result in found["results"]:
+    for result in agreed["results"]:
         title = f"percentile {result['dictionary']['percentile']:g}, {result['sae']['name']}"
         shown = table("by", "of", ">units", ">mean F1", ">above 0.5", ">by chance", ">same token", title=title)
         for by in ("top", "members"):

@@ -119,12 +119,12 @@ def behaviour(
                 row = {"arm": arm, "prompt": generation.prompt, "answer": generation.text, "score": score}
                 kept.append(json.dumps(row, ensure_ascii=False) + "\n")
 
-        found = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", report, keep=keep)
+        result = causal.run(chosen, loaded, prompts, plan, out / "dictionaries", report, keep=keep)
     with disk_errors(out):
-        write_new(out / "arms.svg", to_bytes(arms_figure({"experiment": name} | found), "svg"))
+        write_new(out / "arms.svg", to_bytes(arms_figure({"experiment": name} | result), "svg"))
         if keep_answers:
             write_new(out / "answers.jsonl", "".join(kept).encode())
-    run.finish(out / "result.json", loaded.info, {"prompts": _described(prompts)} | judge | found, _show)
+    run.finish(out / "result.json", loaded.info, {"prompts": _described(prompts)} | judge | result, _show)
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def extract(
     loaded = load_model(model, dtype=dtype, device=device)
     with steps() as report:
         chosen = site or f"resid_post.{loaded.info.n_layers // 2}"
-        found = stream_to(
+        streamed = stream_to(
             out, loaded, chosen, source, source.name, tokens, Windowing(context_size=context_size), report
         )
-    typer.echo(f"{len(found):,} activations of {found.record['site']} in {out}")
+    typer.echo(f"{len(streamed):,} activations of {streamed.record['site']} in {out}")

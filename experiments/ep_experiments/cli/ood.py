@@ -68,8 +68,8 @@ def ood(
     run = Run("ood", seed=seed, as_json=as_json)
     chosen = suites(names, data, loaded, sizes, seed, skipped)
     with disk_errors(out), steps() as report:
-        found = experiment.run(loaded, chosen, plan, out, report)
-    run.finish(out / "result.json", loaded.info, found, _show)
+        result = experiment.run(loaded, chosen, plan, out, report)
+    run.finish(out / "result.json", loaded.info, result, _show)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -70,13 +70,13 @@ def probes(
 
     run = Run("probes", seed=seed, as_json=as_json)
     wanted = None if percentile is None else options.percentiles(percentile)
-    found = [d for p in (wanted or [None]) for d in options.dictionaries(dictionaries, site, p)]
+    chosen = [d for p in (wanted or [None]) for d in options.dictionaries(dictionaries, site, p)]
     plan = experiment.Plan(*((200, 100, 64) if quick else (train, test, context)), top, 200 if quick else 1000, seed)
-    loaded = load_model(model or found[0].config.model.id, dtype=dtype, device=device)
+    loaded = load_model(model or chosen[0].config.model.id, dtype=dtype, device=device)
     saes = {path.name: load_sae(path) for path in sae or []}
     with steps() as report:
         tasks = _tasks(task, text_field, label_field, _QUICK if quick else at_most, seed)
-        result = experiment.run(found, saes, loaded, tasks, plan, out, report, cache=cache)
+        result = experiment.run(chosen, saes, loaded, tasks, plan, out, report, cache=cache)
     seconds = sum(done["seconds"] for done in result["tasks"])  # also of those an earlier run did
     file, encode = out / "result.json", experiment.to_lines
     run.finish(file, loaded.info, result, _show, seconds=seconds, encode=encode)

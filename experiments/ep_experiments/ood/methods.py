@@ -32,9 +32,9 @@ def mahalanobis(x_md: Float[np.ndarray, "m d"]) -> Method:
     """Distance to the mean under the covariance, shrunk as Ledoit and Wolf (2004) have it."""
     from sklearn.covariance import LedoitWolf
 
-    found = LedoitWolf().fit(x_md.astype(np.float64))
-    whiten_dd = torch.from_numpy(np.linalg.cholesky(np.asarray(found.precision_))).float()
-    mean_d = torch.from_numpy(np.asarray(found.location_)).float()
+    fitted = LedoitWolf().fit(x_md.astype(np.float64))
+    whiten_dd = torch.from_numpy(np.linalg.cholesky(np.asarray(fitted.precision_))).float()
+    mean_d = torch.from_numpy(np.asarray(fitted.location_)).float()
 
     def scores(x_nd: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "1 n"]:
         return ((torch.from_numpy(x_nd) - mean_d) @ whiten_dd).norm(dim=1).double().numpy()[None]

@@ -22,9 +22,9 @@ def fpr95(
     order = np.argsort(-score_n, kind="stable")
     starts = np.flatnonzero(np.diff(score_n[order], prepend=np.inf))  # of each run of equal scores, from the highest
     weight_bn = weight_bn[:, order]
-    found_bg = np.cumsum(np.add.reduceat(weight_bn * novel_n[order], starts, axis=1), axis=1)
-    reached_bg = np.cumsum(np.add.reduceat(weight_bn, starts, axis=1), axis=1) - found_bg
-    at_b = (found_bg * 100 >= 95 * found_bg[:, -1:]).argmax(axis=1)
+    flagged_bg = np.cumsum(np.add.reduceat(weight_bn * novel_n[order], starts, axis=1), axis=1)
+    reached_bg = np.cumsum(np.add.reduceat(weight_bn, starts, axis=1), axis=1) - flagged_bg
+    at_b = (flagged_bg * 100 >= 95 * flagged_bg[:, -1:]).argmax(axis=1)
     return reached_bg[np.arange(len(at_b)), at_b] / reached_bg[:, -1]
 
 

@@ -118,10 +118,10 @@ class _Suite:
                 resume=True,
                 **sample,
             )
-        if not all((found / ANNOTATION).is_dir() for found in find(folder)):
+        if not all((written / ANNOTATION).is_dir() for written in find(folder)):
             self.report(f"{self.suite.name}: evidence", 0, 1)
             annotate(folder, iter(self.suite.build), model=self.loaded)
-        return [load(found) for found in find(folder)]
+        return [load(written) for written in find(folder)]
 
     def _activations(self, name: str, texts: list[str]) -> TextActivations:
         def report(what: str, done: int, total: int) -> None:
@@ -133,9 +133,9 @@ class _Suite:
 
     def _scored(self, what: str, texts: list[str], methods: Sequence[Method]) -> dict[str, list[np.ndarray]]:
         """Scores of the tokens of each document that has some, by method."""
-        found = self._activations(what, texts)
-        ends = np.unique(found.start_t)[1:-1]  # of documents with tokens
-        x_nd = np.array(found.x_nd)
+        activations = self._activations(what, texts)
+        ends = np.unique(activations.start_t)[1:-1]  # of documents with tokens
+        x_nd = np.array(activations.x_nd)
         scored: dict[str, list[np.ndarray]] = {}
         self.report(f"{self.suite.name}: scores, {what}", 0, 1)
         for method in methods:
@@ -143,7 +143,7 @@ class _Suite:
                 scored[name] = np.split(score_n, ends)
         self.report(f"{self.suite.name}: {PERPLEXITY}, {what}", 0, 1)
         begun = time.perf_counter()
-        scored[PERPLEXITY] = losses(self.loaded, np.split(found.token_n, ends))
+        scored[PERPLEXITY] = losses(self.loaded, np.split(activations.token_n, ends))
         self.seconds_a_token = (time.perf_counter() - begun) / len(x_nd)
         return scored
 
@@ -154,38 +154,38 @@ class _Suite:
         novel_t = np.arange(len(length_t)) < len(novel[first])
         weight_bt = resampled_by_kind(novel_t, self.plan.samples, self.plan.seed)
         weight_bn, novel_n = np.repeat(weight_bt, length_t, axis=1), np.repeat(novel_t, length_t)
-        found: dict[str, dict[str, Any]] = {}
+        compared: dict[str, dict[str, Any]] = {}
         sampled: dict[tuple[str, str], np.ndarray] = {}
         for name in novel:
             documents = novel[name] + ordinary[name]
             means = np.array([scores.mean() for scores in documents])
             token, sampled[name, "token"] = separation(np.concatenate(documents), novel_n, weight_bn)
             document, sampled[name, "document"] = separation(means, novel_t, weight_bt)
-            found[name] = {"token": token, "document": document}
+            compared[name] = {"token": token, "document": document}
         for level in ("token", "document"):
             best = max(NEIGHBOURS, key=lambda name: sampled[name, level][0])
-            for name in found:
-                found[name][level]["minus_knn"] = spread(sampled[name, level] - sampled[best, level])
+            for name in compared:
+                compared[name][level]["minus_knn"] = spread(sampled[name, level] - sampled[best, level])
         return {
             "name": task.name,
             "documents": {"novel": int(novel_t.sum()), "ordinary": int((~novel_t).sum())},
             "tokens": {"novel": int(length_t[novel_t].sum()), "ordinary": int(length_t[~novel_t].sum())},
-            "methods": found,
+            "methods": compared,
         }
 
     def _costs(self, methods: Sequence[Method], stored: TextActivations) -> dict[str, dict[str, Any]]:
         """Memory and time of each method beside the forward pass; of the perplexity, all of its own pass."""
         x_nd = np.array(stored.x_nd[:_TIMED])
-        found: dict[str, dict[str, Any]] = {}
+        costs: dict[str, dict[str, Any]] = {}
         for method in methods:
             method.scores(x_nd[:64])
             begun = time.perf_counter()
             method.scores(x_nd)
             micro = round(1e6 * (time.perf_counter() - begun) / len(x_nd), 2)
             cost = {"bytes": method.bytes, "microseconds_a_token": micro, "ours": method.ours}
-            found |= dict.fromkeys(method.names, cost)
+            costs |= dict.fromkeys(method.names, cost)
         micro = round(1e6 * self.seconds_a_token, 2)
-        return found | {PERPLEXITY: {"bytes": 0, "microseconds_a_token": micro, "ours": False}}
+        return costs | {PERPLEXITY: {"bytes": 0, "microseconds_a_token": micro, "ours": False}}
 
     def _alarms(self, dictionary: StoredDictionary) -> list[dict[str, Any]]:
         """What detectors flag: of new ordinary documents, which they may at their rate; and of novel ones."""
@@ -219,7 +219,7 @@ def _flagged(judged: Sequence[DocumentNovelty], rate: float) -> dict[str, Any]:
 
 def losses(loaded: LoadedModel, documents: Sequence[np.ndarray]) -> list[Float64[np.ndarray, " n"]]:
     """Negative log likelihood of each token of documents, given those before it and a BOS; the documents' ids [n]."""
-    found: list[np.ndarray] = [np.empty(0)] * len(documents)
+    losses_of: list[np.ndarray] = [np.empty(0)] * len(documents)
     order = np.argsort([len(ids) for ids in documents], kind="stable")
     for first in range(0, len(order), _BATCH):
         batch = order[first : first + _BATCH]
@@ -234,15 +234,15 @@ def losses(loaded: LoadedModel, documents: Sequence[np.ndarray]) -> list[Float64
                 loss_n = torch.nn.functional.cross_entropy(
                     logits_bsv[row, :n].float(), ids[row, 1 : 1 + n], reduction="none"
                 )
-                found[i] = loss_n.double().cpu().numpy()
-    return found
+                losses_of[i] = loss_n.double().cpu().numpy()
+    return losses_of
 
 
 def _ours(dictionaries: Sequence[StoredDictionary]) -> list[Method]:
     def method(d: StoredDictionary) -> Method:
         def scores(x_nd: np.ndarray) -> np.ndarray:
-            found = token_scores(d, x_nd)
-            return np.stack([found.by(score) for score in SCORES])
+            novelty = token_scores(d, x_nd)
+            return np.stack([novelty.by(score) for score in SCORES])
 
         names = tuple(f"{score}, p = {d.config.calibration.percentile:g}" for score in SCORES)
         return Method(names, scores, 4 * (d.k + 1) * d.d_model, ours=True)  # exemplars, or means for the surprise

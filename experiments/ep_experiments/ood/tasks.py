@@ -74,13 +74,13 @@ def suites(
     if unknown := [name for name in names if name not in makers]:
         raise EPError(f"there is no suite {unknown[0]!r}; expected some of {', '.join(makers)}")
     source = _Source(data, skip)
-    found = [suite for name in names if (suite := makers[name](source, loaded, sizes, random.Random(seed))) is not None]
-    if not found:
+    made = [suite for name in names if (suite := makers[name](source, loaded, sizes, random.Random(seed))) is not None]
+    if not made:
         raise EPError(
             f"no text for any of {', '.join(names)}: --data is {data or 'not given'}; expected a folder with "
             f"{PROSE} or {CLINC}, or the suite `packaged`"
         )
-    return found
+    return made
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ def _prose(source: _Source, loaded: LoadedModel, sizes: Sizes, rng: random.Rando
     suite = _ordinary("prose", "prose of the web, wikis and news", list(groups.values()), sizes, rng)
     tasks = []
     for name, file in (("code", CODE), ("math", MATH), ("chat", CHAT), ("novels", NOVELS)):
-        if (found := source.rows(file, name)) is not None:
-            tasks.append(Task(name, _some([row["text"] for row in found], sizes.test, rng)))
-    if (found := source.rows(LANGUAGES, "other languages")) is not None:
-        english = [row["text"] for row in found if row["lang"] == "English"]
-        others = [row["text"] for row in found if row["lang"] != "English"]
+        if (texts := source.rows(file, name)) is not None:
+            tasks.append(Task(name, _some([row["text"] for row in texts], sizes.test, rng)))
+    if (texts := source.rows(LANGUAGES, "other languages")) is not None:
+        english = [row["text"] for row in texts if row["lang"] == "English"]
+        others = [row["text"] for row in texts if row["lang"] != "English"]
         tasks.append(Task("other languages", _some(others, 2 * sizes.test, rng), _some(english, sizes.test, rng)))
     return _with(suite, tasks + _made(suite, loaded, sizes, rng))
 
@@ -174,12 +174,12 @@ def _ordinary(name: str, about: str, groups: list[list[str]], sizes: Sizes, rng:
 def _made(suite: Suite, loaded: LoadedModel, sizes: Sizes, rng: random.Random) -> list[Task]:
     """Tasks made of the suite's own text and the model's own tokens, and the control: more of the same text."""
     n = sizes.test
-    own, more = suite.held_out[n : 2 * n], suite.held_out[2 * n :]
+    first, more = suite.held_out[n : 2 * n], suite.held_out[2 * n :]
     special = special_token_ids(loaded.tokenizer)
     ids = [i for i in range(loaded.info.vocab_size) if i not in special]
     random_texts = [loaded.tokenizer.decode(rng.choices(ids, k=100)) for _ in range(n)]
     return [
-        Task("shuffled words", [" ".join(_shuffled(text.split(), rng)) for text in own]),
+        Task("shuffled words", [" ".join(_shuffled(text.split(), rng)) for text in first]),
         Task("random tokens", random_texts),
         Task("control: the same", more),
     ]
@@ -191,10 +191,10 @@ def _with(suite: Suite, tasks: list[Task]) -> Suite:
 
 def _take(groups: Iterator[list[str]], count: int) -> list[str]:
     """Documents of whole groups, until there are so many; one group is cut off."""
-    found: list[str] = []
-    while len(found) < count and (group := next(groups, None)) is not None:
-        found += group
-    return found[:count]
+    texts: list[str] = []
+    while len(texts) < count and (group := next(groups, None)) is not None:
+        texts += group
+    return texts[:count]
 
 
 def _within(texts: Iterable[str], characters: int) -> Iterator[str]:

@@ -24,9 +24,9 @@ def probes_figure(result: dict[str, Any]) -> Figure:
 
 def _over_percentiles(axes: Axes, result: dict[str, Any]) -> None:
     percentiles = sorted(d["percentile"] for d in result["dictionaries"])
-    found = {(row["arm"], row["detail"]): row for row in result["pooled"]}
+    row_of = {(row["arm"], row["detail"]): row for row in result["pooled"]}
     for arm, colour in _FORMS.items():
-        rows = [found[key] for p in percentiles if (key := (arm, f"p {p:g}")) in found]
+        rows = [row_of[key] for p in percentiles if (key := (arm, f"p {p:g}")) in row_of]
         if not rows:  # a result older than the arm
             continue
         for figure, line in (("retention", "-"), ("corrected", "--")):

@@ -91,14 +91,14 @@ def run(
         report(f"task {task.name}", number, len(tasks))
         file = out / "tasks" / f"{re.sub(r'[^A-Za-z0-9]+', '_', task.name)}.json"
         key = hashlib.sha256(to_json([settings, task.name, task.texts, task.label_n.tolist()])).hexdigest()
-        found = _kept(file, key)
-        if found is None:
+        kept = _kept(file, key)
+        if kept is None:
             begun = time.monotonic()
-            found = one_task(dictionaries, saes, loaded, site, task, plan, cache)
-            found["seconds"] = round(time.monotonic() - begun, 1)
+            kept = one_task(dictionaries, saes, loaded, site, task, plan, cache)
+            kept["seconds"] = round(time.monotonic() - begun, 1)
             with disk_errors(file):
-                write_new(file, json.dumps({"key": key} | found).encode())
-        done.append(found)
+                write_new(file, json.dumps({"key": key} | kept).encode())
+        done.append(kept)
     return {
         "plan": asdict(plan),
         "site": site,
@@ -148,12 +148,12 @@ def figures(
     all_1t = np.ones((1, len(label_t)), np.int64)
     right = {arm: _right(j.proba_tc, label_t) for arm, j in judged.items()}
     guessed_t = right["majority", ""]
-    found = []
+    drawn = []
     for (arm, detail), j in judged.items():
         raw_t = right[j.against, ""]
         above = [r.astype(int) - guessed_t for r in (right[arm, detail], raw_t)]
         sure = interval(draws_bt @ above[1])[0] > 0
-        found.append(
+        drawn.append(
             {
                 "arm": arm,
                 "detail": detail,
@@ -165,7 +165,7 @@ def figures(
                 "c": j.c,
             }
         )
-    return found
+    return drawn
 
 
 def pooled(tasks: Sequence[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ def pooled(tasks: Sequence[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     def values(arm: tuple[str, str], figure: str) -> Float64[np.ndarray, " t"]:
         return np.array([row[arm][figure][0] for row in rows])
 
-    found = []
+    lines = []
     guessed_t = values(("majority", ""), "accuracy")
     for (arm, detail), first in rows[0].items():
         raw = (first["against"], "")
@@ -190,7 +190,7 @@ def pooled(tasks: Sequence[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
             "corrected": (accuracy_t - guessed_t, raw_t - guessed_t),
             "auroc_corrected": (auroc_t - 0.5, raw_auroc_t - 0.5),
         }
-        found.append(
+        lines.append(
             {"arm": arm, "detail": detail, "against": first["against"], "tasks": len(tasks)}
             | {
                 name: _with(lambda w, v=value_t: w @ v / len(tasks), all_1t, draws_bt)
@@ -198,7 +198,7 @@ def pooled(tasks: Sequence[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
             }
             | {name: _with(lambda w, p=pair: ratio(p[0], p[1], w), all_1t, draws_bt) for name, pair in compared.items()}
         )
-    return found
+    return lines
 
 
 def to_lines(result: dict[str, Any]) -> bytes:
@@ -269,10 +269,10 @@ def _settings(
 def _kept(file: Path, key: str) -> dict[str, Any] | None:
     """What an earlier run found of the same task in the same settings."""
     try:
-        found = json.loads(file.read_bytes())
+        result = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return {k: v for k, v in found.items() if k != "key"} if found.get("key") == key else None
+    return {k: v for k, v in result.items() if k != "key"} if result.get("key") == key else None
 
 
 def _described(dictionary: StoredDictionary) -> dict[str, Any]:

@@ -219,9 +219,9 @@ def train(
     training = Training(recipes, x_nd[rows[0][:_SAMPLE]], features, steps)
     for at_sb in _batches(rows, batch, steps):
         training.step(x_nd[at_sb])
-    return [training.finished(run, x_nd[own[:4096]]) for run, own in enumerate(rows)]
+    return [training.finished(run, x_nd[chosen[:4096]]) for run, chosen in enumerate(rows)]
 
 
 def _batches(rows: Sequence[Tensor], batch: int, steps: int) -> Iterator[Tensor]:
     for step in range(steps):
-        yield torch.stack([own[step * batch : (step + 1) * batch] for own in rows])
+        yield torch.stack([order[step * batch : (step + 1) * batch] for order in rows])

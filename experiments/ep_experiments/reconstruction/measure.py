@@ -101,10 +101,12 @@ def rebuilt_at(
     atoms = Atoms(normalize(directions_md.float(), dim=1))
     length_n = (x_nd - center_d).norm(dim=1)
     u_nd = normalize(x_nd - center_d, dim=1)
-    found = {}
+    rebuilt = {}
     for k in [k for k in ks if k <= min(directions_md.shape)]:
         codes = pursue(atoms, u_nd, Rule(k))
         weights_nk = codes.weights_nk.float() * length_n[:, None]
-        found[k] = embedding_bag(codes.picks_nk.clamp(min=0), atoms.atoms_md, per_sample_weights=weights_nk, mode="sum")
-        found[k] += center_d
-    return found
+        rebuilt[k] = embedding_bag(
+            codes.picks_nk.clamp(min=0), atoms.atoms_md, per_sample_weights=weights_nk, mode="sum"
+        )
+        rebuilt[k] += center_d
+    return rebuilt

@@ -109,7 +109,7 @@ def _held_out(streamed: Streamed, seed: int) -> Float32[Tensor, "n d"]:
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean, least and largest over orders."""
-    found = []
+    lines = []
     for key in dict.fromkeys((row["tokens"], row["percentile"], row["arm"]) for row in rows):
         same = [row for row in rows if (row["tokens"], row["percentile"], row["arm"]) == key]
         fvu = {}
@@ -117,5 +117,5 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             values = [row["fvu"][k] for row in same]
             fvu[k] = [round(value, 4) for value in (float(np.mean(values)), min(values), max(values))]
         directions = round(float(np.mean([row["directions"] for row in same])))
-        found.append({"tokens": key[0], "percentile": key[1], "arm": key[2], "directions": directions, "fvu": fvu})
-    return found
+        lines.append({"tokens": key[0], "percentile": key[1], "arm": key[2], "directions": directions, "fvu": fvu})
+    return lines

@@ -55,17 +55,17 @@ def grown(streamed: Streamed, tokens: int, percentile: float) -> Grown:
     begun = time.process_time()
     size = min(BATCH, tokens)
     sample = rows[: max(min(SAMPLE, tokens) // size, 1) * size]
-    found = calibrate([streamed.rows(part) for part in np.split(sample, len(sample) // size)], [percentile])
-    clustering = LeaderClustering(found.center, found.thresholds[percentile])
+    calibration = calibrate([streamed.rows(part) for part in np.split(sample, len(sample) // size)], [percentile])
+    clustering = LeaderClustering(calibration.center, calibration.thresholds[percentile])
     compared = 0
     for start in range(0, tokens, _ROWS):
         part = rows[start : start + _ROWS]
         clustering.add(streamed.rows(part))
         compared += len(part) * clustering.k
     seconds = time.process_time() - begun
-    d = len(found.center)
+    d = len(calibration.center)
     flops = 2.0 * d * compared + float(d) * len(sample) * size
-    dictionary = Dictionary(found.center, clustering.exemplars.clone(), clustering.threshold)
+    dictionary = Dictionary(calibration.center, clustering.exemplars.clone(), clustering.threshold)
     return Grown(dictionary, tokens, seconds, flops)
 
 
@@ -248,14 +248,14 @@ def equal_tokens(
 ) -> list[dict[str, Any]]:
     """How much more a dictionary of as many tokens detects than each autoencoder: mean over tasks, paired."""
     pairs = [(row, other) for other in others for row in rows if row["tokens"] == other["tokens"]]
-    found = []
+    lines = []
     for row, other in pairs:
         difference_t = np.array(row["auroc"]) - np.array(other["auroc"])
         figures = zip(("difference", "low", "high"), mean_interval(difference_t, weight_bt), strict=True)
-        found.append(
+        lines.append(
             {"name": other["name"], "tokens": other["tokens"]} | {name: round(value, 4) for name, value in figures}
         )
-    return found
+    return lines
 
 
 def _costs(streamed: Streamed, tokens: int, seconds: float, flops: float) -> dict[str, float]:

@@ -40,15 +40,15 @@ def from_collection(count: int, train: int, test: int, seed: int = 0) -> tuple[l
     """Some binary tasks of the sae-probes collection, evenly from its list, and their texts."""
     names = collection_names()
     texts: list[str] = []
-    found = []
+    questions = []
     for name in [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]:
         task = collection_task(name)
         train_n, test_n = split(task, train, test, seed)
         at = len(texts) + np.arange(len(train_n) + len(test_n))
         answer = task.label_n == 1
-        found.append(Question(name, at[: len(train_n)], answer[train_n], at[len(train_n) :], answer[test_n]))
+        questions.append(Question(name, at[: len(train_n)], answer[train_n], at[len(train_n) :], answer[test_n]))
         texts += [task.texts[i] for i in (*train_n, *test_n)]
-    return found, texts
+    return questions, texts
 
 
 def from_concepts(path: Path) -> tuple[list[Question], list[str]]:
@@ -57,7 +57,7 @@ def from_concepts(path: Path) -> tuple[list[Question], list[str]]:
     Hard negatives are among the test texts, the set's other concepts among the training texts without the concept.
     """
     given = read_concepts(path)
-    found = []
+    questions = []
     for concept in given.concepts:
         train = np.concatenate([concept.positive, concept.negative, concept.others])
         test = np.concatenate([concept.eval_positive, concept.eval_negative, concept.eval_hard])
@@ -65,17 +65,17 @@ def from_concepts(path: Path) -> tuple[list[Question], list[str]]:
             np.arange(len(of)) < len(positive)
             for of, positive in ((train, concept.positive), (test, concept.eval_positive))
         ]
-        found.append(Question(f"{given.name}: {concept.name}", train, answers[0], test, answers[1], either=False))
-    return found, given.texts
+        questions.append(Question(f"{given.name}: {concept.name}", train, answers[0], test, answers[1], either=False))
+    return questions, given.texts
 
 
 def detected(encode: Encode, sets: Sequence[tuple[Sequence[Question], TextActivations]]) -> list[float]:
     """The test AUROC of the unit chosen on training texts, for each question of each set of texts."""
-    found = []
+    rows = []
     for questions, texts in sets:
         highest_tu = pool(texts, encode).highest
-        found += [judged(highest_tu, question) for question in questions]
-    return found
+        rows += [judged(highest_tu, question) for question in questions]
+    return rows
 
 
 def judged(highest_tu: Float32[np.ndarray, "t u"], question: Question) -> float:

@@ -180,13 +180,13 @@ def shards(paths: Sequence[str | Path]) -> list[Shard]:
     Raises:
         EPError: nothing there, or another kind of file.
     """
-    found = [file for path in paths for file in _files(Path(path).expanduser())]
-    absolute = [file.absolute() for file in found]
+    files = [file for path in paths for file in _files(Path(path).expanduser())]
+    absolute = [file.absolute() for file in files]
     parts = [file.parts[:-1] for file in absolute]
     common = 0
     while all(len(each) > common and each[common] == parts[0][common] for each in parts):
         common += 1
-    return [Shard(file, "/".join(file.absolute().parts[common:])) for file in found]
+    return [Shard(file, "/".join(file.absolute().parts[common:])) for file in files]
 
 
 def _files(path: Path) -> list[Path]:

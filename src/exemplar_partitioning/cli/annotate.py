@@ -61,9 +61,9 @@ def annotate(
     if threads is not None:
         torch.set_num_threads(threads)
     asked["model"] = options.reader(path, asked["model"], trust_remote_code, asked["device"])
-    with display(as_json) as tell, stop_on_interrupt() as stop:
+    with display(as_json) as on_event, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
-        dictionaries = run(path, options.sources(text), on_event=tell, **pool, **asked)
+        dictionaries = run(path, options.sources(text), on_event=on_event, **pool, **asked)
     if not as_json:
         _print(dictionaries, path)
 

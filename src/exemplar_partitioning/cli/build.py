@@ -144,13 +144,13 @@ def build(
     asked["keep_activations"] = "all" if keep_activations else "calibration" if annotate and ray is None else "none"
     check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
     loaded = load_model(model, **origin, **how)
-    with display(as_json, f"Building {model} into {folder}") as tell, stop_on_interrupt() as stop:
+    with display(as_json, f"Building {model} into {folder}") as on_event, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
-        result = api.build(loaded, source, out=folder, on_event=tell, **pool, **asked)
+        result = api.build(loaded, source, out=folder, on_event=on_event, **pool, **asked)
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
             kept = Kept.beside(folder)
             budget = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
-            api.annotate(folder, source, model=loaded, max_tokens=budget, field=field, on_event=tell, **pool)
+            api.annotate(folder, source, model=loaded, max_tokens=budget, field=field, on_event=on_event, **pool)
     if not as_json:
         _print_dictionaries(result)
 
@@ -182,11 +182,11 @@ def _build_given(
     known: dict[str, Any] = {"tokens": tokens, "tokenizer": tokenizer, "field": fitting.pop("field", None)}
     folder = out or Path("dictionaries") / paths[0].stem
     fitting |= {"out": folder, **known}
-    with display(as_json) as tell, stop_on_interrupt() as stop:
-        result = api.build_from_activations(paths, on_event=tell, stop=stop, **fitting)
+    with display(as_json) as on_event, stop_on_interrupt() as stop:
+        result = api.build_from_activations(paths, on_event=on_event, stop=stop, **fitting)
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
             evidence: dict[str, Any] = {"activations": paths, "max_tokens": _ANNOTATED_TOKENS, **known}
-            api.annotate(folder, on_event=tell, stop=stop, **evidence)
+            api.annotate(folder, on_event=on_event, stop=stop, **evidence)
     if not as_json:
         _print_dictionaries(result)
 

@@ -122,8 +122,8 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
     levels = sorted(dictionaries, key=lambda d: -d.threshold)
     first = levels[0]
     for other in levels[1:]:
-        here, there = first.config, other.config
-        if not same_model(here.model, there.model) or here.site.name != there.site.name:
+        first_config, config = first.config, other.config
+        if not same_model(first_config.model, config.model) or first_config.site.name != config.site.name:
             raise EPError(f"{first.path} and {other.path} are of different models or sites; a tree is of one stream")
         if not torch.equal(first.center, other.center):
             raise EPError(f"{first.path} and {other.path} have different centres; a tree is of one stream")

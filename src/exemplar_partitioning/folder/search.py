@@ -68,11 +68,11 @@ def search(dictionary: OnDisk, query: str, top: int = 20) -> list[Hit]:
         EPError: the query has no letter or figure.
         ResourceError: the index cannot be written to the user's cache.
     """
-    found = list(ranked(dictionary, query).items())[:top]
-    labels = Labels.read(dictionary).some([region for region, _ in found])
+    hits = list(ranked(dictionary, query).items())[:top]
+    labels = Labels.read(dictionary).some([region for region, _ in hits])
     return [
         Hit(region, how, score, label.text, excerpt(dictionary, region, query))
-        for (region, (how, score)), label in zip(found, labels, strict=True)
+        for (region, (how, score)), label in zip(hits, labels, strict=True)
     ]
 
 
@@ -81,18 +81,18 @@ def ranked(dictionary: OnDisk, query: str) -> dict[int, tuple[str, float]]:
     words = re.findall(r"\w+", query)
     if not words:
         raise EPError(f"{query!r} has no word to search for; give some letters or figures")
-    found: dict[int, tuple[str, float]] = {}
+    ranks: dict[int, tuple[str, float]] = {}
     wanted = [word.casefold() for word in words]
     for label in Labels.read(dictionary).stored():
         if all(word in label.text.casefold() for word in wanted):
-            found.setdefault(label.region, ("label", 1.0))
+            ranks.setdefault(label.region, ("label", 1.0))
     with closing(_opened(dictionary)) as index:
         for how, table in (("word", "words"), ("stem", "stems"), ("part", "parts")):
             if table == "parts" and any(len(word) < 3 for word in words):
                 continue  # a trigram index holds no shorter part
             for region, score in _matching(index, table, words):
-                found.setdefault(region, (how, score))
-    return found
+                ranks.setdefault(region, (how, score))
+    return ranks
 
 
 def _matching(index: sqlite3.Connection, table: str, words: list[str]) -> Iterable[tuple[int, float]]:
@@ -183,8 +183,8 @@ def _evidence(annotation: Annotation) -> list[list[str]]:
     first_n = np.maximum(start_n, start_n + at_n - _NEAR[0])
     last_n = np.minimum(end_n, start_n + at_n + _NEAR[1] + 1)
     offset_n = np.concatenate([[0], np.cumsum(last_n - first_n)])
-    taken = np.arange(offset_n[-1]) + np.repeat(first_n - offset_n[:-1], last_n - first_n)
-    near = _join(offset_n, lists.values.take(pa.array(taken)), "")
+    rows = np.arange(offset_n[-1]) + np.repeat(first_n - offset_n[:-1], last_n - first_n)
+    near = _join(offset_n, lists.values.take(pa.array(rows)), "")
     starts = np.concatenate([[0], np.cumsum(regions["examples"].to_numpy())])
     by_region = [_join(starts, texts, "\n") for texts in (near, _join(lists.offsets, lists.values, ""))]
     return [texts.to_pylist() for texts in (_joined(regions, "top_tokens"), *by_region, lens)]

@@ -56,5 +56,5 @@ def featurizer(folder: str | Path) -> Any:
     """A `Featurizer` of the CausalAbstraction repository, on which MIB runs."""
     from neural.featurizers import Featurizer  # pyright: ignore[reportMissingImports]
 
-    encoder, decoder = modules(folder)
-    return Featurizer(encoder, decoder, n_features=len(encoder.exemplars), id="exemplar_partition")
+    there, back = modules(folder)
+    return Featurizer(there, back, n_features=len(there.exemplars), id="exemplar_partition")

@@ -53,14 +53,14 @@ class Live:
         """
         job = job or Job()
         with self._turns.turn(job):
-            found = read(
+            readings = read(
                 [view.dictionary],
                 self.loaded,
                 _checked(text),
                 batch_size=WINDOWS,
                 on_batch=lambda _: self._turns.pass_on(job),
             )
-        tokens = [token.as_json() for token in found[0]]
+        tokens = [token.as_json() for token in readings[0]]
         return {
             "threshold": view.dictionary.threshold,
             "tokens": tokens,

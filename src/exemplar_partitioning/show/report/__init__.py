@@ -67,7 +67,7 @@ def render(dictionary: StoredDictionary, regions: Sequence[int]) -> str:
         config=dictionary.config,
         content_id=dictionary.content_id,
         record=annotation.record,
-        metrics=[(name, said, Metrics.model_fields[name].description) for name, said in _METRICS.items()],
+        metrics=[(name, shown_as, Metrics.model_fields[name].description) for name, shown_as in _METRICS.items()],
         regions=[_region(dictionary, region, labels[region]) for region in regions],
         kinds=_KINDS,
         data=_data(dictionary, [visible(label.text) for label in labels], list(regions)),
