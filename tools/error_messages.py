@@ -43,3 +43,7 @@ def listing() -> str:
         said = " ".join(text.split()).replace("`", "'")
         lines.append(f"- {kind}: `{said}`")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(listing())

@@ -34,7 +34,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, source in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
-    code = f"# The method on one page\n\n`examples/ep_from_scratch.py`:\n\n```python\n{FROM_SCRATCH.read_text()}```\n"
+    code = f"# The method in one file\n\n`examples/ep_from_scratch.py`:\n\n```python\n{FROM_SCRATCH.read_text()}```\n"
     files.append(File.generated(config, "from-scratch.md", content=code))
     for name, path in NOTEBOOKS.items():
         text, pictures = _notebook(path)
