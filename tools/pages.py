@@ -20,7 +20,15 @@ README = ROOT / "README.md"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 TRIED = {path.stem: path for path in sorted((DOCS / "results" / "behaviours").glob("*.json"))}
 # modules beside this one that make parts of pages, and these pages
-RESULTS_PARTS = ("claims_page", "axbench_page", "probes_page", "ood_page", "autoencoders_page", "reconstruction_page")
+RESULTS_PARTS = (
+    "claims_page",
+    "axbench_page",
+    "probes_page",
+    "ood_page",
+    "autoencoders_page",
+    "reconstruction_page",
+    "words_page",
+)
 RESULTS_PAGES = (
     "results",
     "concept-detection",

@@ -1,6 +1,6 @@
 """Concept detection without a model: what the words and the length of a text tell.
 
-    python -m experiments.studies.words CONCEPTS [CONCEPTS ...] --beside FILE [--out docs/results/axbench/words.json]
+    python -m experiments.studies.words CONCEPTS [CONCEPTS ...] --beside FILE [--out docs/results/words/smollm2.json]
 
 Decided before the run. Question: what is left of concept detection by regions when words do the same? Data:
 concepts and texts of `ep experiment axbench`. Arms: ridge regression, as of regions (penalty .001, chosen there and
@@ -39,7 +39,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("concepts", type=Path, nargs="+")
     options.add_argument("--beside", type=Path, required=True, help="result of `ep experiment axbench`")
-    options.add_argument("--out", type=Path, default=Path("docs/results/axbench/words.json"))
+    options.add_argument("--out", type=Path, default=Path("docs/results/words/smollm2.json"))
     given = options.parse_args()
     sets = [read_concepts(path) for path in given.concepts]
     beside = json.loads(given.beside.read_bytes())

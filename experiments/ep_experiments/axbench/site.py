@@ -30,7 +30,7 @@ from .readouts import Encode, Examples, Pooled, Rule, auroc, pool
 KINDS = ("auroc", "negative", "hard")
 Training = Literal["own", "all"]
 """Texts that a rule may look at: AxBench's, which are the concept's and the negative ones of its genre; or also those
-of the set's other concepts. Negative training texts were not written by who wrote all the others."""
+of the set's other concepts, which are of other genres as well, as evaluation texts are."""
 CHOICES: dict[str, Rule] = {
     "contrast": readouts.contrast,
     "best": readouts.best,
