@@ -198,7 +198,7 @@ def _saturation(r: dict, name: str) -> str:
         for row in r["results"]
     ]
     head = (
-        "| text | activations | regions | a of K ~ N^a (95 %) | unseen mass (95 %) | new in the last tenth | saturated"
+        "| text | activations | regions | a of K ~ N^a (95 %) | missing mass (95 %) | new in the last tenth | saturated"
     )
     figure = f"![Regions against activations](figures/{_figure('saturation', name).name})"
     return "\n\n".join([_made(r), _table(head, rows, 2), figure])

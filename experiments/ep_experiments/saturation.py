@@ -3,7 +3,7 @@
 One centre and threshold for all domains, calibrated on a mix of equal parts; then one pass over each domain's text,
 none of it twice. Where the dictionary still grows, K ~ N^a is fitted to the second half of the growth (on a logarithmic
 scale, from a tenth of the stream on), with an interval from leaving out a tenth of the documents at a time, and
-the unseen mass tells how many of the next activations would found regions.
+the missing mass tells how many of the next activations would found regions.
 
 Shapes: n activations, k regions, c points of a curve.
 """

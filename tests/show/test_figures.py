@@ -39,9 +39,9 @@ def test_sizes_are_members_by_rank(build):
         assert f"{d.threshold:.3f}" in line.get_label()
 
 
-def test_sizes_are_arrivals_unless_all_are_annotated(build, bare):
+def test_sizes_are_online_counts_unless_all_are_annotated(build, bare):
     axes = figures.sizes([*build, *bare]).axes[0]
-    assert axes.get_ylabel() == "arrivals"
+    assert axes.get_ylabel() == "online counts"
     assert axes.lines[-1].get_ydata().sum() == bare[0].regions["arrivals"].to_numpy().sum()
 
 

@@ -176,7 +176,7 @@ class BuildRecord(_Part):
     n_activations: int = Field(ge=0, description="activations streamed")
     skipped: int = Field(ge=0, description="of them without a direction: not finite, or equal to the centre")
     stopped: Literal["saturated", "unseen", "budget", "text"] = Field(
-        description="no new exemplar within the window; unseen mass reached; token budget spent; text ended"
+        description="no new exemplar within the window; missing mass reached; token budget spent; text ended"
     )
     saturation_window: int = Field(ge=1, description="activations")
     until_unseen: float | None

@@ -2,7 +2,7 @@
 
 Two states of each dictionary live here. One runs ahead: it knows which rows became exemplars and where the
 dictionary saturates, which follows from births alone. The other, a `Growing` as in a build by one process, takes
-every chunk once its counts are there; it is what checkpoints save, and what decides by unseen mass.
+every chunk once its counts are there; it is what checkpoints save, and what decides by missing mass.
 
 Shapes: n rows of a chunk, r proposed rows, k exemplars, d = d_model.
 """
@@ -46,7 +46,7 @@ NOTHING = Decision(torch.empty(0), np.zeros(0, np.int64), [], np.zeros(0, np.int
 
 
 class Ahead(Growing):
-    """A dictionary as far as its births are decided. It saturates; only counts could tell of its unseen mass."""
+    """A dictionary as far as its births are decided. It saturates; only counts could tell of its missing mass."""
 
     @classmethod
     def of(cls, growing: Growing, device: str) -> Ahead:

@@ -62,11 +62,11 @@ _STYLE: dict[Any, Any] = {
 
 
 def sizes(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) -> Figure:
-    """Members of regions by rank, a line per dictionary; arrivals unless all are annotated.
+    """Members of regions by rank, a line per dictionary; online counts unless all are annotated.
 
     Raises EPError without dictionaries or matplotlib.
     """
-    counted = "members" if all(d.annotated for d in dictionaries) else "arrivals"
+    counted = "members" if all(d.annotated for d in dictionaries) else "online counts"
     with _drawing(dictionaries):
         figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
@@ -133,10 +133,10 @@ def distances(dictionary: StoredDictionary, width: float = SINGLE) -> Figure:
 def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
     """Regions on a sphere, in an equal-area projection, by the first three principal axes of their exemplars.
 
-    The area of a circle goes with the region's members (arrivals unless annotated); the biggest are named
+    The area of a circle goes with the region's members (online counts unless annotated); the biggest are named
     by their label or commonest token, where there is room. Raises EPError without matplotlib.
     """
-    counted = "members" if dictionary.annotated else "arrivals"
+    counted = "members" if dictionary.annotated else "online counts"
     count_k = _count(dictionary, counted)
     place_k2 = atlas.sphere(dictionary)
     with _drawing([dictionary]):
@@ -201,9 +201,9 @@ def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[F
 
 
 def _count(dictionary: StoredDictionary, counted: str) -> Int64[np.ndarray, " k"]:
-    """`members` or `arrivals` of every region."""
-    table = dictionary.annotation.regions if counted == "members" else dictionary.regions
-    return table[counted].to_numpy()
+    """`members` or `online counts` of every region."""
+    column = dictionary.annotation.regions["members"] if counted == "members" else dictionary.regions["arrivals"]
+    return column.to_numpy()
 
 
 def _to_nearest_other(dictionary: StoredDictionary) -> Float[np.ndarray, " k"]:

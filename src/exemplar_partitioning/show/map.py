@@ -24,7 +24,7 @@ _VERSION = 1  # of the positions: a cache from another one is not read
 def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     """Positions of all regions on a plane, within -1..1: exemplars of small cosine distance lie near each other.
 
-    t-SNE up to 3,000 regions. Beyond, of the 3,000 with most arrivals; every other region goes beside the
+    t-SNE up to 3,000 regions. Beyond, of the 3,000 with the highest online counts; every other region goes beside the
     nearest of those. Computed once, then read from the user's cache (`EP_CACHE`): the dictionary's own
     folder may be read-only. Raises ResourceError if the cache cannot be written.
     """
@@ -41,7 +41,7 @@ def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
 def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     """Longitude and latitude, in radians, of the exemplars seen along their first three principal axes.
 
-    Longitude 0 is where most arrivals are. Made for an equal-area projection, such as matplotlib's `mollweide`.
+    Longitude 0 is where most activations came to. Made for an equal-area projection, such as matplotlib's `mollweide`.
     """
     with threadpool_limits(1):
         x, y, z = _principal(dictionary.exemplars.numpy(), 3).T
@@ -68,8 +68,8 @@ def _keep(path: Path, xy_k2: Float32[np.ndarray, "k 2"]) -> None:
         (work / "atlas.npz").replace(path)
 
 
-def _layout(e_kd: Float32[np.ndarray, "k d"], arrivals_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k 2"]:
-    order_k = np.argsort(-arrivals_k, kind="stable")
+def _layout(e_kd: Float32[np.ndarray, "k d"], count_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k 2"]:
+    order_k = np.argsort(-count_k, kind="stable")
     first_p, rest_r = order_k[:_PLACED], order_k[_PLACED:]
     xy_k2 = np.zeros((len(e_kd), 2), dtype=np.float32)
     with threadpool_limits(1):  # t-SNE amplifies the last bits that sums across threads differ in

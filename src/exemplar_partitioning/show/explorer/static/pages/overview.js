@@ -25,7 +25,7 @@ function headline(d) {
   const tiles = [
     [count(d.k), "regions"],
     [fixed(d.threshold, 4), "threshold θ, cosine distance"],
-    [percent(unseen.estimate), `unseen mass, 95 % ${percent(unseen.low)} to ${percent(unseen.high)}`],
+    [percent(unseen.estimate), `missing mass, 95 % ${percent(unseen.low)} to ${percent(unseen.high)}`],
     [count(d.n_activations), `activations, until ${ENDS[d.stopped]}`],
   ];
   if (a) {
@@ -69,7 +69,7 @@ function largest(d) {
       ["Region", (r) => h("a", { href: regionPage(d.key, r.region) }, r.region), "num"],
       ["Exemplar", (r) => token(r.token), ""],
       ["Label", (r) => h("bdi", { class: "label" }, visible(r.label)), "grow"],
-      [d.size_is === "members" ? "Members" : "Arrivals", (r) => count(r.size), "num"],
+      [d.size_is === "members" ? "Members" : "Online count", (r) => count(r.size), "num"],
     ],
     d.largest,
   );

@@ -92,7 +92,7 @@ function labelling(r) {
 
 function numbers(r) {
   const m = r.members;
-  const pairs = [[r.size_is === "members" ? "Members" : "Arrivals", `${count(r.size)} (rank ${count(r.size_rank)} of ${count(r.k)})`]];
+  const pairs = [[r.size_is === "members" ? "Members" : "Online count", `${count(r.size)} (rank ${count(r.size_rank)} of ${count(r.k)})`]];
   if (m) {
     pairs.push(
       ["Share", percent(r.member_share)],

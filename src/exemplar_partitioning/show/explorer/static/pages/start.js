@@ -3,7 +3,7 @@
 import { page } from "../api.js";
 import { count, fixed, h, notice, percent, put, table } from "../dom.js";
 
-export const ENDS = { saturated: "saturated", unseen: "unseen mass reached", budget: "token budget", text: "end of text" };
+export const ENDS = { saturated: "saturated", unseen: "missing mass reached", budget: "token budget", text: "end of text" };
 
 export default function render(main, { all }) {
   document.title = "Exemplar Partitioning";
@@ -27,7 +27,7 @@ function dictionaries(build, rows) {
       ["Regions", (d) => count(d.k), "num"],
       ["Threshold θ", (d) => fixed(d.threshold, 4), "num"],
       ["Activations", (d) => count(d.n_activations), "num"],
-      ["Unseen mass", (d) => percent(d.unseen.estimate), "num"],
+      ["Missing mass", (d) => percent(d.unseen.estimate), "num"],
       ["Ended by", (d) => ENDS[d.stopped], "nowrap"],
       ["Annotated", (d) => (d.annotated ? "yes" : "no"), ""],
       ["", (d) => [h("a", { href: page(d.key, "/regions") }, "regions"), " · ", h("a", { href: page(d.key, "/map") }, "map")], "nowrap"],
