@@ -188,7 +188,7 @@ def _tokens_of(
 def _in_order(dictionary: StoredDictionary) -> Windowing:
     """How a dictionary's text was cut, without what decides the order of windows, or which tokens of them count."""
     windowing = dictionary.config.text.windowing
-    return windowing.model_copy(update={"shuffle_buffer": 0, "seed": 0, "positions": "all"})
+    return windowing.model_copy(update={"shuffle_buffer": 0, "seed": 0, "positions": "all", "roles": ()})
 
 
 def _tokens(cut: list[Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,10 +27,9 @@ WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; par
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of consecutive windows. Its activations are those of all tokens that are not special.
+    """A run of consecutive windows. Its activations are those of all tokens that count and are not special.
 
     Attributes:
-        last_only: only of the last such token of each window.
         x_nd: these activations [n, d], of all tokens, where they were given and no model gives them.
         tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
         digest: sha256 over the token ids of the stream up to the end of this chunk.
@@ -43,18 +42,17 @@ class Chunk:
     tokens_read: int
     digest: str
     last: str | None
-    last_only: bool = False
     x_nd: Tensor | None = None
 
     @cached_property
     def kept(self) -> np.ndarray:
         """Indices of the tokens that give activations, into all ids of the windows one after another."""
         ids = np.concatenate([window.ids for window in self.windows])
-        ordinary = np.flatnonzero(~special_mask(ids, self.special_ids))
-        if not self.last_only:
-            return ordinary
-        before = np.searchsorted(ordinary, self._starts)  # every window has an ordinary token
-        return ordinary[before[1:] - 1]
+        counts = ~special_mask(ids, self.special_ids)
+        for window, start in zip(self.windows, self._starts[:-1], strict=True):
+            if window.counts is not None:
+                counts[start : start + len(window.ids)] &= window.counts
+        return np.flatnonzero(counts)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -78,12 +76,10 @@ def text_chunks(
         bos = bos_id(loaded)
         special |= {bos}
     cut = windows(documents, loaded.tokenizer, windowing, bos_id=bos, special_ids=special)
-    return chunks(cut, special, max_tokens, last_only=windowing.positions == "last")
+    return chunks(cut, special, max_tokens)
 
 
-def chunks(
-    windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int, *, last_only: bool = False
-) -> Iterator[Chunk]:
+def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int) -> Iterator[Chunk]:
     """Chunks of windows within a budget of text tokens; the last one may be smaller."""
     digest, tokens, pending = hashlib.sha256(), 0, []
     held: Chunk | None = None
@@ -91,7 +87,7 @@ def chunks(
 
     def chunk() -> Chunk:
         before = held.tokens_read if held is not None else 0
-        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None, last_only)
+        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None)
 
     for window in windows:
         length = len(window.ids) - window.prefix

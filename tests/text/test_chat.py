@@ -229,3 +229,26 @@ def test_windows_of_a_conversation_are_those_of_its_template():
         else:
             with pytest.raises(EPError, match=r"document 0 is a conversation; pass chat=True"):
                 list(found)
+
+
+@pytest.mark.parametrize("template", [PLAIN, GENERATION], ids=["plain", "generation"])
+def test_only_what_the_roles_say_counts(template):
+    """And how a conversation is cut into windows does not change which tokens those are."""
+    tokenizer = tokenizer_of(template)
+    rows = [{"messages": [{"role": "user", "content": "The dog?"}, {"role": "assistant", "content": "The fox sings."}]}]
+    documents = list(read_documents(rows))
+    special = frozenset(tokenizer.all_special_ids)
+
+    def counted(size: int, **how) -> list[int]:
+        config = Windowing(context_size=size, chat=True, shuffle_buffer=0, **how)
+        cut = windows(documents, tokenizer, config, bos_id=-1, special_ids=special)
+        return [int(i) for window in cut for i in window.ids[window.counts]]
+
+    expected = tokenizer("The fox sings.", add_special_tokens=False)["input_ids"]
+    for size in (1, 3, 128):
+        assert counted(size, roles=("assistant",)) == expected
+    assert counted(128, roles=("assistant",), positions="first") == expected[:1]
+    with pytest.raises(EPError, match="have assistant, user"):
+        counted(128, roles=("critic",))
+    with pytest.raises(EPError, match="chat=True"):
+        Windowing(roles=("user",))

@@ -180,7 +180,8 @@ def test_long_texts_give_no_warning(caplog):
         {"context_size": 0},
         {"shuffle_buffer": -1},
         {"seed": -1},
-        {"positions": "first"},
+        {"positions": "middle"},
+        {"positions": "every:0"},
         {"min_tokens": 1},
     ],
 )
@@ -200,3 +201,21 @@ def test_windows_of_the_packaged_text():
             break
     assert all(1 < len(w.ids) <= 129 and w.ids[0] == BOS for w in found)
     assert len({w.document.split(":")[0] for w in found}) > 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts, st.integers(1, 20), st.sampled_from(["first", "last", "every:1", "every:3"]), st.booleans())
+def test_positions_that_count(texts, context, positions, bos):
+    """Those of the windows of all positions, chosen one by one; windows left with none are left out."""
+    config = Windowing(context_size=context, prepend_bos=bos, shuffle_buffer=0)
+    expected = []
+    for window in cut(texts, config):
+        there = [i for i in range(window.prefix, len(window.ids)) if window.ids[i] not in SPECIAL_IDS]
+        if positions.startswith("every"):
+            there = [i for i in there if window.positions[i] % int(positions[6:]) == 0]
+        else:
+            there = there[:1] if positions == "first" else there[-1:]
+        if there:
+            expected.append((*key(window), there))
+    found = cut(texts, config.model_copy(update={"positions": positions}))
+    assert [(*key(window), np.flatnonzero(window.counts).tolist()) for window in found] == expected

@@ -34,7 +34,7 @@ _ANNOTATED_TOKENS = 100_000  # where none are kept, on a cluster
         "percentiles": {"spelled": "--percentile", "parser": options.percentiles, "metavar": "NUMBERS", "kind": Any}
         | {"default": ",".join(f"{p:g}" for p in BuildRequest.model_fields["percentiles"].default)},
         "prepend_bos": {"spelled": "--bos/--no-bos"},
-        "positions": {"kind": str},
+        "roles": {"kind": str, "parser": options.names, "metavar": "NAMES", "default": ""},
     },
     counts=("max_tokens", "saturation_window", *_CALIBRATION),
     panels={

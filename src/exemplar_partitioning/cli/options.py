@@ -40,6 +40,11 @@ def percentiles(text: str) -> list[float]:
     return [percentile(part.strip()) for part in text.split(",")]
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def regions(text: str) -> list[int]:
     """Numbers of regions, separated by commas."""
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -41,15 +41,15 @@ class Place:
     site: Site
     context_size: int
     prepend_bos: bool
-    positions: Literal["all", "last"] = "all"
+    positions: str = "all"
 
     @classmethod
     def of(cls, dictionary: StoredDictionary, loaded: LoadedModel) -> Place:
         """The place a dictionary was built at; raises EPError if the model is another one."""
         check_model(dictionary, loaded)
-        text = dictionary.config.text
+        cut = dictionary.config.text.windowing
         site = resolve_sites(dictionary.config.site.name, loaded.architecture)[0]
-        return cls(loaded, site, text.context_size, text.prepend_bos, text.positions)
+        return cls(loaded, site, cut.context_size, cut.prepend_bos, cut.positions)
 
     def window(self, ids: list[int] | np.ndarray) -> np.ndarray:
         """Token ids with the BOS in front, if windows have one here."""

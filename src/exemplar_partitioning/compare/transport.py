@@ -93,8 +93,8 @@ def transport(
     chosen = resolve_sites(site or a.config.site.name, loaded.architecture)
     if len(chosen) != 1:
         raise EPError(f"{site!r} names {len(chosen)} sites; a dictionary is carried to one at a time")
-    text = a.config.text
-    place = Place(loaded, chosen[0], text.context_size, text.prepend_bos, text.positions)
+    text, cut = a.config.text, a.config.text.windowing
+    place = Place(loaded, chosen[0], cut.context_size, cut.prepend_bos, cut.positions)
     folder = new_place(out, str(place.site), a.config.calibration.percentile)
     if keep_center and loaded.info.d_model != a.d_model:
         raise EPError(
@@ -111,7 +111,7 @@ def transport(
         center, calibration = _calibrated(embedded.sample_nd, a.config.calibration)
         how = f"calibrated on {len(embedded.sample_nd):,} activations of the exemplars' windows"
     e_kd = directions(torch.from_numpy(embedded.x_kd), center, strict=True).exact.float()
-    config = Config(
+    config = Config.stating_its_version(
         model=ModelRecord(**asdict(loaded.info)),
         site=SiteRecord.of(place.site, loaded.architecture),
         text=text.model_copy(update={"bos_id": bos_id(loaded) if text.prepend_bos else None}),

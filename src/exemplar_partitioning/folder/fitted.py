@@ -104,6 +104,7 @@ def _write(
             chat=False,
             template_date=None,
             positions="all",
+            roles=(),
         ),
         calibration=CalibrationRecord(
             percentile=percentile,

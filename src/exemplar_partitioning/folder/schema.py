@@ -132,10 +132,13 @@ class TextRecord(_Part):
         exclude_if=lambda date: date is None,
         description="day (ISO) that the chat template was told it is; absent if it does not ask",
     )
-    positions: Literal["all", "last"] = Field(
+    positions: str = Field(
         "all",
         exclude_if=lambda positions: positions == "all",
-        description="tokens of a window whose activations count",
+        description="tokens of a window whose activations count: all, first, last, or every:N of a document",
+    )
+    roles: tuple[str, ...] = Field(
+        (), exclude_if=lambda roles: not roles, description="who says the tokens that count; absent: anyone"
     )
 
     @property
@@ -218,8 +221,10 @@ class Config(_Part):
     def stating_its_version(cls, **parts: Any) -> Config:
         """A configuration with the lowest version of the schema that can say all of it."""
         config = cls(**parts)
-        given = config.model.fingerprint is None or config.text.context_size is None
-        return config.model_copy(update={"schema_version": "1.1"}) if given else config
+        text = config.text
+        given = config.model.fingerprint is None or text.context_size is None
+        newer = given or text.positions not in ("all", "last") or text.roles
+        return config.model_copy(update={"schema_version": "1.1"}) if newer else config
 
 
 def json_schema() -> dict[str, Any]:

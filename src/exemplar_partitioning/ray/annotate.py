@@ -27,7 +27,7 @@ def on(ray: Ray) -> Gathering:
     """The workers of a cluster, who gather as one process would."""
 
     def gather(job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress) -> Generator[Sequence[Chunk]]:
-        context = job.dictionaries[0].config.text.context_size
+        context = job.dictionaries[0].config.text.windowing.context_size
         with team(ray, AnnotationWorker, job.reader.model, job.sites, context_size=context) as pool:
             known = [
                 (d.config.site.name, Dictionary(d.center.cpu(), d.exemplars.cpu(), d.threshold, d.device))

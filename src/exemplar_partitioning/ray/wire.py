@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from ..errors import DataError
 from ..stream import Chunk
@@ -45,20 +45,23 @@ class Windows:
     ids: Int32[np.ndarray, " t"]
     lengths: Int32[np.ndarray, " w"]
     special_ids: frozenset[int]
-    last_only: bool
+    counts: Bool[np.ndarray, " t"]
 
     @classmethod
     def of(cls, chunk: Chunk) -> Windows:
         ids = [window.ids for window in chunk.windows]
         lengths = np.array([len(each) for each in ids], np.int32)
-        return cls(np.concatenate(ids), lengths, chunk.special_ids, chunk.last_only)
+        counts = np.zeros(lengths.sum(), bool)
+        counts[chunk.kept] = True
+        return cls(np.concatenate(ids), lengths, chunk.special_ids, counts)
 
     @property
     def chunk(self) -> Chunk:
         """The chunk, as far as extraction wants to know it."""
         ends = np.cumsum(self.lengths)[:-1]
-        cut = [Window("", 0, ids, 0) for ids in np.split(self.ids, ends)]
-        return Chunk(cut, self.special_ids, len(self.ids), 0, "", None, self.last_only)
+        parts = zip(np.split(self.ids, ends), np.split(self.counts, ends), strict=True)
+        cut = [Window("", 0, ids, 0, counts) for ids, counts in parts]
+        return Chunk(cut, self.special_ids, len(self.ids), 0, "", None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -41,9 +41,16 @@ class Windowing(Settings):
         exclude_if=lambda date: date is None,
         description="The day that a chat template is told it is, where it asks: the first day of a build.",
     )
-    positions: Literal["all", "last"] = Field(
+    positions: str = Field(
         default="all",
-        description="Tokens that count: all, or the last of every window: with chat, where the answer begins.",
+        pattern=r"^(all|first|last|every:[1-9]\d*)$",
+        description="Tokens that count: all; the first or last of every window: with chat, where the answer begins; "
+        "every:8, those at every eighth place of a document.",
+    )
+    roles: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda roles: not roles,
+        description="Of conversations, only tokens that these say count, e.g. assistant; needs chat.",
     )
     shuffle_buffer: int = Field(
         default=10_000, ge=0, description="Windows held back to be read in random order; 0 keeps theirs."
@@ -55,6 +62,12 @@ class Windowing(Settings):
     def _templates_have_a_bos(cls, values: Any) -> Any:
         return {**values, "prepend_bos": False} if isinstance(values, dict) and values.get("chat") is True else values
 
+    @model_validator(mode="after")
+    def _roles_are_of_chats(self) -> Self:
+        if self.roles and not self.chat:
+            raise ValueError("roles are of conversations in a chat template: give chat=True (--chat) too")
+        return self
+
     @property
     def windowing(self) -> Windowing:
         """These settings alone."""
@@ -62,8 +75,9 @@ class Windowing(Settings):
 
     def __str__(self) -> str:
         bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
+        said = f" of {', '.join(self.roles)}" if self.roles else ""
         order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
-        return f"{self.context_size} tokens, {bos}, {self.positions} positions, {order}"
+        return f"{self.context_size} tokens, {bos}, {self.positions} positions{said}, {order}"
 
 
 def ordered(settings: type[BaseModel]) -> dict[str, FieldInfo]:

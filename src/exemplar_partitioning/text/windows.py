@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EPError
-from .chat import in_template, rendered
+from .chat import in_template, rendered, tokens_and_roles
 from .conversations import Conversation
 from .readers import Document
 from .windowing import Windowing
@@ -20,7 +20,8 @@ PIECE_CHARACTERS = 250_000
 BATCH_CHARACTERS = 250_000
 BATCH_TEXTS = 1_024
 
-Piece = tuple[Document, bool, np.ndarray]  # of a document, whether it is the first, its ids
+# Of a document: whether it is the first, its ids, and which of them may count.
+Piece = tuple[Document, bool, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,14 @@ class Window:
 
     `ids` is int32 [n]. `start` is the offset in the document, in tokens, of the first one that is the
     document's own: `ids[prefix]`, where `prefix` (0 or 1) counts the BOS put before it.
+    `counts`, bool [n], tells which tokens count; None: all that are not special.
     """
 
     document: str
     start: int
     ids: np.ndarray
     prefix: int
+    counts: np.ndarray | None = None
 
     @property
     def positions(self) -> np.ndarray:
@@ -63,7 +66,7 @@ def windows(
         EPError: a document begins with BOS, and another is to be prepended; or it is a conversation, without chat.
     """
     w = windowing
-    cut = partial(_cut, size=w.context_size, prepend_bos=w.prepend_bos, bos_id=bos_id, special_ids=special_ids)
+    cut = partial(_cut, windowing=w, bos_id=bos_id, special_ids=special_ids)
     batches = _tokenised(documents, tokenizer, w)
     checked = _single_bos(batches, bos_id) if w.prepend_bos else batches
     return _shuffled(_in_order(checked, cut, w.context_size), w)
@@ -76,55 +79,72 @@ def special_mask(ids: np.ndarray, special_ids: Collection[int]) -> np.ndarray:
 
 def _single_bos(pieces_of: Iterable[Piece], bos_id: int) -> Iterator[Piece]:
     """Pieces of documents none of which begins with BOS."""
-    for document, first, ids in pieces_of:
+    for document, first, ids, said in pieces_of:
         if first and len(ids) and ids[0] == bos_id:
             raise EPError(
                 f"document {document.id} begins with the BOS token (id {bos_id}) already, and another "
                 "would be prepended. Pass prepend_bos=False (--no-bos), or take it out of the text."
             )
-        yield document, first, ids
+        yield document, first, ids, said
 
 
 def _in_order(
-    pieces_of: Iterable[Piece], cut: Callable[[Document, int, np.ndarray], Iterator[Window]], size: int
+    pieces_of: Iterable[Piece], cut: Callable[[Document, int, np.ndarray, np.ndarray], Iterator[Window]], size: int
 ) -> Iterator[Window]:
     current: Document | None = None
-    start, rest = 0, np.empty(0, np.int32)
-    for document, first, ids in pieces_of:
+    start, rest, rest_said = 0, np.empty(0, np.int32), np.empty(0, bool)
+    for document, first, ids, said in pieces_of:
         if first:
             if current is not None:
-                yield from cut(current, start, rest)
-            current, start, rest = document, 0, np.empty(0, np.int32)
+                yield from cut(current, start, rest, rest_said)
+            current, start, rest, rest_said = document, 0, np.empty(0, np.int32), np.empty(0, bool)
         # A further piece of the same document joins what is left of the one before.
-        rest = np.concatenate([rest, ids])
+        rest, rest_said = np.concatenate([rest, ids]), np.concatenate([rest_said, said])
         whole = len(rest) - len(rest) % size
-        yield from cut(document, start, rest[:whole])
-        start, rest = start + whole, rest[whole:]
+        yield from cut(document, start, rest[:whole], rest_said[:whole])
+        start, rest, rest_said = start + whole, rest[whole:], rest_said[whole:]
     if current is not None:
-        yield from cut(current, start, rest)
+        yield from cut(current, start, rest, rest_said)
 
 
 def _cut(
     document: Document,
     start: int,
     ids: np.ndarray,
+    said: np.ndarray,
     *,
-    size: int,
-    prepend_bos: bool,
+    windowing: Windowing,
     bos_id: int,
     special_ids: frozenset[int],
 ) -> Iterator[Window]:
-    bos = np.array([bos_id], np.int32)
-    ordinary = ~special_mask(ids, special_ids)
+    bos, size = np.array([bos_id], np.int32), windowing.context_size
+    ordinary = _counting(~special_mask(ids, special_ids) & said, start, windowing)
     for offset in range(0, len(ids), size):
         part = slice(offset, offset + size)
         if not ordinary[part].any():
             continue
-        prefix = int(prepend_bos and ids[offset] != bos_id)
+        prefix = int(windowing.prepend_bos and ids[offset] != bos_id)
+        counts = None
+        if windowing.positions != "all" or windowing.roles:
+            counts = np.concatenate([np.zeros(prefix, bool), ordinary[part]])
         # A copy in either case: a view would keep the whole document's tokens alive in the shuffle buffer.
-        yield Window(
-            document.id, start + offset, np.concatenate([bos, ids[part]]) if prefix else ids[part].copy(), prefix
-        )
+        own = np.concatenate([bos, ids[part]]) if prefix else ids[part].copy()
+        yield Window(document.id, start + offset, own, prefix, counts)
+
+
+def _counting(ordinary: np.ndarray, start: int, windowing: Windowing) -> np.ndarray:
+    """Which tokens count, of those of a document from one on that might."""
+    rule, _, step = windowing.positions.partition(":")
+    if rule == "all":
+        return ordinary
+    if rule == "every":
+        return ordinary & (np.arange(start, start + len(ordinary)) % int(step) == 0)
+    counting = np.zeros_like(ordinary)
+    for offset in range(0, len(ordinary), windowing.context_size):
+        here = np.flatnonzero(ordinary[offset : offset + windowing.context_size])
+        if len(here):
+            counting[offset + (here[-1] if rule == "last" else here[0])] = True
+    return counting
 
 
 def _as_read(document: Document, tokenizer: Any, windowing: Windowing) -> str:
@@ -143,6 +163,9 @@ def _as_read(document: Document, tokenizer: Any, windowing: Windowing) -> str:
 
 def _tokenised(documents: Iterable[Document], tokenizer: Any, windowing: Windowing) -> Iterator[Piece]:
     """Pieces of documents, tokenised in batches."""
+    if windowing.roles:
+        yield from _said(documents, tokenizer, windowing)
+        return
     batch: list[tuple[Document, bool, str]] = []
     characters = 0
     for document in documents:
@@ -168,7 +191,24 @@ def _tokenised_batch(batch: list[tuple[Document, bool, str]], tokenizer: Any) ->
         verbose=False,  # no "longer than the maximum length": windows are cut afterwards
     )
     for (document, first, _), ids in zip(batch, encoded["input_ids"], strict=True):
-        yield document, first, np.asarray(ids, dtype=np.int32)
+        yield document, first, np.asarray(ids, dtype=np.int32), np.ones(len(ids), bool)
+
+
+def _said(documents: Iterable[Document], tokenizer: Any, windowing: Windowing) -> Iterator[Piece]:
+    """Conversations, in which only what some roles say may count. EPError if these say nothing."""
+    others, found = set[str](), False
+    for document in documents:
+        turns = document.turns or ({"role": "user", "content": document.text},)
+        ids, roles = tokens_and_roles(tokenizer, Conversation(turns, document.tools), windowing.template_date)
+        said = np.array([role in windowing.roles for role in roles], bool)
+        found = found or bool(said.any())
+        others |= {role for role in roles if role is not None}
+        yield document, True, ids, said
+    if others and not found:
+        raise EPError(
+            f"no token is of {', '.join(windowing.roles)}: the conversations have {', '.join(sorted(others))}; name "
+            "some of these with --roles (roles=)"
+        )
 
 
 def pieces(text: str, limit: int) -> Iterator[str]:
