@@ -208,7 +208,13 @@ def load(
 ) -> StoredDictionary:
     """Load a dictionary from its folder, or by site and percentile from the folder of a build.
 
-    The folder may be a repository of the hub, `org/name`, at some revision; it is downloaded once.
+    Args:
+        path: folder of a build or of one dictionary; or a repository of the hub, `org/name`, which is downloaded once.
+        site: such as resid_post.12, where the folder holds several.
+        percentile: where the folder holds several.
+        revision: branch, tag or commit of a repository.
+        device: where regions are looked for, such as cpu or cuda.
+        prefilter: dtype of the rough arithmetic before the exact one; None: what is fastest here.
 
     Raises:
         EPError: there is none, or several fit.

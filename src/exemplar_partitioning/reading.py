@@ -59,7 +59,8 @@ class TokenDecomposition:
     Attributes:
         position: offset in the text, in tokens.
         text: its own piece of the text.
-        regions, weights: in the order picked; none for special tokens and activations without a direction.
+        regions: in the order picked; none for special tokens and activations without a direction.
+        weights: of these.
         norm: length of the activation from the centre, in the units of the weights; None where there are no regions.
         left: share of that length that the regions do not make up.
     """

@@ -1,12 +1,16 @@
 """What the documents say of the code is so; the site is made of pages that exist (`make docs` builds it)."""
 
+import importlib
 import importlib.util
+import inspect
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+import exemplar_partitioning as ep
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -91,3 +95,36 @@ def test_tools_of_the_site_are_no_dependency_of_the_package_and_are_pinned():
         name = re.split(r"[^\w.-]", requirement)[0]
         assert name in pinned
         assert not any(name in other for other in project["project"]["dependencies"])
+
+
+def entries() -> set[str]:
+    """What the reference has an entry of."""
+    return set(re.findall(r"^::: (\S+)", (DOCS / "reference.md").read_text(), re.MULTILINE))
+
+
+def test_every_public_name_is_in_the_reference():
+    listed, public = entries(), [getattr(ep, name) for name in ep.__all__ if not name.startswith("__")]
+    assert len(public) > 40
+    assert {f"{thing.__module__}.{thing.__name__}" for thing in public} <= listed
+    for entry in listed:
+        module_name, _, name = entry.rpartition(".")
+        assert hasattr(importlib.import_module(module_name), name), entry
+
+
+FUNCTIONS = [name for name in ep.__all__ if inspect.isfunction(getattr(ep, name))]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_of_a_public_function_is_told_in_a_row_of_its_own(name):
+    function = getattr(ep, name)
+    [told] = re.findall(r"^Args:\n((?:    .*\n|\n)+)", inspect.getdoc(function) + "\n", re.MULTILINE)
+    rows = re.findall(r"^    \*{0,2}(\w+):", told, re.MULTILINE)
+    assert rows == list(dict.fromkeys(rows))
+    assert set(inspect.signature(function).parameters) == set(rows)
+
+
+def test_no_row_of_a_docstring_of_the_reference_names_several():
+    for entry in entries():
+        module_name, _, name = entry.rpartition(".")
+        text = inspect.getdoc(getattr(importlib.import_module(module_name), name)) or ""
+        assert not re.search(r"^    \*{0,2}\w+(, \*{0,2}\w+)+: ", text, re.MULTILINE), entry

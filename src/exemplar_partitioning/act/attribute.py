@@ -175,7 +175,8 @@ class Attribution:
         target: the two tokens that are compared.
         difference: logit of the first less that of the second.
         effects: regions at tokens, those with the largest predicted effect, of either sign, first.
-        regions, errors: predicted effects summed over all regions, and over what these leave of the text's activations.
+        regions: predicted effects summed over all regions.
+        errors: the same of what these leave of the text's activations.
         by_token: predicted effects of all regions of each token.
         splice: largest change of a logit when codes and errors take the place of the activations.
     """

@@ -36,6 +36,16 @@ def bake(
     It says what the model says under `ablate_everywhere`, without a hook: neither the embedding nor any block
     writes along the span. Save it with `save_pretrained`.
 
+    Args:
+        model: a causal language model of transformers, or what `ep.load_model` gives.
+        dictionary: whose regions they are.
+        region: one, or several, whose span is taken out.
+        basis: "exemplar" directions, "mean" ones of members, or a direction [d] of your own.
+        any_model: act on a model other than the dictionary's, of the same width.
+
+    Returns:
+        A model of the same class; the one that was given stays as it is.
+
     Raises:
         EPError: see `ablate`; and an architecture that normalises what its blocks add (Gemma), or adds position
             embeddings, where no change of the weights does the same.
@@ -72,8 +82,17 @@ def ablate_everywhere(
     """Keep the residual stream free of some regions' span, from its start to its end.
 
     Around the origin: a dictionary's centre belongs to its own site, and a stream held at that place from the
-    first block on leaves the model speechless. `bake` writes the same into the weights. Arguments and errors: see
-    `ablate`.
+    first block on leaves the model speechless. `bake` writes the same into the weights.
+
+    Args:
+        model: see `steer`.
+        dictionary: whose regions they are.
+        region: one, or several, whose span is taken out.
+        basis: "exemplar" directions, "mean" ones of members, or a direction [d] of your own.
+        any_model: act on a model other than the dictionary's, of the same width.
+
+    Raises:
+        EPError: a region that does not exist or has no direction, or another model.
     """
     module = check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis))

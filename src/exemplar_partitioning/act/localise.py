@@ -31,7 +31,8 @@ class RegionRate:
     """How often the prompts that meet a region show the behaviour.
 
     Attributes:
-        prompts, showing: that meet the region, and of them with the behaviour.
+        prompts: that meet the region.
+        showing: of them with the behaviour.
         rate: showing / prompts, with its Wilson interval (95 %).
         lift: rate over that of all prompts.
         p: probability of so high a rate by chance (one-sided, hypergeometric), corrected for the number of regions met

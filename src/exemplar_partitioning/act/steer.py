@@ -75,6 +75,9 @@ def steer(
             reads (`act.fluency.strongest`), which takes the model some tries, and its tokenizer (`ep.load_model`).
         where: see `Where`.
 
+    Returns:
+        A context manager; when it ends, nothing is left in the model.
+
     Raises:
         EPError: a region that does not exist, alpha that is not finite, or another model.
     """
@@ -95,10 +98,21 @@ def steer(
 def ablate(
     model: Any, dictionary: StoredDictionary, region: Regions, *, around: Around = "centre", **where: Unpack[Where]
 ) -> Acting:
-    """Project the span of the regions' directions out of the activations: see `steer`.
+    """Project the span of the regions' directions out of the activations.
 
-    What is projected is the part from the dictionary's "centre", which suits its own site; or, as `around` says, from
-    the "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
+    Args:
+        model: see `steer`.
+        dictionary: whose regions they are.
+        region: one, or several, whose span is taken out.
+        around: from where the projected part is counted: the dictionary's "centre", which suits its own site, or the
+            "origin", which suits other sites, whose activations lie elsewhere (Arditi et al. 2024 do so).
+        where: see `Where`.
+
+    Returns:
+        A context manager; when it ends, nothing is left in the model.
+
+    Raises:
+        EPError: a region that does not exist or has no direction, or another model.
     """
     q_rd = orthonormal(_directions(dictionary, region, where))
     return _act(model, dictionary, edits.off(q_rd, _point(dictionary, around)), where)
@@ -107,15 +121,40 @@ def ablate(
 def project(
     model: Any, dictionary: StoredDictionary, region: Regions, *, around: Around = "centre", **where: Unpack[Where]
 ) -> Acting:
-    """Keep nothing but the span of the regions' directions: see `steer`, and for `around` see `ablate`."""
+    """Keep nothing but the span of the regions' directions.
+
+    Args:
+        model: see `steer`.
+        dictionary: whose regions they are.
+        region: one, or several, whose span is kept.
+        around: the point from which the part outside the span is removed, "centre" or "origin": see `ablate`.
+        where: see `Where`.
+
+    Returns:
+        A context manager; when it ends, nothing is left in the model.
+
+    Raises:
+        EPError: see `ablate`.
+    """
     q_rd = orthonormal(_directions(dictionary, region, where))
     return _act(model, dictionary, edits.onto(q_rd, _point(dictionary, around)), where)
 
 
 def swap(model: Any, dictionary: StoredDictionary, region: Regions, towards: Regions, **where: Unpack[Where]) -> Acting:
-    """Off the span of some regions, towards the mean of others within that span: see `steer`.
+    """Off the span of some regions, towards the mean of others within that span.
 
-    The target is the mean of the other regions' directions at the typical distance from the centre.
+    Args:
+        model: see `steer`.
+        dictionary: whose regions they are.
+        region: one, or several, whose span is exchanged.
+        towards: one, or several; the target is the mean of their directions at the typical distance from the centre.
+        where: see `Where`.
+
+    Returns:
+        A context manager; when it ends, nothing is left in the model.
+
+    Raises:
+        EPError: see `ablate`.
     """
     q_rd, towards_rd = (_directions(dictionary, regions, where) for regions in (region, towards))
     target_d = dictionary.center + dictionary.typical_radius * towards_rd.mean(dim=0)
@@ -123,7 +162,21 @@ def swap(model: Any, dictionary: StoredDictionary, region: Regions, towards: Reg
 
 
 def clamp(model: Any, dictionary: StoredDictionary, region: int, value: float, **where: Unpack[Where]) -> Acting:
-    """Set the component along a region's direction, from the centre, to `value` typical residual norms: see `steer`."""
+    """Set the component along a region's direction to a value.
+
+    Args:
+        model: see `steer`.
+        dictionary: whose regions they are.
+        region: along whose direction.
+        value: of the component, counted from the centre, in units of `dictionary.typical_norm`.
+        where: see `Where`.
+
+    Returns:
+        A context manager; when it ends, nothing is left in the model.
+
+    Raises:
+        EPError: a value that is not finite; and see `ablate`.
+    """
     if not math.isfinite(value):
         raise EPError(f"value is {value}; expected a finite number of typical residual norms")
     v_d = _directions(dictionary, region, where)[0]

@@ -44,17 +44,41 @@ Operation = Literal["union", "difference", "intersection", "merge"]
 
 
 def union(a: Dictionary, b: Dictionary) -> Dictionary:
-    """Regions of a, then those of b that a lacks. Raises EPError for another centre or threshold."""
+    """Regions of a, then those of b that a lacks.
+
+    Args:
+        a: a dictionary.
+        b: another, with the same centre and threshold.
+
+    Raises:
+        EPError: another centre or threshold.
+    """
     return _combined("union", a, b)[0]
 
 
 def difference(a: Dictionary, b: Dictionary) -> Dictionary:
-    """Regions of a that b lacks; perhaps none. Raises EPError for another centre or threshold."""
+    """Regions of a that b lacks; perhaps none.
+
+    Args:
+        a: a dictionary.
+        b: another, with the same centre and threshold.
+
+    Raises:
+        EPError: another centre or threshold.
+    """
     return _combined("difference", a, b)[0]
 
 
 def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
-    """Regions of a that b has, with a's exemplars; perhaps none. Raises EPError for another centre or threshold."""
+    """Regions of a that b has, with a's exemplars; perhaps none.
+
+    Args:
+        a: a dictionary.
+        b: another, with the same centre and threshold.
+
+    Raises:
+        EPError: another centre or threshold.
+    """
     return _combined("intersection", a, b)[0]
 
 
@@ -77,7 +101,12 @@ class Merged:
 def merge(a: StoredDictionary, b: StoredDictionary) -> Merged:
     """The union of two builds of one model and site that were calibrated apart; see the module for its bound.
 
-    Raises EPError for another model or site, or where lengths leave the activations of b's exemplars open.
+    Args:
+        a: whose centre and threshold the result has.
+        b: another build of the same model and site.
+
+    Raises:
+        EPError: another model or site, or lengths that leave the activations of b's exemplars open.
     """
     _check_space(a, b)
     alpha = math.acos(1 - min(a.threshold, 2)) + math.acos(1 - min(b.threshold, 2))
@@ -109,10 +138,19 @@ def coverage(dictionary: Dictionary, x_nd: Float[Tensor, "n d"] | np.ndarray) ->
 
 
 def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out: str | Path) -> StoredDictionary:
-    """Write the result of an operation as a dictionary, to `<out>/<site>/p<percentile>` of a's.
+    """Write the result of an operation as a dictionary, in which every region keeps where it was observed.
 
-    Every region keeps where its exemplar was observed. Raises EPError where the operation is not defined, the
-    result holds no region, or the folder exists.
+    Args:
+        operation: "union", "difference", "intersection" or "merge", as the functions of these names.
+        a: a dictionary.
+        b: another one.
+        out: folder to write; the dictionary is `<out>/<site>/p<percentile>`, named as a's.
+
+    Returns:
+        The dictionary that was written.
+
+    Raises:
+        EPError: the operation is not defined for these, the result holds no region, or the folder exists.
     """
     if operation not in get_args(Operation):
         raise EPError(f"the operation is {operation!r}; expected one of {', '.join(get_args(Operation))}")

@@ -36,8 +36,10 @@ class Matching:
 
     Attributes:
         basis: directions compared: exemplars, or mean directions of the members.
-        regions_a, regions_b: regions that take part; all, but for regions without members where means are compared.
-        nearest_k, cosine_k: for each region of a that takes part, its nearest of b; nearest_l, cosine_l the other way.
+        regions_a: regions that take part; all, but for regions without members where means are compared.
+        regions_b: the same of b.
+        nearest_k: for each region of a that takes part, its nearest of b; nearest_l the other way.
+        cosine_k: with that; cosine_l the other way.
         pairs: one to one. Indices are of regions.
         nulls: what best matches are like without correspondence (compare/nulls.py).
         null: the one that decides.
@@ -45,7 +47,9 @@ class Matching:
         raw_k: cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not
             known.
         rebuild_k: cosine of each region of a with its nearest in a rebuild of a, if one was given.
-        tokens, overlap, coverage: on a common text, if one was given; coverage is the share of tokens within theta.
+        tokens: of a common text, if one was given.
+        overlap: members shared on that text.
+        coverage: share of its tokens within theta, in a and in b.
     """
 
     a: StoredDictionary

@@ -76,8 +76,10 @@ class RoundTrip:
     """Round trips between two dictionaries.
 
     Attributes:
-        from_a, from_b: trips that begin in a region of either.
-        text_a, text_b: the same trips through texts.
+        from_a: trips that begin in a region of a.
+        from_b: in one of b.
+        text_a: the same trips as from_a, through texts.
+        text_b: as from_b.
         returned_k: for each region of a, whether its trip returned.
         units: how many there were, and of which kind.
     """

@@ -33,7 +33,8 @@ class Measure:
     """One number between two spaces beside its permutation null.
 
     Attributes:
-        null_mean, null_high: mean and largest of the permutations.
+        null_mean: mean of the permutations.
+        null_high: largest of them.
         p: (1 + permutations that reach it) / (1 + all).
     """
 
@@ -109,7 +110,15 @@ class Drift:
 def drift(a: StoredDictionary, b: StoredDictionary) -> Drift:
     """How far each region moved; b is a transport of a to a model of the same width, such as a later checkpoint.
 
-    Raises EPError for another width or other regions.
+    Args:
+        a: a dictionary.
+        b: the same regions elsewhere, as `ep.transport` writes them.
+
+    Returns:
+        Cosines of every region with itself, beside those of different regions.
+
+    Raises:
+        EPError: another width or other regions.
     """
     _check(a, b)
     if a.d_model != b.d_model:
@@ -133,7 +142,14 @@ def structure(
 ) -> Structure:
     """Whether regions lie to each other in b as they do in a; b is a transport of a, to any width.
 
-    For the share of tokens that stay in their region, give a text read at both places (`common_tokens`).
+    Args:
+        a: a dictionary.
+        b: the same regions elsewhere, as `ep.transport` writes them.
+        tokens: of a text read at both places (`common_tokens`), for the share that stay in their region.
+        seed: of the permutations, and of the regions compared where there are very many.
+
+    Returns:
+        Each measure of agreement beside what permuted regions have.
 
     Raises:
         EPError: other regions, or fewer than three.

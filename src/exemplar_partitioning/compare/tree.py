@@ -113,9 +113,13 @@ class Tree:
 
 
 def tree(dictionaries: list[StoredDictionary]) -> Tree:
-    """The tree of dictionaries of one site and stream, in any order.
+    """The tree of dictionaries of one site and stream.
 
-    Raises EPError for fewer than two, or another model, site or centre.
+    Args:
+        dictionaries: two or more percentiles, in any order.
+
+    Raises:
+        EPError: fewer than two, or another model, site or centre.
     """
     if len(dictionaries) < 2:
         raise EPError(f"a tree takes dictionaries of at least two percentiles; got {len(dictionaries)}")

@@ -43,8 +43,8 @@ class Dictionary:
         center: [d] float32, subtracted before anything else.
         exemplars: [k, d] float32 unit directions; row i anchors region i.
         threshold: cosine distance within which an activation counts as covered.
-        device, prefilter: where and with which products nearest exemplars are searched; results do
-            not depend on either (law L2).
+        device: where nearest exemplars are searched; results do not depend on it.
+        prefilter: dtype of the rough products before the exact ones; results do not depend on it.
 
     Methods take activations as they are held ([d], [n, d] or [batch, tokens, d]; see `core.intake`) and
     answer with the same leading axes: tensors (on the CPU) for a tensor, arrays for all else. A row that is

@@ -55,7 +55,9 @@ class Evaluation:
 
     Attributes:
         outlier_coordinates: how many fvu_without_outliers leaves out.
-        ce_clean, ce_zero, ce_mean: cross-entropy of the model as it is, and with zeros or the mean spliced in.
+        ce_clean: cross-entropy of the model as it is.
+        ce_zero: with zeros spliced in.
+        ce_mean: with the mean spliced in.
     """
 
     dictionary: str

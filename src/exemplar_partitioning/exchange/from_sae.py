@@ -81,6 +81,12 @@ class SparseAutoencoder:
 def load_sae(path: str | Path) -> SparseAutoencoder:
     """Read an autoencoder from its folder, or from a params file of Gemma Scope.
 
+    Args:
+        path: folder that SAELens or sparsify wrote; or params.npz, params.safetensors, or the folder of one.
+
+    Returns:
+        Its tensors, with `encode` and `decode`.
+
     Raises:
         EPError: no such files, or an architecture that is none of relu, topk, jumprelu and batchtopk.
         DataError: files that are damaged or do not fit together.

@@ -31,9 +31,18 @@ def is_repository(name: object) -> bool:
 
 
 def push(path: str | Path, repository: str, *, private: bool = False, message: str = "Add dictionaries") -> str:
-    """Upload all dictionaries in a folder, in one commit, with a card; returns the address of the commit.
+    """Upload all dictionaries in a folder, in one commit, with a card.
 
     Dictionaries hold excerpts of the text they were built from; the card says so.
+
+    Args:
+        path: folder of a build, or of one dictionary.
+        repository: `owner/name`; made if there is none.
+        private: whether one that is made here is private.
+        message: of the commit.
+
+    Returns:
+        Address of the commit.
 
     Raises:
         EPError: no such folder, a name that is none, or no right to write there.

@@ -99,10 +99,12 @@ class DocumentNovelty:
         score: mean over them of the detector's score, in standard deviations of ordinary documents of that length.
         p: how many ordinary documents score as much.
         flagged: whether that is at most the rate of false alarms.
-        distance, beyond: mean over the tokens.
+        distance: mean over the tokens.
+        beyond: mean over the tokens.
         flagged_tokens: share of them.
         passage: the tokens.
-        p_n, flagged_n: their p-values, and which are at most the rate of false alarms for tokens.
+        p_n: p-values of the tokens.
+        flagged_n: which of these are at most the rate of false alarms for tokens.
     """
 
     document: str
