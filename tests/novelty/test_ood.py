@@ -8,6 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import betabinom
 
@@ -19,7 +21,7 @@ from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.files import unsealed
 from exemplar_partitioning.folder import dictionary as store
-from exemplar_partitioning.novelty.conformal import POINTS, Tail, fewest
+from exemplar_partitioning.novelty.conformal import POINTS, Tail, fewest, sure_level
 from exemplar_partitioning.novelty.detector import Detector, Scale
 from exemplar_partitioning.novelty.scores import SCORES, SHARPNESS, token_scores
 
@@ -276,6 +278,21 @@ class TestDetector:
             Detector.read(d)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.5, 0.9, 0.99]), st.integers(1, 700))
+def test_confidence_is_the_share_of_fits_that_keep_to_the_rate(rate, confidence, n):
+    level = sure_level(rate, confidence, n)
+    assert (level > 0) == (n >= fewest(rate, confidence))
+    if not level:
+        return
+    # the flagged share of a fit with continuous scores: one minus the m-th largest of n uniform scores
+    m, fits = round(level * (n + 1)), 4000
+    flagged = np.random.default_rng(n).beta(m, n + 1 - m, size=fits)
+    slack = 4 * np.sqrt(confidence * (1 - confidence) / fits)
+    assert (flagged <= rate).mean() >= confidence - slack
+    assert (np.random.default_rng(n).beta(m + 1, n - m, size=fits) <= rate).mean() <= confidence + slack
+
+
 @pytest.mark.packaged
 def test_false_alarms_are_kept_on_real_text(tmp_path):
     """SmolLM2 and the packaged text, its documents divided at random between build, fit and test."""
@@ -305,9 +322,9 @@ class TestCommand:
         code, _, said = command("ood", "score", d.path, strange, *model)
         assert code == 2 and "has no detector yet: run `ep ood fit" in said
         code, shown, _ = command("ood", "fit", d.path, calm, "--false-alarms", 0.05, *model)
-        assert code == 0 and "at most 0.05 will be flagged" in shown
+        assert code == 0 and "0.05 on average over fits will be flagged" in shown
         code, shown, _ = command("ood", "score", d.path, strange, "--tokens", *model)
-        assert code == 0 and "flagged" in shown and "6 documents flagged; of ordinary ones, at most 0.05" in shown
+        assert code == 0 and "flagged" in shown and "6 documents flagged; of ordinary ones, 0.05 on average" in shown
         assert "\u202e" not in shown and "\x1b[31m \ufffd" not in shown and "\u00ab" in shown
         code, shown, _ = command("ood", "score", d.path, strange, "--tokens", "--json", *model)
         found = json.loads(shown)
@@ -316,6 +333,19 @@ class TestCommand:
         assert first["tokens"] == len(first["each_token"]) and first["document"] == "strange.jsonl:0"
         assert "".join(token["text"] for token in first["each_token"]) == novel(5, 1)[0]
         assert first["flagged_tokens"] == pytest.approx(np.mean([t["flagged"] for t in first["each_token"]]), abs=1e-4)
+
+    def test_with_confidence(self, tiny, tiny_folder, tmp_path, command):
+        d, _ = tiny
+        calm = tmp_path / "calm.jsonl"
+        calm.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(80, seed=6)))
+        options = ["--model", tiny_folder, "--false-alarms", 0.1]
+        code, shown, _ = command("ood", "fit", d.path, calm, *options, "--confidence", 0.95)
+        assert code == 0 and "at most 0.1 (95% of fits keep to it) will be flagged" in shown
+        assert Detector.read(d).record.false_alarms < 0.1 and Detector.read(d).record.sure.rate == 0.1
+        code, _, said = command("ood", "fit", d.path, calm, *options, "--confidence", 0.9999)
+        assert code == 2 and "calm.jsonl has 80 documents" in said and "at least 117" in said
+        code, _, said = command("ood", "fit", d.path, calm, *options, "--confidence", 1)
+        assert code == 2 and "a confidence is a share between 0 and 1" in said
 
     def test_too_little_text(self, tiny, tiny_folder, tmp_path, command):
         d, _ = tiny

@@ -33,6 +33,12 @@ def fit(
     token_false_alarms: Annotated[
         float | None, typer.Option(help="Share of their tokens that may be.", show_default="the same")
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep --false-alarms in this share of fits, not on average over fits.", show_default="average"
+        ),
+    ] = None,
     by: Annotated[
         str, typer.Option(help="Score of a token: surprise, distance, beyond or margin; a document's is their mean.")
     ] = "surprise",
@@ -47,7 +53,8 @@ def fit(
 ) -> None:
     """Fit a detector on ordinary text and keep it in the dictionary's folder, as ood.json.
 
-    Of documents like these, no larger share than --false-alarms will be flagged, whatever the scores are like.
+    Of documents like these, --false-alarms will be flagged on average over fits, whatever the scores are like: about
+    half of all fits flag more. With --confidence 0.95, 95 % of fits flag no more.
     """
     from ..novelty.detector import Detector
     from .display import steps
@@ -61,6 +68,7 @@ def fit(
             options.reader(dictionary.path, model, trust_remote_code),
             false_alarms=false_alarms,
             token_false_alarms=token_false_alarms,
+            confidence=confidence,
             score=by,
             max_tokens=max_tokens,
             seed=seed,
@@ -73,7 +81,7 @@ def fit(
     record, on = detector.record, detector.record.fitted_on
     console().print(
         f"Fitted on {counted(on.documents, 'document')}, {counted(on.tokens, 'token')} of {on.source}: of such "
-        f"documents at most {record.false_alarms:g} will be flagged, of their tokens {record.token_false_alarms:g}.\n"
+        f"documents {_promise(detector)} will be flagged, of their tokens {record.token_false_alarms:g} on average.\n"
         f"Kept in {written}\n\nNext:\n  ep ood score {dictionary.path} TEXT",
         soft_wrap=True,
     )
@@ -181,8 +189,16 @@ def _print(judged: Any, detector: Detector, tokenizer: Any) -> None:
         )
         if tokenizer is not None:
             out.print(_tokens_shown(row, tokenizer))
-    rate = detector.record.false_alarms
-    out.print(f"{flagged:,} of {counted(documents, 'document')} flagged; of ordinary ones, at most {rate:g} would be")
+    promise = _promise(detector)
+    out.print(f"{flagged:,} of {counted(documents, 'document')} flagged; of ordinary ones, {promise} would be")
+
+
+def _promise(detector: Detector) -> str:
+    """How many ordinary documents are flagged."""
+    sure = detector.record.sure
+    if sure is None:
+        return f"{detector.record.false_alarms:g} on average over fits"
+    return f"at most {sure.rate:g} ({sure.confidence:.0%} of fits keep to it)"
 
 
 def _tokens_shown(row: DocumentNovelty, tokenizer: Any) -> Any:

@@ -60,6 +60,21 @@ class Tail(BaseModel):
         return np.round((1 + self.documents * share_n) / (1 + self.documents), 12)  # 5 of 100 are 0.05
 
 
-def fewest(rate: float) -> int:
-    """Documents of calibration below which no p-value is as small as the rate."""
+def fewest(rate: float, confidence: float | None = None) -> int:
+    """Documents of calibration below which no p-value is as small as the rate, or as `sure_level`."""
+    if confidence is not None:
+        return int(np.ceil(np.log1p(-confidence) / np.log1p(-rate) - 1e-9))
     return int(np.ceil(1 / rate - 1 - 1e-9))
+
+
+def sure_level(rate: float, confidence: float, documents: int) -> float:
+    """A level for p-values that keeps the false alarms of *this* calibration at a rate, with some confidence.
+
+    At level a they are a on average over calibrations, and more than a in nearly half of these. With m of n documents
+    at the level or above, the share of new documents that reach it is Beta(m, n + 1 - m) (Vovk 2012, conditional
+    validity; ties only lower it). So m is the largest for which that stays within the rate with the confidence.
+    0 if there are too few documents.
+    """
+    from scipy.stats import binom
+
+    return round(float(binom.ppf(1 - confidence, documents, rate)) / (documents + 1), 12)

@@ -25,7 +25,7 @@ from ..folder.schema import validated
 from ..models.load import LoadedModel
 from ..reading import model_of
 from ..text.documents import DocumentSource, Sources
-from .conformal import Tail, fewest
+from .conformal import Tail, fewest, sure_level
 from .passages import Passage, passages
 from .scores import SHARPNESS, Novelty, Score, check_score, token_scores
 
@@ -71,6 +71,15 @@ class FittedOn(BaseModel):
     seed: int = Field(description="of the split in two parts")
 
 
+class Sure(BaseModel):
+    """What was asked for with a confidence: of fits to such documents, so large a share keeps to the rate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: float = Field(gt=0, lt=1, description="share of ordinary documents to be flagged at most")
+    confidence: float = Field(gt=0, lt=1)
+
+
 class _Record(BaseModel):
     """ood.json."""
 
@@ -82,8 +91,9 @@ class _Record(BaseModel):
     evidence: str = Field(description="sha256 of the annotation's means.safetensors")
     score: Score
     sharpness: float
-    false_alarms: float = Field(gt=0, lt=1, description="share of ordinary documents to be flagged at most")
+    false_alarms: float = Field(gt=0, lt=1, description="a document is flagged when its p-value is at most this")
     token_false_alarms: float = Field(gt=0, lt=1)
+    sure: Sure | None = Field(default=None, exclude_if=lambda sure: sure is None)
     fitted_on: FittedOn
     scale: Scale
     documents: Tail
@@ -135,6 +145,7 @@ class Detector:
         *,
         false_alarms: float = 0.01,
         token_false_alarms: float | None = None,
+        confidence: float | None = None,
         score: str = "surprise",
         max_tokens: int = MAX_TOKENS,
         field: str = "text",
@@ -146,8 +157,9 @@ class Detector:
             dictionary: annotated.
             texts: as for `Detector.score`.
             model: as there.
-            false_alarms: share of ordinary documents that may be flagged.
+            false_alarms: share of ordinary documents that may be flagged, on average over fits to such documents.
             token_false_alarms: of tokens, every document counting alike; by default the same.
+            confidence: share of such fits that keep to the rate for documents, each by itself; None for the average.
             score: one of SCORES; a document's is the mean over its tokens.
             max_tokens: of text to read.
             field: column or key that holds the text.
@@ -161,16 +173,20 @@ class Detector:
         for rate in rates:
             if not 0 < rate < 1:
                 raise EPError(f"a rate of false alarms is a share between 0 and 1, such as 0.01; got {rate:g}")
+        if confidence is not None and not 0 < confidence < 1:
+            raise EPError(f"a confidence is a share between 0 and 1, such as 0.95; got {confidence:g}")
         chosen = check_score(score)
         source = texts if isinstance(texts, DocumentSource) else documents_of(texts, field=field)
         read = list(passages(dictionary, model_of(dictionary, model), source, max_tokens))
-        _check_enough(source.name, len(read), min(rates))
+        _check_enough(source.name, len(read), max(fewest(min(rates)), fewest(false_alarms, confidence)), min(rates))
         _check_new(dictionary, source.name, read)
         documents = [passage.novelty.by(chosen) for passage in read]
         order = np.random.default_rng(seed).permutation(len(documents))
         learn = [documents[i] for i in order[: len(order) // _LEARN]]
         ranked = [documents[i] for i in order[len(order) // _LEARN :]]
         scale = Scale.of(learn)
+        sure = None if confidence is None else Sure(rate=false_alarms, confidence=confidence)
+        level = false_alarms if confidence is None else sure_level(false_alarms, confidence, len(ranked))
         return cls(
             dictionary,
             _Record(
@@ -178,8 +194,9 @@ class Detector:
                 evidence=_evidence(dictionary),
                 score=chosen,
                 sharpness=SHARPNESS,
-                false_alarms=rates[0],
+                false_alarms=level,
                 token_false_alarms=rates[1],
+                sure=sure,
                 fitted_on=FittedOn(
                     source=source.name, documents=len(documents), tokens=sum(map(len, documents)), seed=seed
                 ),
@@ -270,9 +287,9 @@ def _evidence(dictionary: StoredDictionary) -> str:
     return dictionary.annotation.record.files["means.safetensors"].sha256
 
 
-def _check_enough(name: str, documents: int, rate: float) -> None:
-    """Enough documents for a p-value as small as the rate, and some to set the scale."""
-    needed = max(_LEARN, _LEARN * (fewest(rate) - 1) // (_LEARN - 1) + 1)
+def _check_enough(name: str, documents: int, ranked: int, rate: float) -> None:
+    """Enough documents to rank new ones among, and some to set the scale."""
+    needed = max(_LEARN, _LEARN * (ranked - 1) // (_LEARN - 1) + 1)
     if documents < needed:
         raise EPError(
             f"{name} has {documents:,} documents with text within the token budget; to keep false alarms at {rate:g} "
