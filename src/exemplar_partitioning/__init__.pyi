@@ -2,6 +2,8 @@ from .act.attribute import Attribution as Attribution
 from .act.attribute import attribute as attribute
 from .act.bake import ablate_everywhere as ablate_everywhere
 from .act.bake import bake as bake
+from .act.concept import Concept as Concept
+from .act.concept import concept as concept
 from .act.edits import Gate as Gate
 from .act.localise import localise as localise
 from .act.steer import ablate as ablate

@@ -16,6 +16,7 @@ from .attribute import attribute
 from .build import build
 from .check import check
 from .combine import combine
+from .concept import concept, watch
 from .decompose import decompose
 from .evaluate import evaluate
 from .explore import explore
@@ -54,6 +55,8 @@ app.command()(show)
 app.command()(search)
 app.command()(steer)
 app.command()(localise)
+app.command()(concept)
+app.command()(watch)
 app.add_typer(ood, name="ood")
 app.command()(label)
 app.command()(match)
