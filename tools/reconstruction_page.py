@@ -33,7 +33,12 @@ def rows() -> list[dict]:
 
 def parts() -> dict[str, str]:
     """Generated parts by the names in their markers."""
-    return {"reconstruction": _arms(), "reconstruction-l0": _curve(), "reconstruction-ratios": _ratios()}
+    return {
+        "reconstruction": _arms(),
+        "reconstruction-l0": _curve(),
+        "reconstruction-ratios": _ratios(),
+        "reconstruction-percentiles": _percentiles(),
+    }
 
 
 def figure_files() -> dict[Path, str]:
@@ -138,4 +143,26 @@ def _ratios() -> str:
             target = sum(row[figure][0] for row in of) / len(of)
             cells = [" and ".join(tokens_for(arm, run, figure, target) for run in (0, 1)) for arm in DIRECTIONS]
             lines.append(f"| {shown} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percentiles() -> str:
+    """Mean relative error per token at L0 32 by percentile, least and largest of three orders."""
+    small = json.loads(RESULT.with_name("small.json").read_bytes())["rows"]
+    percentiles = sorted({row["percentile"] for row in small if row["percentile"]})
+    lines = ["| percentile | directions | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
+    lines += ["|--:|--:|" + "--:|" * len(DIRECTIONS)]
+    for percentile in percentiles:
+        of = [row for row in small if row["percentile"] == percentile and row["k"] == 32]
+        sizes = [row["directions"] for row in of]
+        cells = []
+        for arm in DIRECTIONS:
+            values = [row["relative"] for row in of if row["arm"] == arm]
+            cells.append(f"{min(values):.3f} to {max(values):.3f}")
+        lines.append(f"| {percentile:g} | {min(sizes):,} to {max(sizes):,} | " + " | ".join(cells) + " |")
+    frame = [row for row in small if row["percentile"] is None and row["k"] == 32]
+    if frame:
+        sizes, values = [row["directions"] for row in frame], [row["relative"] for row in frame]
+        cells = f"| | {min(values):.3f} to {max(values):.3f} | | |"
+        lines.append(f"| 1, 2 and 4 as one | {min(sizes):,} to {max(sizes):,} {cells}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Reconstruction at full size on an accelerator: PREREGISTRATION.md of `ep_experiments/reconstruction`, part 2.
 
     python -m experiments.studies.reconstruction tokens TOKENS.npz [--tokens 20M]       # where the tokenizer is
-    python -m experiments.studies.reconstruction run TOKENS.npz MODEL.gguf --out DIR [--device cuda] [--tiny]
+    python -m experiments.studies.reconstruction run TOKENS.npz MODEL.gguf --out DIR [--device cuda] [--small]
     python -m experiments.studies.reconstruction summary FILE.json --of DIR [--of DIR ...]
 
 Token ids of the packaged text are made first, so that the machine with the accelerator needs neither text nor
@@ -58,7 +58,7 @@ class Sizes:
     percentiles: tuple[float, ...] = (0.5, 0.7, 1.0, 2.0, 4.0)
 
 
-TINY = Sizes(4_000, 6_000, 2_000, (1_000, 2_000), 300, 500, 2, 2, 64, (1, 4, 8), (1, 8), (1.0, 2.0, 4.0))
+SMALL = Sizes(40_000, 0, 30_000, (30_000,), 2_000, 4_000, 3, 1, 64, (1, 4, 16, 32))
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     options.add_argument("--tokens", default="20M")
     options.add_argument("--device", default="cuda")
     options.add_argument("--seconds", type=float, default=330)
-    options.add_argument("--tiny", action="store_true")
+    options.add_argument("--small", action="store_true", help="directions alone, for a CPU, until done")
     given = options.parse_args()
     if given.task == "tokens":
         write_tokens(given.file, round(float(given.tokens.removesuffix("M")) * 1e6))
@@ -79,7 +79,7 @@ def main() -> None:
     if given.task == "summary":
         given.file.write_bytes(to_json(summary(given.of)))
         return
-    study = Study(given, TINY if given.tiny else Sizes())
+    study = Study(given, SMALL if given.small else Sizes())
     study.run()
 
 
@@ -189,7 +189,8 @@ class Study:
             *((f"block {layer}", lambda layer=layer: self.other(layer)) for layer in OTHERS),
             ("more tokens", self.more),
         ]
-        for name, stage in stages:
+        wanted = ("curves", "grid", "variants") if self.given.small else [name for name, _ in stages]
+        for name, stage in ((name, stage) for name, stage in stages if name in wanted):
             try:
                 stage()
             except TimeoutError:
@@ -199,8 +200,6 @@ class Study:
             except Exception as error:  # what was measured is kept
                 self.say(f"{name} failed: {error!r}")
                 self.facts.setdefault("failed", {})[name] = repr(error)
-                if self.given.tiny:
-                    raise
             self.write()
         self.write()
 
@@ -442,8 +441,9 @@ class Study:
 
     def record(self, facts: dict[str, Any], measure: Measure, x_nd: Tensor, *, ce: bool) -> None:
         """One row of the results."""
+        ce = ce and not self.given.small
         sums = {"error": measure.error(x_nd)} | ({"ce": measure.ce(x_nd)} if ce else {})
-        row = facts | {"fvu": float(sums["error"].sum() / measure.total_w.sum())}
+        row = facts | {"fvu": float(sums["error"].sum() / measure.total_w.sum()), "relative": measure.relative(x_nd)}
         if ce:
             row["ce"] = float(sums["ce"].sum() / measure.count_w.sum())
         self.rows.append(row)
@@ -468,7 +468,7 @@ class Study:
 
     def check(self, needed: float) -> None:
         """Stop where the next piece would not be done in time."""
-        if time.monotonic() - self.begun + needed > self.given.seconds and not self.given.tiny:
+        if time.monotonic() - self.begun + needed > self.given.seconds and not self.given.small:
             raise TimeoutError
 
     def sync(self) -> None:

@@ -63,6 +63,11 @@ class Measure:
         """Squared errors; over total_w they are the FVU."""
         return self._by_document(((self.text.x_nd - x_nd) ** 2).sum(dim=1))
 
+    def relative(self, x_nd: Float[Tensor, "n d"]) -> float:
+        """Mean over tokens of the squared error over the square around the mean: long activations do not outweigh."""
+        around_n = ((self.text.x_nd - self.mean_d) ** 2).sum(dim=1)
+        return float((((self.text.x_nd - x_nd) ** 2).sum(dim=1) / around_n).mean())
+
     @torch.inference_mode()
     def ce(self, x_nd: Float[Tensor, "n d"] | None) -> Float64[Tensor, " w"]:
         """Cross-entropy with these in place of the activations of text tokens; clean for None. Nats, summed."""
