@@ -217,3 +217,20 @@ def test_a_hub_id_out_of_reach_names_what_needs_no_hub(tmp_path):
 def test_importing_is_light():
     loaded = run_python("import sys, exemplar_partitioning.models; print(*sys.modules)").split()
     assert not {"torch", "transformers", "gguf", "huggingface_hub", "filelock"} & set(loaded)
+
+
+def test_an_adapter_is_a_folder_of_peft(tiny_folder, tmp_path):
+    import importlib.util
+
+    with pytest.raises(EPError, match=r"there is no adapter in .*adapter_config.json"):
+        load_model(str(tiny_folder), adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere", "peft_type": "LORA"}')
+    if importlib.util.find_spec("peft") is None:
+        with pytest.raises(EPError, match="pip install peft"):
+            load_model(str(tiny_folder), adapter=tmp_path)
+
+
+def test_a_tokenizer_may_lie_elsewhere(tiny_folder):
+    own = load_model(str(tiny_folder))
+    other = load_model(str(tiny_folder), tokenizer=str(tiny_folder))
+    assert other.info.tokenizer_hash == own.info.tokenizer_hash

@@ -73,7 +73,17 @@ def build(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Whose ids: name or path.", rich_help_panel=_GIVEN, show_default=False),
+        typer.Option(
+            help="In place of the model's own, or whose the token ids are: name or path.",
+            rich_help_panel=_MACHINE,
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Adapter of PEFT to put on the model: its folder.", rich_help_panel=_MACHINE, show_default=False
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
     annotate: Annotated[
@@ -120,8 +130,8 @@ def build(
         paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
         _build_given(paths, tokens, tokenizer, out=out, annotate=annotate, as_json=as_json, asked=asked)
         return
-    if tokens or tokenizer:
-        raise typer.BadParameter("--tokens and --tokenizer belong to --activations")
+    if tokens:
+        raise typer.BadParameter("--tokens belong to --activations")
 
     import torch
 
@@ -143,7 +153,7 @@ def build(
     documents_of(source, field=field)  # a misspelt file or option must not cost the reading of the weights
     asked["keep_activations"] = "all" if keep_activations else "calibration" if annotate and ray is None else "none"
     check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
-    loaded = load_model(model, **origin, **how)
+    loaded = load_model(model, tokenizer=tokenizer, adapter=adapter, **origin, **how)
     with display(as_json, f"Building {model} into {folder}") as on_event, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
         result = api.build(loaded, source, out=folder, on_event=on_event, **pool, **asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..building.settings import DictionarySummary
     from ..stream import Event
 
+_SEVERAL = 6  # dictionaries that a line names
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 
 _DOING = {"calibrating": "calibrating", "checkpoint": "saving", "lens": "logit lens and metrics"}  # else the usual
@@ -132,9 +133,15 @@ class _Display:
             self.live.update(Group(self.progress, *([dictionaries_table(growing)] if growing else [])))
         elif event.kind != "progress" or time.monotonic() - self.last_printed > _PLAIN_SECONDS:
             self.last_printed = time.monotonic()
-            regions = "  ".join(
-                f"{s.site} percentile {s.percentile:g}: {s.k:,} regions, missing mass {s.unseen.estimate:.2%}"
-                for s in growing or ()
-            )
-            line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {regions}"
+            line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {_in_a_line(growing or ())}"
             self.print(line.rstrip())
+
+
+def _in_a_line(growing: Sequence[DictionarySummary]) -> str:
+    """Where dictionaries stand; many of them together."""
+    if len(growing) > _SEVERAL:
+        ended = sum(each.stopped is not None for each in growing)
+        return f"{len(growing)} dictionaries: {sum(each.k for each in growing):,} regions, {ended} ended"
+    return "  ".join(
+        f"{s.site} percentile {s.percentile:g}: {s.k:,} regions, missing mass {s.unseen.estimate:.2%}" for s in growing
+    )

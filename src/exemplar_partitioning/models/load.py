@@ -15,7 +15,7 @@ from .admission import admit
 from .architecture import Architecture, transformers_model
 from .identity import current_identity, special_token_ids, tokenizer_hash
 from .loaded import LoadedModel, ModelInfo
-from .source import find, looks_local, read_tokenizer
+from .source import adapted, find, looks_local, read_tokenizer
 
 __all__ = [
     "LoadedModel",
@@ -36,6 +36,7 @@ def load_model(
     model: Any,
     *,
     tokenizer: Any = None,
+    adapter: str | Path | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -46,7 +47,8 @@ def load_model(
     Args:
         model: a packaged name (see `PACKAGED_MODELS`), a transformers folder, a .gguf file, a hub id, or a
             model object, which is used as it is: of transformers, a `TransformerBridge`, or of interp-engine.
-        tokenizer: a tokenizer object; default: the model's own.
+        tokenizer: a tokenizer object, or where one is: name, folder; default: the model's own.
+        adapter: folder of an adapter of PEFT, which is put on the model.
         revision: branch, tag or commit, for a hub id only.
         dtype: "auto" (float32 on a CPU, the model's own elsewhere), "float32", "bfloat16" or "float16".
         device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps", ...
@@ -57,12 +59,20 @@ def load_model(
         DataError: files that are damaged, or do not hold all weights of the model.
         EPError: unknown model, dtype or device, or a model that does not pass the tests.
     """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = find(tokenizer, None, trust_remote_code).tokenizer
     if not isinstance(model, str | Path):
+        if adapter is not None:
+            raise EPError(
+                "an adapter is put on a model that is given by name; of a model object, call its load_adapter"
+            )
         return _from_object(model, tokenizer, revision, dtype, device)
     if dtype != "auto" and dtype not in _DTYPES:
         raise EPError(f"unknown dtype {dtype!r}; expected auto, {', '.join(_DTYPES)}.")
     target = pick_device(device)
     source = find(model, revision, trust_remote_code)
+    if adapter is not None:
+        source = adapted(model, adapter, trust_remote_code)
     if trust_remote_code and source.packaged is None:
         warnings.warn(f"{source.name}: Python code that comes with this model may run", stacklevel=2)
     loaded, its_tokenizer = source.read(_DTYPES.get(dtype) or (torch.float32 if target.type == "cpu" else "auto"))

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Source:
     revision: str | None
     packaged: PackagedModel | None = None
     trust_remote_code: bool = False
+    base: str | None = None
+    """Of an adapter: the model to put it on, if not the one it names."""
 
     @property
     def _place(self) -> str | Path:
@@ -120,12 +123,21 @@ class Source:
             return None
         with self._reading():
             adapter = json.loads(stated.read_text(encoding="utf-8"))
-            return find(adapter["base_model_name_or_path"], adapter.get("revision"), self.trust_remote_code)
+            revision = None if self.base else adapter.get("revision")
+            return find(self.base or adapter["base_model_name_or_path"], revision, self.trust_remote_code)
 
     def _adapted(self, base: Source, dtype: Any) -> tuple[Any, Any]:
+        if find_spec("peft") is None:
+            raise EPError(f"{self.name} is an adapter of PEFT, which is not installed: run `pip install peft`")
         model, tokenizer = base.read(dtype)
         with self._reading(), quiet():
-            report = model.load_adapter(str(self.path))
+            try:
+                report = model.load_adapter(str(self.path))
+            except (RuntimeError, ValueError) as error:
+                raise DataError(
+                    f"{self.name} is an adapter of another model than {base.name}, or of another version of PEFT: "
+                    f"{first_line(error)}"
+                ) from error
             if report is not None:
                 whole(model, {**vars(report), "unexpected_keys": report.unexpected_keys}, self.name)
             if (self._place / Path("tokenizer_config.json")).exists():
@@ -227,6 +239,16 @@ def find(model: str | Path, revision: str | None, trust_remote_code: bool = Fals
     if local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise EPError(f"there is no model at {name!r}: expected a transformers folder or a .gguf file. {_choices()}")
     return Source(name, None, revision, trust_remote_code=trust_remote_code)
+
+
+def adapted(base: str | Path, adapter: str | Path, trust_remote_code: bool = False) -> Source:
+    """An adapter of PEFT in a folder, on a model; EPError where there is none."""
+    if not (Path(adapter).expanduser() / "adapter_config.json").is_file():
+        raise EPError(
+            f"there is no adapter in {adapter}: expected a folder with adapter_config.json, as PEFT's save_pretrained "
+            "writes it"
+        )
+    return replace(find(Path(adapter), None, trust_remote_code), base=str(base))
 
 
 def read_tokenizer(place: str | Path, **options: Any) -> Any:
