@@ -69,22 +69,30 @@ class Samples:
         }
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What work returns, its seconds, and the cores that other processes used meanwhile."""
+def timed(work: Callable[[], Any], *, processor: bool = False) -> tuple[Any, float, float]:
+    """What work returns, its seconds, and the cores that other processes used meanwhile.
+
+    Of seconds of the processor, others take none: they are told as 0.
+    """
     gc.collect()
     busy, own, start = _busy(), time.process_time(), time.perf_counter()
     result = work()
-    seconds = time.perf_counter() - start
-    others = (_busy() - busy - (time.process_time() - own)) / seconds
-    return result, seconds, max(0.0, others)
+    seconds, used = time.perf_counter() - start, time.process_time() - own
+    others = (_busy() - busy - used) / seconds
+    return (result, used, 0.0) if processor else (result, seconds, max(0.0, others))
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]], turns: int, before: Callable[[str], None] | None = None
+    sides: Mapping[str, Callable[[], Any]],
+    turns: int,
+    before: Callable[[str], None] | None = None,
+    *,
+    processor: bool = False,
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
     """Time the sides in turn until each has `turns` quiet samples, or twice as many of any kind.
 
     before: called with the name of the side ahead of each of its turns, outside the time.
+    processor: count seconds of the processor.
     Returns the samples, and what each side returned last.
     """
     found = {name: Samples([], []) for name in sides}
@@ -94,7 +102,7 @@ def alternate(
             if before is not None:
                 before(name)
             results[name] = None  # what the turn before returned is not alive meanwhile
-            results[name], seconds, others = timed(sides[name])
+            results[name], seconds, others = timed(sides[name], processor=processor)
             found[name].seconds.append(seconds)
             found[name].others.append(others)
             print(f"  {name}: {seconds:.3f} s (others used {others:.2f} of {os.cpu_count()} cores)", flush=True)

@@ -1,4 +1,4 @@
-"""Generated parts of scaling.md and errors.md, from benchmarks/results: clusters, long streams, faults."""
+"""Generated parts of scaling.md, speed.md and errors.md, from benchmarks/results: machines, peers, faults."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 def scaling_parts() -> dict[str, str]:
     """By the names in their markers."""
-    return {"ray": _ray(), "long": _long()}
+    return {"ray": _ray(), "long": _long(), "paper": _on_paper()}
+
+
+def speed_parts() -> dict[str, str]:
+    return {"peers": _peers(), "gpu": _gpu()}
 
 
 def errors_parts() -> dict[str, str]:
@@ -71,6 +75,66 @@ def _long() -> str:
     lines = [_made(record), "", f"| after | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
     lines += [f"| {row['what']} | {' | '.join(_number(row['found'][name]) for name in names)} |" for row in marks]
     lines += ["", "; ".join(f"{name}: {_number(value)}" for name, value in whole["found"].items()) + "."]
+    return "\n".join(lines)
+
+
+def _peers() -> str:
+    """What a user might take instead: time, memory, and how well rows held out are stood for."""
+    record = _read("peers")
+    lines = [_made(record), "", "| side by side | ours | other | other / ours | memory, MB |", "|---|--:|--:|--:|--:|"]
+    for row in record["rows"]:
+        if row["ratio"] is not None:
+            sides = [row[side]["median_s"] for side in ("ours", "textbook")]
+            memory = " / ".join(f"{1000 * gb:,.0f}" for gb in row["memory"].values() if gb is not None)
+            lines.append(f"| {row['what']} | {sides[0]:.2f} s | {sides[1]:.2f} s | **{row['ratio']:.2f}** | {memory} |")
+    lines += ["", "| held-out rows | K | mean cosine | FVU at l0 1 | within theta |", "|---|--:|--:|--:|--:|"]
+    for row in record["rows"]:
+        if "cosine" in (found := row["found"]):
+            values = f"{found['K']:,} | {found['cosine']:.3f} | {found['FVU']:.3f} | {found['coverage']:.3f}"
+            lines.append(f"| {row['what']} | {values} |")
+    return "\n".join(lines)
+
+
+def _gpu() -> str:
+    """What was measured on a GPU."""
+    record = _read("gpu")
+    rows = [(row["what"], row["ours"]["median_s"], row["found"]) for row in record["rows"]]
+    lines = [f"{record['data']['device']}; {_made(record)}", ""]
+    lines += ["| of 16,256 activations | seconds | |", "|---|--:|---|"]
+    for what, seconds, found in rows:
+        lines.append(f"| {what} | {seconds:.3f} | {'; '.join(f'{n} {_number(v)}' for n, v in found.items())} |")
+    return "\n".join(lines)
+
+
+# What is not measured here but published or assumed: the data sheet of the H100 SXM (dense bfloat16), the share of it
+# that large models reach, and what an hour costs to rent.
+_PEAK, _REACHED, _DOLLARS = 989e12, 0.4, 2.5
+_TOKENS, _SUM_K, _CALIBRATING = 1e9, 40_000, 212_992
+_MODELS = (  # parameters outside the embedding, blocks, width: published
+    ("Gemma-2-2B", 2.0e9, 26, 2304),
+    ("Llama-3-70B", 68.5e9, 80, 8192),
+)
+
+
+def _on_paper() -> str:
+    """The cost model for large models: time, money and bytes of a billion tokens."""
+    gpu = {row["what"].split(":")[0]: row["found"] for row in _read("gpu")["rows"]}
+    search = gpu["clustering"]["GFLOP/s of the search"] * 1e9
+    lines = [
+        "| model, sites | extraction, GPU h | clustering as measured, h | at the product's speed, h | dollars "
+        "| kept to calibrate, GB | exemplars, GB |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, parameters, blocks, d in _MODELS:
+        for what, sites, share in (("one, half way up", 1, 0.5), (f"all {blocks}", blocks, 1.0)):
+            extraction = 2 * parameters * share * _TOKENS / (_PEAK * _REACHED) / 3600
+            flop = 2 * _TOKENS * _SUM_K * d * sites
+            fast = flop / (_PEAK * _REACHED) / 3600
+            gb = [rows * d * 4 * sites / 1e9 for rows in (_CALIBRATING, _SUM_K)]
+            lines.append(
+                f"| {name}, {what} | {extraction:,.1f} | {flop / search / 3600:,.0f} | {fast:,.1f} "
+                f"| {(extraction + fast) * _DOLLARS:,.0f} | {gb[0]:,.0f} | {gb[1]:,.1f} |"
+            )
     return "\n".join(lines)
 
 

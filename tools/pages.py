@@ -266,7 +266,7 @@ def pages() -> dict[Path, dict[str, str]]:
     return found | {
         README: {"verdicts": _module("claims_page").verdicts(), "speed": benchmarks_table(IN_README)},
         DOCS / "look.md": parts(json.loads(RESULT.read_bytes())),
-        DOCS / "speed.md": {"benchmarks": benchmarks_table()},
+        DOCS / "speed.md": {"benchmarks": benchmarks_table(), **machines.speed_parts()},
         DOCS / "behaviours.md": {name: behaviour(name) for name in TRIED} | {"judge": judge()},
         DOCS / "comparing.md": _module("comparing_page").parts(),
         DOCS / "scaling.md": machines.scaling_parts(),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int32
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save as serialise
 
@@ -42,6 +41,8 @@ from .listing import OnDisk, verified
 from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int32
+
     from .interest import Interest
 
 FOLDER = "annotation"

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float64, Int64
 
 from ..errors import EPError
 from .annotation import Annotation
 from .listing import OnDisk
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int64
 
 SINGLE_WORD = 0.9
 """Share of a region's members that are one word, from which the region is that word's."""
