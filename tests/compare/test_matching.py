@@ -216,3 +216,17 @@ def test_command(builds, tmp_path):
     assert {name: shown[name] for name in summary} == summary and len(shown["table"]) == summary["regions"][0]
     several = run("match", *builds)
     assert several.returncode == 2 and "choose one by site and percentile" in several.stderr
+
+
+def test_a_large_set_is_matched_in_parts_with_the_same_quantiles(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(n, 24)).astype(np.float32) for n in (300, 260))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    whole = reflections(a, b)
+    assert len(whole.to_b) == 8 * 300 and len(whole.to_a) == 8 * 260
+    monkeypatch.setattr("exemplar_partitioning.compare.nulls._MATCHED", 64)
+    parts = reflections(a, b)
+    assert len(parts.to_b) == 8 * 60 and len(parts.to_a) == 8 * 52
+    assert np.isin(parts.to_b, whole.to_b).all() and np.isin(parts.to_a, whole.to_a).all()
+    for share in (0.5, 0.9):
+        assert np.quantile(parts.to_b, share) == pytest.approx(np.quantile(whole.to_b, share), abs=0.02)
