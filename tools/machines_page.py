@@ -89,7 +89,7 @@ def _peers() -> str:
             lines.append(f"| {row['what']} | {sides[0]:.2f} s | {sides[1]:.2f} s | **{row['ratio']:.2f}** | {memory} |")
     lines += ["", "| held-out rows | K | mean cosine | FVU at l0 1 | within theta |", "|---|--:|--:|--:|--:|"]
     for row in record["rows"]:
-        if "cosine" in (found := row["found"]):
+        if "cosine" in (found := row["found"]) and " against " not in row["what"]:
             values = f"{found['K']:,} | {found['cosine']:.3f} | {found['FVU']:.3f} | {found['coverage']:.3f}"
             lines.append(f"| {row['what']} | {values} |")
     return "\n".join(lines)
