@@ -178,9 +178,10 @@ def _saturation() -> tuple[str, str, str]:
         counts.append(f"{sum(row['saturated_at'] is not None for row in here)} of {len(here)} at percentile {p:g}")
     return (
         "Dictionaries saturate on every kind of text",
-        f"Saturated within {max(row['activations'] for row in rows):,} activations: {', '.join(counts)}",
-        f"dictionaries saturate | not within {max(row['activations'] for row in rows):,} activations, at any "
-        f"percentile up to {max(percentiles):g}"
+        f"Saturated within {max(row['activations'] for row in rows):,} activations, too few to test it: "
+        f"{', '.join(counts)}",
+        f"dictionaries saturate | not tested: none did within {max(row['activations'] for row in rows):,} activations, "
+        "which are too few"
         if not any(row["saturated_at"] for row in rows)
         else f"dictionaries saturate | some do: {counts[-1]}",
     )
