@@ -28,6 +28,7 @@ RESULTS_PARTS = (
     "autoencoders_page",
     "reconstruction_page",
     "words_page",
+    "attribution_page",
 )
 RESULTS_PAGES = (
     "results",
@@ -36,6 +37,7 @@ RESULTS_PAGES = (
     "strange-text",
     "autoencoders",
     "reconstruction",
+    "attribution",
     "saturation",
 )
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")

@@ -41,13 +41,10 @@ def _show(result: dict[str, Any]) -> None:
 
     out = console()
     for family, summary in result["summary"].items():
-        sizes = result["sizes"]
-        shown = table(
-            "arm", ">|1 - f|", ">g", *(f">f({n})" for n in sizes), title=f"{family}: {summary['prompts']} prompts"
-        )
+        title = f"{family}: {summary['prompts']} prompts"
+        shown = table("arm", ">|1 - f|", *(f">f({n})" for n in result["sizes"][::2]), title=title)
         for name, arm in summary["arms"].items():
-            cells = [_interval(arm["distance"]), _interval(arm["completeness"])]
-            shown.add_row(name, *cells, *(f"{f:.2f}" for f in arm["faithfulness_by_size"]))
+            shown.add_row(name, f"{arm['distance'][0]:.3f}", *(f"{f:.2f}" for f in arm["faithfulness_by_size"][::2]))
         out.print(shown)
         for name, difference in summary["distance"].items():
             out.print(f"{name}: {_interval(difference)}")
