@@ -1,4 +1,4 @@
-"""Every command and every line of Python of docs/tutorial.md works, in order.
+"""Every command and line of Python of docs/tutorial.md works, in order; of how-to, those that act on a folder, too.
 
 The model and text of the package index are exchanged for a small model and small text; all else is real.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import exemplar_partitioning as ep
 from conftest import sentences
 from exemplar_partitioning import cli
 from exemplar_partitioning.demo import corpus
@@ -65,3 +66,45 @@ def test_the_tutorial_runs(small_world):
                 cli.app(arguments, standalone_mode=False)
     assert len(scope["d"]) > 5 and scope["features"].shape == (len(scope["x"]), scope["d"].k)
     assert 0 <= scope["found"].persisted.mean() <= 1
+
+
+HOW_TO = PAGE.parent / "how-to"
+ACTING = {
+    "show",
+    "steer",
+    "export",
+    "report",
+    "figures",
+    "check",
+    "localise",
+}  # need no more than a dictionary
+
+
+@pytest.fixture
+def mine(small_world):
+    """The folder that pages of how-to call `mine`, and what they leave to the reader."""
+    ep.build("smollm2-135m-instruct", out="mine", percentiles=[2, 20], max_tokens=6_000)
+    ep.annotate("mine", max_tokens=6_000)
+    prompts = ["a b c d", "b c d e", "c d e f", "d e f g"]
+    for name, lines in (("showing", prompts[:2]), ("others", prompts[2:])):
+        Path(f"{name}.txt").write_text("\n".join(lines))
+    model = ep.load_model("smollm2-135m-instruct")
+    return {"ep": ep, "model": model, "prompts": prompts, "shows": [True, True, False, False]}
+
+
+def test_how_to_pages_that_act_on_a_dictionary_run(mine):
+    ran = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for page in ("explore-label", "steer", "localise", "export", "resume-extend", "own-activations"):
+            scope = dict(mine)
+            for language, text in blocks((HOW_TO / f"{page}.md").read_text()):
+                if language == "python" and page in ("steer", "localise", "own-activations"):
+                    exec(compile(text, page, "exec"), scope)
+                    continue
+                for line in text.splitlines() if language == "sh" else ():
+                    words = shlex.split(line.replace("region 303", "region 3"), comments=True)[1:]
+                    if words[:2] in [[verb, "mine"] for verb in ACTING]:
+                        cli.app(words, standalone_mode=False)
+                        ran.append(words[0])
+    assert {*ran} == ACTING
+    assert Path("exported", "cfg.json").is_file() and Path("report.html").is_file()

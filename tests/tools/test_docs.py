@@ -1,5 +1,7 @@
 """What the documents show is what the result files say, and what they tell to type exists."""
 
+import ast
+import builtins
 import importlib.util
 import re
 import shlex
@@ -9,10 +11,18 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import exemplar_partitioning as ep
 from exemplar_partitioning import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
+
+
+STANDS_ALONE = {"README.md", "index.md", "tutorial.md"}  # pages whose code is run from its first line
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def test_figures_and_readme_are_not_stale():
@@ -35,15 +45,41 @@ def commands(page: Path) -> Iterator[str]:
         yield from (line for line in block.replace("\\\n", " ").splitlines() if line.startswith("ep "))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+# What a page leaves to the reader: a model with its tokenizer, texts, prompts, activations, a dictionary.
+GIVEN = {"ep", "model", "tokenizer", "texts", "prompts", "shows", "activations", "x", "X", "d", "loaded", "bridge"}
+GIVEN |= {"TransformerBridge"}
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def test_python_on_a_page_compiles_and_its_names_are_defined_in_order(page):
+    known = {*dir(builtins), *(() if page.name in STANDS_ALONE else GIVEN)}
+    for text in python_blocks(page):
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Import(names=names) | ast.ImportFrom(names=names):
+                    known |= {(alias.asname or alias.name).partition(".")[0] for alias in names}
+                case ast.Name(id=name, ctx=ast.Store()):
+                    known.add(name)
+                case ast.Attribute(value=ast.Name(id="ep"), attr=name):
+                    assert name in ep.__all__, f"ep.{name}"
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        assert used <= known, used - known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_options_on_a_page_exist(page):
     for line in commands(page):
-        command, words = get_command(cli.app), shlex.split(line, comments=True)[1:]
+        command, words = get_command(cli.app), shlex.split(re.split(r" [<>|] ", line)[0], comments=True)[1:]
         while words and words[0] != "--version" and hasattr(command, "commands"):
             assert words[0] in command.commands, line
             command = command.commands[words.pop(0)]
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
+        if words != ["--version"]:  # its options exist, their values are of their kinds, nothing is missing
+            command.make_context("ep", words).close()
 
 
 def test_make_targets_in_the_readme_exist():

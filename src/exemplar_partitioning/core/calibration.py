@@ -56,7 +56,8 @@ class Calibration:
         center: [d] float32.
         thresholds: percentile -> theta, cosine distance in 0..2.
         spread: percentile -> standard deviation of the per-batch percentiles (0 for a single batch).
-        n_activations, batch: rows used, and rows of a batch; both define theta.
+        n_activations: rows used; with `batch` they define theta.
+        batch: rows of a batch.
         error: percentile -> standard error of theta, from how batches differ (NaN for a single batch).
         identical: share of the pairs within batches whose rows have the same direction.
     """

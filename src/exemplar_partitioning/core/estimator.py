@@ -47,7 +47,8 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
             results; then centre and threshold are settled, as they are at the end of `fit`.
 
     Attributes:
-        center_, threshold_: what the rows are centred by, and the cosine distance that decides.
+        center_: what the rows are centred by.
+        threshold_: the cosine distance that decides.
         theta_error_: standard error of the threshold, from how batches differ; 0 for a given one, NaN for one batch.
         exemplars_: [n_exemplars, n_features], unit directions.
         exemplar_indices_: [n_exemplars], numbers in the stream of the rows that became exemplars.

@@ -33,7 +33,8 @@ class MemberStatistics:
     Attributes:
         count_k: members.
         direction_kd: sum of unit directions, fixed point.
-        distance_k, square_k: sums of the distance to the exemplar and of its square, fixed point.
+        distance_k: sums of the distance to the exemplar, fixed point.
+        square_k: of its square.
         skipped: activations without a direction.
     """
 
