@@ -14,6 +14,8 @@ from ..building.options import DEFAULT_MODEL, BuildRequest
 from ..text.windowing import Windowing
 from . import options
 from .asking import asking
+from .config import Config, PrintConfig
+from .config import print_config as print_options
 from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def build(
         ),
     ] = None,
     *,
+    context: typer.Context,
     activations: Annotated[
         list[Path] | None,
         typer.Option(
@@ -99,6 +102,8 @@ def build(
             help="Leave all activations in OUT/activations, where annotating the same text reads them.",
         ),
     ] = False,
+    config: Config = None,
+    print_config: PrintConfig = False,
     as_json: options.JsonLines = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
@@ -125,6 +130,9 @@ def build(
 
     Exit codes: 2 wrong input, 3 damaged file, 4 no space, network or device, 130 interrupted.
     """
+    if print_config:
+        print_options(context)
+        return
     options.workers(ray, workers)
     if activations:
         paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
