@@ -91,15 +91,16 @@ def write_tokens(file: Path, tokens: int) -> None:
     from exemplar_partitioning.text.windowing import Windowing
 
     loaded = load_model("smollm2-135m-instruct")
-    ids, lengths, documents = [], [], []
+    ids, lengths, documents, digest = [], [], [], ""
     for chunk in text_chunks(documents_of(None), loaded, Windowing(), tokens):
+        digest = chunk.digest
         for window in chunk.windows:
             ids.append(window.ids.astype(np.uint16))
             lengths.append(len(window.ids))
             documents.append(zlib.crc32(window.document.encode()))
     special = sorted(special_token_ids(loaded.tokenizer) | {bos_id(loaded)})
     arrays = {"length": np.array(lengths, np.uint16), "document": np.array(documents, np.uint32)}
-    np.savez(file, ids=np.concatenate(ids), special=np.array(special), digest=np.array(chunk.digest), **arrays)
+    np.savez(file, ids=np.concatenate(ids), special=np.array(special), digest=np.array(digest), **arrays)
 
 
 class Windows:

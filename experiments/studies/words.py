@@ -51,9 +51,9 @@ def main() -> None:
 def detected(given: ConceptSet) -> list[dict[str, Any]]:
     """AUROCs of every concept by words and by length, under each training."""
     training = sorted({int(i) for c in given.concepts for i in np.concatenate([c.positive, c.negative, c.others])})
-    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
     vectorizer.fit([given.texts[i] for i in training])
-    words = pooled(vectorizer.transform(given.texts).toarray())
+    words = pooled(vectorizer.transform(given.texts).toarray().astype(np.float32))
     length = pooled(np.array([[len(text.split())] for text in given.texts], np.float32))
     every = np.unique(np.concatenate([c.negative for c in given.concepts]))
     rows = []
