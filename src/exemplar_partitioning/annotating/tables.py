@@ -28,6 +28,8 @@ LIKELIEST = 256  # tokens that the lens chooses from
 _LOGIT_ROWS = 8  # rows of logits whose exponentials are held at once
 _EXAMPLE_ROWS = 8 * folder.ROW_GROUP  # rows of examples made into a table at once
 
+_MOST = 88.72  # change of a log probability whose exponential float32 holds
+
 
 class Tables:
     """What goes into regions.parquet and examples.parquet.
@@ -141,7 +143,7 @@ class Tables:
             token_id=ids[inside],
             token=self.texts[ids[inside].astype(np.int64)],
             probability=_four_digits(probability[inside]),
-            lift=np.exp(_four_digits(change[inside])),
+            lift=np.exp(np.minimum(_four_digits(change[inside]), _MOST)),
         )
 
     def examples(self) -> Iterator[pa.Table]:
