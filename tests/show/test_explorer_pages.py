@@ -515,7 +515,7 @@ def test_the_page_says_whether_its_text_reads(steering, live_site):
     settled(steering, "alpha 0")
     answer, _ = answered(live_site[0], prompt="the old dog", regions=[3], alpha=0, max_new_tokens=8)
     assert answer["verdict"] == "reads" and answer["fluency"]["before"] == answer["fluency"]["after"]
-    assert steering.locator(".verdict").inner_text().startswith("reads: perplexity without steering ")
+    assert steering.locator(".verdict").inner_text().startswith("reads: perplexity under the model as it is ")
     steering.get_by_role("button", name="a row of strengths").click()
     until(steering, "document.querySelectorAll('.strengths section').length === 3")
     assert steering.locator(".strengths h2").all_inner_texts() == ["alpha 0.1", "alpha 0.25", "alpha 0.5"]

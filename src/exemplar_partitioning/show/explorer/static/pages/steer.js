@@ -230,9 +230,9 @@ function told(each, answer) {
 
 // Whether the text still reads, and by what.
 function judged({ verdict, fluency: { before, after, null: random } }) {
-  const beside = (what) => [what(after), ` (${what(before)} without steering`, random && `, ${what(random)} after a random step as long`, ")"];
+  const beside = (what) => [what(after), ` (${what(before)} before`, random && `, ${what(random)} after a random step as long`, ")"];
   const perplexity = beside(({ perplexity: x }) => (x === null ? "\u2013" : x.toPrecision(2)));
-  return [h("b", { class: verdict.split(",")[0] }, verdict), h("span", { class: "dim" }, ": perplexity without steering ", perplexity, ", repetition ", beside(({ repetition: x }) => percent(x)))];
+  return [h("b", { class: verdict.split(",")[0] }, verdict), h("span", { class: "dim" }, ": perplexity under the model as it is ", perplexity, ", repetition ", beside(({ repetition: x }) => percent(x)))];
 }
 
 const named = (key, region, answer) =>
