@@ -40,7 +40,8 @@ class Steering(BaseModel):
             asked = cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"] if part in cls.model_fields or isinstance(part, int))
+            field, *inside = first["loc"]
+            where = ".".join([str(field), *(str(part) for part in inside if isinstance(part, int))])
             raise EPError(f"{where}: {first['msg']}; got {repr(first['input'])[:60]}") from error
         if not asked.prompt.strip():
             raise EPError("the prompt is empty; give some words to continue")
