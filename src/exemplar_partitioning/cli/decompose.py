@@ -13,7 +13,9 @@ from .output import print_json
 if TYPE_CHECKING:
     from ..reading import TokenDecomposition
 
-_TOKEN, _LABEL = 20, 16  # columns at most
+_TOKEN, _LABEL = 20, 8  # columns: of a token at most, of a label at least
+_OTHER = 6 + _TOKEN + 12  # columns beside regions
+_REGION = 15  # of a region, beside its label
 
 
 def decompose(
@@ -80,12 +82,14 @@ def _print(tokens: list[TokenDecomposition], texts: dict[int, str], top: int) ->
         ">more",
         ">left",
     )
+    out = console()
+    room = max(_LABEL, (out.width - _OTHER) // top - _REGION)
     for token in tokens:
         order = sorted(range(len(token.regions)), key=lambda i: -abs(token.weights[i]))
         made_of: list[Any] = []
         for i in order[:top]:
             weight = f"{token.weights[i] / (token.norm or 1):.2f}"
-            label = cut(visible(texts[token.regions[i]]), _LABEL)
+            label = cut(visible(texts[token.regions[i]]), room)
             made_of += [(weight, "bold"), f" {token.regions[i]} ", (label, "cyan"), "   "]
         shown.add_row(
             str(token.position),
@@ -94,7 +98,6 @@ def _print(tokens: list[TokenDecomposition], texts: dict[int, str], top: int) ->
             str(max(0, len(order) - top)) if made_of else "",
             "" if token.left is None else f"{token.left:.0%}",
         )
-    out = console()
     out.print(shown)
     left = [token.left**2 for token in tokens if token.left is not None]
     if left:
