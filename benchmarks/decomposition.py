@@ -50,7 +50,7 @@ def prepare(kind: str, n: int) -> Callable[[], Any]:
 
 def main() -> None:
     given = arguments(__doc__)
-    n, book, turns = (2_000, 20, 1) if given.quick else (20_000, 100, 5)
+    n, book, turns = (2_000, 20, 1) if given.quick else (4_000, 40, 3)
     d, x_nd = prepared(n)
     ours(d, x_nd[:64], "mp")  # the atoms' inner products, once for a dictionary
     rows = []
