@@ -72,7 +72,9 @@ def test_python_on_a_page_compiles_and_its_names_are_defined_in_order(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_and_options_on_a_page_exist(page):
+def test_commands_and_options_on_a_page_exist(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("seed: 1\n")  # a configuration is read as options are
     for line in commands(page):
         command, words = get_command(cli.app), shlex.split(re.split(r" [<>|] ", line)[0], comments=True)[1:]
         while words and words[0] != "--version" and hasattr(command, "commands"):
