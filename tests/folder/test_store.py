@@ -130,7 +130,7 @@ def test_golden_folder_still_loads():
     loaded = ep.load(GOLDEN)
     assert (loaded.k, loaded.d_model, loaded.config.site.name) == (5, 8, "resid_post.1")
     assert loaded.region(2)["token"] == "\u202eright to left"
-    assert "resid_post.1, p=2.5, k=5" in repr(loaded)
+    assert "resid_post.1, percentile 2.5, k=5" in repr(loaded)
 
 
 def test_committed_json_schema_is_the_models(tmp_path):
