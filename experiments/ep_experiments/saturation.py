@@ -20,7 +20,7 @@ from torch import Tensor
 
 from exemplar_partitioning.core.calibration import BATCH, Calibration, calibrate
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.statistics import unseen_mass
+from exemplar_partitioning.core.missing_mass import missing_mass
 from exemplar_partitioning.errors import EPError
 
 from .streamed import Streamed
@@ -88,7 +88,7 @@ def one(streamed: Streamed, center_d: Float32[Tensor, " d"], threshold: float) -
     clustering = clustered(streamed.x_nd, center_d, threshold)
     exponent = growth(clustering.births, n)
     low, high = growth_interval(streamed, center_d, threshold, exponent)
-    unseen = unseen_mass(clustering.sole_counts, n - clustering.skipped)
+    unseen = missing_mass(clustering.sole_counts, n - clustering.skipped)
     return {
         "activations": n,
         "documents": len(np.unique(streamed.document_n)),

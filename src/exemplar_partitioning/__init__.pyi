@@ -38,9 +38,9 @@ from .core.calibration import Calibration as Calibration
 from .core.calibration import calibrate as calibrate
 from .core.decomposition import Decomposition as Decomposition
 from .core.leader import LeaderClustering as LeaderClustering
+from .core.missing_mass import missing_mass as missing_mass
+from .core.missing_mass import unseen_mass as unseen_mass
 from .core.statistics import MemberStatistics as MemberStatistics
-from .core.statistics import missing_mass as missing_mass
-from .core.statistics import unseen_mass as unseen_mass
 from .errors import DataError as DataError
 from .errors import EPError as EPError
 from .errors import Interrupted as Interrupted

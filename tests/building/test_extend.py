@@ -14,7 +14,7 @@ from cli.test_cli import run
 from conftest import sentences, tree
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.statistics import missing_mass
+from exemplar_partitioning.core.missing_mass import missing_mass
 from exemplar_partitioning.errors import EPError, Interrupted
 from exemplar_partitioning.folder.dictionary import find
 from exemplar_partitioning.folder.labels import Labels

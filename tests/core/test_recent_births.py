@@ -5,7 +5,7 @@ import pytest
 
 from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.statistics import missing_mass, recent_births, uneven_births
+from exemplar_partitioning.core.missing_mass import missing_mass, recent_births, uneven_births
 
 
 @pytest.mark.parametrize(

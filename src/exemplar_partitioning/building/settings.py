@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..core.statistics import MissingMass, recent_births, uneven_births
-from ..folder.schema import Config, ModelRecord
+from ..folder.schema import ModelRecord
+from ..folder.summary import DictionarySummary
 from ..stream import Event as JobEvent
 from ..text.windowing import Settings
 from .options import BuildOptions
@@ -60,40 +60,6 @@ def differences(here: BaseModel, there: BaseModel) -> Iterator[str]:
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {f"model.{name}": value for name, value in settings.pop("model").items()}
-
-
-@dataclass(frozen=True)
-class DictionarySummary:
-    """One dictionary of a build: where it stands, or how it ended.
-
-    recent, uneven: see `core.statistics.recent_births` and `uneven_births`.
-    """
-
-    site: str
-    percentile: float
-    threshold: float
-    k: int
-    n_activations: int
-    unseen: MissingMass
-    recent: float
-    uneven: tuple[int, int] | None
-    stopped: str | None
-
-    @classmethod
-    def of(cls, config: Config) -> DictionarySummary:
-        """A written dictionary."""
-        build = config.build
-        return cls(
-            site=config.site.name,
-            percentile=config.calibration.percentile,
-            threshold=config.calibration.threshold,
-            k=build.k,
-            n_activations=build.n_activations,
-            unseen=MissingMass(**build.unseen.model_dump()),
-            recent=recent_births(build.growth, build.saturation_window),
-            uneven=uneven_births(build.growth, build.saturation_window),
-            stopped=build.stopped,
-        )
 
 
 @dataclass(frozen=True)

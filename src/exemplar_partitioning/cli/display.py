@@ -17,7 +17,7 @@ from .output import json_text
 from .terminal import interval, table
 
 if TYPE_CHECKING:
-    from ..building.settings import DictionarySummary
+    from ..folder.summary import DictionarySummary
     from ..stream import Event
 
 _SEVERAL = 6  # dictionaries that a line names

@@ -112,8 +112,7 @@ def _as_json(dictionary: OnDisk, top: int, sort: str) -> dict[str, Any]:
 
 
 def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> None:
-
-    from ..building.settings import DictionarySummary
+    from ..folder.summary import DictionarySummary
     from .display import dictionaries_table
 
     out = console()

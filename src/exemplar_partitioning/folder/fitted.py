@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..core import dictionary as core
 from ..core import estimator
-from ..core.statistics import missing_mass
+from ..core.missing_mass import missing_mass
 from ..errors import EPError
 from .schema import (
     REGIONS_SCHEMA,
