@@ -15,6 +15,7 @@ from .building import run as building
 from .building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from .building.settings import BuildResult
 from .core.search import Prefilter
+from .demo.dictionary import packaged
 from .errors import EPError
 from .folder import dictionary as local
 from .folder import hub
@@ -209,7 +210,8 @@ def load(
     """Load a dictionary from its folder, or by site and percentile from the folder of a build.
 
     Args:
-        path: folder of a build or of one dictionary; or a repository of the hub, `org/name`, which is downloaded once.
+        path: folder of a build or of one dictionary; a repository of the hub, `org/name`, which is downloaded once;
+            or "demo", the dictionary that ships with the package, unless there is a folder of that name.
         site: such as resid_post.12, where the folder holds several.
         percentile: where the folder holds several.
         revision: branch, tag or commit of a repository.
@@ -222,6 +224,7 @@ def load(
         ResourceError: a repository is neither in the hub's cache nor to be reached.
     """
     percentile = as_percentile(percentile)
+    path = packaged(path)
     if hub.is_repository(path):
         try:
             path = hub.pull(str(path), site=site, percentile=percentile, revision=revision)

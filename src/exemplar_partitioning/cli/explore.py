@@ -22,7 +22,7 @@ _PORT = 8765
 
 
 def explore(
-    path: options.Folder,
+    path: options.Folder = Path("demo"),
     other: Annotated[Path | None, typer.Argument(help="Another one, to compare with.", metavar="DIR2")] = None,
     *,
     match: Annotated[

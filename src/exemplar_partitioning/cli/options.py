@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..demo.dictionary import packaged
+
 if TYPE_CHECKING:
     from ..folder.dictionary import StoredDictionary
     from ..folder.listing import OnDisk
@@ -70,9 +72,10 @@ def _percentiles(ctx: typer.Context, incomplete: str) -> list[str]:
     return _completed(ctx, incomplete, -2)
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="DIR")]
-FolderA = Annotated[Path, typer.Argument(help="Folder of a build, or of one dictionary.", metavar="A")]
-FolderB = Annotated[Path, typer.Argument(help="Folder of the other.", metavar="B")]
+_FOLDER = "Folder of a build, or of one dictionary; demo: the packaged one."
+Folder = Annotated[Path, typer.Argument(help=_FOLDER, metavar="DIR", callback=packaged)]
+FolderA = Annotated[Path, typer.Argument(help=_FOLDER, metavar="A", callback=packaged)]
+FolderB = Annotated[Path, typer.Argument(help="Folder of the other.", metavar="B", callback=packaged)]
 Site = Annotated[
     str | None,
     typer.Option(help="Site, where there are several, e.g. resid_post.15.", autocompletion=_sites),
