@@ -54,11 +54,11 @@ from .exchange.from_sae import load_sae as load_sae
 from .folder.annotation import Annotation as Annotation
 from .folder.dictionary import StoredDictionary as StoredDictionary
 from .folder.dictionary import save as save
-from .folder.fitted import Dictionary as Dictionary
 from .folder.fitted import ExemplarPartition as ExemplarPartition
 from .folder.hub import pull as pull
 from .folder.hub import push as push
 from .folder.region import Region as Region
+from .folder.saveable import Dictionary as Dictionary
 from .models.generate import generate as generate
 from .models.load import load_model as load_model
 from .novelty.detector import Detector as Detector

@@ -82,7 +82,7 @@ def test_folder_holds_what_was_asked_for(built):
     assert not (out / ".build").exists()
 
 
-FILES = ("config.json", "config.json.sha256", "exemplars.safetensors", "regions.parquet")
+FILES = ("config.json", "config.json.sha256", "exemplars.safetensors", "regions.parquet", "sole_covers.json")
 
 
 @pytest.mark.parametrize("site", ["resid_post.0", "resid_post.1"])
@@ -446,8 +446,8 @@ def test_chat_prompts_at_their_last_position(chatty, tmp_path):
 def test_chat_wants_a_template_and_positions_a_name(tiny_folder, tmp_path):
     with pytest.raises(EPError, match="no chat template"):
         ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "a", chat=True, calibration_batch=2)
-    with pytest.raises(EPError, match="positions: Input should be 'all' or 'last'; got first"):
-        ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "b", positions="first", calibration_batch=2)
+    with pytest.raises(EPError, match=r"positions: String should match pattern '\^\(all\|first\|last.*; got nowhere"):
+        ep.build(str(tiny_folder), ["a prompt"], out=tmp_path / "b", positions="nowhere", calibration_batch=2)
 
 
 DATED = "{{ strftime_now('%d %b %Y') }}: " + CHAT

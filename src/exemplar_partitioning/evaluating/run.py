@@ -113,7 +113,7 @@ def _check_sae(dictionary: StoredDictionary, sae: SparseAutoencoder | None) -> N
         )
     site = dictionary.config.site
     names = (site.name, site.transformer_lens, site.module_path)
-    if sae.site is not None and not any(name.endswith(sae.site) for name in names):
+    if sae.site is not None and not any(name is not None and name.endswith(sae.site) for name in names):
         raise EPError(
             f"the autoencoder's files name the site {sae.site}, the dictionary is of {site.transformer_lens}; "
             "give an autoencoder of the same site"

@@ -30,7 +30,6 @@ from ..core import dictionary as core
 from ..core.search import Prefilter
 from ..errors import DataError, EPError
 from ..files import new_folder, read_tensors, seal, sha256, to_json
-from .fitted import Dictionary
 from .invariants import check_center
 from .invariants import content_ids as content_ids
 from .listing import ROW_GROUP, OnDisk, choose
@@ -38,6 +37,7 @@ from .listing import find as find
 from .listing import new_place as new_place
 from .listing import percentile_name as percentile_name
 from .listing import read_config as read_config
+from .saveable import Dictionary
 from .schema import REGIONS_SCHEMA, Config, FileRecord
 
 if TYPE_CHECKING:

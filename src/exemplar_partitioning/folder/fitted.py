@@ -1,46 +1,14 @@
-"""Partitions and dictionaries that were made in memory, and can be saved as folders; of what is not known, null."""
+"""A fitted partition that can be saved as a folder. Needs scikit-learn, as the estimator does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from ..core import dictionary as core
 from ..core import estimator
 from ..core.missing_mass import missing_mass
 from ..errors import EPError
-from .schema import (
-    REGIONS_SCHEMA,
-    BuildRecord,
-    CalibrationRecord,
-    Config,
-    ModelRecord,
-    SiteRecord,
-    TextRecord,
-    UnseenRecord,
-)
-
-
-class Dictionary(core.Dictionary):
-    """Frozen exemplars with their centre and threshold, as in the core, that can be saved."""
-
-    def save(self, out: str | Path, *, percentile: float, site: str = "activations") -> Path:
-        """Write it to a new folder `<out>/<site>/p<percentile>`, which is returned.
-
-        Args:
-            out: folder of the site's.
-            percentile: the resolution that gave its threshold, from 0 to 100.
-            site: where in a model its activations are from.
-
-        Raises:
-            EPError: the folder exists.
-        """
-        births_k, unknown_k = np.full(self.k, -1), np.zeros(self.k, np.int64)
-        build: dict[str, Any] = {"n_activations": 0, "skipped": 0, "growth": [(0, self.k)], "saturation_window": 1}
-        return _write(self, out, site, percentile, build=build, counts=(births_k, unknown_k), made="dictionary")
+from .saveable import write
 
 
 class ExemplarPartition(estimator.ExemplarPartition):
@@ -71,70 +39,4 @@ class ExemplarPartition(estimator.ExemplarPartition):
             "saturation_window": max(1, n),
         }
         counts = clustering.births, clustering.online_counts
-        return _write(learnt.dictionary, out, site, self.percentile, build=build, counts=counts)
-
-
-def _write(
-    dictionary: core.Dictionary,
-    out: str | Path,
-    site: str,
-    percentile: float,
-    *,
-    build: dict[str, Any],
-    counts: tuple[np.ndarray, np.ndarray],
-    made: str | None = None,
-) -> Path:
-    from .dictionary import content_ids, new_place, save, token_columns, versions  # which knows this module
-
-    place, d = new_place(out, site, percentile), dictionary.d_model
-    births_k, arrivals_k = counts
-    unseen = build.pop("unseen", None)
-    known = {"estimate": 0.0, "low": 0.0, "high": 1.0} if unseen is None else vars(unseen)
-    config = Config.stating_its_version(
-        model=ModelRecord.unknown(d, "float32"),
-        site=SiteRecord(name=site, transformer_lens=None, module_path=None),
-        text=TextRecord(
-            source="array",
-            context_size=None,
-            prepend_bos=None,
-            bos_id=None,
-            shuffle_buffer=0,
-            seed=0,
-            digest="unknown",
-            chat=False,
-            template_date=None,
-            positions="all",
-            roles=(),
-        ),
-        calibration=CalibrationRecord(
-            percentile=percentile,
-            threshold=dictionary.threshold,
-            spread=0.0,
-            batch=max(1, build["n_activations"]),
-            n_activations=build["n_activations"],
-            center_norm=float(np.linalg.norm(dictionary.center.double().numpy())),
-        ),
-        build=BuildRecord(
-            k=dictionary.k,
-            stopped="text",
-            until_unseen=None,
-            unseen=UnseenRecord(**known),
-            device="cpu",
-            **build,
-        ),
-        versions=versions() | ({} if made is None else {"imported": made}),
-    )
-    none = [np.zeros(0, np.int32)] * dictionary.k
-    columns = {
-        "region": range(dictionary.k),
-        "content_id": content_ids(dictionary.exemplars.numpy(force=True)),
-        "document": [f"array:{row}" if row >= 0 else "unknown" for row in births_k.tolist()],
-        "position": np.zeros(dictionary.k, np.int32),
-        **token_columns(none, None),
-        "raw_norm": np.full(dictionary.k, np.nan, np.float32),
-        "arrival_index": births_k,
-        "arrivals": arrivals_k,
-    }
-    table = pa.table([pa.array(columns[field.name], field.type) for field in REGIONS_SCHEMA], schema=REGIONS_SCHEMA)
-    save(place, config, dictionary, table)
-    return place
+        return write(learnt.dictionary, out, site, self.percentile, build=build, counts=counts)

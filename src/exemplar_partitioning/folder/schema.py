@@ -138,7 +138,7 @@ class TextRecord(_Part):
         description="tokens of a window whose activations count: all, first, last, or every:N of a document",
     )
     roles: tuple[str, ...] = Field(
-        (), exclude_if=lambda roles: not roles, description="who says the tokens that count; absent: anyone"
+        default=(), exclude_if=lambda roles: not roles, description="who says the tokens that count; absent: anyone"
     )
 
     @property
@@ -208,7 +208,7 @@ class Config(_Part):
     """config.json."""
 
     format: Literal["exemplar-partitioning/dictionary"] = "exemplar-partitioning/dictionary"
-    schema_version: Literal["1.0", "1.1"] = Field("1.0", description="the lowest that can say all this")
+    schema_version: Literal["1.0", "1.1"] = Field(default="1.0", description="the lowest that can say all this")
     model: ModelRecord
     site: SiteRecord
     text: TextRecord

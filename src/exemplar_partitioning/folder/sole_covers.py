@@ -32,8 +32,8 @@ def read_sole_covers(folder: Path, content_ids: Sequence[str]) -> Int64[np.ndarr
     if not path.is_file():
         return None
     record = unsealed(path, always=True)
-    counts = record.get("counts")
-    fits = isinstance(counts, str) and len(counts) == len(content_ids) and set(counts) <= set("012")
+    counts = str(record.get("counts"))
+    fits = len(counts) == len(content_ids) and set(counts) <= set("012")
     if record.get("format") != _FORMAT or record.get("regions") != _name(content_ids) or not fits:
         raise DataError(f"{path} is damaged, or another dictionary's; remove it, or copy the whole folder again")
     return np.array(list(counts), np.int64)

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -92,6 +92,7 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
     else:
         address = _started() if address == "auto" else address
         _reach(address)
+    printed: Callable[[], str] = str
     try:
         with warnings.catch_warnings(), native_errors() as printed:
             warnings.simplefilter("ignore")
