@@ -57,6 +57,8 @@ def match(
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site_b or site, percentile_b or percentile)
     again = options.chosen_dictionary(rebuild, site, percentile) if rebuild is not None else None
+    if csv and out is None:
+        raise typer.BadParameter("--csv says how tables are written; add --out")
     matching = run(
         first,
         second,

@@ -116,8 +116,8 @@ def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> Non
     from .display import dictionaries_table
 
     out = console()
-    first = chosen[0].config
-    title = f"{path}: {first.model.id} ({first.model.dtype}) on {first.text.source}"
+    config = chosen[0].config
+    title = f"{path}: {config.model.id} ({config.model.dtype}) on {config.text.source}"
     out.print(Text(visible(title), style="bold"))
     out.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
     for d in chosen:

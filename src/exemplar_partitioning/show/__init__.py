@@ -1,1 +1,1 @@
-"""For people to look at: text safe for a terminal, the map, figures, a report, the explorer."""
+"""For people to look at: the map, figures, a report, the explorer."""
