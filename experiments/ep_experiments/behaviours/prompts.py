@@ -8,6 +8,7 @@ import random
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,7 @@ def _distinct(prompts: list[str], known: list[str]) -> tuple[list[str], int]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     every = known + prompts
-    vectors = TfidfVectorizer(token_pattern=r"(?u)\w+|[\u4e00-\u9fff]", sublinear_tf=True).fit_transform(every)
+    vectors: Any = TfidfVectorizer(token_pattern=r"(?u)\w+|[\u4e00-\u9fff]", sublinear_tf=True).fit_transform(every)
     alike = np.asarray((vectors @ vectors.T).todense()) >= SAME
     kept = list(range(len(known)))
     for i in range(len(known), len(every)):

@@ -207,7 +207,7 @@ def text_points(contexts: list[str], seed: int = 0) -> Float[np.ndarray, "n c"]:
 
     ends = [" ".join(context.split()[-_WORDS:]) or "-" for context in contexts]
     vectorizer = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), max_features=20_000, sublinear_tf=True)
-    tfidf = vectorizer.fit_transform(ends)
+    tfidf: Any = vectorizer.fit_transform(ends)
     components = min(_COMPONENTS, tfidf.shape[1] - 1, len(ends) - 1)
     if components < 1:
         return np.asarray(normalize(tfidf.toarray()))
