@@ -82,10 +82,10 @@ def test_a_body_that_nests_without_end(tmp_path):
     assert status == 400 and "JSON" in json.loads(text)["error"]
 
 
-def test_verbs_killed_at_some_of_their_writes(tmp_path):
-    """All of them, at every write: `python -m benchmarks.faults points`."""
+def test_a_verb_killed_at_some_of_its_writes(tmp_path):
+    """One of them; all, at every write: `python -m benchmarks.faults points`."""
     for verb in points.verbs(tmp_path):
-        if verb.name in ("extend", "match --out, a second time"):
+        if verb.name == "match --out, a second time":
             trial = points.Trial(verb, tmp_path)
             found = [*trial.at("kill", 2), *trial.at("full", 1), trial.twice()]
             assert not [said for kind, said in found if kind == WRONG]
