@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.dictionary import Basis
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
@@ -28,7 +29,6 @@ from .edits import Gate, orthonormal
 from .fluency import ALPHA, strongest
 
 Regions = int | Sequence[int]
-Basis = Literal["exemplar", "mean"]
 Direction = Basis | Tensor
 Around = Literal["centre", "origin"]
 

@@ -51,8 +51,9 @@ def match(
     as_json: options.Json = False,
 ) -> None:
     """Match regions: which persist, which are dropped or introduced, at a cutoff calibrated by a null."""
-    from ..compare.matching import Basis, NullName
+    from ..compare.matching import NullName
     from ..compare.matching import match as run
+    from ..core.dictionary import Basis
 
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site_b or site, percentile_b or percentile)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from ..core.dictionary import Dictionary
+from ..core.dictionary import Basis, Dictionary
 from ..core.geometry import directions
 from ..core.search import nearest
 from ..errors import EPError
@@ -25,7 +25,6 @@ from .neighbours import Pairs, one_to_one
 from .nulls import Null, drawn, quantiles, reflections
 from .overlap import Overlap, overlap
 
-Basis = Literal["exemplar", "mean"]
 NullName = Literal["reflections", "random exemplars"]
 FALSE_ALARMS = 0.01
 

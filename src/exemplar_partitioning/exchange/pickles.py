@@ -238,7 +238,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "copyreg._reconstructor": _record,
     "copy_reg._reconstructor": _record,
     "builtins.set": lambda machine, members=(): set(machine.hashed(members)),
-    "__builtin__.set": lambda machine, members=(): set(machine.hashed(members)),  # so called up to protocol 2
+    "__builtin__.set": lambda machine, members=(): set(machine.hashed(members)),  # its name in Python 2
     "__builtin__.bytes": lambda machine: b"",
     "numpy.dtype": _dtype,
 }

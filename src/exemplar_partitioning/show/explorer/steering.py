@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...act.fluency import ALPHA, random_direction
-from ...act.steer import Basis, ablate, steer
+from ...act.steer import ablate, steer
+from ...core.dictionary import Basis
 from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
 from ...models.hooks import Tokens
