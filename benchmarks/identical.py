@@ -15,7 +15,7 @@ import numpy as np
 from tests import oracle
 
 from exemplar_partitioning.core.dictionary import Dictionary
-from exemplar_partitioning.core.search import Prefilter
+from exemplar_partitioning.core.nearest import Prefilter
 
 from . import data
 from .clustering import cluster, settled

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.search import ExemplarMatrix, Prefilter
+from exemplar_partitioning.core.nearest import ExemplarMatrix, Prefilter
 
 from . import data, textbook
 from .measure import Row, alternate, arguments, kept_rows, peak_memory, write

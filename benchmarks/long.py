@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.search import ExemplarMatrix
+from exemplar_partitioning.core.nearest import ExemplarMatrix
 
 from . import data
 from .measure import Row, arguments, timed, write

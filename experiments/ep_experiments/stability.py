@@ -27,7 +27,7 @@ from exemplar_partitioning.compare.overlap import best_f1, contingency
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.search import ROWS, nearest
+from exemplar_partitioning.core.nearest import ROWS, nearest
 
 SAME = 0.5  # F1 above which two regions count as the same: no third region can share as much with either
 

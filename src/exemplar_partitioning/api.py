@@ -14,7 +14,7 @@ from .annotating.options import AnnotateRequest
 from .building import run as building
 from .building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from .building.settings import BuildResult
-from .core.search import Prefilter
+from .core.nearest import Prefilter
 from .demo.dictionary import packaged
 from .errors import EPError
 from .folder import dictionary as local

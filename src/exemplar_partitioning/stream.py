@@ -128,7 +128,7 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True)
-class Event:
+class ProgressEvent:
     """News of a running job.
 
     Attributes:

@@ -18,7 +18,7 @@ from exemplar_partitioning.compare.matching import raw_exemplars
 from exemplar_partitioning.compare.neighbours import one_to_one
 from exemplar_partitioning.compare.nulls import reflections
 from exemplar_partitioning.compare.overlap import best_f1, contingency, overlap
-from exemplar_partitioning.core.search import nearest
+from exemplar_partitioning.core.nearest import nearest
 from exemplar_partitioning.errors import DataError, EPError
 
 OPTIONS = {"sites": "resid_post.1", "percentiles": (10, 30), "calibration_batch": 500, "context_size": 32}

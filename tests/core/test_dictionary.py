@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import oracle
 from exemplar_partitioning import Dictionary, LeaderClustering, MemberStatistics
 from exemplar_partitioning.core.geometry import angle
-from exemplar_partitioning.core.search import ROWS
+from exemplar_partitioning.core.nearest import ROWS
 from exemplar_partitioning.errors import DataError, EPError
 from streams import cuts, streams
 

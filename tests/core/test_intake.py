@@ -12,7 +12,7 @@ from scipy import sparse
 
 from exemplar_partitioning import Dictionary, ExemplarPartition, LeaderClustering, calibrate
 from exemplar_partitioning.core.intake import intake
-from exemplar_partitioning.core.search import ROWS
+from exemplar_partitioning.core.nearest import ROWS
 from exemplar_partitioning.errors import EPError
 
 N, D = 240, 8

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracle
 from exemplar_partitioning import Dictionary, LeaderClustering
 from exemplar_partitioning.core.geometry import has_direction
-from exemplar_partitioning.core.search import ROWS, TILE, has_bfloat16_units
+from exemplar_partitioning.core.nearest import ROWS, TILE, has_bfloat16_units
 from exemplar_partitioning.errors import DataError, EPError
 from streams import cuts, streams
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.core.search import nearest
+from exemplar_partitioning.core.nearest import nearest
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -16,7 +16,7 @@ from exemplar_partitioning.compare.neighbours import one_to_one
 from exemplar_partitioning.compare.nulls import reflections
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.core.search import nearest
+from exemplar_partitioning.core.nearest import nearest
 from exemplar_partitioning.models.load import load_model
 
 STAGES, STEPS = 2, 6

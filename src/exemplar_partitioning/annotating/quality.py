@@ -19,9 +19,9 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..core.leader import LeaderClustering
-from ..core.search import ROWS, full_precision
+from ..core.nearest import ROWS, full_precision
 from ..folder.annotation import Metrics, Quality
-from .memory import return_freed
+from .freed_memory import return_freed
 
 EVALUATED = 8192  # activations the metrics are taken on
 _NEAREST_ROWS = 256  # exemplars compared with all others at once

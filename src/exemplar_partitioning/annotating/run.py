@@ -25,10 +25,10 @@ from ..folder.group import JOURNAL, beside, discard, finish, move_in
 from ..models.capture import Extractor
 from ..models.load import LoadedModel, search_device
 from ..models.sites import resolve_sites
-from ..stream import Chunk, Event, Extraction, FromDisk, Here, Progress, Stop
+from ..stream import Chunk, Extraction, FromDisk, Here, Progress, ProgressEvent, Stop
 from .evidence import ChunkRows, document_names
+from .freed_memory import return_freed
 from .gather import Gathered
-from .memory import return_freed
 from .options import AnnotateRequest
 from .quality import EVALUATED, inequality, quality
 from .reader import Reader, device_of, reader_of
@@ -36,14 +36,14 @@ from .tables import Tables
 
 
 @dataclass(frozen=True)
-class AnnotateEvent(Event):
+class AnnotateEvent(ProgressEvent):
     """News of a running annotation. kind: `start`, `resume`, `progress`, `checkpoint`, `lens` or `done`."""
 
     prefix: ClassVar[str] = "annotate-"
 
 
 @dataclass(frozen=True)
-class Job:
+class AnnotateJob:
     """What is to be done; the run lets go of each dictionary once it is written.
 
     kept: activations that need not be extracted.
@@ -61,12 +61,12 @@ class Job:
         return list(dict.fromkeys(dictionary.config.site.name for dictionary in self.dictionaries))
 
 
-Gathering = Callable[[Job, Iterator[Chunk], Gathered, Progress], Generator[Sequence[Chunk]]]
+Gathering = Callable[[AnnotateJob, Iterator[Chunk], Gathered, Progress], Generator[Sequence[Chunk]]]
 """Who gathers: has chunks read and yields them once their evidence is in. Raises Stop where it has none half in."""
 
 
 def gather_here(
-    job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress
+    job: AnnotateJob, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress
 ) -> Generator[Sequence[Chunk]]:
     """This process takes a chunk, then the next."""
     if job.reader.given:
@@ -106,7 +106,7 @@ def annotate(
     dictionaries = _open(root, folders, core_device)
     reader = reader_of(dictionaries, text, request)
     kept = None if reader.given else _kept(root, dictionaries, reader.model)
-    run = Run(Job(root, dictionaries, reader, request, kept))
+    run = AnnotateRun(AnnotateJob(root, dictionaries, reader, request, kept))
     del dictionaries  # the run lets go of each once it is written
     with run.locked():
         run.run(gathering)
@@ -132,10 +132,10 @@ def _kept(path: Path, dictionaries: list[StoredDictionary], loaded: LoadedModel)
     return kept if kept is not None and kept.serves(loaded.info.fingerprint, sites) else None
 
 
-class Run:
+class AnnotateRun:
     """An annotation on its way: evidence that is saved now and then, and written when all of it is there."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: AnnotateJob):
         self.job, self.dictionaries = job, job.dictionaries
         self.work = job.path / ".annotate"
         self.journal = self.work / JOURNAL

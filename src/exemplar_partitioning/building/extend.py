@@ -28,8 +28,8 @@ from ..models.sites import resolve_sites
 from ..reading import check_model, model_of
 from ..stream import text_chunks
 from .growing import Growing, Provenance, Start
-from .run import Job, Run, this_process
-from .settings import BuildSettings, Event, ExtendSettings
+from .run import BuildJob, BuildRun, this_process
+from .settings import BuildEvent, BuildSettings, ExtendSettings
 from .workspace import Workspace
 from .write import Places
 
@@ -47,7 +47,7 @@ def extend(
     device: str = "auto",
     checkpoint_seconds: float = 60.0,
     resume: bool = False,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[BuildEvent], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[tuple[StoredDictionary, StoredDictionary]]:
     """Continue all dictionaries of a folder on new text, into another folder, where they appear together.
@@ -103,7 +103,7 @@ def extend(
         state = workspace.load(core_device)
         if not state.growing:
             state.growing = [_growing(old, each, core_device) for old, each in zip(olds, settings, strict=True)]
-        job = Job(
+        job = BuildJob(
             chunks=lambda: text_chunks(source, loaded, every, max_tokens),
             source=source.name,
             places=Places.of(loaded, resolve_sites(list(sites), loaded.architecture), every),
@@ -111,7 +111,7 @@ def extend(
             workspace=workspace,
             device=core_device,
         )
-        run = Run(job, state, stop, on_event, checkpoint_seconds)
+        run = BuildRun(job, state, stop, on_event, checkpoint_seconds)
         with this_process(loaded, every, run.progress) as crew:
             run.follow(crew)
         places = run.write()

@@ -16,7 +16,7 @@ from ..models.load import pick_device, search_device
 from ..models.sites import named_site
 from .growing import decided
 from .options import BuildOptions, Following, GivenRequest
-from .run import Crew, Job, Run, finished
+from .run import BuildJob, BuildRun, Crew, finished
 from .settings import BuildResult, BuildSettings, GivenRecord
 from .workspace import Workspace
 from .write import Places
@@ -36,7 +36,7 @@ def build_given(x: Any, asked: GivenRequest) -> BuildResult:
     with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
         if workspace.finished:
             return finished(workspace.out)
-        job = Job(
+        job = BuildJob(
             chunks=lambda: source.chunks(settings.max_tokens),
             source=source.name,
             places=Places({site.name: site}, source.tokens.tokenizer, source.tokens.bos_id),
@@ -44,7 +44,7 @@ def build_given(x: Any, asked: GivenRequest) -> BuildResult:
             workspace=workspace,
             device=search_device(pick_device(asked.device)),
         )
-        run = Run.begin(job, asked)
+        run = BuildRun.begin(job, asked)
         extraction = At([site.name], run.progress)
         crew = Crew(extraction, lambda chunks, growing: decided(extraction(chunks), growing, job.device))
         return run.through(nullcontext(crew))

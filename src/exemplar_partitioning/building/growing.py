@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.geometry import Block, directions
 from ..core.leader import LeaderClustering
 from ..core.missing_mass import MissingMass, missing_mass, recent_births, uneven_births
-from ..core.search import ROWS
+from ..core.nearest import ROWS
 from ..stream import Chunk
 from .settings import BuildSettings, DictionarySummary
 

@@ -62,7 +62,7 @@ class RunRequest(Settings):
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="At least so long between checkpoints.")
     resume: bool = Field(default=False, description="Go on with what the same call or command began.")
     on_event: SkipValidation[Callable[[Any], None] | None] = Field(
-        default=None, description="Told how the build goes, as `building.settings.Event`."
+        default=None, description="Told how the build goes, as `building.settings.BuildEvent`."
     )
     stop: SkipValidation[Callable[[], bool]] = Field(
         default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."

@@ -36,7 +36,7 @@ from ..stream import Chunk, Extraction, Here, Progress, Stop, text_chunks
 from ..text.chat import template_date
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest, RunRequest
-from .settings import BuildResult, BuildSettings, DictionarySummary, Event
+from .settings import BuildEvent, BuildResult, BuildSettings, DictionarySummary
 from .workspace import State, Workspace, check_place
 from .write import Places, write_dictionary
 
@@ -114,7 +114,7 @@ def build(
             return finished(workspace.out)
         settings = workspace.settings
         assert isinstance(settings, BuildSettings)
-        job = Job(
+        job = BuildJob(
             chunks=lambda: text_chunks(source, loaded, settings, settings.max_tokens),
             source=source.name,
             places=Places.of(loaded, sites, settings),
@@ -124,7 +124,7 @@ def build(
             unread=unread,
             keep=asked.keep_activations,
         )
-        run = Run.begin(job, asked)
+        run = BuildRun.begin(job, asked)
         return run.through(crews(loaded, settings, run.progress))
 
 
@@ -165,7 +165,7 @@ def _write_log(settings: BuildSettings, result: BuildResult, notes: dict[str, An
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildJob:
     """What is to be done.
 
     Attributes:
@@ -186,15 +186,15 @@ class Job:
     keep: str = "none"
 
 
-class Run:
+class BuildRun:
     """A job on its way: dictionaries that follow the stream, saved now and then (law L9)."""
 
     def __init__(
         self,
-        job: Job,
+        job: BuildJob,
         state: State,
         stop: Callable[[], bool],
-        on_event: Callable[[Event], None] | None,
+        on_event: Callable[[BuildEvent], None] | None,
         checkpoint_seconds: float,
     ):
         self.job, self.state, self.on_event = job, state, on_event
@@ -202,7 +202,7 @@ class Run:
         self.started = time.monotonic()
 
     @classmethod
-    def begin(cls, job: Job, asked: RunRequest) -> Run:
+    def begin(cls, job: BuildJob, asked: RunRequest) -> BuildRun:
         """A run from where an earlier one was stopped, or from the start."""
         state = job.workspace.load(job.device, job.settings.sites, job.settings.model.d_model)
         return cls(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
@@ -221,7 +221,7 @@ class Run:
     def _report(self, kind: str, tokens: int, rate: float) -> None:
         if self.on_event is not None:
             summaries = tuple(growing.summary() for growing in self.state.growing)
-            self.on_event(Event(kind, tokens, self.job.settings.max_tokens, rate, summaries))
+            self.on_event(BuildEvent(kind, tokens, self.job.settings.max_tokens, rate, summaries))
 
     def follow(self, crew: Crew) -> None:
         """Follow the stream to where every dictionary has stopped. Raises Interrupted, everything so far being kept."""

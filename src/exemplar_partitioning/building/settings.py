@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from ..folder.schema import ModelRecord
 from ..folder.summary import DictionarySummary
-from ..stream import Event as JobEvent
+from ..stream import ProgressEvent
 from ..text.windowing import Settings
 from .options import BuildOptions
 
@@ -63,7 +63,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Event(JobEvent):
+class BuildEvent(ProgressEvent):
     """News of a running build.
 
     kind: `start`, `resume`, `progress`, `calibrating`, `calibrated`, `checkpoint`, `dictionary` (one ended) or `done`.

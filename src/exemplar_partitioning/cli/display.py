@@ -18,7 +18,7 @@ from .terminal import interval, table
 
 if TYPE_CHECKING:
     from ..folder.summary import DictionarySummary
-    from ..stream import Event
+    from ..stream import ProgressEvent
 
 _SEVERAL = 6  # dictionaries that a line names
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
@@ -86,7 +86,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def display(as_json: bool, title: str = "") -> Iterator[Callable[[Event], None]]:
+def display(as_json: bool, title: str = "") -> Iterator[Callable[[ProgressEvent], None]]:
     """What shows events as they come: JSON lines on standard output, or a display for people on standard error."""
     if as_json:
         yield _print_json
@@ -98,7 +98,7 @@ def display(as_json: bool, title: str = "") -> Iterator[Callable[[Event], None]]
         yield shown
 
 
-def _print_json(event: Event) -> None:
+def _print_json(event: ProgressEvent) -> None:
     sys.stdout.write(json_text(event.as_json()) + "\n")
     sys.stdout.flush()
 
@@ -123,7 +123,7 @@ class _Display:
     def print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: ProgressEvent) -> None:
         growing = getattr(event, "dictionaries", None)  # none of an annotation, which has nothing that grows
         usual = "annotating" if growing is None else "clustering" if growing else "calibrating"
         rate = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ""

@@ -31,7 +31,7 @@ def search(
     """
     from ..errors import EPError
     from ..folder.listing import OnDisk, choose
-    from ..folder.search import search as by_words
+    from ..folder.text_search import search as by_words
 
     if meaning:
         from ..folder.model import model_of

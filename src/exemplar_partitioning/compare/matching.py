@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from ..core.dictionary import Basis, Dictionary
 from ..core.geometry import directions
-from ..core.search import nearest
+from ..core.nearest import nearest
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.origin import describe

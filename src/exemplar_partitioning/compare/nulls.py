@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from ..core.search import nearest
+from ..core.nearest import nearest
 
 DRAWS = 8  # of a null at least; each gives as many best matches as there are regions, up to
 _MATCHED = 4096

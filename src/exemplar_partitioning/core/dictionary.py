@@ -22,9 +22,9 @@ from ..errors import DataError, EPError
 from .decomposition import Decomposition
 from .geometry import Block, check_threshold, directions, reference_directions
 from .intake import Rows, as_float32, intake
+from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .precision import full_precision
 from .pursuit import Atoms, Method, Rule, pursue
-from .search import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")

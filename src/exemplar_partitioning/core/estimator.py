@@ -19,7 +19,7 @@ from .dictionary import Dictionary
 from .geometry import check_threshold
 from .intake import Rows, as_float32, intake
 from .leader import LeaderClustering
-from .search import ROWS
+from .nearest import ROWS
 
 _BATCH = BATCH // 2  # ranking costs the square of it
 _STAGES = (2, 4, 8, 16, SAMPLE // _BATCH)  # batches that calibrate: more until theta's standard error is small

@@ -27,8 +27,8 @@ from torch import Tensor
 from .candidates import Covers
 from .geometry import UNIT_ROUNDOFF, Block, check_threshold, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
+from .nearest import FEW, ROWS, ExemplarMatrix, Prefilter, Search
 from .precision import full_precision
-from .search import FEW, ROWS, ExemplarMatrix, Prefilter, Search
 
 _FOUNDERS = 256  # uncovered rows compared with one another at once
 

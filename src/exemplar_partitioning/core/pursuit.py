@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .atoms import Atoms, Codes, Method, Rule, on_grid
-from .matching import matching
-from .orthogonal import orthogonal
+from .orthogonal_pursuit import orthogonal_pursuit
+from .plain_pursuit import plain_pursuit
 from .precision import full_precision
 
 __all__ = ["Atoms", "Method", "Rule", "pursue"]
@@ -30,7 +30,8 @@ __all__ = ["Atoms", "Method", "Rule", "pursue"]
 @full_precision()
 def pursue(atoms: Atoms, u_nd: Float[Tensor, "n d"], rule: Rule) -> Codes:
     """Decompose unit directions. Atoms that are left with weight 0 are not listed."""
-    picks_nk, weights_nk, left_n = (orthogonal if rule.method == "omp" else matching)(atoms, on_grid(u_nd), rule)
+    steps = orthogonal_pursuit if rule.method == "omp" else plain_pursuit
+    picks_nk, weights_nk, left_n = steps(atoms, on_grid(u_nd), rule)
     order_nk = torch.argsort((weights_nk == 0).byte(), dim=1, stable=True)
     weights_nk = weights_nk.gather(1, order_nk)
     return Codes(picks_nk.gather(1, order_nk).masked_fill_(weights_nk == 0, -1), weights_nk, left_n.clamp_(min=0))

@@ -27,7 +27,7 @@ from jaxtyping import Float32, Float64
 from safetensors.torch import save as serialise
 
 from ..core import dictionary as core
-from ..core.search import Prefilter
+from ..core.nearest import Prefilter
 from ..errors import DataError, EPError
 from ..files import new_folder, read_tensors, seal, sha256, to_json
 from .invariants import check_center
@@ -43,7 +43,7 @@ from .schema import REGIONS_SCHEMA, Config, FileRecord
 if TYPE_CHECKING:
     from ..models.loaded import LoadedModel
     from .region import Region
-    from .search import Hit
+    from .text_search import Hit
 
 CONTEXT_TOKENS = 32  # shown before an exemplar's token
 
@@ -124,7 +124,7 @@ class StoredDictionary(Dictionary, OnDisk):
         return rows
 
     def search(self, query: str, top: int = 20, *, model: LoadedModel | None = None) -> list[Hit]:
-        """Regions that are about something, best first: by the words of their evidence (`folder.search.search`).
+        """Regions that are about something, best first: by the words of their evidence (`folder.text_search.search`).
 
         Args:
             query: words to look for.
@@ -138,7 +138,7 @@ class StoredDictionary(Dictionary, OnDisk):
             EPError: a query without words, or another model.
         """
         from .meaning import nearest
-        from .search import search
+        from .text_search import search
 
         return search(self, query, top) if model is None else nearest(self, model, query, top)
 

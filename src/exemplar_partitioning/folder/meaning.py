@@ -15,7 +15,7 @@ from ..models.sites import resolve_sites
 from .dictionary import StoredDictionary
 from .labels import Labels
 from .model import check_model
-from .search import Hit, excerpt
+from .text_search import Hit, excerpt
 
 _CARRIERS = ("This text is about {}", "He spoke for an hour about {}", "One example of it is {}")
 """Sentences that a phrase is read in: its last token has seen all of it, and stands where most tokens stand."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import EPError
 from .architecture import Architecture, transformers_model
-from .progress import Progress, Tokens
 from .sites import Site, resolve_sites
+from .touched_tokens import Tokens, TouchedTokens
 
 Edit = Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]]
 """Activations in, activations out: float32 [n, d], row by row."""
@@ -113,7 +113,7 @@ def applied(
         )
     architecture = Architecture.of(model)
     chosen = resolve_sites(sites, architecture)
-    progress, reached = Progress(tokens, bos), set[Site]()
+    progress, reached = TouchedTokens(tokens, bos), set[Site]()
     with ExitStack() as stack:
         stack.enter_context(progress.watching(outer, model, architecture))
         for site in chosen:
@@ -122,7 +122,7 @@ def applied(
     _check_reached(architecture, chosen, reached)
 
 
-def _changing(edit: Edit, progress: Progress, site: Site, reached: set[Site]) -> Callable[[Tensor], Tensor | None]:
+def _changing(edit: Edit, progress: TouchedTokens, site: Site, reached: set[Site]) -> Callable[[Tensor], Tensor | None]:
     def change(x_bsd: Float[Tensor, "b s d"]) -> Tensor | None:
         reached.add(site)
         touched_bs = progress.touched(x_bsd.shape, x_bsd.device)

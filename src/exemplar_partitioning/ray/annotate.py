@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 
 from ..annotating.gather import Gathered
-from ..annotating.run import Gathering, Job
+from ..annotating.run import AnnotateJob, Gathering
 from ..core.dictionary import Dictionary
 from ..stream import Chunk, Progress
 from .pool import Done, Hand, Lost, Pool
@@ -26,7 +26,9 @@ _KNOW, _HAND_OVER = "know", "hand_over"  # keys of calls that are not of a chunk
 def on(ray: Ray) -> Gathering:
     """The workers of a cluster, who gather as one process would."""
 
-    def gather(job: Job, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress) -> Generator[Sequence[Chunk]]:
+    def gather(
+        job: AnnotateJob, chunks: Iterator[Chunk], gathered: Gathered, progress: Progress
+    ) -> Generator[Sequence[Chunk]]:
         context = job.dictionaries[0].config.text.windowing.context_size
         with team(ray, AnnotationWorker, job.reader.model, job.sites, context_size=context) as pool:
             known = [

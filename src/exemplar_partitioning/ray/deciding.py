@@ -21,7 +21,7 @@ from torch import Tensor
 from ..building.growing import Growing, Provenance
 from ..core.geometry import directions
 from ..core.leader import LeaderClustering
-from ..core.search import ROWS
+from ..core.nearest import ROWS
 from ..stream import Chunk
 from .wire import Known, Proposal, Segment, broken
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.geometry import Block, directions
 from ..core.leader import covered_alone
-from ..core.search import ROWS, Candidates, ExemplarMatrix, Search, full_precision
+from ..core.nearest import ROWS, Candidates, ExemplarMatrix, Search, full_precision
 from .wire import Known, News, Proposal, Segment
 
 

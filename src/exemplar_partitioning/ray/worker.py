@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..annotating.evidence import ChunkRows
+from ..annotating.freed_memory import return_freed
 from ..annotating.gather import Gathered
-from ..annotating.memory import return_freed
 from ..core.dictionary import Dictionary
 from ..models.capture import Extractor
 from ..models.load import load_model, search_device

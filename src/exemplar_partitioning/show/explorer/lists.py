@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...folder.search import excerpt, ranked
+from ...folder.text_search import excerpt, ranked
 from .library import View
 from .views import brief, by_number, by_text, check_order, containing, numbers, shown, size_is
 

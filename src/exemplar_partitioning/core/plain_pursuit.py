@@ -24,7 +24,7 @@ _DRIFT = 2.0**-21
 _SETTLED, _TOGETHER = 512, 96  # rows: to settle at once; to run at once, near a core's cache
 
 
-def matching(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
+def plain_pursuit(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
     """Matching pursuit of unit directions on the grid. An atom picked again adds to its weight."""
     n, device = len(u_nd), u_nd.device
     settled, together = (_SETTLED, _TOGETHER * torch.get_num_threads()) if device.type == "cpu" else (n, n)

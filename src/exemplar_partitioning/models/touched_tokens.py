@@ -31,7 +31,7 @@ _CACHES = ("past_key_values", "cache_params", "state", "mems")  # what models na
 
 
 @dataclass
-class _Run:
+class _Generation:
     """A call of `generate` under way. base: length of the prompt within its sequence, None until it is known."""
 
     base: int | None
@@ -51,7 +51,7 @@ class _Pass:
     mask_bs: Tensor | None
 
 
-class Progress:
+class TouchedTokens:
     """Follows a model and the objects around it through forward passes and calls of `generate`.
 
     bos: token that sequences should begin with; where one has none, that is warned of, once.
@@ -59,7 +59,7 @@ class Progress:
 
     def __init__(self, tokens: Tokens, bos: int | None = None) -> None:
         self.tokens, self._bos = tokens, bos
-        self._runs: list[_Run] = []  # the innermost last
+        self._runs: list[_Generation] = []  # the innermost last
         self._pass: _Pass | None = None
 
     @contextmanager
@@ -171,7 +171,7 @@ class Progress:
             base = given.shape[1] if isinstance(given, Tensor) else None  # text, embeddings: the first pass tells
             if base is not None and self._runs and (outer := self._runs[-1].base) is not None:
                 base = min(base, outer)  # it goes on from what another call is writing, as a draft does
-            self._runs.append(_Run(base))
+            self._runs.append(_Generation(base))
             try:
                 return generate(*args, **kwargs)
             finally:

@@ -19,7 +19,7 @@ from .geometry import UNIT_ROUNDOFF, tree_sum
 _ROWS = 256  # pursued together, on a CPU
 
 
-def orthogonal(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
+def orthogonal_pursuit(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
     """Orthogonal matching pursuit of unit directions on the grid."""
     step = _ROWS if u_nd.device.type == "cpu" else max(1, len(u_nd))
     parts = [_orthogonal(atoms, part_nd, rule) for part_nd in u_nd.split(step)]

@@ -12,7 +12,7 @@ import exemplar_partitioning as ep
 from annotated import EMPTY, HOSTILE, VOCABULARY, annotated
 from exemplar_partitioning.folder.interest import ENOUGH, ordered, shown
 from exemplar_partitioning.folder.labels import Labels
-from exemplar_partitioning.folder.search import ranked, search
+from exemplar_partitioning.folder.text_search import ranked, search
 
 
 @pytest.fixture(scope="module")
