@@ -27,6 +27,8 @@ from .compare.matching import Matching as Matching
 from .compare.matching import match as match
 from .compare.roundtrip import RoundTrip as RoundTrip
 from .compare.roundtrip import roundtrip as roundtrip
+from .compare.row import Row as Row
+from .compare.row import row as row
 from .compare.structure import Drift as Drift
 from .compare.structure import Structure as Structure
 from .compare.structure import drift as drift

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Column, Table
 
+from ..demo.dictionary import packaged
 from ..text.visible import visible
 from . import options
 from .output import print_json, write_tables
@@ -21,9 +22,23 @@ _TOKEN = 24  # columns at most
 
 
 def match(
-    a: options.FolderA,
-    b: options.FolderB,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of builds or dictionaries: A and B, or the row; demo: the packaged one.",
+            metavar="A B",
+            callback=lambda paths: [packaged(path) for path in paths],
+        ),
+    ],
     *,
+    row: Annotated[
+        bool,
+        typer.Option(
+            "--row",
+            help="Follow regions along all folders given, in order, each matched with the next; of one folder that "
+            "holds builds, along these.",
+        ),
+    ] = False,
     site: options.Site = None,
     percentile: options.Percentile = None,
     site_b: options.SiteB = None,
@@ -51,6 +66,14 @@ def match(
     as_json: options.Json = False,
 ) -> None:
     """Match regions: which persist, which are dropped or introduced, at a cutoff calibrated by a null."""
+    if csv and out is None:
+        raise typer.BadParameter("--csv says how tables are written; add --out")
+    if row:
+        _along(folders, site, percentile, false_alarms=false_alarms, out=out, csv=csv, as_json=as_json)
+        return
+    if len(folders) != 2:
+        raise typer.BadParameter(f"two folders are matched, A and B; got {len(folders)}. A row of them is --row")
+    a, b = folders
     from ..compare.matching import NullName
     from ..compare.matching import match as run
     from ..core.dictionary import Basis
@@ -58,8 +81,6 @@ def match(
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site_b or site, percentile_b or percentile)
     again = options.chosen_dictionary(rebuild, site, percentile) if rebuild is not None else None
-    if csv and out is None:
-        raise typer.BadParameter("--csv says how tables are written; add --out")
     matching = run(
         first,
         second,
@@ -81,6 +102,19 @@ def match(
         print_json(matching.summary() | {"table": matching.table().to_pylist()})
     else:
         show(matching, top)
+
+
+def _along(
+    folders: list[Path], site: str | None, percentile: float | None, *, false_alarms: float, **told: Any
+) -> None:
+    from ..compare.row import row
+    from ..folder.listing import builds
+    from .match_row import tell
+
+    if len(folders) == 1:
+        folders = builds(folders[0])
+    chosen = [options.chosen_dictionary(folder, site, percentile) for folder in folders]
+    tell(row(chosen, [folder.name for folder in folders], false_alarms=false_alarms), **told)
 
 
 def show(matching: Matching, top: int) -> None:

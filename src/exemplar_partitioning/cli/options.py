@@ -58,7 +58,8 @@ def regions(text: str) -> list[int]:
 def _completed(context: typer.Context, beginning: str, part: int) -> list[str]:
     """What the folders of dictionaries in DIR, or A, are called; the names alone are read."""
     # after an option that lacks its value, arguments are not given to their names
-    root = context.params.get("path") or context.params.get("a") or next(iter(context.args), None)
+    given = [context.params.get(name) for name in ("path", "a")] + [*(context.params.get("folders") or ())][:1]
+    root = next(filter(None, given), None) or next(iter(context.args), None)
     files = Path(root).glob("*/p*/config.json") if root else ()
     names = {file.parts[part].removeprefix("p" if part == -2 else "") for file in files}
     return sorted(name for name in names if name.startswith(beginning))

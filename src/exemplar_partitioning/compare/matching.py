@@ -201,14 +201,14 @@ def match(
     Raises:
         EPError: another width, an empty dictionary, another model than a dictionary's, or no text in common.
     """
-    _check(a, b, basis, false_alarms)
+    check(a, b, basis, false_alarms)
     if null not in (None, *get_args(NullName)):
         raise EPError(f"the null is {null!r}; expected {' or '.join(get_args(NullName))}")
     if null == "random exemplars" and tokens is None and text is None:
         raise EPError("the null of random exemplars draws them from a text; give one with --text")
     matching = _by_direction(a, b, basis, false_alarms)
     if rebuild is not None:
-        _check(a, rebuild, basis, false_alarms)
+        check(a, rebuild, basis, false_alarms)
         again_k = nearest(_directions(a, basis)[1], _directions(rebuild, basis)[1])[1]
         matching = replace(matching, rebuild_k=again_k)
     if tokens is None and text is not None:
@@ -271,7 +271,8 @@ def raw_exemplars(dictionary: StoredDictionary) -> Float64[np.ndarray, "k d"]:
     return x_kd
 
 
-def _check(a: StoredDictionary, b: StoredDictionary, basis: str, false_alarms: float) -> None:
+def check(a: StoredDictionary, b: StoredDictionary, basis: str, false_alarms: float) -> None:
+    """Raise EPError unless two dictionaries can be matched so."""
     if a.d_model != b.d_model:
         raise EPError(
             f"{a.path} has d_model = {a.d_model} ({a.config.model.id}), {b.path} {b.d_model} ({b.config.model.id}): "

@@ -5,6 +5,7 @@ Nothing here imports torch, so that a table of what there is costs no more than 
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from .schema import REGIONS_SCHEMA, SCHEMA_VERSIONS, Config, FileRecord, validat
 if TYPE_CHECKING:
     from .annotation import Annotation
 
+RUNS = "runs.json"  # of a folder that holds several builds: in which order they are
 ROW_GROUP = 1024  # rows of regions.parquet
 
 
@@ -117,6 +119,25 @@ def find(root: Path) -> list[Path]:
         return [int(layer) if layer.isdigit() else -1, name], _percentile_of(folder)
 
     return sorted(folders, key=order)
+
+
+def builds(root: Path) -> list[Path]:
+    """Folders of builds in a folder: in the order that runs.json names, else by name, 2 before 10.
+
+    Raises:
+        EPError: there is none.
+    """
+    within = {file.parents[2].name for file in root.glob("*/*/p*/config.json")}
+    if not within:
+        raise EPError(f"{root} holds no folders of builds; give the folders one after another")
+    listed = [run["folder"] for run in read_json(root / RUNS)["runs"]] if (root / RUNS).is_file() else []
+    names = [name for name in listed if name in within] or sorted(within, key=natural)
+    return [root / name for name in names]
+
+
+def natural(name: str) -> list[Any]:
+    """By which names are sorted as people do: 2 before 10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def percentile_name(percentile: float) -> str:
