@@ -273,6 +273,7 @@ def pages() -> dict[Path, dict[str, str]]:
         DOCS / "comparing.md": _module("comparing_page").parts(),
         DOCS / "scaling.md": machines.scaling_parts(),
         DOCS / "errors.md": machines.errors_parts(),
+        DOCS / "reference" / "command-line.md": {"verbs": _module("commands_page").listing()},
     }
 
 

@@ -218,6 +218,9 @@ def load(
         device: where regions are looked for, such as cpu or cuda.
         prefilter: dtype of the rough arithmetic before the exact one; None: what is fastest here.
 
+    Returns:
+        The dictionary; arrays are read when they are first used.
+
     Raises:
         EPError: there is none, or several fit.
         DataError: files are missing, truncated, altered or of a newer schema.

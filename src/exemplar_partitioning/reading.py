@@ -132,7 +132,22 @@ def decomposed(
     basis: Basis = "exemplar",
     method: Method = "omp",
 ) -> list[TokenDecomposition]:
-    """Of what every token of a text is made; see `read`, and `Dictionary.decompose` for k, basis and method."""
+    """Of what every token of a text is made; see `read`, and `Dictionary.decompose` for k, basis and method.
+
+    Args:
+        dictionary: whose directions the tokens are made of.
+        loaded: its model.
+        text: what to read.
+        k: regions a token, at most.
+        basis: see `Dictionary.decompose`.
+        method: see there.
+
+    Returns:
+        One record a token of text.
+
+    Raises:
+        EPError: another model, a text without tokens, or a k out of range.
+    """
     dictionary.check_pursuit(k, basis=basis, method=method)
     tokens = _tokens_of([dictionary], loaded, text)
     x_nd = tokens.activations[dictionary.config.site.name]

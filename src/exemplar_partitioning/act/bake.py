@@ -91,6 +91,9 @@ def ablate_everywhere(
         basis: "exemplar" directions, "mean" ones of members, or a direction [d] of your own.
         any_model: act on a model other than the dictionary's, of the same width.
 
+    Returns:
+        A context manager; when it ends, the model is as it was.
+
     Raises:
         EPError: a region that does not exist or has no direction, or another model.
     """

@@ -74,7 +74,15 @@ class Concept:
     report: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Write a new folder: concept.json and concept.safetensors."""
+        """Write a new folder: concept.json and concept.safetensors.
+
+        Args:
+            path: the folder; it must not exist.
+
+        Raises:
+            EPError: it does.
+            ResourceError: it cannot be written.
+        """
         record = {"format": FORMAT, **{name: vars(self)[name] for name in _FIELDS}}
         with new_folder(Path(path)) as folder:
             (folder / "concept.json").write_bytes(to_json(record))
@@ -82,7 +90,19 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | Path, dictionary: StoredDictionary) -> Concept:
-        """A concept of a dictionary, from its folder; EPError if it is another's, DataError if it is damaged."""
+        """A concept of a dictionary, from its folder.
+
+        Args:
+            path: its folder.
+            dictionary: that it belongs to.
+
+        Returns:
+            The concept.
+
+        Raises:
+            EPError: it is another dictionary's.
+            DataError: it is damaged.
+        """
         value = read_json(Path(path) / "concept.json")
         if value.get("format") != FORMAT or not set(_FIELDS) <= set(value):
             raise DataError(f"{path} does not hold a concept of this package")
@@ -95,7 +115,15 @@ class Concept:
         return cls(**{name: value[name] for name in _FIELDS}, direction=tensors["direction"])
 
     def scores(self, dictionary: StoredDictionary, x_nd: Any) -> Float64[np.ndarray, " n"]:
-        """Cosine of each activation to the nearest of the concept's exemplars."""
+        """Cosine of each activation to the nearest of the concept's exemplars.
+
+        Args:
+            dictionary: that the concept belongs to.
+            x_nd: activations [n, d_model].
+
+        Returns:
+            A score a row, at most 1.
+        """
         return _nearness(dictionary, self.regions, np.asarray(x_nd))
 
 

@@ -50,6 +50,9 @@ def union(a: Dictionary, b: Dictionary) -> Dictionary:
         a: a dictionary.
         b: another, with the same centre and threshold.
 
+    Returns:
+        A dictionary with the same centre and threshold.
+
     Raises:
         EPError: another centre or threshold.
     """
@@ -63,6 +66,9 @@ def difference(a: Dictionary, b: Dictionary) -> Dictionary:
         a: a dictionary.
         b: another, with the same centre and threshold.
 
+    Returns:
+        A dictionary with the same centre and threshold.
+
     Raises:
         EPError: another centre or threshold.
     """
@@ -75,6 +81,9 @@ def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
     Args:
         a: a dictionary.
         b: another, with the same centre and threshold.
+
+    Returns:
+        A dictionary with the same centre and threshold.
 
     Raises:
         EPError: another centre or threshold.
@@ -104,6 +113,9 @@ def merge(a: StoredDictionary, b: StoredDictionary) -> Merged:
     Args:
         a: whose centre and threshold the result has.
         b: another build of the same model and site.
+
+    Returns:
+        The dictionary, and which of its regions come from where.
 
     Raises:
         EPError: another model or site, or lengths that leave the activations of b's exemplars open.

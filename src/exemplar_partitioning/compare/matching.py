@@ -198,6 +198,9 @@ def match(
         false_alarms: share of matches without correspondence that may be called persisted.
         device: of the forward passes.
 
+    Returns:
+        Nearest regions either way, one-to-one pairs, the nulls and their cutoffs.
+
     Raises:
         EPError: another width, an empty dictionary, another model than a dictionary's, or no text in common.
     """

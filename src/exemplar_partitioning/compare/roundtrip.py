@@ -131,6 +131,9 @@ def roundtrip(
         device: of the forward passes.
         seed: of the random pairings.
 
+    Returns:
+        How many return, beside re-paired units and the text alone.
+
     Raises:
         EPError: another model than a dictionary's, or a text without aligned tokens.
     """

@@ -85,6 +85,9 @@ def transport(
         dtype: of the forward pass.
         device: it runs on.
 
+    Returns:
+        The new dictionary, with the region ids of the old one.
+
     Raises:
         EPError: the folder is there already, no such site, windows too long for the model, or another width than
             the kept centre's.

@@ -46,12 +46,34 @@ class Tree:
         return f"Tree({', '.join(f'{level.k:,}' for level in self.levels)} regions)"
 
     def children(self, level: int, region: int) -> list[int]:
-        """Regions of the next level whose parent this is; none on the last level."""
+        """Regions of the next level whose parent this is; none on the last level.
+
+        Args:
+            level: of the region; 0 is the coarsest.
+            region: its id.
+
+        Returns:
+            Ids on the next level.
+
+        Raises:
+            EPError: no such region.
+        """
         self.levels[level].check_region(region)
         return np.flatnonzero(self.parent[level] == region).tolist() if level < len(self.parent) else []
 
     def ancestors(self, level: int, region: int) -> list[int]:
-        """Parent, its parent and so on, up to the coarsest level."""
+        """Parent, its parent and so on, up to the coarsest level.
+
+        Args:
+            level: of the region; 0 is the coarsest.
+            region: its id.
+
+        Returns:
+            An id a level, nearest first.
+
+        Raises:
+            EPError: no such region.
+        """
         self.levels[level].check_region(region)
         ancestors = []
         for parents in reversed(self.parent[:level]):
@@ -60,7 +82,19 @@ class Tree:
         return ancestors
 
     def relatives(self, level: int, region: int, other: int) -> list[int]:
-        """The ancestor of a region on a coarser level, or its descendants on a finer one."""
+        """The ancestor of a region on a coarser level, or its descendants on a finer one.
+
+        Args:
+            level: of the region; 0 is the coarsest.
+            region: its id.
+            other: the level to look on.
+
+        Returns:
+            Ids on that level.
+
+        Raises:
+            EPError: no such region.
+        """
         if other < level:
             return [self.ancestors(level, region)[level - 1 - other]]
         self.levels[level].check_region(region)
@@ -70,7 +104,17 @@ class Tree:
         return np.flatnonzero(ids == region).tolist()
 
     def level(self, percentile: float) -> int:
-        """The level of a percentile; EPError, naming those there are, if there is none."""
+        """The level of a percentile; EPError, naming those there are, if there is none.
+
+        Args:
+            percentile: of one of the dictionaries.
+
+        Returns:
+            Its level; 0 is the coarsest.
+
+        Raises:
+            EPError: there is none.
+        """
         percentiles = [d.config.calibration.percentile for d in self.levels]
         if percentile not in percentiles:
             raise EPError(
@@ -117,6 +161,9 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
 
     Args:
         dictionaries: two or more percentiles, in any order.
+
+    Returns:
+        Levels from coarse to fine, and each region's parent.
 
     Raises:
         EPError: fewer than two, or another model, site or centre.

@@ -91,6 +91,9 @@ def calibrate(
         percentiles: each strictly between 0 and 100.
         center_d: the centre, where it is settled already.
 
+    Returns:
+        Centre, spread, and a threshold a percentile.
+
     Raises:
         EPError: no batch has two rows with a direction, or a percentile falls on copies of the same row, so
             that its theta would be nothing.

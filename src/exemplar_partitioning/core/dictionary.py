@@ -48,7 +48,7 @@ class Dictionary:
 
     Methods take activations as they are held ([d], [n, d] or [batch, tokens, d]; see `core.intake`) and
     answer with the same leading axes: tensors (on the CPU) for a tensor, arrays for all else. A row that is
-    not finite or equals the centre belongs nowhere: region -1 at distance infinity.
+    not finite or equals the centre belongs nowhere: region -1 at distance infinity. Another width is an EPError.
     """
 
     center: Tensor
@@ -233,9 +233,12 @@ class Dictionary:
         """Region (int64 [n]) and distance to its exemplar (float64 [n], cosine distance) of each row.
 
         The exemplar of largest `u . e` counts, lowest id on an exact tie, whether or not it lies within
-        the threshold (law L4); compare the distance with `threshold` for coverage. With basis "mean" the
-        nearest mean direction counts instead, and the distance is to that. Activations are read block by
-        block: a memory-mapped file larger than memory will do.
+        the threshold; compare the distance with `threshold` for coverage. With basis "mean" the nearest mean direction
+        counts instead. Activations are read block by block: a memory-mapped file larger than memory will do.
+
+        Args:
+            x: activations.
+            basis: directions of exemplars, or of mean members (an annotated dictionary has them).
         """
         x_nd = intake(x, self.d_model)
         around, regions_m = self._around(basis)
@@ -249,7 +252,11 @@ class Dictionary:
 
     @full_precision()
     def ids(self, x: Any) -> Any:
-        """Region of each row as `assign` gives it (int64 [n]), without distances, which cost more."""
+        """Region of each row as `assign` gives it (int64 [n]), without distances, which cost more.
+
+        Args:
+            x: activations.
+        """
         x_nd = intake(x, self.d_model)
         ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
         for rows, block in self.blocks(x_nd) if self.k else ():
@@ -258,7 +265,11 @@ class Dictionary:
 
     @full_precision()
     def assign_directions(self, directions_nd: Any) -> tuple[Any, Any]:
-        """As `assign`, for directions around the centre instead of activations, such as other exemplars."""
+        """As `assign`, for directions around the centre instead of activations, such as other exemplars.
+
+        Args:
+            directions_nd: [n, d_model], from the centre; of any length.
+        """
         given = intake(directions_nd, self.d_model)
         ids_n, cosine_n = nearest(given[:], self.exemplars, device=self.device)
         distance_n = torch.where(ids_n < 0, torch.inf, (1 - cosine_n).clamp(0, 2))
@@ -266,15 +277,20 @@ class Dictionary:
 
     @full_precision()
     def distances(self, x: Any) -> Any:
-        """Cosine distance of each row to every exemplar: float32 [n, k], the whole matrix."""
+        """Cosine distance of each row to every exemplar: float32 [n, k], the whole matrix.
+
+        Args:
+            x: activations.
+        """
         x_nd = intake(x, self.d_model)
         return x_nd.like((1 - self._cosines(x_nd)).clamp_(0, 2))
 
     @full_precision()
     def margins(self, x: Any) -> Any:
-        """How much farther the second nearest exemplar is than the nearest: float32 [n], >= 0.
+        """How much farther the second nearest exemplar is than the nearest: float32 [n]; infinite if it is alone.
 
-        Infinite for a dictionary of one region; NaN for rows without a direction.
+        Args:
+            x: activations.
         """
         x_nd = intake(x, self.d_model)
         margin_n = torch.full((len(x_nd),), torch.nan)
@@ -296,6 +312,15 @@ class Dictionary:
         - `pursuit`: weights of `decompose` with k steps, which `decode` adds up to what is nearest.
 
         With basis "mean", `e` are mean directions of members; regions without members then have features 0.
+
+        Args:
+            x: activations.
+            readout: one of the above.
+            k: regions for one activation, of `topk`, `topk_norm` and `pursuit`.
+            basis: directions of exemplars, or of mean members (an annotated dictionary has them).
+
+        Raises:
+            EPError: an unknown readout, a k out of range, or another width than the dictionary's.
         """
         if readout not in READOUTS:
             raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
@@ -333,6 +358,10 @@ class Dictionary:
         Exemplars are fixed points of encoding by `topk` with k = 1 and decoding, and `pursuit` decodes to what is
         nearest. Other readouts overshoot, as exemplars are not orthogonal; for `topk` with more than one region,
         decoding what `encode` returned warns of it.
+
+        Args:
+            features: [n, number of regions].
+            basis: directions of exemplars, or of mean members (an annotated dictionary has them).
         """
         given = intake(features)
         if given.width != self.k:
@@ -349,7 +378,11 @@ class Dictionary:
 
     @full_precision()
     def members(self, x: Any) -> MemberStatistics:
-        """Member statistics of these activations over the frozen exemplars; mergeable (law L4)."""
+        """Member statistics of these activations over the frozen exemplars; mergeable.
+
+        Args:
+            x: activations.
+        """
         sums = MemberStatistics.empty(self.k, self.d_model)
         for rows, block in self.blocks(x):
             sums.add(block, *self.assign_block(block))

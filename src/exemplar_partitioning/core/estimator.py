@@ -80,11 +80,33 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         self.calibration_sample = calibration_sample
 
     def fit(self, X: Any, y: Any = None) -> ExemplarPartition:
-        """Cluster the rows of X, forgetting what was learnt before; X is read in place, and not kept."""
+        """Cluster the rows of X, forgetting what was learnt before; X is read in place, and not kept.
+
+        Args:
+            X: rows [n_samples, n_features], of numpy, torch, a frame, or mapped.
+            y: ignored.
+
+        Returns:
+            This estimator.
+
+        Raises:
+            EPError: a parameter out of range, or too few rows to calibrate.
+        """
         return self._learn(X, reset=True, end=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> ExemplarPartition:
-        """Continue the stream with the rows of X; pieces give what fitting the whole gives."""
+        """Continue the stream with the rows of X; pieces give what fitting the whole gives.
+
+        Args:
+            X: rows [n_samples, n_features], of numpy, torch, a frame, or mapped.
+            y: ignored.
+
+        Returns:
+            This estimator.
+
+        Raises:
+            EPError: as for `fit`.
+        """
         return self._learn(X, reset=not self.__sklearn_is_fitted__(), end=False)
 
     def _learn(self, X: Any, *, reset: bool, end: bool) -> ExemplarPartition:
@@ -100,20 +122,49 @@ class ExemplarPartition(TransformerMixin, BaseEstimator):
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
-        """Fit, and return the region of each row: ndarray of shape (n_samples,)."""
+        """Fit, and return the region of each row: ndarray of shape (n_samples,).
+
+        Args:
+            X: rows [n_samples, n_features], of numpy, torch, a frame, or mapped.
+            y: ignored.
+
+        Returns:
+            Ids of regions.
+        """
         return self.fit(X).labels_
 
     def predict(self, X: Any) -> np.ndarray:
-        """Region of each row: ndarray of shape (n_samples,); -1 for a row equal to the centre."""
+        """Region of each row: ndarray of shape (n_samples,); -1 for a row equal to the centre.
+
+        Args:
+            X: rows [n_samples, n_features], of numpy, torch, a frame, or mapped.
+
+        Returns:
+            Ids of regions.
+        """
         return np.asarray(self._dictionary.ids(self._validated(X, reset=False)))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Cosine distance of each row to each exemplar: ndarray of shape (n_samples, n_exemplars)."""
+        """Cosine distance of each row to each exemplar: ndarray of shape (n_samples, n_exemplars).
+
+        Args:
+            X: rows [n_samples, n_features], of numpy, torch, a frame, or mapped.
+
+        Returns:
+            Distances; 1 for a row equal to the centre.
+        """
         dictionary = self._dictionary
         return np.nan_to_num(np.asarray(dictionary.distances(self._validated(X, reset=False))), nan=1.0)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """`exemplarpartition0`, `exemplarpartition1`, ..."""
+        """`exemplarpartition0`, `exemplarpartition1`, ...
+
+        Args:
+            input_features: ignored.
+
+        Returns:
+            A name per exemplar.
+        """
         return np.array([f"exemplarpartition{i}" for i in range(self._dictionary.k)], dtype=object)
 
     @property

@@ -45,11 +45,11 @@ class LeaderClustering:
 
     Attributes:
         online_counts: for each exemplar, rows whose nearest exemplar it was when they came, itself
-            included. Not members: those are counted over the frozen dictionary (law L4).
+            included. Not members: those are counted over the frozen dictionary.
         sole_counts: for each exemplar, later rows that it alone covered when they came, counted up to 2.
         births: for each exemplar, index in the stream of the row that became it.
         position: rows of the stream seen, skipped ones included.
-        skipped: rows without a direction (law L7).
+        skipped: rows without a direction.
     """
 
     @full_precision()
@@ -110,7 +110,18 @@ class LeaderClustering:
 
     @full_precision()
     def add(self, x: Any, *, strict: bool = False) -> Int64[Tensor, " n"]:
-        """Add rows of the stream, as they are held; returns the exemplar each joined, -1 for skipped rows."""
+        """Add rows of the stream, as they are held; returns the exemplar each joined, -1 for skipped rows.
+
+        Args:
+            x: activations [n, d], in the order of the stream.
+            strict: refuse rows that are not finite instead of leaving them out.
+
+        Returns:
+            Ids [n], int64.
+
+        Raises:
+            EPError: another width; with `strict`, a row that is not finite.
+        """
         x_nd = intake(x, self._matrix.d)
         ids_n = torch.full((len(x_nd),), -1, dtype=torch.int64)
         for start in range(0, len(x_nd), ROWS):

@@ -29,7 +29,7 @@ class MissingMass:
 
 
 def missing_mass(sole_counts_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
-    """Missing mass after n activations with a direction (law L5); 1 before the first.
+    """Missing mass after n activations with a direction; 1 before the first.
 
     Had an activation come last, it would have founded a region iff it is an exemplar that covers none alone: so the
     count of those, over n, is the leave-one-out estimate, unbiased where the order of the stream does not matter.
@@ -39,6 +39,9 @@ def missing_mass(sole_counts_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
     Args:
         sole_counts_k: how many later activations each exemplar alone covered, up to 2.
         n: activations with a direction.
+
+    Returns:
+        The estimate with its interval of 95 %.
     """
     if n == 0:
         return MissingMass(1.0, 0.0, 1.0)

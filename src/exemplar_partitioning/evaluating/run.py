@@ -62,6 +62,9 @@ def evaluate(
         seed: of the null, and of the intervals.
         report: called with what is done, how far, and of how much.
 
+    Returns:
+        Error, cross-entropy and their intervals for every k, of the dictionary and of what stands beside it.
+
     Raises:
         EPError: another model, an autoencoder of another width or site, no usable k, or text shorter than asked.
     """

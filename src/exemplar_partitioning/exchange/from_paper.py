@@ -57,6 +57,9 @@ def import_published(
         percentile: default: from metadata.json.
         dtype: of the forward passes it was built from, where no model says.
 
+    Returns:
+        The folder of the dictionary.
+
     Raises:
         DataError: the pickle is damaged, holds no dictionary, or holds anything but data or more than its size.
         EPError: site or percentile is not known, the folder exists, or the model is of another width.

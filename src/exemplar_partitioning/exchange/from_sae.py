@@ -65,7 +65,14 @@ class SparseAutoencoder:
             raise DataError(f"k must lie between 1 and the number of features, {f}; got {self.k}")
 
     def encode(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
-        """Features of activations."""
+        """Features of activations.
+
+        Args:
+            x_nd: activations [n, d].
+
+        Returns:
+            Features [n, f], float32.
+        """
         pre_nf = (x_nd.float() - self.b_dec if self.centred else x_nd.float()) @ self.W_enc + self.b_enc
         features_nf = pre_nf.relu()
         if self.k is not None:
@@ -74,7 +81,14 @@ class SparseAutoencoder:
         return features_nf if self.threshold is None else features_nf * (pre_nf > self.threshold)
 
     def decode(self, features_nf: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
-        """Activations rebuilt from features."""
+        """Activations rebuilt from features.
+
+        Args:
+            features_nf: features [n, f].
+
+        Returns:
+            Activations [n, d], float32.
+        """
         return features_nf @ self.W_dec + self.b_dec
 
 

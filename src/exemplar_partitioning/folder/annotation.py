@@ -195,7 +195,17 @@ class Annotation:
         return table
 
     def region(self, index: int) -> dict[str, Any]:
-        """One row of `regions` as plain values."""
+        """One row of `regions` as plain values.
+
+        Args:
+            index: of the region.
+
+        Returns:
+            Its columns by name.
+
+        Raises:
+            EPError: no such region.
+        """
         return self.regions.slice(self.dictionary.check_region(index), 1).to_pylist()[0]
 
     @cached_property
@@ -211,7 +221,19 @@ class Annotation:
         return file, starts
 
     def examples(self, index: int, kind: str | None = None) -> list[dict[str, Any]]:
-        """Members of a region with their context, as plain values: nearest, farthest and random, each by rank."""
+        """Members of a region with their context, as plain values: nearest, farthest and random, each by rank.
+
+        Args:
+            index: of the region.
+            kind: one of `nearest`, `random` and `farthest`; None for all.
+
+        Returns:
+            Rows with `tokens`, `at` (the member's place in them), `distance`, `document` and others.
+
+        Raises:
+            EPError: no such region or kind.
+            DataError: the file is damaged.
+        """
         if kind not in (None, *KINDS):
             raise EPError(f"there are no examples of kind {kind!r}; expected one of {', '.join(KINDS)}")
         file, starts = self._examples
@@ -226,7 +248,14 @@ class Annotation:
         return [row for row in rows if kind in (None, row["kind"])]
 
     def example_columns(self, columns: list[str]) -> pa.Table:
-        """Some columns of the examples of all regions, in their order."""
+        """Some columns of the examples of all regions, in their order.
+
+        Args:
+            columns: their names.
+
+        Returns:
+            A row per example.
+        """
         self._examples  # noqa: B018  (checks the file)
         return read_table(self._verified("examples.parquet"), columns)
 

@@ -15,13 +15,16 @@ class ExemplarPartition(estimator.ExemplarPartition):
     """Exemplar Partitioning as a scikit-learn estimator, as in the core, that can be saved."""
 
     def save(self, out: str | Path, *, site: str = "activations") -> Path:
-        """Write what was fitted to a new folder `<out>/<site>/p<percentile>`, which is returned.
+        """Write what was fitted to a new folder `<out>/<site>/p<percentile>`.
 
         `ep.load` gives it as a dictionary, and `ep` reads it as the folder of a build.
 
         Args:
             out: folder of the site's.
             site: where in a model the rows are from.
+
+        Returns:
+            The folder.
 
         Raises:
             EPError: the folder exists, or nothing was fitted.

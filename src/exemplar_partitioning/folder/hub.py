@@ -85,6 +85,9 @@ def pull(
         percentile: of the dictionaries.
         revision: branch, tag or commit.
 
+    Returns:
+        The folder.
+
     Raises:
         EPError: no such repository or revision, or none that you may read.
         ResourceError: not in the cache, and no network.

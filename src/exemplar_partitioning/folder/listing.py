@@ -90,7 +90,18 @@ class OnDisk:
         return Annotation(self)
 
     def region(self, index: int) -> dict[str, Any]:
-        """One row of `regions`, read without the others."""
+        """One row of `regions`, read without the others.
+
+        Args:
+            index: of the region.
+
+        Returns:
+            Where its exemplar was observed: `token`, `document`, `position`, `context` and others.
+
+        Raises:
+            EPError: no such region.
+            DataError: the file is damaged.
+        """
         with pq.ParquetFile(self._regions_file) as file:
             group = read_groups(file, [self.check_region(index) // ROW_GROUP])
         check_rows(self, group, first=index // ROW_GROUP * ROW_GROUP)

@@ -68,11 +68,25 @@ class Region:
         return None if self.evidence is None else self.evidence["members"]
 
     def examples(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Members in context: see `Annotation.examples`."""
+        """Members in context: see `Annotation.examples`.
+
+        Args:
+            kind: one of `nearest`, `random` and `farthest`; None for all.
+
+        Returns:
+            Rows as `Annotation.examples` gives them.
+        """
         return self.dictionary.annotation.examples(self.index, kind)
 
     def neighbours(self, top: int = _NEAR) -> list[tuple[Region, float]]:
-        """The regions with the nearest exemplars, and their cosines."""
+        """The regions with the nearest exemplars, and their cosines.
+
+        Args:
+            top: how many.
+
+        Returns:
+            Pairs of region and cosine, nearest first.
+        """
         cosine_k = (self.dictionary.exemplars @ self.dictionary.exemplars[self.index]).numpy()
         order = [int(i) for i in np.argsort(-cosine_k, kind="stable")[: top + 1] if i != self.index][:top]
         return [(Region(self.dictionary, i), float(cosine_k[i])) for i in order]

@@ -25,12 +25,15 @@ class Dictionary(core.Dictionary):
     """Frozen exemplars with their centre and threshold, as in the core, that can be saved."""
 
     def save(self, out: str | Path, *, percentile: float, site: str = "activations") -> Path:
-        """Write it to a new folder `<out>/<site>/p<percentile>`, which is returned.
+        """Write it to a new folder `<out>/<site>/p<percentile>`.
 
         Args:
             out: folder of the site's.
             percentile: the resolution that gave its threshold, from 0 to 100.
             site: where in a model its activations are from.
+
+        Returns:
+            The folder.
 
         Raises:
             EPError: the folder exists.

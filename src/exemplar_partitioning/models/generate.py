@@ -52,6 +52,9 @@ def generate(
         batch_size: prompts at once, of like length, padded on the left of what they do not share. A model that
             writes something else in such a batch (RWKV) gets one at a time.
 
+    Returns:
+        What follows each prompt, in their order.
+
     Raises:
         EPError: no prompts, a chat template that is missing, or a prompt that leaves no room to write.
     """

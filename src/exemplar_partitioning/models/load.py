@@ -54,6 +54,9 @@ def load_model(
         device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps", ...
         trust_remote_code: run Python code that comes with the model; warned of, and recorded.
 
+    Returns:
+        The model with its tokenizer and what identifies it; `ep.build`, `ep.read`, `ep.steer` and the others take it.
+
     Raises:
         ResourceError: no such device here, no network, or the disk is full.
         DataError: files that are damaged, or do not hold all weights of the model.

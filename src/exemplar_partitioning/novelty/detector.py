@@ -165,6 +165,9 @@ class Detector:
             field: column or key that holds the text.
             seed: of the part of the documents that sets the scale.
 
+        Returns:
+            The detector, not yet kept.
+
         Raises:
             EPError: a rate outside (0, 1), too few documents for it, text that the dictionary was built from,
                 a dictionary that is not annotated, or another model.
@@ -210,7 +213,15 @@ class Detector:
     def read(cls, dictionary: StoredDictionary) -> Detector:
         """The detector in a dictionary's folder.
 
-        Raises EPError if there is none, DataError if its file is damaged or another dictionary's.
+        Args:
+            dictionary: in whose folder it lies.
+
+        Returns:
+            The detector that `write` put there.
+
+        Raises:
+            EPError: there is none.
+            DataError: its file is damaged, or another dictionary's.
         """
         path = dictionary.path / FILE
         if not path.exists():
@@ -231,13 +242,27 @@ class Detector:
         return cls(dictionary, record)
 
     def write(self) -> Path:
-        """Keep it in the dictionary's folder, in place of an earlier one; ResourceError if that cannot be written."""
+        """Keep it in the dictionary's folder, in place of an earlier one.
+
+        Returns:
+            The file.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
         path = self.dictionary.path / FILE
         write_new(path, sealed(self.record.model_dump(mode="json")))
         return path
 
     def tokens(self, x_nd: Float[np.ndarray, "n d"] | Tensor) -> tuple[Novelty, Float64[np.ndarray, " n"]]:
-        """Scores and p-values of activations [n, d_model] of the dictionary's site."""
+        """Scores and p-values of activations [n, d_model] of the dictionary's site.
+
+        Args:
+            x_nd: the activations.
+
+        Returns:
+            Scores by name, and a p-value each.
+        """
         novelty = token_scores(self.dictionary, x_nd)
         return novelty, self.record.tokens.p(novelty.by(self.record.score))
 
@@ -251,7 +276,11 @@ class Detector:
             model: where the model is, or the model itself; None for the one the dictionary names.
             field: column or key that holds the text.
 
-        Raises EPError if the model is another one, or no document has a token of text.
+        Returns:
+            A judgement a document, as they are read.
+
+        Raises:
+            EPError: the model is another one, or no document has a token of text.
         """
         source = texts if isinstance(texts, DocumentSource) else documents_of(texts, field=field)
         empty = True
