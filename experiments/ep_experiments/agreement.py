@@ -32,7 +32,7 @@ from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.folder.dictionary import StoredDictionary
 
-from .resampling import permuted
+from .nulls import permuted
 from .streamed import Streamed
 
 TOP = 100

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ep_experiments.nulls import gaussian_directions
 from ep_experiments.reconstruction import arms
 from ep_experiments.reconstruction.autoencoders import Autoencoder, Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
@@ -288,7 +289,7 @@ class Study:
 
     def gaussian(self, k: int, seed: int) -> Tensor:
         """Directions that know nothing."""
-        return arms.gaussian(self.model.config.hidden_size, k, seed).to(self.device)
+        return gaussian_directions(self.model.config.hidden_size, k, seed).to(self.device)
 
     def calibrated(self, layer: int, order: int) -> tuple[Tensor, dict[float, float]]:
         """Centre and thresholds from the first rows of an order."""

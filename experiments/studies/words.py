@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ep_experiments.resampling import mean_interval, resamples
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ep_experiments.axbench.detect import RESAMPLES
 from ep_experiments.axbench.readouts import Examples, Pooled, auroc, ridge
 from ep_experiments.concepts import Concept, ConceptSet, read_concepts
-from ep_experiments.resampling import mean_interval, resamples
 from exemplar_partitioning.folder.dictionary import to_json
 
 TRAININGS = ("own", "genres", "all")

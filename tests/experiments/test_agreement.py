@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 import exemplar_partitioning as ep
 from autoencoders import invoke, made, refused, same, saved
 from ep_experiments.agreement import FEW, TOP, Inputs, TopInputs, compare, inputs_of, shared_f1
-from ep_experiments.resampling import permuted
+from ep_experiments.nulls import permuted
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 

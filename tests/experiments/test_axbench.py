@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import exemplar_partitioning as ep
 from conftest import WORDS, sentences
+from ep_experiments import nulls
 from ep_experiments.activations import TextActivations
 from ep_experiments.axbench import baselines, readouts
 from ep_experiments.axbench import detect as axbench
@@ -298,15 +299,15 @@ class TestBaselines:
         x_nd = torch.from_numpy(rng.normal(size=(5000, 6)).astype(np.float32))
         u_nd = baselines.centred(x_nd, torch.zeros(6))
         cells = baselines.spherical_kmeans(u_nd, 12, seed=0)
-        drawn = baselines.random_exemplars(u_nd, 12, seed=0)
+        drawn = nulls.random_exemplars(u_nd, 12, seed=0)
         axes = baselines.principal(u_nd)
         for found in (cells, drawn, axes):
             assert found.shape == (12, 6) and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-        fit = [float((u_nd @ torch.from_numpy(found).T).amax(dim=1).mean()) for found in (cells, drawn)]
+        fit = [float((u_nd @ torch.as_tensor(found).T).amax(dim=1).mean()) for found in (cells, drawn)]
         assert fit[0] > fit[1]  # cells lie nearer than drawn directions
         assert np.array_equal(baselines.spherical_kmeans(u_nd, 12, seed=0), cells)
         with pytest.raises(EPError, match="9,000 directions cannot be had from 5,000 activations"):
-            baselines.random_exemplars(u_nd, 9000, seed=0)
+            nulls.random_exemplars(u_nd, 9000, seed=0)
 
     def test_partitions_are_those_of_a_build(self):
         x_nd = torch.from_numpy(np.random.default_rng(8).normal(size=(3000, 6)).astype(np.float32))

@@ -22,7 +22,7 @@ from ep_experiments.ood.metrics import fpr95, separation
 from ep_experiments.ood.plots import ood_figure
 from ep_experiments.ood.separate import losses
 from ep_experiments.ood.tasks import CLINC, CODE, LANGUAGES, PROSE, Sizes, suites
-from ep_experiments.resampling import resampled_by_kind, spread
+from ep_experiments.paired import resampled_by_kind, spread
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.show.figures import to_bytes

@@ -19,7 +19,8 @@ from ep_experiments.behaviours.known import (
     refuses_or_deflects,
 )
 from ep_experiments.behaviours.prompts import Prompts, split
-from ep_experiments.behaviours.scoring import Answers, answers, judged, paired, perplexity
+from ep_experiments.behaviours.scoring import Answers, answers, judged, perplexity
+from ep_experiments.paired import mcnemar
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.generate import Generation
 
@@ -109,8 +110,8 @@ def test_scores_by_hand():
         "unique_words": 0.6667,
     }
     assert before.scores == "111101-"
-    assert paired(before, after) == {"lost": 4, "gained": 0, "p": 0.125}
-    assert paired(before, before) == {"lost": 0, "gained": 0, "p": 1.0}
+    assert mcnemar(before.shows, after.shows) == {"lost": 4, "gained": 0, "p": 0.125}
+    assert mcnemar(before.shows, before.shows) == {"lost": 0, "gained": 0, "p": 1.0}
 
 
 def test_a_judge_that_fails_leaves_one_answer_unscored():

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 import exemplar_partitioning as ep
 from conftest import WORDS
 from ep_experiments.activations import TextActivations
+from ep_experiments.paired import auroc, interval, macro_auroc, ratio, resamples
 from ep_experiments.probes import retention as probes
 from ep_experiments.probes.features import Plan, named, one_hot, read_rows, shares
 from ep_experiments.probes.logistic import prepared, probe, top_features
-from ep_experiments.resampling import auroc, interval, macro_auroc, ratio, resamples
 from ep_experiments.tasks import collection_names, collection_task, file_task, make_task, split
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import EPError

@@ -22,7 +22,7 @@ from exemplar_partitioning.folder.dictionary import StoredDictionary
 from exemplar_partitioning.models.generate import encode
 from exemplar_partitioning.models.load import LoadedModel
 
-from ..resampling import mean_interval, resamples
+from ..paired import mean_interval, resamples
 from .prompts import Question, questions
 
 K, TOP = 32, 20

@@ -78,7 +78,8 @@ def spherical_kmeans(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k 
     """Unit centroids of k-means among unit directions (scikit-learn's, in mini-batches)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    _check_enough(u_nd, k)
+    if len(u_nd) < k:
+        raise EPError(f"{k:,} centroids cannot be had from {len(u_nd):,} activations; give more text")
     size = max(4096, k)
     model = MiniBatchKMeans(
         k,
@@ -95,21 +96,10 @@ def spherical_kmeans(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k 
     return (centroids_kd / np.linalg.norm(centroids_kd, axis=1, keepdims=True)).astype(np.float32)
 
 
-def random_exemplars(u_nd: Tensor, k: int, seed: int) -> Float32[np.ndarray, "k d"]:
-    """Directions of k activations drawn at random."""
-    _check_enough(u_nd, k)
-    return u_nd.numpy()[np.random.default_rng(seed).choice(len(u_nd), k, replace=False)]
-
-
 def principal(u_nd: Tensor) -> Float32[np.ndarray, "k d"]:
     """Principal axes of unit directions, each with its opposite: k = 2 d."""
     axes_da = np.linalg.eigh(np.cov(u_nd.numpy(), rowvar=False))[1][:, ::-1]
     return np.stack([axes_da.T, -axes_da.T], axis=1).reshape(-1, u_nd.shape[1]).astype(np.float32)
-
-
-def _check_enough(u_nd: Tensor, k: int) -> None:
-    if len(u_nd) < k:
-        raise EPError(f"{k:,} directions cannot be had from {len(u_nd):,} activations; give more text")
 
 
 def standardised(x_nd: Tensor) -> Encode:

@@ -29,7 +29,7 @@ from exemplar_partitioning.text.documents import DocumentSource
 
 from ..activations import Report, TextActivations, text_activations
 from ..concepts import ConceptSet
-from ..resampling import mean_interval, resamples
+from ..paired import mean_interval, resamples
 from . import baselines, readouts
 from .site import AtSite, Finished, bases
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..resampling import interval, ratio, resamples
+from ..paired import interval, ratio, resamples
 from .detect import RESAMPLES
 from .site import KINDS, TRAININGS
 

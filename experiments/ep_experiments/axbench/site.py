@@ -22,6 +22,7 @@ from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.files import disk_errors, write_new
 from exemplar_partitioning.folder.dictionary import to_json
 
+from .. import nulls
 from ..activations import Report, TextActivations
 from ..concepts import Concept, ConceptSet
 from . import baselines, readouts
@@ -98,7 +99,7 @@ def bases(
     k = parts[finest].k
     equal = {
         "k-means": lambda: baselines.spherical_kmeans(directions(), k, seed),
-        "random exemplars": lambda: baselines.random_exemplars(directions(), k, seed),
+        "random exemplars": lambda: nulls.random_exemplars(directions(), k, seed),
     }
     for name, found in equal.items():
         yield Basis(name, around(center_d, found), CHOICES, percentile=finest)

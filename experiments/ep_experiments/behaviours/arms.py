@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -19,6 +18,8 @@ from exemplar_partitioning.act.localise import RegionRate
 from exemplar_partitioning.act.steer import Direction, ablate, directions_of, swap
 from exemplar_partitioning.folder.dictionary import StoredDictionary
 from exemplar_partitioning.models.load import LoadedModel
+
+from ..nulls import gaussian_directions
 
 FEWEST = 5  # prompts a region must have met to be a candidate, or a control
 SPANS = (2, 3, 5)  # regions whose exemplars are ablated together
@@ -160,8 +161,7 @@ class Arms:
 
     def random_direction(self, number: int) -> Float[Tensor, " d"]:
         """One of those that the seed gives."""
-        generator = torch.Generator().manual_seed(self.seed * 1000 + number)
-        return normalize(torch.randn(self.loaded.info.d_model, generator=generator), dim=0)
+        return gaussian_directions(self.loaded.info.d_model, 1, self.seed * 1000 + number)[0]
 
     def at(self, site: str) -> StoredDictionary:
         """A dictionary of a site, for what is done there with a given direction."""

@@ -35,10 +35,11 @@ from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.stream import text_chunks
 from exemplar_partitioning.text.documents import Sources
 
+from ..paired import mcnemar
 from .arms import FEWEST, Arm, Arms
 from .known import Behaviour
 from .prompts import Prompts
-from .scoring import Answers, answers, paired, perplexity
+from .scoring import Answers, answers, perplexity
 
 Report = Callable[[str, int, int], None]
 """Takes what is being done, how far it is, and how much there is."""
@@ -261,7 +262,7 @@ class _Experiment:
             **answers.record(),
             "scores": answers.scores,
             "removed": round(1 - answers.rate / plain.rate, 4) if plain.rate else None,
-            "paired": paired(plain, answers),
+            "paired": mcnemar(plain.shows, answers.shows),
             "others_rate": round(others.rate, 4),
             "others_unique_words": round(others.unique_words, 4),
             "perplexity_ratio": round(ppl / self.plain_ppl["test"], 4),

@@ -84,17 +84,6 @@ def judged(judge: Judge, generations: Sequence[Generation]) -> Float64[np.ndarra
     return scores
 
 
-def paired(before: Answers, after: Answers) -> dict[str, float | int]:
-    """Prompts whose answer changed sides, and McNemar's exact two-sided p."""
-    from scipy.stats import binomtest
-
-    both = ~(np.isnan(before.shows) | np.isnan(after.shows))
-    lost = int((both & (before.shows == 1) & (after.shows == 0)).sum())
-    gained = int((both & (before.shows == 0) & (after.shows == 1)).sum())
-    p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
-    return {"lost": lost, "gained": gained, "p": float(f"{p:.3g}")}
-
-
 def perplexity(loaded: LoadedModel, windows: Sequence[np.ndarray]) -> float:
     """Exp of the mean negative log likelihood of the tokens of windows of one length, the first of each aside."""
     total, count = 0.0, 0

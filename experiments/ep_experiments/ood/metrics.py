@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ..resampling import auroc, spread
+from ..paired import auroc, spread
 
 
 def fpr95(

@@ -31,7 +31,8 @@ from exemplar_partitioning.novelty.detector import Detector, DocumentNovelty
 from exemplar_partitioning.novelty.scores import SCORES, token_scores
 
 from ..activations import Report, TextActivations, text_activations
-from ..resampling import resampled_by_kind, spread
+from ..nulls import random_rows
+from ..paired import resampled_by_kind, spread
 from .methods import Method, mahalanobis, nearest, norm, pca_residual
 from .metrics import separation
 from .tasks import Sizes, Suite, Task
@@ -252,11 +253,7 @@ def _ours(dictionaries: Sequence[StoredDictionary]) -> list[Method]:
 
 def _rivals(stored: TextActivations, dictionaries: Sequence[StoredDictionary], seed: int) -> list[Method]:
     x_md, center_d = np.asarray(stored.x_nd), dictionaries[0].center
-    rng = np.random.default_rng(seed)
-    few = {
-        d.config.calibration.percentile: x_md[np.sort(rng.choice(len(x_md), size=d.k, replace=False))]
-        for d in dictionaries
-    }
+    few = {d.config.calibration.percentile: x_md[np.sort(random_rows(len(x_md), d.k, seed))] for d in dictionaries}
     sample = np.array(x_md[:: max(1, len(x_md) // 50_000)])
     return [
         nearest(NEIGHBOURS, x_md, center_d),

@@ -21,6 +21,7 @@ from exemplar_partitioning.folder.dictionary import StoredDictionary
 from exemplar_partitioning.models.load import LoadedModel
 
 from ..activations import TextActivations, text_activations
+from ..nulls import random_cells
 from ..tasks import Task, split
 from .logistic import top_features
 
@@ -191,9 +192,3 @@ def shares(id_n: Int64[np.ndarray, " n"], start_t: Int64[np.ndarray, " t1"]) -> 
     np.add.at(features, (text_n, column_n), 1)
     features = features[:, present >= 0]
     return features / np.diff(start_t)[:, None].astype(np.float32)
-
-
-def random_cells(dictionary: Dictionary, seed: int) -> Dictionary:
-    """As many cells around the same centre, about random directions."""
-    e_kd = torch.randn((dictionary.k, dictionary.d_model), generator=torch.Generator().manual_seed(seed))
-    return Dictionary(dictionary.center, torch.nn.functional.normalize(e_kd, dim=1), dictionary.threshold)

@@ -41,7 +41,7 @@ from exemplar_partitioning.models.load import LoadedModel
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.reading import check_model
 
-from ..resampling import interval, macro_auroc, ratio, resamples
+from ..paired import interval, macro_auroc, ratio, resamples
 from ..tasks import Task
 from .features import Plan, Rows, arms, read_rows
 from .logistic import probe

@@ -16,6 +16,8 @@ from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.precision import full_precision
 from exemplar_partitioning.core.pursuit import Atoms, Rule, pursue
 
+from ..nulls import random_exemplars
+
 Directions = Float32[Tensor, "k d"]
 _ROWS = 8192
 
@@ -49,14 +51,8 @@ def means(directions_kd: Directions, x_nd: Tensor, center_d: Tensor) -> Directio
 
 
 def random_activations(x_nd: Tensor, center_d: Tensor, k: int, seed: int) -> Directions:
-    """Rows drawn at random."""
-    chosen = torch.randperm(len(x_nd), generator=torch.Generator().manual_seed(seed))[:k]
-    return normalize(x_nd[chosen.to(x_nd.device)] - center_d, dim=1)
-
-
-def gaussian(d_model: int, k: int, seed: int) -> Directions:
-    """Directions that know nothing of the model."""
-    return normalize(torch.randn(k, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
+    """Rows drawn at random, as directions."""
+    return normalize(random_exemplars(x_nd, k, seed) - center_d, dim=1)
 
 
 def spherical_kmeans(x_nd: Tensor, center_d: Tensor, k: int, seed: int, *, passes: int = 10) -> Directions:

@@ -17,6 +17,7 @@ from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import EPError
 
+from ..nulls import gaussian_directions
 from ..streamed import Report, Streamed
 from . import arms
 
@@ -72,7 +73,7 @@ def _arms(x_nd: Float32[Tensor, "n d"], seed: int, *, itda: bool) -> Iterator[Ar
         yield arm("means", percentile, arms.means(exemplars_kd, x_nd, center_d))
         yield arm("random activations", percentile, arms.random_activations(x_nd, center_d, k, seed))
         yield arm("k-means", percentile, arms.spherical_kmeans(x_nd[:_KMEANS_ROWS], center_d, k, seed))
-        yield arm("Gaussian", percentile, arms.gaussian(x_nd.shape[1], k, seed))
+        yield arm("Gaussian", percentile, gaussian_directions(x_nd.shape[1], k, seed))
         if itda and percentile == max(PERCENTILES):
             make = partial(_itda, normalize(x_nd - center_d, dim=1), 2 * k)
             atoms_kd, tau = arms.of_size(make, k, 4)

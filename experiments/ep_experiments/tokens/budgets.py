@@ -28,7 +28,7 @@ from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 
 from ..activations import TextActivations
-from ..resampling import interval, mean_interval, resamples
+from ..paired import interval, mean_interval, resamples
 from ..streamed import Report, Streamed
 from .detection import Question, detected
 

@@ -1,5 +1,6 @@
-"""What chance does: intervals by resampling, of means, areas under the ROC curve and ratios, and permutations.
+"""What chance does: intervals by resampling, differences of what was measured both ways, tests against nulls.
 
+Corrections for many tests are `holm`, intervals of rates `wilson`, both of `exemplar_partitioning.act.localise`.
 A resample is a row of weights: how often it drew each item. Shapes: b resamples, n items, c classes.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 LEVEL = 0.95
+DRAWS = 4000  # resamples of a difference, and flips of its signs
 
 
 def resamples(n: int, count: int, seed: int) -> Int64[np.ndarray, "b n"]:
@@ -52,12 +54,45 @@ def mean_interval(
     return float(value_n.mean()), *interval(weight_bn @ value_n / len(value_n))
 
 
-def permuted(group_n: np.ndarray, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """A random permutation that keeps every input within its group."""
-    order = np.argsort(group_n, kind="stable")
-    permutation = np.empty(len(group_n), np.int64)
-    permutation[order] = np.lexsort((rng.random(len(group_n)), group_n))
-    return permutation
+def clustered(cluster_n: np.ndarray, count: int, seed: int) -> Int64[np.ndarray, "b n"]:
+    """Draws of whole clusters: items that share one (texts of a document, tasks of a family) come and go together."""
+    _, of_n = np.unique(cluster_n, return_inverse=True)
+    return resamples(int(of_n.max()) + 1, count, seed)[:, of_n]
+
+
+def difference(
+    a_n: Float[np.ndarray, " n"], b_n: Float[np.ndarray, " n"], cluster_n: np.ndarray | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Mean of a - b over items measured both ways: its 95 % interval, and p by flipping the sign of whole clusters.
+
+    Items without one of the figures (NaN) do not count; each is a cluster of its own unless clusters are given.
+    """
+    known_n = ~(np.isnan(a_n) | np.isnan(b_n))
+    apart_n = (a_n - b_n)[known_n].astype(np.float64)
+    given_n = np.arange(len(a_n)) if cluster_n is None else cluster_n
+    _, of_n = np.unique(given_n[known_n], return_inverse=True)
+    sum_c, size_c = np.bincount(of_n, apart_n), np.bincount(of_n).astype(float)
+    weight_bc = resamples(len(sum_c), DRAWS, seed)
+    low, high = interval((weight_bc @ sum_c) / (weight_bc @ size_c))
+    sign_bc = np.random.default_rng(seed + 1).integers(0, 2, (DRAWS, len(sum_c))) * 2 - 1
+    p = above_null(abs(sum_c.sum()), np.abs(sign_bc @ sum_c))
+    return {"difference": float(apart_n.mean()), "low": low, "high": high, "p": p}
+
+
+def above_null(value: float, null_m: Float[np.ndarray, " m"]) -> float:
+    """One-sided p of a value against draws of what cannot know: (1 + draws that reach it) / (1 + all)."""
+    reached = null_m >= value - 1e-12 * max(1.0, abs(value))  # sums of one set in another order are the same
+    return float((1 + reached.sum()) / (1 + len(null_m)))
+
+
+def mcnemar(before_n: Float[np.ndarray, " n"], after_n: Float[np.ndarray, " n"]) -> dict[str, float | int]:
+    """Items that changed sides between two ways of judging (1, 0, NaN unjudged), and the exact two-sided p."""
+    from scipy.stats import binomtest
+
+    lost = int(((before_n == 1) & (after_n == 0)).sum())
+    gained = int(((before_n == 0) & (after_n == 1)).sum())
+    p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    return {"lost": lost, "gained": gained, "p": float(f"{p:.3g}")}
 
 
 def auroc(
