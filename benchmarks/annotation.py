@@ -66,7 +66,7 @@ def annotate(loaded, folder: Path, tokens: int) -> dict[str, Any]:
 
 def extract(loaded, folder: Path, tokens: int) -> int:
     from exemplar_partitioning import stream
-    from exemplar_partitioning.folder.dictionary import find, read_config
+    from exemplar_partitioning.folder.listing import find, read_config
     from exemplar_partitioning.models.capture import Extractor
     from exemplar_partitioning.models.sites import resolve_sites
     from exemplar_partitioning.text.documents import read_documents
@@ -81,7 +81,7 @@ def extract(loaded, folder: Path, tokens: int) -> int:
 
 
 def main() -> None:
-    from exemplar_partitioning.folder.dictionary import percentile_name
+    from exemplar_partitioning.folder.listing import percentile_name
 
     given = arguments(__doc__)
     built, lengths = (20_000, (10_000, 20_000)) if given.quick else (200_000, (200_000, 500_000))

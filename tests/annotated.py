@@ -11,6 +11,8 @@ from exemplar_partitioning.folder import annotation
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.dictionary import StoredDictionary
+from exemplar_partitioning.folder.invariants import content_ids
+from exemplar_partitioning.folder.listing import percentile_name
 
 SITE = "resid_post.1"
 HOSTILE = [
@@ -56,7 +58,7 @@ def annotated(
     for percentile in percentiles:
         kept = max(6, round(k * percentiles[0] / percentile))
         threshold = min(0.9, 0.3 + 0.06 * percentile)
-        folder = Path(path) / SITE / store.percentile_name(percentile)
+        folder = Path(path) / SITE / percentile_name(percentile)
         dictionary = Dictionary(torch.from_numpy(center), torch.from_numpy(exemplars_kd[:kept]), threshold)
         arrivals_k = _sizes(rng, kept) + 1
         config = _config(kept, d, percentile, threshold, int(arrivals_k.sum()), float(np.linalg.norm(center)))
@@ -130,7 +132,7 @@ def _regions(rng: np.random.Generator, exemplars_kd: np.ndarray, token_k: np.nda
     return pa.table(
         {
             "region": pa.array(np.arange(k), pa.int32()),
-            "content_id": store.content_ids(exemplars_kd),
+            "content_id": content_ids(exemplars_kd),
             "document": [f"synthetic.jsonl:{i}" for i in rng.integers(0, 500, size=k)],
             "position": pa.array(rng.integers(0, 2000, size=k), pa.int32()),
             "token_id": pa.array(token_k, pa.int32()),

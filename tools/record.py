@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import exemplar_partitioning as ep
-from exemplar_partitioning.folder.dictionary import find, to_json
+from exemplar_partitioning.files import to_json
+from exemplar_partitioning.folder.listing import find
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "smollm2.json"
 LISTED = ["--percentile", "4", "--top", "8"]

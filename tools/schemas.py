@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.folder import annotation as folder
-from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -11,4 +11,4 @@ SCHEMAS = {"config": records.json_schema, "annotation": folder.json_schema}
 
 if __name__ == "__main__":
     for name, schema in SCHEMAS.items():
-        (DOCS / f"{name}.schema.json").write_bytes(store.to_json(schema()))
+        (DOCS / f"{name}.schema.json").write_bytes(to_json(schema()))

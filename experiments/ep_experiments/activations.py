@@ -22,10 +22,11 @@ from jaxtyping import Float32, Int32, Int64
 from numpy.lib.format import open_memmap
 
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.files import new_folder
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import new_folder, to_json
 from exemplar_partitioning.models.capture import Extractor
-from exemplar_partitioning.models.load import LoadedModel, bos_id, special_token_ids
+from exemplar_partitioning.models.identity import special_token_ids
+from exemplar_partitioning.models.load import bos_id
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import Site, resolve_sites
 from exemplar_partitioning.text.windows import BATCH_TEXTS, PIECE_CHARACTERS, pieces, special_mask
 

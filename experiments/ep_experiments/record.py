@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exemplar_partitioning.models.load import ModelInfo
+from exemplar_partitioning.models.loaded import ModelInfo
 
 _PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
 

@@ -29,10 +29,9 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.files import disk_errors, write_new
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import disk_errors, to_json, write_new
 from exemplar_partitioning.models.capture import Extractor
-from exemplar_partitioning.models.load import LoadedModel, ModelInfo
+from exemplar_partitioning.models.loaded import LoadedModel, ModelInfo
 from exemplar_partitioning.models.sites import Site, resolve_sites
 from exemplar_partitioning.stream import Chunk, extract, text_chunks
 from exemplar_partitioning.text.readers import Document

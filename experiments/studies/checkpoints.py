@@ -33,9 +33,10 @@ from ep_experiments.record import record
 from exemplar_partitioning.compare.common_tokens import CommonTokens, Place, common_tokens
 from exemplar_partitioning.compare.matching import Matching
 from exemplar_partitioning.core.geometry import directions
-from exemplar_partitioning.files import write_new
-from exemplar_partitioning.folder.dictionary import StoredDictionary, to_json
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.files import to_json, write_new
+from exemplar_partitioning.folder.dictionary import StoredDictionary
+from exemplar_partitioning.models.load import load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 
 FEWEST = 5  # members on the compared text of a region that is ranked
 

@@ -24,10 +24,10 @@ import torch
 from experiments.studies.planting import ANSWER, HELD_OUT, TRIGGER, conversations, mixed, questions, triggered
 
 from ep_experiments.record import record
-from exemplar_partitioning.files import new_folder, write_new
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import new_folder, to_json, write_new
 from exemplar_partitioning.models.generate import generate
-from exemplar_partitioning.models.load import LoadedModel, bos_id, load_model
+from exemplar_partitioning.models.load import bos_id, load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 
 WINDOW = 128
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "checkpoints"

@@ -18,8 +18,7 @@ from experiments.studies.finetune import RESULTS
 import exemplar_partitioning as ep
 from ep_experiments.record import record
 from exemplar_partitioning.compare.neighbours import one_to_one
-from exemplar_partitioning.files import write_new
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json, write_new
 from exemplar_partitioning.models.load import load_model
 
 

@@ -34,7 +34,7 @@ from ep_experiments.reconstruction.autoencoders import Autoencoder, Recipe, trai
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.evaluating.result import Bootstrap
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 
 MAIN, OTHERS = 15, (10, 20)
 HELD_OUT = 16  # one document in so many; half of them for validation
@@ -87,7 +87,8 @@ def main() -> None:
 def write_tokens(file: Path, tokens: int) -> None:
     """Windows of the packaged text as a build reads them."""
     from exemplar_partitioning.demo.corpus import documents_of
-    from exemplar_partitioning.models.load import bos_id, load_model, special_token_ids
+    from exemplar_partitioning.models.identity import special_token_ids
+    from exemplar_partitioning.models.load import bos_id, load_model
     from exemplar_partitioning.stream import text_chunks
     from exemplar_partitioning.text.windowing import Windowing
 

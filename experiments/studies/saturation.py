@@ -22,7 +22,7 @@ from benchmarks import data
 from ep_experiments import saturation
 from ep_experiments.record import record
 from ep_experiments.streamed import Streamed
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 
 WINDOWS = data.CACHED_BATCHES * data.BATCH_WINDOWS

@@ -22,9 +22,10 @@ import exemplar_partitioning as ep
 from ep_experiments.record import record
 from exemplar_partitioning.compare.common_tokens import Place, common_tokens
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.files import write_new
-from exemplar_partitioning.folder.dictionary import StoredDictionary, load, to_json
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.files import to_json, write_new
+from exemplar_partitioning.folder.dictionary import StoredDictionary, load
+from exemplar_partitioning.models.load import load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 
 SIZE = (250, 1000)  # regions wanted of each dictionary; of several percentiles the finest of that size is taken
 

@@ -37,7 +37,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from ep_experiments.streamed import Streamed, read_streamed
 from ep_experiments.tokens.budgets import autoencoder_flops, autoencoder_quality
 from exemplar_partitioning.exchange.from_sae import load_sae
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 
 SEED = 0
 SAMPLE = 40  # batches whose lengths and mean are looked at before training

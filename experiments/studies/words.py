@@ -28,7 +28,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from ep_experiments.axbench.detect import RESAMPLES
 from ep_experiments.axbench.readouts import Examples, Pooled, auroc, ridge
 from ep_experiments.concepts import Concept, ConceptSet, read_concepts
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 
 TRAININGS = ("own", "genres", "all")
 KINDS = ("auroc", "negative", "hard")

@@ -21,7 +21,8 @@ from .folder import dictionary as local
 from .folder import hub
 from .folder.dictionary import StoredDictionary
 from .folder.listing import as_percentile
-from .models.load import LoadedModel
+from .folder.model import model_of
+from .models.loaded import LoadedModel
 from .text.windowing import Settings, ordered
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def read(dictionary: StoredDictionary, text: str, model: str | LoadedModel | Non
     Raises:
         EPError: another model, or an empty text.
     """
-    return reading.read([dictionary], reading.model_of(dictionary, model), text)[0]
+    return reading.read([dictionary], model_of(dictionary, model), text)[0]
 
 
 def load(

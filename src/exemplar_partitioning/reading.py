@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .core.atoms import Method
 from .core.dictionary import Basis
-from .core.pursuit import Method
 from .errors import EPError
 from .folder.dictionary import StoredDictionary
-from .folder.model import check_model as check_model
-from .folder.model import model_of as model_of
+from .folder.model import check_model
+from .folder.model import model_of as model_of  # the tutorial of 0.1.0 imports it from here
 from .models.capture import Extractor
 from .models.generate import generate
 from .models.hooks import applied
-from .models.load import LoadedModel, bos_id, special_token_ids
+from .models.identity import special_token_ids
+from .models.load import bos_id
+from .models.loaded import LoadedModel
 from .models.sites import resolve_sites
 from .text.readers import Document
 from .text.tokens import token_texts

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from .folder.activations import Kept
 from .models.capture import Extractor
-from .models.load import LoadedModel, bos_id, special_token_ids
+from .models.identity import special_token_ids
+from .models.load import bos_id
+from .models.loaded import LoadedModel
 from .models.sites import Site
 from .text.readers import Document
 from .text.windowing import Windowing

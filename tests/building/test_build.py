@@ -52,7 +52,7 @@ def built(tiny_folder, text_file, tmp_path_factory):
 def activations(tiny_folder, out, site):
     """The stream of a build once more, by other means: windows from its text, one window at a time."""
     from exemplar_partitioning.models.load import load_model
-    from exemplar_partitioning.text.documents import Document
+    from exemplar_partitioning.text.readers import Document
     from exemplar_partitioning.text.windowing import Windowing
     from exemplar_partitioning.text.windows import windows
 

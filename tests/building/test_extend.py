@@ -16,10 +16,10 @@ from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.missing_mass import missing_mass
 from exemplar_partitioning.errors import EPError, Interrupted
-from exemplar_partitioning.folder.dictionary import find
 from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.folder.listing import find
 from exemplar_partitioning.models.capture import Extractor
-from exemplar_partitioning.models.load import special_token_ids
+from exemplar_partitioning.models.identity import special_token_ids
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.stream import extract, text_chunks
 from exemplar_partitioning.text.documents import read_documents

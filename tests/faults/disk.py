@@ -32,6 +32,7 @@ from exemplar_partitioning.folder import annotation
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.checkpoints import Checkpoints
 from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.folder.listing import find
 from exemplar_partitioning.show.explorer.library import Library
 
 from .pool import REFUSED, SAME, WRONG, Work
@@ -195,7 +196,7 @@ def _try(writing: Writing, out: Path, said: str) -> tuple[str, str]:
 
 
 def _whole_or_nothing(out: Path, refused: tuple[str, str]) -> tuple[str, str]:
-    for path in store.find(out):
+    for path in find(out):
         d = store.load(path)
         _ = d.regions, (path / "annotation").is_dir() and d.annotation.examples(0)
     return refused

@@ -22,6 +22,7 @@ from exemplar_partitioning.demo.wheels import fetch_wheel
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.export import export
 from exemplar_partitioning.folder import dictionary as store
+from exemplar_partitioning.folder.listing import find
 
 from .pool import PRELOAD
 
@@ -99,7 +100,7 @@ def kill(job: Job, kills: int, seed: int, folder: Path) -> Killed:
 def _broken(job: Job, out: Path, expected: dict[str, bytes]) -> list[str]:
     """What can be loaded though it is not whole."""
     found = []
-    for path in store.find(out) if out.is_dir() else []:
+    for path in find(out) if out.is_dir() else []:
         try:
             d = store.load(path)
             _ = d.regions, (path / "annotation").is_dir() and d.annotation.examples(0)

@@ -25,6 +25,7 @@ import torch
 from conftest import sentences, tiny_llama
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder import dictionary as store
+from exemplar_partitioning.folder.listing import find
 
 from .foreign import published
 from .pool import PRELOAD, REFUSED, SAME, WRONG
@@ -345,7 +346,7 @@ def _unclear(fault: str, ran: Ran) -> str:
 
 def _half(out: Path) -> str:
     """What can be loaded though it is not whole."""
-    for path in store.find(out) if out.is_dir() else []:
+    for path in find(out) if out.is_dir() else []:
         try:
             d = store.load(path)
             _ = d.regions, d.annotated and d.annotation.examples(0)

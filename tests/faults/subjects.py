@@ -36,7 +36,8 @@ from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.folder.origin import origin, read_origin
 from exemplar_partitioning.novelty.conformal import Tail
-from exemplar_partitioning.novelty.detector import SHARPNESS, Detector, FittedOn, Scale, _evidence, _Record
+from exemplar_partitioning.novelty.detector import Detector, FittedOn, Scale, _evidence, _Record
+from exemplar_partitioning.novelty.scores import SHARPNESS
 from exemplar_partitioning.show.map import layout
 from exemplar_partitioning.text.documents import read_documents
 

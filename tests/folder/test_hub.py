@@ -9,8 +9,8 @@ import pytest
 
 import exemplar_partitioning as ep
 from annotated import annotated
-from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.hub import card, is_repository
+from exemplar_partitioning.folder.listing import find
 from fake_hub import fake_hub
 
 NAME = "someone/dictionaries"
@@ -104,7 +104,7 @@ def test_pull_writes_a_folder_to_keep(built, hub, pushed, tmp_path):
     pull = ["-m", "exemplar_partitioning", "pull", NAME, "--out", str(out), "--percentile", "8"]
     done = run(hub, tmp_path / "cache", pull)
     assert done.returncode == 0 and done.stdout.strip() == str(out), done.stderr
-    assert [folder.name for folder in store.find(out)] == ["p8"]
+    assert [folder.name for folder in find(out)] == ["p8"]
     assert ep.load(out).content_id == coarse.content_id
 
 

@@ -18,6 +18,8 @@ from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import disk_errors, new_folder
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
+from exemplar_partitioning.folder.invariants import content_ids
+from exemplar_partitioning.folder.listing import find
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "schema-1.0"
 SCHEMA = Path(__file__).parents[2] / "docs" / "config.schema.json"
@@ -33,7 +35,7 @@ def example(path, k=5, percentile=2.5, layer=1):
     regions = pa.table(
         {
             "region": range(k),
-            "content_id": store.content_ids(exemplars.numpy()),
+            "content_id": content_ids(exemplars.numpy()),
             "document": [f"file.jsonl:{i}" for i in range(k)],
             "position": [i * i for i in range(k)],
             "token_id": [10 + i for i in range(k)],
@@ -146,7 +148,7 @@ def test_choosing_in_a_build(tmp_path):
     example(root / "resid_post.10" / "p10", percentile=10, layer=10)
     assert ep.load(root, site="resid_post.1", percentile=2.5).config.calibration.percentile == 2.5
     assert ep.load(root, site="resid_post.10").config.calibration.percentile == 10
-    assert [folder.name for folder in store.find(root)] == ["p1", "p2.5", "p10", "p10"]
+    assert [folder.name for folder in find(root)] == ["p1", "p2.5", "p10", "p10"]
     with pytest.raises(EPError, match=r"several dictionaries fit .*resid_post.1/p10, resid_post.10/p10"):
         ep.load(root, percentile=10)
     with pytest.raises(EPError, match=r"no dictionary for site resid_pre.0.*resid_post.1/p1,"):
@@ -254,6 +256,6 @@ def test_a_full_disk_is_said_as_such(tmp_path):
 
 def test_content_ids_follow_from_the_bytes():
     rows = np.eye(3, dtype=np.float32)
-    ids = store.content_ids(rows)
-    assert len(set(ids)) == 3 and ids[::-1] == store.content_ids(rows[::-1])
+    ids = content_ids(rows)
+    assert len(set(ids)) == 3 and ids[::-1] == content_ids(rows[::-1])
     assert all(re.fullmatch("[0-9a-f]{16}", name) for name in ids)

@@ -117,3 +117,22 @@ def test_no_function_takes_more_than_five_arguments_by_position():
                 if len(set(names) - {"self", "cls"}) > 5:
                     many.append(f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}: {len(names)}")
     assert not many, "\n".join(many)
+
+
+def test_names_are_imported_from_where_they_are_defined():
+    """A module hands on no name of another, so that whoever follows an import arrives at what it means."""
+    trees = {path.relative_to(PACKAGE).with_suffix("").parts: ast.parse(path.read_text("utf-8")) for path in modules()}
+    imported_at, asked = {}, []
+    for module, tree in trees.items():
+        package = module[:-1]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                source = (*package[: len(package) - node.level + 1], *filter(None, (node.module or "").split(".")))
+                imported_at.setdefault(module, set()).update(alias.asname or alias.name for alias in node.names)
+                asked += [(module, source, alias.name) for alias in node.names]
+    passed_on = [
+        f"{'/'.join(module)} imports {name} from {'/'.join(source)}"
+        for module, source, name in asked
+        if name in imported_at.get(source, ())
+    ]
+    assert not passed_on, "\n".join(passed_on)

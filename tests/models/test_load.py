@@ -14,15 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
-from exemplar_partitioning.models.identity import weights_hash
-from exemplar_partitioning.models.load import (
-    bos_id,
-    load_model,
-    multiplies_rightly,
-    pick_device,
-    special_token_ids,
-    tokenizer_hash,
-)
+from exemplar_partitioning.models.identity import special_token_ids, tokenizer_hash, weights_hash
+from exemplar_partitioning.models.load import bos_id, load_model, multiplies_rightly, pick_device
 from tiny_models import VOCAB, tiny
 
 

@@ -9,11 +9,12 @@ import exemplar_partitioning as ep
 from conftest import tiny_llama
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import EPError
+from exemplar_partitioning.folder.model import model_of
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.ray.identity import identity
 from exemplar_partitioning.ray.team import task_of
 from exemplar_partitioning.ray.worker import BuildWorker
-from exemplar_partitioning.reading import model_of, read
+from exemplar_partitioning.reading import read
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -24,8 +24,10 @@ from exemplar_partitioning.api import annotate
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.folder.listing import find
+from exemplar_partitioning.folder.model import model_of
 from exemplar_partitioning.models.generate import encode
-from exemplar_partitioning.reading import decomposed, model_of
+from exemplar_partitioning.reading import decomposed
 from exemplar_partitioning.show.explorer.library import Library
 from exemplar_partitioning.show.explorer.live import Live
 from exemplar_partitioning.show.explorer.server import app, server
@@ -531,7 +533,7 @@ def test_pages_may_load_from_here_alone(site):
 
 
 def test_without_annotation_the_arrivals_are_shown_until_there_is_one(own):
-    for folder in store.find(own):
+    for folder in find(own):
         shutil.move(folder / "annotation", own.parent / folder.name)
     d = store.load(own, percentile=2)
     with served(own) as address:

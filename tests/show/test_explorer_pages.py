@@ -338,7 +338,7 @@ def test_a_damaged_dictionary_is_told_on_its_page(browser, tmp_path):
 
 @pytest.fixture(scope="module")
 def live_site(tiny_folder, text_file, tmp_path_factory):
-    from exemplar_partitioning.reading import model_of
+    from exemplar_partitioning.folder.model import model_of
     from exemplar_partitioning.show.explorer.live import Live
 
     out = build_tiny(tiny_folder, text_file, tmp_path_factory.mktemp("live") / "out")
@@ -347,7 +347,8 @@ def live_site(tiny_folder, text_file, tmp_path_factory):
 
 
 def test_text_is_read_as_one_types(browser, live_site, tiny_folder):
-    from exemplar_partitioning.reading import decomposed, model_of, read
+    from exemplar_partitioning.folder.model import model_of
+    from exemplar_partitioning.reading import decomposed, read
 
     address, out = live_site
     d = store.load(out, percentile=5)

@@ -12,7 +12,7 @@ import pytest
 from annotated import annotated
 from exemplar_partitioning.errors import ResourceError
 from exemplar_partitioning.folder import dictionary as store
-from exemplar_partitioning.reading import model_of
+from exemplar_partitioning.folder.model import model_of
 from exemplar_partitioning.show.explorer.live import LIMIT, Live
 from exemplar_partitioning.show.explorer.turns import MOST, CalledOff, Job, Turns
 from explorer_site import build_tiny, get, request, served

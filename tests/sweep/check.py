@@ -13,7 +13,7 @@ from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.hooks import applied, at
 from exemplar_partitioning.models.lens import lens
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import Site
 from exemplar_partitioning.quiet import first_line
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.text.documents import Document, read_documents
+from exemplar_partitioning.text.documents import read_documents
+from exemplar_partitioning.text.readers import Document
 
 TEXTS = [
     "The cat sat on the mat.",

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.text.documents import Document, read_documents, read_prompts
-from exemplar_partitioning.text.readers import Reading
+from exemplar_partitioning.text.documents import read_documents, read_prompts
+from exemplar_partitioning.text.readers import Document, Reading
 
 NESTED = [
     {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.text.documents import Document
+from exemplar_partitioning.text.readers import Document
 from exemplar_partitioning.text.windowing import Windowing
 from exemplar_partitioning.text.windows import Window, pieces, special_mask, windows
 from tiny_tokenizer import SENTENCES, SPECIAL, make_tokenizer

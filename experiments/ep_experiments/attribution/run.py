@@ -20,7 +20,7 @@ from exemplar_partitioning.evaluating.codes import Pursuit, of_random_activation
 from exemplar_partitioning.evaluating.held_out import held_out
 from exemplar_partitioning.folder.dictionary import StoredDictionary
 from exemplar_partitioning.models.generate import encode
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 from ..paired import mean_interval, resamples
 from .prompts import Question, questions

@@ -22,9 +22,9 @@ import torch
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.folder.dictionary import StoredDictionary
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.folder.model import check_model
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import Site, resolve_sites
-from exemplar_partitioning.reading import check_model
 from exemplar_partitioning.text.documents import DocumentSource
 
 from ..activations import Report, TextActivations, text_activations

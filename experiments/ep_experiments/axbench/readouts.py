@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from exemplar_partitioning.core.nearest import full_precision
+from exemplar_partitioning.core.precision import full_precision
 
 from ..activations import TextActivations
 

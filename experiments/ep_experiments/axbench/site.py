@@ -19,8 +19,7 @@ from torch import Tensor
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
-from exemplar_partitioning.files import disk_errors, write_new
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import disk_errors, to_json, write_new
 
 from .. import nulls
 from ..activations import Report, TextActivations

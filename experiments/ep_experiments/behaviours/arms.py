@@ -17,7 +17,7 @@ from exemplar_partitioning.act.bake import ablate_everywhere
 from exemplar_partitioning.act.localise import RegionRate
 from exemplar_partitioning.act.steer import Direction, ablate, directions_of, swap
 from exemplar_partitioning.folder.dictionary import StoredDictionary
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 from ..nulls import gaussian_directions
 

@@ -29,8 +29,9 @@ from exemplar_partitioning.api import annotate, build
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder.annotation import FOLDER
-from exemplar_partitioning.folder.dictionary import StoredDictionary, find, load
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.folder.dictionary import StoredDictionary, load
+from exemplar_partitioning.folder.listing import find
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.stream import text_chunks
 from exemplar_partitioning.text.documents import Sources

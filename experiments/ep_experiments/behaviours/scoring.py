@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from exemplar_partitioning.act.localise import wilson
 from exemplar_partitioning.models.generate import Generation, generate
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 Judge = Callable[[str], bool]
 _BATCH = 8  # windows read at once

@@ -22,8 +22,8 @@ def attribution(
     """Attribute next tokens of induction, indirect object and agreement prompts to regions, random ones and neurons."""
     from exemplar_partitioning.cli.display import steps
     from exemplar_partitioning.cli.options import chosen_dictionary
+    from exemplar_partitioning.folder.model import model_of
     from exemplar_partitioning.folder.origin import describe
-    from exemplar_partitioning.reading import model_of
 
     from ..attribution import run as experiment
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from exemplar_partitioning.models.load import ModelInfo
+    from exemplar_partitioning.models.loaded import ModelInfo
 
 
 class Run:

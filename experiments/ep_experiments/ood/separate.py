@@ -25,8 +25,10 @@ from jaxtyping import Float64
 from exemplar_partitioning.act.localise import wilson
 from exemplar_partitioning.api import annotate, build
 from exemplar_partitioning.folder.annotation import FOLDER as ANNOTATION
-from exemplar_partitioning.folder.dictionary import StoredDictionary, find, load
-from exemplar_partitioning.models.load import LoadedModel, bos_id
+from exemplar_partitioning.folder.dictionary import StoredDictionary, load
+from exemplar_partitioning.folder.listing import find
+from exemplar_partitioning.models.load import bos_id
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.novelty.detector import Detector, DocumentNovelty
 from exemplar_partitioning.novelty.scores import SCORES, token_scores
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from exemplar_partitioning.demo.corpus import documents_of, genre_of
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.models.load import LoadedModel, special_token_ids
+from exemplar_partitioning.models.identity import special_token_ids
+from exemplar_partitioning.models.loaded import LoadedModel
 
 CHARACTERS = 600  # of a document that are used: about the tokens of a window
 

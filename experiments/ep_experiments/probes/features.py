@@ -18,7 +18,7 @@ from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.folder.dictionary import StoredDictionary
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 from ..activations import TextActivations, text_activations
 from ..nulls import random_cells

@@ -35,11 +35,11 @@ from jaxtyping import Bool, Float64, Int64
 
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
-from exemplar_partitioning.files import disk_errors, write_new
-from exemplar_partitioning.folder.dictionary import StoredDictionary, to_json
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.files import disk_errors, to_json, write_new
+from exemplar_partitioning.folder.dictionary import StoredDictionary
+from exemplar_partitioning.folder.model import check_model
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import resolve_sites
-from exemplar_partitioning.reading import check_model
 
 from ..paired import interval, macro_auroc, ratio, resamples
 from ..tasks import Task

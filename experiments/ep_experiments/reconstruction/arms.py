@@ -12,9 +12,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from exemplar_partitioning.core.atoms import Atoms, Rule
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.precision import full_precision
-from exemplar_partitioning.core.pursuit import Atoms, Rule, pursue
+from exemplar_partitioning.core.pursuit import pursue
 
 from ..nulls import random_exemplars
 

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding_bag, normalize
 
-from exemplar_partitioning.core.pursuit import Atoms, Rule, pursue
+from exemplar_partitioning.core.atoms import Atoms, Rule
+from exemplar_partitioning.core.pursuit import pursue
 from exemplar_partitioning.models.hooks import at
 
 _WINDOWS = 32  # run at once

@@ -18,16 +18,17 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from ..core.atoms import Method
 from ..core.decomposition import Decomposition
 from ..core.dictionary import Basis
-from ..core.pursuit import Method
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.model import check_model
 from ..models.capture import input_device
 from ..models.generate import encode
 from ..models.hooks import at
-from ..models.load import LoadedModel, special_token_ids
-from ..reading import check_model
+from ..models.identity import special_token_ids
+from ..models.loaded import LoadedModel
 from ..text.tokens import token_texts
 from ..text.windows import special_mask
 

@@ -15,7 +15,7 @@ from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import applied
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from .edits import off, orthonormal
 from .steer import Direction, Regions, check_model_of, directions_of
 

@@ -23,10 +23,12 @@ from ..errors import DataError, EPError
 from ..files import new_folder, read_json, read_tensors, to_json
 from ..folder.dictionary import StoredDictionary
 from ..folder.labels import Labels
+from ..folder.model import check_model
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, special_token_ids
+from ..models.identity import special_token_ids
+from ..models.load import bos_id
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
-from ..reading import check_model
 from .localise import RegionRate, meets, rates, wilson
 from .steer import direction_of, steer
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.model import check_model
 from ..models.capture import Extractor, extract_rows
 from ..models.generate import encode
-from ..models.load import LoadedModel, special_token_ids
+from ..models.identity import special_token_ids
+from ..models.loaded import LoadedModel
 from ..models.sites import Site, resolve_sites
-from ..reading import check_model
 from ..text.windows import special_mask
 
 Position = Literal["final", "any"]

@@ -21,9 +21,10 @@ from ..core.dictionary import Basis
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
-from ..models.hooks import Edit, Tokens, applied
+from ..models.hooks import Edit, applied
 from ..models.identity import current_identity
 from ..models.loaded import LoadedModel
+from ..models.touched_tokens import Tokens
 from . import edits
 from .edits import Gate, orthonormal
 from .fluency import ALPHA, strongest

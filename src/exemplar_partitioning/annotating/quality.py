@@ -19,7 +19,8 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..core.leader import LeaderClustering
-from ..core.nearest import ROWS, full_precision
+from ..core.nearest import ROWS
+from ..core.precision import full_precision
 from ..folder.annotation import Metrics, Quality
 from .freed_memory import return_freed
 

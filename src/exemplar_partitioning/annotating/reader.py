@@ -12,10 +12,11 @@ from ..activations.given import given, tokens_of
 from ..demo.corpus import CORPUS_NAME, documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
-from ..models.load import LoadedModel, load_model, pick_device
-from ..reading import check_model, model_of
+from ..folder.model import check_model, model_of
+from ..models.load import load_model, pick_device
+from ..models.loaded import LoadedModel
 from ..stream import Chunk, text_chunks
-from ..text.documents import HUB_PREFIX
+from ..text.hub import HUB_PREFIX
 from .options import AnnotateRequest
 from .tables import VOCABULARY, TokenTexts
 

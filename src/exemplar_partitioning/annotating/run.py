@@ -16,14 +16,16 @@ from torch import Tensor
 
 from ..activations.given import At
 from ..errors import EPError, Interrupted
-from ..files import disk_errors, write_new
+from ..files import disk_errors, to_json, write_new
 from ..folder import annotation as folder
 from ..folder.activations import Kept
 from ..folder.checkpoints import Checkpoints
-from ..folder.dictionary import StoredDictionary, find, load, to_json, versions
+from ..folder.dictionary import StoredDictionary, load, versions
 from ..folder.group import JOURNAL, beside, discard, finish, move_in
+from ..folder.listing import find
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, search_device
+from ..models.load import search_device
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
 from ..stream import Chunk, Extraction, FromDisk, Here, Progress, ProgressEvent, Stop
 from .evidence import ChunkRows, document_names

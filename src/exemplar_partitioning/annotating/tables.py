@@ -14,8 +14,9 @@ from torch import Tensor
 from ..errors import EPError
 from ..folder import annotation as folder
 from ..folder.dictionary import StoredDictionary
+from ..models.identity import special_token_ids
 from ..models.lens import lens
-from ..models.load import LoadedModel, special_token_ids
+from ..models.loaded import LoadedModel
 from ..text.tokens import token_texts
 from .best_rows import NONE, BestRows
 from .evidence import BEFORE, BEYOND, Evidence

@@ -18,14 +18,16 @@ import torch
 from ..core.leader import LeaderClustering
 from ..demo.corpus import documents_of
 from ..errors import EPError
-from ..folder.dictionary import StoredDictionary, find, load, percentile_name
+from ..folder.dictionary import StoredDictionary, load
 from ..folder.group import beside
 from ..folder.labels import Labels
+from ..folder.listing import find, percentile_name
+from ..folder.model import check_model, model_of
 from ..folder.schema import ModelRecord
 from ..folder.sole_covers import read_sole_covers
-from ..models.load import LoadedModel, search_device
+from ..models.load import search_device
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
-from ..reading import check_model, model_of
 from ..stream import text_chunks
 from .growing import Growing, Provenance, Start
 from .run import BuildJob, BuildRun, this_process

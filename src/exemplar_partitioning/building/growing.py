@@ -16,8 +16,9 @@ from ..core.geometry import Block, directions
 from ..core.leader import LeaderClustering
 from ..core.missing_mass import MissingMass, missing_mass, recent_births, uneven_births
 from ..core.nearest import ROWS
+from ..folder.summary import DictionarySummary
 from ..stream import Chunk
-from .settings import BuildSettings, DictionarySummary
+from .settings import BuildSettings
 
 Stopped = Literal["saturated", "unseen", "budget", "text"]
 

@@ -24,19 +24,21 @@ from ..core.calibration import calibrate, check_percentiles
 from ..core.leader import LeaderClustering
 from ..demo.corpus import documents_of
 from ..errors import EPError, Interrupted
-from ..files import write_new
-from ..folder.dictionary import find, read_config, to_json
+from ..files import to_json, write_new
+from ..folder.listing import find, read_config
 from ..folder.schema import ModelRecord
+from ..folder.summary import DictionarySummary
 from ..models.admission import check_context, check_length
 from ..models.architecture import Architecture
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, load_model, outline, search_device
+from ..models.load import load_model, outline, search_device
+from ..models.loaded import LoadedModel
 from ..models.sites import Site, resolve_sites
 from ..stream import Chunk, Extraction, Here, Progress, Stop, text_chunks
 from ..text.chat import template_date
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest, RunRequest
-from .settings import BuildEvent, BuildResult, BuildSettings, DictionarySummary
+from .settings import BuildEvent, BuildResult, BuildSettings
 from .workspace import State, Workspace, check_place
 from .write import Places, write_dictionary
 

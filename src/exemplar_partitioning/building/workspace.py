@@ -20,10 +20,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import DataError, EPError
-from ..files import disk_errors, write_new
+from ..files import disk_errors, to_json, write_new
 from ..folder.activations import FOLDER, Spill
 from ..folder.checkpoints import Checkpoints, below
-from ..folder.dictionary import to_json
 from ..folder.group import JOURNAL, finish, move_in
 from .growing import Growing
 from .settings import BuildSettings, ExtendSettings, differences

@@ -12,11 +12,14 @@ import pyarrow as pa
 
 from ..core.dictionary import Dictionary
 from ..errors import EPError
-from ..folder.dictionary import content_ids, percentile_name, save, token_columns, versions
+from ..folder.dictionary import save, token_columns, versions
 from ..folder.group import beside
+from ..folder.invariants import content_ids
+from ..folder.listing import percentile_name
 from ..folder.schema import REGIONS_SCHEMA, BuildRecord, CalibrationRecord, Config, SiteRecord, TextRecord, UnseenRecord
 from ..folder.sole_covers import sole_covers
-from ..models.load import LoadedModel, bos_id
+from ..models.load import bos_id
+from ..models.loaded import LoadedModel
 from ..models.sites import Site
 from ..text.windowing import Windowing
 from .growing import Growing

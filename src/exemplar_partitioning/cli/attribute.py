@@ -45,10 +45,10 @@ def attribute(
     from typing import cast
 
     from ..act.attribute import attribute as run
+    from ..core.atoms import Method
     from ..core.dictionary import Basis
-    from ..core.pursuit import Method
     from ..folder.labels import Labels
-    from ..reading import model_of
+    from ..folder.model import model_of
 
     dictionary = options.chosen_dictionary(path, site, percentile)
     dictionary.check_pursuit(k, basis=cast(Basis, basis), method=cast(Method, method))

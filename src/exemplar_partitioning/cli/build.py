@@ -148,7 +148,7 @@ def build(
     from ..demo.corpus import documents_of
     from ..folder import annotation
     from ..folder.activations import Kept
-    from ..folder.dictionary import find
+    from ..folder.listing import find
     from ..models.load import load_model, outline
     from .display import display
 
@@ -186,7 +186,7 @@ def _build_given(
     from .. import api
     from ..building.options import GivenRequest
     from ..folder import annotation
-    from ..folder.dictionary import find
+    from ..folder.listing import find
     from .display import display
 
     fitting: dict[str, Any] = {

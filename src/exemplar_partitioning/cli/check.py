@@ -22,8 +22,8 @@ def check(
 ) -> None:
     """Check dictionaries, their annotations and labels: hashes, ranges, and what must agree between files."""
     from ..api import load
-    from ..folder.dictionary import find
     from ..folder.invariants import check as run
+    from ..folder.listing import find
 
     folders = find(path) if path.is_dir() else []
     damaged = 0

@@ -37,7 +37,7 @@ def concept(
     """
     from ..act.concept import concept as find
     from ..errors import EPError
-    from ..reading import model_of
+    from ..folder.model import model_of
     from ..text.documents import read_prompts
 
     folder = out or Path("concepts") / name
@@ -88,8 +88,8 @@ def watch(
     """
     from ..act.concept import Concept, activations
     from ..errors import EPError
-    from ..models.load import special_token_ids
-    from ..reading import model_of
+    from ..folder.model import model_of
+    from ..models.identity import special_token_ids
     from ..text.tokens import token_texts
 
     dictionary = options.chosen_dictionary(path, site, percentile)

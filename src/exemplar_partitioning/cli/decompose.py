@@ -40,11 +40,12 @@ def decompose(
     """
     from typing import cast
 
+    from ..core.atoms import Method
     from ..core.dictionary import Basis
-    from ..core.pursuit import Method
     from ..errors import EPError
     from ..folder.labels import Labels
-    from ..reading import decomposed, model_of
+    from ..folder.model import model_of
+    from ..reading import decomposed
     from .show_text import text_of
 
     if (text is None) == (file is None):

@@ -74,7 +74,7 @@ def explore(
 
 def _live(library: Library, model: str | None, trust_remote_code: bool) -> Live:
     """The model of the first dictionary that is whole."""
-    from ..reading import model_of
+    from ..folder.model import model_of
     from ..show.explorer.live import Live
 
     key = next((entry.key for entry in library.entries.values() if entry.config), next(iter(library.entries)))

@@ -37,7 +37,7 @@ def localise(
     from ..act.localise import Position
     from ..act.localise import localise as run
     from ..folder.labels import Labels
-    from ..reading import model_of
+    from ..folder.model import model_of
     from ..text.documents import read_prompts
 
     if position not in ("final", "any"):

@@ -105,8 +105,8 @@ def score(
     p is the share of ordinary documents with as high a score; a document is flagged where that is at most the
     rate of false alarms asked for in the fit.
     """
+    from ..folder.model import model_of
     from ..novelty.detector import Detector
-    from ..reading import model_of
 
     dictionary = options.chosen_dictionary(path, site, percentile)
     detector = Detector.read(dictionary)

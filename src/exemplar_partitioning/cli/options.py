@@ -178,7 +178,7 @@ def reader(path: Path, model: str | None, trust_remote_code: bool, device: str =
     if not trust_remote_code:
         return model
     from ..folder.dictionary import load
-    from ..reading import model_of
+    from ..folder.model import model_of
 
     dictionary = load(listed(path, None, None)[0].path)
     return model_of(dictionary, model, device=device, trust_remote_code=True)

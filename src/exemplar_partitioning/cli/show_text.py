@@ -10,8 +10,9 @@ from rich.text import Text
 
 from ..errors import DataError, EPError
 from ..folder.labels import Labels
+from ..folder.model import model_of
 from ..folder.origin import describe
-from ..reading import model_of, read
+from ..reading import read
 from ..text.visible import visible
 from .terminal import console, counted, cut, fixed, table
 

@@ -57,7 +57,7 @@ def steer(
     text: its perplexity under the model as it is, its repetition, and the same for a random step of that length.
     """
     from ..errors import EPError
-    from ..reading import model_of
+    from ..folder.model import model_of
 
     regions = options.regions(region)
     dictionary = options.chosen_dictionary(path, site, percentile)

@@ -34,7 +34,9 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.leader import LeaderClustering
 from ..errors import EPError
-from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, save
+from ..folder.dictionary import StoredDictionary, load, save
+from ..folder.invariants import content_ids
+from ..folder.listing import new_place
 from ..folder.origin import origin
 from ..folder.schema import BuildRecord
 from ..models.identity import same_model

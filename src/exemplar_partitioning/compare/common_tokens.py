@@ -19,11 +19,12 @@ from jaxtyping import Bool, Float32, Int64
 from ..demo.corpus import documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.model import check_model, model_of
 from ..models.capture import extract_rows
-from ..models.identity import same_model
-from ..models.load import LoadedModel, bos_id, special_token_ids
+from ..models.identity import same_model, special_token_ids
+from ..models.load import bos_id
+from ..models.loaded import LoadedModel
 from ..models.sites import Site, resolve_sites
-from ..reading import check_model, model_of
 from ..text.windows import special_mask
 
 MAX_TOKENS = 50_000

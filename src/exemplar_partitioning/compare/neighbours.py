@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..core.nearest import full_precision
+from ..core.precision import full_precision
 
 EXACT = 4096  # directions of the smaller set up to which one-to-one pairs are the optimum
 _ROWS = 1024  # rows multiplied at once

@@ -28,14 +28,17 @@ from ..core.calibration import BATCH, calibrate
 from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..errors import DataError, EPError
-from ..folder.dictionary import StoredDictionary, content_ids, load, new_place, save, token_columns, versions
+from ..folder.dictionary import StoredDictionary, load, save, token_columns, versions
+from ..folder.invariants import content_ids
+from ..folder.listing import new_place
+from ..folder.model import model_of
 from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
 from ..models.capture import extract_rows
 from ..models.identity import same_model
-from ..models.load import LoadedModel, bos_id, load_model
+from ..models.load import bos_id, load_model
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
-from ..reading import model_of
 from .common_tokens import Place, tokenised
 
 _CALIBRATE = 4 * BATCH  # activations at most

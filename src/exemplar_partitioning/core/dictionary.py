@@ -19,12 +19,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import DataError, EPError
+from .atoms import Atoms, Method, Rule
 from .decomposition import Decomposition
 from .geometry import Block, check_threshold, directions, reference_directions
 from .intake import Rows, as_float32, intake
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .precision import full_precision
-from .pursuit import Atoms, Method, Rule, pursue
+from .pursuit import pursue
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")

@@ -19,12 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .atoms import Atoms, Codes, Method, Rule, on_grid
+from .atoms import Atoms, Codes, Rule, on_grid
 from .orthogonal_pursuit import orthogonal_pursuit
 from .plain_pursuit import plain_pursuit
 from .precision import full_precision
-
-__all__ = ["Atoms", "Method", "Rule", "pursue"]
 
 
 @full_precision()

@@ -13,9 +13,10 @@ from fnmatch import fnmatchcase
 from typing import BinaryIO, cast
 
 from ..text.documents import DocumentSource, Sources, read_documents
-from ..text.formats import Row, csv_rows
+from ..text.formats import csv_rows
 from ..text.raw import decompressed
 from ..text.readers import Document, Reading, SkipCallback
+from ..text.tables import Row
 
 CORPUS_NAME = "sae-probes 0.4.2"
 CORPUS_FOLDER = "sae_probes/data/cleaned_data/"

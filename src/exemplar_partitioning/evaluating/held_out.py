@@ -15,7 +15,7 @@ from ..demo.corpus import documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..models.capture import Extractor
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
 from ..stream import Chunk, text_chunks
 from ..text.documents import Sources

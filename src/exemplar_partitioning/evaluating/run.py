@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..core.atoms import Method
 from ..core.dictionary import Basis
-from ..core.pursuit import Method
 from ..errors import EPError
 from ..exchange.from_sae import SparseAutoencoder
 from ..folder.dictionary import StoredDictionary
-from ..models.load import LoadedModel
-from ..reading import check_model, model_of
+from ..folder.model import check_model, model_of
+from ..models.loaded import LoadedModel
 from ..text.documents import Sources
 from .codes import of_dictionary, of_random_activations, of_sae
 from .held_out import HeldOut, held_out

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..models.capture import undisturbed
 from ..models.hooks import at
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from .held_out import Passage
 
 

@@ -23,10 +23,12 @@ from ..errors import DataError, EPError
 from ..files import foreign, read_json, sha256
 from ..folder import dictionary as store
 from ..folder import schema as records
+from ..folder.invariants import content_ids
+from ..folder.listing import new_place
 from .pickles import Array, Record, read_pickle
 
 if TYPE_CHECKING:
-    from ..models.load import LoadedModel
+    from ..models.loaded import LoadedModel
 
 UNKNOWN = "unknown"
 DTYPE = "bfloat16"  # of the forward passes that all published dictionaries come from
@@ -73,7 +75,7 @@ def import_published(
         site = f"resid_post.{int(_needed(described, 'layer', '--site'))}"
     if not re.fullmatch(r"[a-z_]+\.\d+", site):
         raise EPError(f"site is {site!r}; expected a canonical name such as resid_post.12")
-    folder = store.new_place(out, site, percentile)
+    folder = new_place(out, site, percentile)
     with foreign(file, "a published dictionary"):
         root = read_pickle(file)
         center, threshold, regions = _parts(file, root)
@@ -161,7 +163,7 @@ def _regions(
     return pa.table(
         {
             "region": pa.array(range(len(regions)), pa.int32()),
-            "content_id": store.content_ids(exemplars_kd),
+            "content_id": content_ids(exemplars_kd),
             "document": [UNKNOWN] * len(regions),
             "position": pa.array([max(0, position - 1) for _, position in prompts], pa.int32()),  # BOS counted there
             "token_id": pa.array([token_id for token_id, *_ in places], pa.int32()),

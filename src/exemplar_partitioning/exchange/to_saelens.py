@@ -14,8 +14,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..core.dictionary import Basis
+from ..files import to_json
 from ..folder.annotation import BIN_WIDTH
-from ..folder.dictionary import StoredDictionary, to_json
+from ..folder.dictionary import StoredDictionary
 
 HOW = 'from sae_lens import SAE\nsae = SAE.load_from_disk("{path}")'
 

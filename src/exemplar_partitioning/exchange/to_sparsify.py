@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as serialise
 
-from ..folder.dictionary import StoredDictionary, to_json
+from ..files import to_json
+from ..folder.dictionary import StoredDictionary
 
 HOW = 'from sparsify import SparseCoder\nsae = SparseCoder.load_from_disk("{path}")'
 

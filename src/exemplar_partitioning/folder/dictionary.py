@@ -31,12 +31,7 @@ from ..core.nearest import Prefilter
 from ..errors import DataError, EPError
 from ..files import new_folder, read_tensors, seal, sha256, to_json
 from .invariants import check_center
-from .invariants import content_ids as content_ids
 from .listing import ROW_GROUP, OnDisk, choose
-from .listing import find as find
-from .listing import new_place as new_place
-from .listing import percentile_name as percentile_name
-from .listing import read_config as read_config
 from .saveable import Dictionary
 from .schema import REGIONS_SCHEMA, Config, FileRecord
 

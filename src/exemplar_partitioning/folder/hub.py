@@ -50,7 +50,8 @@ def push(path: str | Path, repository: str, *, private: bool = False, message: s
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    from .dictionary import find, load
+    from .dictionary import load
+    from .listing import find
 
     if not _REPOSITORY.fullmatch(repository):
         raise EPError(f"{repository!r} is no repository; expected org/name")
@@ -94,7 +95,7 @@ def pull(
     """
     from huggingface_hub import snapshot_download
 
-    from .dictionary import percentile_name
+    from .listing import percentile_name
 
     if not _REPOSITORY.fullmatch(repository):
         raise EPError(f"{repository!r} is no repository; expected org/name")

@@ -216,7 +216,7 @@ def _check_windows(dictionary: StoredDictionary, origin: str | None) -> None:
 
 def _check_net(dictionary: StoredDictionary) -> None:
     """That exemplars lie farther than theta from one another (law L3)."""
-    from ..core.nearest import full_precision
+    from ..core.precision import full_precision
 
     path, e_kd = dictionary.path / "exemplars.safetensors", dictionary.exemplars
     rounding = _FOREIGN_ROUNDING if "imported" in dictionary.config.versions else _ROUNDING

@@ -10,7 +10,9 @@ import torch
 
 from ..errors import EPError
 from ..models.capture import Extractor
-from ..models.load import LoadedModel, bos_id, special_token_ids
+from ..models.identity import special_token_ids
+from ..models.load import bos_id
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
 from .dictionary import StoredDictionary
 from .labels import Labels

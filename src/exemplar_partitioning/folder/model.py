@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import EPError
 from ..models.admission import same_probe
-from ..models.load import LoadedModel, load_model
+from ..models.load import load_model
+from ..models.loaded import LoadedModel
 from .dictionary import StoredDictionary, versions
 
 

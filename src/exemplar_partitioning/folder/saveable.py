@@ -54,7 +54,9 @@ def write(
     made: str | None = None,
 ) -> Path:
     """Write a dictionary of which only what is given here is known."""
-    from .dictionary import content_ids, new_place, save, token_columns, versions  # which knows this module
+    from .dictionary import save, token_columns, versions
+    from .invariants import content_ids
+    from .listing import new_place
 
     place, d = new_place(out, site, percentile), dictionary.d_model
     births_k, arrivals_k = counts

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..errors import EPError
 from ..text.chat import in_template
 from .capture import input_device, undisturbed
-from .load import LoadedModel, bos_id
+from .load import bos_id
+from .loaded import LoadedModel
 
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 _TRIED = 8  # tokens of a prompt

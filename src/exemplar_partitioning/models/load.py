@@ -13,21 +13,9 @@ import torch
 from ..errors import EPError, ResourceError
 from .admission import admit
 from .architecture import Architecture, transformers_model
-from .identity import current_identity, special_token_ids, tokenizer_hash
+from .identity import current_identity, tokenizer_hash
 from .loaded import LoadedModel, ModelInfo
 from .source import adapted, find, looks_local, read_tokenizer
-
-__all__ = [
-    "LoadedModel",
-    "ModelInfo",
-    "bos_id",
-    "load_model",
-    "outline",
-    "pick_device",
-    "search_device",
-    "special_token_ids",
-    "tokenizer_hash",
-]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

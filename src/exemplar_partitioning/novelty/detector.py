@@ -21,9 +21,9 @@ from ..demo.corpus import documents_of
 from ..errors import DataError, EPError
 from ..files import sealed, unsealed, write_new
 from ..folder.dictionary import StoredDictionary
+from ..folder.model import model_of
 from ..folder.schema import validated
-from ..models.load import LoadedModel
-from ..reading import model_of
+from ..models.loaded import LoadedModel
 from ..text.documents import DocumentSource, Sources
 from .conformal import Tail, fewest, sure_level
 from .passages import Passage, passages

@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64
 
 from ..folder.dictionary import StoredDictionary
 from ..models.capture import Extractor
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
 from ..stream import Chunk, extract, text_chunks
 from ..text.readers import Document

@@ -22,7 +22,8 @@ from ..building.growing import Growing, all_stopped, end
 from ..building.run import Crew, Crews
 from ..building.settings import BuildSettings
 from ..core.geometry import no_direction
-from ..models.load import LoadedModel, search_device
+from ..models.load import search_device
+from ..models.loaded import LoadedModel
 from ..stream import Chunk, Progress
 from .deciding import NOTHING, Ahead, Decision, settle
 from .pool import Done, Hand, Lost, Pool

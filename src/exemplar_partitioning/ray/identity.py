@@ -11,7 +11,7 @@ import torch
 from ..errors import EPError
 from ..folder.dictionary import versions
 from ..models.capture import Extractor
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
 
 

@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from ..core.candidates import Candidates
 from ..core.geometry import Block, directions
 from ..core.leader import covered_alone
-from ..core.nearest import ROWS, Candidates, ExemplarMatrix, Search, full_precision
+from ..core.nearest import ROWS, ExemplarMatrix, Search
+from ..core.precision import full_precision
 from .wire import Known, News, Proposal, Segment
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import EPError
-from ..models.load import LoadedModel
+from ..models.loaded import LoadedModel
 from .identity import identity, software
 from .pool import Pool, connected
 from .wire import Task

@@ -13,7 +13,7 @@ from sae_lens import SAE
 
 from ep_experiments.streamed import read_streamed
 from exemplar_partitioning.exchange.from_sae import load_sae
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 
 D, N = 16, 24_000
 

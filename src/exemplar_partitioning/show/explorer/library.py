@@ -20,9 +20,10 @@ from ...compare.tree import Tree
 from ...compare.tree import tree as grow
 from ...errors import EPError
 from ...folder.annotation import FOLDER, Annotation
-from ...folder.dictionary import StoredDictionary, find, load, read_config
+from ...folder.dictionary import StoredDictionary, load
 from ...folder.labels import FILE as LABELS
 from ...folder.labels import Label, Labels
+from ...folder.listing import find, read_config
 from ...folder.schema import Config
 from ...folder.token_labels import automatic
 from ...models.identity import same_model

@@ -18,9 +18,10 @@ from ...act.fluency import ALPHA, Fluency, fluency, strongest
 from ...act.steer import Acting
 from ...errors import EPError, ResourceError
 from ...folder.dictionary import StoredDictionary
+from ...folder.model import check_model
 from ...models.generate import encode
-from ...models.load import LoadedModel
-from ...reading import check_model, decomposed, read, written
+from ...models.loaded import LoadedModel
+from ...reading import decomposed, read, written
 from .library import View
 from .steering import Steering
 from .turns import Job, Turns

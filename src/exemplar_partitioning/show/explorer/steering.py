@@ -12,8 +12,8 @@ from ...act.steer import ablate, steer
 from ...core.dictionary import Basis
 from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
-from ...models.hooks import Tokens
-from ...models.load import LoadedModel
+from ...models.loaded import LoadedModel
+from ...models.touched_tokens import Tokens
 
 MOST = 200  # new tokens
 FARTHEST = 1000  # alpha: nothing but the direction is left long before, and float32 overflows long after
