@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save as serialise
 
-from ..errors import DataError, EPError
+from ..errors import DataError, EPError, check_choice
 from ..files import (
     check_seal,
     new_folder,
@@ -234,8 +234,8 @@ class Annotation:
             EPError: no such region or kind.
             DataError: the file is damaged.
         """
-        if kind not in (None, *KINDS):
-            raise EPError(f"there are no examples of kind {kind!r}; expected one of {', '.join(KINDS)}")
+        if kind is not None:
+            check_choice("kind", kind, KINDS)
         file, starts = self._examples
         first, end = (int(starts[i]) for i in (self.dictionary.check_region(index), index + 1))
         if first == end:
