@@ -43,6 +43,7 @@ from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
 if TYPE_CHECKING:
     from jaxtyping import Float, Int32
 
+    from .concepts import Concepts
     from .interest import Interest
 
 FOLDER = "annotation"
@@ -265,6 +266,13 @@ class Annotation:
         from .interest import Interest
 
         return Interest(self)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """Labels by contrast, and how well labels tell members from others."""
+        from .concepts import Concepts
+
+        return Concepts(self)
 
     @cached_property
     def _tensors(self) -> dict[str, np.ndarray]:
