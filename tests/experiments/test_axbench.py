@@ -17,6 +17,7 @@ from ep_experiments.axbench import baselines, readouts
 from ep_experiments.axbench import detect as axbench
 from ep_experiments.axbench import pooled as axbench_pooled
 from ep_experiments.axbench import site as axbench_site
+from ep_experiments.axbench.columns import DualRidge, of_table
 from ep_experiments.axbench.plots import axbench_figure
 from ep_experiments.axbench.readouts import Examples, Pooled, auroc, pool
 from ep_experiments.concepts import Concept, first_concepts, read_concepts
@@ -491,3 +492,21 @@ class TestPooled:
         results = [self.result("a", ["x", "y"], 3, 1), self.result("b", ["z"], 2, 2)]
         svg = to_bytes(axbench_figure(results), "svg")
         assert b"<svg" in svg and svg == to_bytes(axbench_figure(results), "svg")
+
+
+def test_ridge_from_products_of_texts_ranks_as_ridge_on_columns():
+    rng = np.random.default_rng(3)
+    x = rng.normal(1, 1, (60, 200)).astype(np.float32)
+    rows, positive = rng.choice(60, 30, replace=False), np.arange(30) < 9
+    texts = of_table(x)
+    expected = readouts.ridge("highest", 0.01)(Examples(texts[rows], positive)).score(texts)
+    apart = DualRidge(x, 0.01).score(rows, positive) - expected
+    assert np.ptp(apart) < 1e-3 * np.ptp(expected)  # but for a constant
+
+
+def test_few_pairs_are_counted_as_many_are(monkeypatch):
+    score = np.random.default_rng(4).integers(0, 5, (40, 7)).astype(np.float32)
+    positive = np.arange(40) < 13
+    few = auroc(score, positive)
+    monkeypatch.setattr(readouts, "FEW_PAIRS", 0)
+    assert np.array_equal(few, auroc(score, positive))

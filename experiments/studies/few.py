@@ -1,0 +1,278 @@
+"""Where a region could win: few labels, few units, another language, another dictionary, tokens instead of texts.
+
+    python -m experiments.studies.few DATA --cache DIR [--out docs/results/few/smollm2.json]
+
+Settings, arms and rule: `ep_experiments/axbench/PREREGISTRATION.md`. DATA is a folder with axbench, labelled and corpora
+(see `few_data.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ep_experiments import nulls
+from ep_experiments.activations import text_activations
+from ep_experiments.axbench import readouts
+from ep_experiments.axbench.baselines import cosines, standardised
+from ep_experiments.axbench.columns import Arm, Ordinary, arms, of_table
+from ep_experiments.axbench.readouts import Examples, Pooled, Rule, Weights, auroc, ridge
+from ep_experiments.concepts import read_concepts
+from ep_experiments.paired import auroc as weighted_auroc
+from ep_experiments.paired import clustered, difference, interval, mean_interval, resamples
+from ep_experiments.record import record
+from exemplar_partitioning.act.localise import holm
+from exemplar_partitioning.core.geometry import directions
+from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.models.load import LoadedModel, load_model
+
+from .concepts import CONTEXT, SITE, TOKENS, ordinary_at, without
+from .few_data import KINDS_OF_TOKENS, Question, in_another_language, intents, labelled_tokens
+
+PERCENTILE = 2.0
+COUNTS = (4, 8, 16, 32)
+DRAWS = 10
+UNITS = {"one unit": readouts.best, "five units": readouts.several(5)}
+NAMED = ("regions", "words", "highest activation", "random exemplars", "k-means", "Gaussian directions")
+RIVALS = ("words", "mean activation", "highest activation", "difference of means", "random exemplars", "k-means",
+          "Gaussian directions")  # fmt: skip
+WIN = 0.02
+
+Scores = dict[str, np.ndarray]
+"""AUROC by arm, of every unit of the interval."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("data", type=Path)
+    options.add_argument("--cache", type=Path, required=True)
+    options.add_argument("--out", type=Path, default=Path("docs/results/few/smollm2.json"))
+    given = options.parse_args()
+    begun = time.monotonic()
+    loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
+    study = Study(loaded, given.data, given.cache)
+    settings = [*study.few_labels(), study.language(), study.dictionary(), study.tokens()]
+    head = record("few", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="few")
+    about = {"site": SITE, "percentile": PERCENTILE, "k": study.ordinary.regions.k, "rule": WIN}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_bytes(to_json(head | about | {"settings": settings}))
+
+
+class Study:
+    """The settings, each as its scores by arm, judged."""
+
+    def __init__(self, loaded: LoadedModel, data: Path, cache: Path):
+        self.loaded, self.data, self.cache = loaded, data, cache
+        self.ordinary = ordinary_at(loaded, cache, PERCENTILE)
+
+    def few_labels(self) -> Iterable[dict[str, Any]]:
+        """All columns by 4 to 32 texts; one and five units by 32."""
+        given = read_concepts(self.data / "axbench" / "conceptFD_2b_l10")
+        every = np.unique(np.concatenate([c.negative for c in given.concepts]))
+        concepts = [
+            Question(c.name, c.positive, without(c, "genres", every), c.eval_positive,
+                     np.concatenate([c.eval_negative, c.eval_hard])) for c in given.concepts
+        ]  # fmt: skip
+        texts, questions = intents(self.data / "labelled" / "clinc150_oos_plus.jsonl.gz")
+        parts = [self._few(given.texts, concepts, CONTEXT), self._few(texts, questions, 64)]
+        for name in parts[0]:
+            scores = {arm: np.concatenate([part[name][arm] for part in parts]) for arm in parts[0][name]}
+            sets = np.repeat(["conceptFD", "CLINC-150"], [len(concepts), len(questions)])
+            yield judged(name, scores, sets)
+
+    def _few(self, texts: Sequence[str], questions: Sequence[Question], context: int) -> dict[str, Scores]:
+        found: dict[str, dict[str, list[list[float]]]] = {}
+        fitted_on = sorted({int(i) for q in questions for i in np.concatenate([q.positive, q.negative])})
+        for arm in self._arms(texts, fitted_on, context):
+            columns = arm.columns()
+            tried: list[tuple[str, int, Rule]] = []
+            if arm.name in ("regions", *RIVALS):
+                tried += [(f"{count} texts", count, arm.rule) for count in COUNTS]
+            if arm.name in NAMED:
+                tried += [(name, max(COUNTS), rule) for name, rule in UNITS.items()]
+            for setting, count, rule in tried:
+                values = [self._by_few(columns, q, count, rule) for q in questions]
+                found.setdefault(setting, {}).setdefault(arm.name, []).append(values)
+        return {s: {arm: np.mean(draws, axis=0) for arm, draws in by.items()} for s, by in found.items()}
+
+    @staticmethod
+    def _by_few(columns: Pooled, q: Question, count: int, rule: Rule) -> float:
+        """Mean AUROC over draws of training texts; every arm sees the same draws."""
+        rng, values = np.random.default_rng(0), []
+        for _ in range(DRAWS):
+            rows = np.concatenate([rng.choice(kind, count // 2, replace=False) for kind in (q.positive, q.negative)])
+            weights = rule(Examples(columns[rows], np.arange(count) < count // 2))
+            values.append(tested(weights, columns, q))
+        return float(np.mean(values))
+
+    def _arms(self, texts: Sequence[str], fitted_on: Sequence[int], context: int) -> list[Arm]:
+        acts = text_activations(self.loaded, [SITE], texts, cache=self.cache, context_size=context)[SITE]
+        made = arms(acts, texts, fitted_on, self.ordinary, self.cache)
+        mean = next(arm for arm in made if arm.name == "mean activation")
+        return [*made, Means("difference of means", 0, mean.columns)]
+
+    def language(self) -> dict[str, Any]:
+        """Learned in English, tried in Spanish."""
+        texts, questions = in_another_language(self.data / "corpora")
+        fitted_on = sorted({int(i) for q in questions for i in np.concatenate([q.positive, q.negative])})
+        scores: dict[str, list[list[float]]] = {}
+        for arm in self._arms(texts, fitted_on, 128):
+            if arm.name in ("regions", *RIVALS):
+                columns = arm.columns()
+                values = [tested(arm.rule(examples(columns, q)), columns, q) for q in questions]
+                scores.setdefault(arm.name, []).append(values)
+        return judged("another language", {name: np.mean(draws, axis=0) for name, draws in scores.items()})
+
+    def dictionary(self) -> dict[str, Any]:
+        """Five units chosen in one half of the ordinary text, carried to the nearest of the other."""
+        half = TOKENS // 2
+        a, b = (Ordinary(part, PERCENTILE) for part in (self.ordinary.x_nd[:half], self.ordinary.x_nd[half:]))
+        pairs = {
+            "regions": [(a.regions.exemplars, b.regions.exemplars)],
+            "random exemplars": [
+                (nulls.random_exemplars(a.u_nd, a.regions.k, seed), nulls.random_exemplars(b.u_nd, b.regions.k, seed))
+                for seed in range(2)
+            ],
+        }
+        scores: dict[str, list[np.ndarray]] = {}
+        for name, draws in pairs.items():
+            for from_kd, to_kd in draws:
+                centres = (a.regions.center, b.regions.center)
+                scores.setdefault(name, []).append(self._carried(*centres, from_kd, to_kd))
+        return judged("another dictionary", {name: np.mean(draws, axis=0) for name, draws in scores.items()})
+
+    def _carried(
+        self, from_d: torch.Tensor, to_d: torch.Tensor, from_kd: torch.Tensor, to_kd: torch.Tensor
+    ) -> np.ndarray:
+        nearest_k = directions(from_kd + from_d, to_d).u_nd @ to_kd.T
+        place_k = nearest_k.argmax(dim=1).numpy()
+        values = []
+        for name in ("concept10_2b_l10", "conceptFD_2b_l10"):
+            given = read_concepts(self.data / "axbench" / name)
+            acts = text_activations(self.loaded, [SITE], given.texts, cache=self.cache, context_size=CONTEXT)[SITE]
+            before, after = (readouts.pool(acts, cosines(d, kd)) for d, kd in ((from_d, from_kd), (to_d, to_kd)))
+            every = np.unique(np.concatenate([c.negative for c in given.concepts]))
+            for c in given.concepts:
+                q = Question(c.name, c.positive, without(c, "genres", every), c.eval_positive,
+                             np.concatenate([c.eval_negative, c.eval_hard]))  # fmt: skip
+                weights = readouts.several(5)(examples(before, q))
+                values.append(tested(Weights(place_k[weights.columns], weights.weight), after, q))
+        return np.array(values)
+
+    def tokens(self) -> dict[str, Any]:
+        """Whether a token lies inside something: by all columns, and by one."""
+        differences: dict[str, list[np.ndarray]] = {}
+        values: dict[str, list[np.ndarray]] = {}
+        for kind in KINDS_OF_TOKENS:
+            given = labelled_tokens(self.loaded, kind, self.data / "corpora", self.cache, SITE)
+            weight_bn = np.concatenate(
+                [np.ones((1, len(given.inside_test)), np.int64), clustered(given.document_test, 1000, 0)]
+            )
+            found: dict[str, list[np.ndarray]] = {}
+            for name, train, test in self._token_columns(given):
+                examples_of = Examples(of_table(train), given.inside_train)
+                rules: dict[str, Rule] = {"": ridge()} | ({", one unit": readouts.best} if name in NAMED else {})
+                for which, rule in rules.items():
+                    score_n = rule(examples_of).score(of_table(test))
+                    found.setdefault(name + which, []).append(weighted_auroc(score_n, given.inside_test, weight_bn))
+            for name, draws in found.items():
+                values.setdefault(name, []).append(np.mean(draws, axis=0))
+        mean_b = {name: np.mean(of, axis=0) for name, of in values.items()}
+        for name in mean_b:
+            of = "regions, one unit" if name.endswith("one unit") else "regions"
+            if name != of:
+                differences[name] = mean_b[of] - mean_b[name]
+        return from_resamples("tokens", mean_b, differences)
+
+    def _token_columns(self, given: Any) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+        centre = self.ordinary.regions.center
+        for name in ("regions", "random exemplars", "Gaussian directions", "k-means"):
+            for e_kd in self.ordinary.draws(name):
+                encode = cosines(centre, e_kd)
+                yield name, *(encode(x_nd).numpy() for x_nd in given.halves)
+        scaled = standardised(self.ordinary.x_nd)
+        yield "activation", *(scaled(x_nd).numpy() for x_nd in given.halves)
+        yield "highest activation", *(torch.cat([scaled(x), -scaled(x)], dim=1).numpy() for x in given.halves)
+        yield "words", *given.words
+
+
+class Means(Arm):
+    """An arm whose rule is the difference of mean activations."""
+
+    @property
+    def rule(self) -> Rule:
+        return difference_of_means
+
+
+def examples(columns: Pooled, q: Question) -> Examples:
+    """All training texts of a question."""
+    rows = np.concatenate([q.positive, q.negative])
+    return Examples(columns[rows], np.arange(len(rows)) < len(q.positive))
+
+
+def tested(weights: Weights, columns: Pooled, q: Question) -> float:
+    """AUROC on a question's test texts."""
+    rows = np.concatenate([q.test_positive, q.test_negative])
+    return float(auroc(weights.score(columns[rows]), np.arange(len(rows)) < len(q.test_positive)))
+
+
+def difference_of_means(given: Examples) -> Weights:
+    """Mean activations of the two kinds of texts, one from the other."""
+    mean_mk = given.texts.mean
+    apart_k = mean_mk[given.positive_m].mean(axis=0) - mean_mk[~given.positive_m].mean(axis=0)
+    return Weights(np.arange(len(apart_k)), apart_k.astype(np.float64), "mean")
+
+
+def judged(setting: str, scores: Scores, sets: np.ndarray | None = None) -> dict[str, Any]:
+    """Means, paired differences of regions to every rival, and what the rule says."""
+    rivals = [name for name in scores if name != "regions"]
+    found = [difference(scores["regions"], scores[name]) for name in rivals]
+    table = [{"arm": name, "auroc": _mean(value_c)} for name, value_c in scores.items()]
+    if sets is not None:
+        for row in table:
+            row["sets"] = {str(s): _mean(scores[row["arm"]][sets == s]) for s in dict.fromkeys(sets)}
+    return _verdict(setting, len(scores["regions"]), table, rivals, found)
+
+
+def from_resamples(setting: str, value_b: Scores, difference_b: Scores) -> dict[str, Any]:
+    """The same where a figure is of all items together: its first entry is that of the data."""
+    found = []
+    for apart_b in difference_b.values():
+        low, high = interval(apart_b[1:])
+        below = float((apart_b[1:] <= 0).mean())
+        p = max(2 * min(below, 1 - below), 1 / len(apart_b))
+        found.append({"difference": float(apart_b[0]), "low": low, "high": high, "p": p})
+    table = [{"arm": name, "auroc": [_round(of[0]), *map(_round, interval(of[1:]))]} for name, of in value_b.items()]
+    return _verdict(setting, len(KINDS_OF_TOKENS), table, list(difference_b), found)
+
+
+def _verdict(
+    setting: str, units: int, table: list[dict[str, Any]], rivals: list[str], found: list[dict[str, float]]
+) -> dict[str, Any]:
+    p = holm(np.array([row["p"] for row in found]))
+    pairs = [
+        {"above": name} | {k: _round(v) for k, v in (row | {"p": float(q)}).items()}
+        for name, row, q in zip(rivals, found, p, strict=True)
+    ]
+    wins = all(row["difference"] >= WIN and row["low"] > 0 for row in found)
+    loses = any(row["difference"] <= -WIN and row["high"] < 0 for row in found)
+    verdict = "win" if wins else "lose" if loses else "level"
+    return {"setting": setting, "units": units, "verdict": verdict, "table": table, "pairs": pairs}
+
+
+def _mean(value_c: np.ndarray) -> list[float]:
+    return [_round(v) for v in mean_interval(value_c, resamples(len(value_c), 4000, seed=0))]
+
+
+_round: Callable[[float], float] = lambda value: round(float(value), 4)  # noqa: E731
+
+
+if __name__ == "__main__":
+    main()
