@@ -2,8 +2,8 @@
 
     python -m experiments.studies.few DATA --cache DIR [--out docs/results/few/smollm2.json]
 
-Settings, arms and rule: `ep_experiments/axbench/PREREGISTRATION.md`. DATA is a folder with axbench, labelled and corpora
-(see `few_data.py`).
+Settings, arms and rule: `ep_experiments/axbench/PREREGISTRATION.md`. DATA is a folder with axbench, labelled and
+corpora.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ..activations import TextActivations
 from . import baselines
 from .readouts import PENALTY, Encode, Of, Pooled, Rule, pool, ridge
 
-DRAWS = 3  # of each null
+DRAWS = 2  # of each null
 MEAN_PENALTY = 0.003  # of mean activations
 DIRECTIONS = ("regions", "random exemplars", "Gaussian directions", "k-means")
 
