@@ -164,7 +164,7 @@ def documents_of_tokens(corpora: Path, kind: str) -> list[str]:
 
 
 def labelled_tokens(loaded: LoadedModel, kind: str, corpora: Path, cache: Path, site: str) -> Tokens:
-    """Activations and labels of the tokens of a kind's documents; TRAINED are learned from, a third of the rest tested."""
+    """Activations and labels of the tokens of a kind's documents: TRAINED of one half, every third of the other."""
     texts = documents_of_tokens(corpora, kind)
     acts = text_activations(loaded, [site], texts, cache=cache, context_size=LENGTH)[site]
     inside_n = []
