@@ -21,7 +21,7 @@ from ep_experiments.activations import TextActivations, text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import cosines
 from ep_experiments.axbench.columns import DualRidge, Ordinary, arms
-from ep_experiments.axbench.detect import ORDINARY_CONTEXT, RESAMPLES, _ordinary
+from ep_experiments.axbench.detect import ORDINARY_CONTEXT, RESAMPLES, ordinary_texts
 from ep_experiments.axbench.readouts import Examples, Rule, auroc, pool
 from ep_experiments.concepts import Concept, ConceptSet, read_concepts
 from ep_experiments.paired import difference, mean_interval, resamples
@@ -63,7 +63,7 @@ def main() -> None:
 
 def ordinary_at(loaded: LoadedModel, cache: Path, percentile: float, tokens: int = TOKENS) -> Ordinary:
     """Directions from the packaged text, as `ep experiment axbench` has them."""
-    texts = _ordinary(loaded, documents_of(None), TOKENS)
+    texts = ordinary_texts(loaded, documents_of(None), TOKENS)
     acts = text_activations(loaded, [SITE], texts, cache=cache, context_size=ORDINARY_CONTEXT)[SITE]
     return Ordinary(torch.from_numpy(np.array(acts.x_nd[:tokens])), percentile)
 

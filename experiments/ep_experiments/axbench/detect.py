@@ -85,7 +85,7 @@ def run(
         return text_activations(loaded, sites, texts, cache=cache, context_size=context_size, report=report)
 
     acts = [read(found.texts, plan.context_size) for found in sets]
-    ordinary = read(_ordinary(loaded, text, plan.tokens), ORDINARY_CONTEXT)
+    ordinary = read(ordinary_texts(loaded, text, plan.tokens), ORDINARY_CONTEXT)
     finished = Finished(cache / f"axbench-{_key(loaded, sets, plan, text, dictionaries)}" if cache else None)
     made: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def summary(values: Sequence[float | None]) -> tuple[float, float, float]:
     )
 
 
-def _ordinary(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:
+def ordinary_texts(loaded: LoadedModel, text: DocumentSource, tokens: int) -> list[str]:
     """The first texts that give so many tokens, some at a time, each read up to its ORDINARY_CONTEXT-th."""
     texts: list[str] = []
     documents = iter(text)

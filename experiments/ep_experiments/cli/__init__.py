@@ -11,6 +11,7 @@ from .behaviour import behaviour
 from .extract import extract
 from .ood import ood
 from .probes import probes
+from .readable import readable
 from .reconstruction import reconstruction
 from .saturation import saturation
 from .tokens import tokens
@@ -28,3 +29,4 @@ experiment.command("saturation")(saturation)
 experiment.command("axbench")(axbench)
 experiment.command("reconstruction")(reconstruction)
 experiment.command("attribution")(attribution)
+experiment.command("readable")(readable)
