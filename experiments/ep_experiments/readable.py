@@ -17,7 +17,7 @@ from torch import Tensor
 
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import EPError
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 from . import nulls
 from .activations import TextActivations

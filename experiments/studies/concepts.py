@@ -27,8 +27,9 @@ from ep_experiments.concepts import Concept, ConceptSet, read_concepts
 from ep_experiments.paired import difference, mean_interval, resamples
 from ep_experiments.record import record
 from exemplar_partitioning.demo.corpus import documents_of
-from exemplar_partitioning.folder.dictionary import to_json
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.files import to_json
+from exemplar_partitioning.models.load import load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 
 SITE = "resid_post.15"
 TOKENS = 200_000

@@ -18,7 +18,7 @@ import numpy as np
 
 from ep_experiments.paired import clustered, difference, interval
 from exemplar_partitioning.act.localise import holm
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 
 DRAWS = 4000
 ARMS = ("raw", "raw mean", "one-hot", "exemplar", "share", "cosine", "random", "random direction", "token", "words")

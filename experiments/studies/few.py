@@ -1,6 +1,6 @@
 """Where a region could win: few labels, few units, another language, another dictionary, tokens instead of texts.
 
-    python -m experiments.studies.few DATA --cache DIR [--out docs/results/few/smollm2.json]
+    python -m experiments.studies.few DATA --cache DIR --out FILE
 
 Settings, arms and rule: `ep_experiments/axbench/PREREGISTRATION.md`. DATA is a folder with axbench, labelled and
 corpora.
@@ -30,8 +30,9 @@ from ep_experiments.paired import clustered, difference, interval, mean_interval
 from ep_experiments.record import record
 from exemplar_partitioning.act.localise import holm
 from exemplar_partitioning.core.geometry import directions
-from exemplar_partitioning.folder.dictionary import to_json
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.files import to_json
+from exemplar_partitioning.models.load import load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 
 from .concepts import CONTEXT, SITE, TOKENS, ordinary_at, without
 from .few_data import KINDS_OF_TOKENS, Question, in_another_language, intents, labelled_tokens
@@ -53,7 +54,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("--cache", type=Path, required=True)
-    options.add_argument("--out", type=Path, default=Path("docs/results/few/smollm2.json"))
+    options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")

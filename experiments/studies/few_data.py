@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from ep_experiments.activations import text_activations
-from exemplar_partitioning.models.load import LoadedModel
+from exemplar_partitioning.models.loaded import LoadedModel
 
 INTENTS = 40
 KNOWN, TESTED = 40, 40  # texts of an intent

@@ -1,6 +1,6 @@
 """Refusal: is a region's exemplar better at taking it out than a single activation drawn at random?
 
-    python -m experiments.studies.single REFUSAL_FOLDER [--out docs/results/behaviours-single/refusal.json]
+    python -m experiments.studies.single REFUSAL_FOLDER --out FILE
 
 Question, arms, nulls and rule: `ep_experiments/behaviours/PREREGISTRATION.md`. The folder holds harmful_train.json.gz,
 harmful_val.json.gz and harmless_val.json.gz of Arditi et al.
@@ -36,10 +36,11 @@ from exemplar_partitioning.act.localise import holm, last_activations, rates, wi
 from exemplar_partitioning.core.calibration import calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.generate import encode, generate
 from exemplar_partitioning.models.hooks import applied
-from exemplar_partitioning.models.load import LoadedModel, load_model
+from exemplar_partitioning.models.load import load_model
+from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import resolve_sites
 
 SITE = "resid_post.18"
@@ -54,7 +55,7 @@ FEWEST = 5  # prompts of a region
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path)
-    options.add_argument("--out", type=Path, default=Path("docs/results/behaviours-single/refusal.json"))
+    options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("qwen2.5-coder-0.5b-instruct", dtype="bfloat16", device="cpu")

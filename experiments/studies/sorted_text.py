@@ -1,6 +1,6 @@
 """What missing mass says of text that comes source by source, through a default build's shuffle buffer and without.
 
-    python -m experiments.studies.sorted_text CORPUS [--out docs/results/missing-mass/smollm2.json]
+    python -m experiments.studies.sorted_text CORPUS --out FILE
 
 Question, arms and rule: `ep_experiments/MISSING_MASS.md`. CORPUS is .jsonl.gz with `source`, `id` and `text`.
 """
@@ -22,9 +22,10 @@ from ep_experiments.record import record
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.missing_mass import missing_mass, recent_births, uneven_births
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.capture import extract_rows
-from exemplar_partitioning.models.load import bos_id, load_model, special_token_ids
+from exemplar_partitioning.models.identity import special_token_ids
+from exemplar_partitioning.models.load import bos_id, load_model
 from exemplar_partitioning.models.sites import resolve_sites
 from exemplar_partitioning.text.readers import Document
 from exemplar_partitioning.text.windowing import Windowing
@@ -45,7 +46,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("corpus", type=Path)
     options.add_argument("--most", type=int, default=46_000, help="windows")
-    options.add_argument("--out", type=Path, default=Path("docs/results/missing-mass/smollm2.json"))
+    options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")

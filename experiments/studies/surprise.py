@@ -1,6 +1,6 @@
 """Does surprise need exemplars, or do as many activations drawn at random do the same?
 
-    python -m experiments.studies.surprise DATA --cache DIR [--out docs/results/surprise/smollm2.json]
+    python -m experiments.studies.surprise DATA --cache DIR --out FILE
 
 Question, data, arms, rule: `ep_experiments/ood/PREREGISTRATION.md`. DATA and cache are those of `few.py`.
 
@@ -30,7 +30,7 @@ from ep_experiments.paired import auroc, interval, resampled_by_kind
 from ep_experiments.record import record
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.demo.corpus import documents_of
-from exemplar_partitioning.folder.dictionary import to_json
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.novelty.scores import SHARPNESS
 
@@ -50,7 +50,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("--cache", type=Path, required=True)
-    options.add_argument("--out", type=Path, default=Path("docs/results/surprise/smollm2.json"))
+    options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
