@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .core.choices import READ_STEPS, Basis, Method
+from .core.atoms import Method
+from .core.dictionary import Basis
 from .errors import EPError
 from .folder.dictionary import StoredDictionary
 from .folder.model import check_model
@@ -128,7 +129,7 @@ def decomposed(
     dictionary: StoredDictionary,
     loaded: LoadedModel,
     text: str,
-    k: int = READ_STEPS,
+    k: int = 8,
     *,
     basis: Basis = "exemplar",
     method: Method = "omp",

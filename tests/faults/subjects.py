@@ -214,7 +214,7 @@ def _work_folder(folder: Path) -> None:
     """An unfinished build: a spill of two chunks, and a checkpoint of a clustering."""
     rng = np.random.default_rng(0)
     workspace = checkpoint.Workspace(folder / "out", _settings(), resume=False)
-    spill = checkpoint.Spill(workspace.work / "spill", (SITE,), 8)
+    spill = checkpoint.Spill(workspace.work / "spill", {SITE: 8})
     spill.open()
     x_nd = torch.from_numpy(rng.normal(size=(60, 8)).astype(np.float32))
     for part in x_nd.split(30):
@@ -232,7 +232,7 @@ def _work_folder(folder: Path) -> None:
 def _read_work_folder(folder: Path) -> str:
     workspace = checkpoint.Workspace(folder / "out", _settings(), resume=True)
     try:
-        state = workspace.load("cpu", (SITE,), 8)
+        state = workspace.load("cpu", {SITE: 8})
         state.spill.open()
         (one,) = state.growing
         provenance = [(p.document, p.position, p.window_tokens.tolist(), p.raw_norm) for p in one.provenance]

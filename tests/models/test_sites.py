@@ -70,10 +70,10 @@ def test_module_paths_name_the_modules_of_the_family():
     gemma = ARCHITECTURES["gemma3"]
     assert Site(2, "mlp_out_post").module_path(gemma) == "model.layers.2.post_feedforward_layernorm"
     assert Site(2, "attn_out_post").module_path(gemma) == "model.layers.2.post_attention_layernorm"
-    # The same name is the norm before the MLP on Llama: there it is no site.
+    # The same name is the norm before the MLP on Llama: there it is what comes out of that norm.
     assert Site(2, "attn_out_post").module_path(ARCHITECTURES["llama"]) == "model.layers.2.self_attn"
-    with pytest.raises(EPError, match="unknown site"):
-        resolve_sites("model.layers.2.post_attention_layernorm", ARCHITECTURES["llama"])
+    name = "model.layers.2.post_attention_layernorm"
+    assert [str(site) for site in resolve_sites(name, ARCHITECTURES["llama"])] == [f"{name}@out"]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,10 @@ def test_raw_outputs_are_ambiguous_where_a_norm_follows(name):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("resid_mid.1", "unknown site"),
         ("resid_post", "unknown site"),
         ("resid_post.-1", "unknown site"),
-        ("blocks.1.hook_resid_mid", "unknown site"),
         ("transformer.h.1", "unknown site"),
-        ("model.layers.1.mlp.gate_proj", "unknown site"),
+        ("model.layers.1.mlp.gate_prj", "nearest is model.layers.1.mlp.gate_proj"),
         ("resid_post.4", "out of range"),
         ("blocks.99.hook_resid_post", "out of range"),
         ("model.layers.4", "out of range"),

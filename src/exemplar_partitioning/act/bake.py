@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import applied
 from ..models.loaded import LoadedModel
+from ..models.places import locate
+from ..models.sites import resolve_sites
 from .edits import off, orthonormal
 from .steer import Direction, Regions, check_model_of, directions_of
 
 _WRITES = ("attn_out_post", "mlp_out_post")
-_OUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "out_proj", "fc2")
 
 
 def bake(
@@ -34,7 +36,8 @@ def bake(
     """A copy of the model whose residual stream has nothing along some regions' span, anywhere.
 
     It says what the model says under `ablate_everywhere`, without a hook: neither the embedding nor any block
-    writes along the span. Save it with `save_pretrained`.
+    writes along the span. Save it with `save_pretrained`. Of a dictionary of another place than the stream, such as
+    mlp_act.3, the weights that read or write there leave out the span: what `ablate` does there, around="origin".
 
     Args:
         model: a causal language model of transformers, or what `ep.load_model` gives.
@@ -48,7 +51,7 @@ def bake(
 
     Raises:
         EPError: see `ablate`; and an architecture that normalises what its blocks add (Gemma), or adds position
-            embeddings, where no change of the weights does the same.
+            embeddings, or a place without a matrix, where no change of the weights does the same.
     """
     module = model.model if isinstance(model, LoadedModel) else model
     if transformers_model(module) is not module:
@@ -56,18 +59,44 @@ def bake(
     check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis)).double()
     baked = copy.deepcopy(module)
-    architecture = Architecture.of(baked)
-    if architecture.has_post_norms:
-        raise EPError(
-            f"{architecture.class_name} normalises what its blocks add to the stream, so no weights can hold the "
-            "ablation; use the hook: with ep.ablate(...)"
-        )
+    architecture, site = Architecture.of(baked), dictionary.config.site
     with torch.no_grad():
+        if site.width is not None:
+            _bake_at(architecture, site.name, q_rd)
+            return baked
+        if architecture.has_post_norms:
+            raise EPError(
+                f"{architecture.class_name} normalises what its blocks add to the stream, so no weights can hold the "
+                "ablation; use the hook: with ep.ablate(...)"
+            )
         _start_without(baked, architecture, q_rd)
-        for layer, block in enumerate(architecture.blocks):
-            for part in ("attn", "mlp"):
-                _write_nothing_along(_last_linear(block, architecture.raw_output(layer, part)), q_rd)
+        for layer in range(architecture.n_layers):
+            for point in ("z", "mlp_act"):  # what reads these writes to the stream
+                path, _ = locate(architecture, point, layer)
+                _write_nothing_along(_linear(architecture, path), q_rd)
     return baked
+
+
+def _bake_at(architecture: Architecture, name: str, q_rd: Float[Tensor, "r d"]) -> None:
+    """Where activations go into a matrix, or come out of one, it can leave out their part along a span."""
+    (site,) = resolve_sites(name, architecture)
+    path, side = site.place(architecture)
+    linear = _linear(architecture, path)
+    if side == "out":
+        _write_nothing_along(linear, q_rd)
+        return
+    weight = _rows_out(linear)
+    _set_rows_out(linear, weight - (weight @ q_rd.T) @ q_rd)
+
+
+def _linear(architecture: Architecture, path: str) -> Any:
+    module = architecture.model.get_submodule(path)
+    if type(module) not in (nn.Linear, Conv1D):
+        raise EPError(
+            f"no plain matrix of weights is at {path} ({type(module).__name__}), so none can hold the ablation; use "
+            "the hook: with ep.ablate(...)"
+        )
+    return module
 
 
 @contextmanager
@@ -95,8 +124,13 @@ def ablate_everywhere(
         A context manager; when it ends, the model is as it was.
 
     Raises:
-        EPError: a region that does not exist or has no direction, or another model.
+        EPError: a region that does not exist or has no direction, another model, or a dictionary of another place
+            than the stream.
     """
+    if dictionary.config.site.width is not None:
+        raise EPError(
+            f"{dictionary.config.site.name} is no place of the residual stream; use ep.ablate, which acts there"
+        )
     module = check_model_of(model, dictionary, any_model)
     q_rd = orthonormal(directions_of(dictionary, region, basis))
     writes = [f"{point}.{layer}" for layer in range(Architecture.of(module).n_layers) for point in _WRITES]
@@ -120,21 +154,18 @@ def _start_without(model: Any, architecture: Architecture, q_rd: Float[Tensor, "
     embedding.weight.copy_(weight_vd - weight_vd @ q_rd.T.to(weight_vd) @ q_rd.to(weight_vd))
 
 
-def _last_linear(block: nn.Module, part: str) -> nn.Module:
-    module = block.get_submodule(part)
-    projections = [child for name, child in module.named_modules() if name.rpartition(".")[2] in _OUT_PROJECTIONS]
-    if len(projections) != 1:
-        raise EPError(
-            f"cannot tell which weights of {part} ({type(module).__name__}) write to the stream; use the hook"
-        )
-    return projections[0]
-
-
 def _write_nothing_along(linear: Any, q_rd: Float[Tensor, "r d"]) -> None:
-    out_first = isinstance(linear, nn.Linear)  # GPT-2's Conv1D has it the other way round
-    weight = linear.weight.double() if out_first else linear.weight.double().T
-    weight = weight - q_rd.T @ (q_rd @ weight)
-    linear.weight.copy_(weight if out_first else weight.T)
+    weight = _rows_out(linear)
+    _set_rows_out(linear, weight - q_rd.T @ (q_rd @ weight))
     if linear.bias is not None:
         bias_d = linear.bias.double()
         linear.bias.copy_(bias_d - q_rd.T @ (q_rd @ bias_d))
+
+
+def _rows_out(linear: Any) -> Tensor:
+    """Weights [out, in]; GPT-2's Conv1D has them the other way round."""
+    return (linear.weight if isinstance(linear, nn.Linear) else linear.weight.T).double()
+
+
+def _set_rows_out(linear: Any, weight: Tensor) -> None:
+    linear.weight.copy_(weight if isinstance(linear, nn.Linear) else weight.T)

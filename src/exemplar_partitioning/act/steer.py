@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.choices import Basis
-from ..errors import EPError, check_choice
+from ..core.dictionary import Basis
+from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import Edit, applied
@@ -44,7 +44,8 @@ class Where(TypedDict, total=False):
 
     Attributes:
         basis: "exemplar" directions, the default, "mean" ones of members, or a direction [d] of your own.
-        sites: e.g. "resid_post.*"; the dictionary's own site by default.
+        sites: e.g. "resid_post.*"; the dictionary's own site by default. Where it is not the residual stream, others as
+            wide: "mlp_act.*".
         tokens: "all", "prompt" or "generated" ones.
         gate: only activations that this lets through.
         any_model: act on a model other than the dictionary's, of the same width.
@@ -203,7 +204,8 @@ def directions_of(dictionary: StoredDictionary, region: Regions, basis: Directio
         if basis.shape != (dictionary.d_model,) or not bool(torch.isfinite(basis).all()):
             raise EPError(f"a direction must be finite, of shape [{dictionary.d_model}]; got {list(basis.shape)}")
         return basis.float()[None]
-    check_choice("basis", basis, (*get_args(Basis), "a direction [d_model]"))
+    if basis not in ("exemplar", "mean"):
+        raise EPError(f"basis is {basis!r}; expected 'exemplar', 'mean' or a direction [d_model]")
     regions = [region] if isinstance(region, int) else list(region)
     if not regions:
         raise EPError("no region was named; give one or several")
@@ -218,7 +220,8 @@ def directions_of(dictionary: StoredDictionary, region: Regions, basis: Directio
 
 
 def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
-    check_choice("around", around, get_args(Around))
+    if around not in ("centre", "origin"):
+        raise EPError(f"around is {around!r}; expected 'centre' or 'origin'")
     return dictionary.center if around == "centre" else torch.zeros_like(dictionary.center)
 
 
@@ -227,18 +230,32 @@ def _act(model: Any, dictionary: StoredDictionary, edit: Edit, where: Where) -> 
         raise TypeError(f"there is no parameter {', '.join(sorted(unknown))}; see ep.steer and act.steer.Where")
     check_model_of(model, dictionary, where.get("any_model", False))
     gate = where.get("gate")
-    edit = edits.gated(gate, edit) if gate else edit
+    edit = _of_width(dictionary, edits.gated(gate, edit) if gate else edit)
     outer = model.model if isinstance(model, LoadedModel) else model  # a bridge itself, whose `generate` is watched
     sites = where.get("sites") or dictionary.config.site.name
     bos = None if where.get("any_model") else dictionary.config.text.begins_with  # another's ids mean other tokens
     return applied(outer, edit, sites, tokens=where.get("tokens", "all"), bos=bos)
 
 
+def _of_width(dictionary: StoredDictionary, edit: Edit) -> Edit:
+    """An edit that says so where activations are of another width than the dictionary's, as at another site."""
+
+    def checked(x_nd: Tensor) -> Tensor:
+        if x_nd.shape[1] != dictionary.d_model:
+            raise EPError(
+                f"activations there are {x_nd.shape[1]} wide, the dictionary's ({dictionary.config.site.name}) "
+                f"{dictionary.d_model}; act at its own site, or at others as wide"
+            )
+        return edit(x_nd)
+
+    return checked
+
+
 def check_model_of(model: Any, dictionary: StoredDictionary, any_model: bool) -> Any:
     """The model object itself; EPError for another width and, unless any will do, for any other model."""
     module = model.model if isinstance(model, LoadedModel) else transformers_model(model)
     record, width = dictionary.config.model, Architecture.of(module).d_model
-    if width != dictionary.d_model:
+    if dictionary.config.site.width is None and width != dictionary.d_model:
         raise EPError(f"the model's d_model is {width}, the dictionary's ({record.id}) is {dictionary.d_model}")
     if any_model:
         return module

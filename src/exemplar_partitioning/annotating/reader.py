@@ -76,10 +76,10 @@ def reader_of(dictionaries: list[StoredDictionary], text: Any, request: Annotate
     tokenizer = request.tokenizer if request.tokenizer is not None or loaded is None else loaded.tokenizer
     known = tokens_of(request.tokens, tokenizer, config.text.context_size or 128)
     source = given(request.activations, known, field=request.field)
-    if source.width != config.model.d_model:
+    if source.width != config.width:
         raise EPError(
             f"{source.name} has activations of width {source.width}; the dictionaries in "
-            f"{dictionaries[0].path} have d_model = {config.model.d_model}"
+            f"{dictionaries[0].path} have d_model = {config.width}"
         )
     vocabulary = VOCABULARY if known.tokenizer is None else len(known.tokenizer)
     return Reader(source.name, source.chunks, loaded, TokenTexts(known.tokenizer, vocabulary), given=True)

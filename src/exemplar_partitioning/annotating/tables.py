@@ -103,9 +103,8 @@ class Tables:
         change of logits, rare tokens that are never likely anywhere would fill every list.)
         """
         dictionary, center = self.dictionary, self.dictionary.center
-        if (
-            self.loaded is None or self.loaded.no_lens is not None
-        ):  # nothing is claimed of what was found untrue: the lists stay empty
+        if self.loaded is None or self.loaded.no_lens is not None or dictionary.config.no_lens is not None:
+            # nothing is claimed of what was found untrue: the lists stay empty
             none = self._promoted(np.zeros((3, dictionary.k, 0)), 1, np.full(dictionary.k, False))
             return (none, none), (none, none)
         left_out = _left_out(self.loaded)

@@ -98,8 +98,9 @@ def extend(
         threads=torch.get_num_threads(),
     )
     settings = [_settings(old, asked) for old in olds]
-    sites = dict.fromkeys(old.config.site.name for old in olds)
+    sites = {old.config.site.name: old.d_model for old in olds}
     every = settings[0].model_copy(update={"sites": tuple(sites)})
+    widths = {resolve_sites(site, loaded.architecture)[0]: width for site, width in sites.items()}
     with Workspace(out, asked, resume=resume) as workspace:
         core_device = search_device(loaded.model.device)
         state = workspace.load(core_device)
@@ -108,7 +109,7 @@ def extend(
         job = BuildJob(
             chunks=lambda: text_chunks(source, loaded, every, max_tokens),
             source=source.name,
-            places=Places.of(loaded, resolve_sites(list(sites), loaded.architecture), every),
+            places=Places.of(loaded, widths, every),
             settings=every,
             workspace=workspace,
             device=core_device,

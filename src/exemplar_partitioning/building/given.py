@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..activations.given import At, Given, given, tokens_of
 from ..core.calibration import check_percentiles
-from ..errors import EPError
 from ..folder.schema import ModelRecord, SiteRecord
 from ..models.identity import tokenizer_hash
 from ..models.load import pick_device, search_device
@@ -31,7 +29,7 @@ def build_given(x: Any, asked: GivenRequest) -> BuildResult:
     """
     source = given(x, tokens_of(asked.tokens, asked.tokenizer, asked.context_size), field=asked.field)
     named = source.array if named_site(source.array) is not None else "activations"
-    site = site_record(asked.site or named)
+    site = SiteRecord.named(asked.site or named, source.width)
     settings = _settings(source, asked, site)
     with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
         if workspace.finished:
@@ -48,15 +46,6 @@ def build_given(x: Any, asked: GivenRequest) -> BuildResult:
         extraction = At([site.name], run.progress)
         crew = Crew(extraction, lambda chunks, growing: decided(extraction(chunks), growing, job.device))
         return run.through(nullcontext(crew))
-
-
-def site_record(name: str) -> SiteRecord:
-    """A site in a model that is not here: canonical, of TransformerLens, or as someone named it."""
-    if (site := named_site(name)) is not None:
-        return SiteRecord(name=str(site), transformer_lens=site.transformer_lens, module_path=None)
-    if not (folder := re.sub(r"[^\w.:-]+", "-", name).strip("-.")):
-        raise EPError(f"site is {name!r}; expected a name such as resid_post.12")
-    return SiteRecord(name=folder, transformer_lens=None, module_path=None)
 
 
 def _settings(source: Given, asked: GivenRequest, site: SiteRecord) -> BuildSettings:

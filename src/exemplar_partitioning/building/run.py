@@ -109,7 +109,7 @@ def build(
     source = documents_of(text, field=asked.field, strict=asked.strict, on_skip=lambda _, why: unread.update([why]))
     sites = check_request(asked, outline(model))  # what can be refused is, before weights are read
     loaded = model if isinstance(model, LoadedModel) else load_model(model, dtype=asked.dtype, device=asked.device)
-    check_context(loaded, asked.context_size, bos=asked.prepend_bos)
+    widths = check_context(loaded, asked.context_size, sites, bos=asked.prepend_bos)
     settings = _settings(request, loaded, sites, source.name)
     with Workspace(Path(asked.out), settings, resume=asked.resume) as workspace:
         if workspace.finished:
@@ -119,7 +119,7 @@ def build(
         job = BuildJob(
             chunks=lambda: text_chunks(source, loaded, settings, settings.max_tokens),
             source=source.name,
-            places=Places.of(loaded, sites, settings),
+            places=Places.of(loaded, widths, settings),
             settings=settings,
             workspace=workspace,
             device=search_device(loaded.model.device),
@@ -206,7 +206,9 @@ class BuildRun:
     @classmethod
     def begin(cls, job: BuildJob, asked: RunRequest) -> BuildRun:
         """A run from where an earlier one was stopped, or from the start."""
-        state = job.workspace.load(job.device, job.settings.sites, job.settings.model.d_model)
+        d = job.settings.model.d_model
+        widths = {site: job.places.sites[site].width or d for site in job.settings.sites}
+        state = job.workspace.load(job.device, widths)
         return cls(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
 
     def through(self, crew: AbstractContextManager[Crew]) -> BuildResult:

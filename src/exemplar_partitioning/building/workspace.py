@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -142,20 +143,20 @@ class Workspace:
         }
         self.checkpoints.save(arrays, record)
 
-    def load(self, device: str, sites: Sequence[str] = (), d_model: int = 0) -> State:
-        """The state to continue from; before the first checkpoint an empty one, for calibrating at `sites`."""
+    def load(self, device: str, widths: Mapping[str, int] = MappingProxyType({})) -> State:
+        """The state to continue from; before the first checkpoint an empty one, for calibrating at sites."""
         folder, kept = self.work / "spill", self.out / FOLDER
         if kept.is_dir() and not folder.exists():  # an earlier process was killed at its very end
             kept.rename(folder)
         if (kept := self.checkpoints.load()) is None:
-            return State(Spill(folder, sites, d_model))
+            return State(Spill(folder, widths))
         arrays, record = kept
         try:
             growing = [
                 Growing.restored(entry, below(f"{i}.", arrays), device)
                 for i, entry in enumerate(record["dictionaries"])
             ]
-            spill = Spill(folder, sites, d_model, **record["spill"])
+            spill = Spill(folder, widths, **record["spill"])
             return State(spill, growing, record["clustered"], record["digest"])
         except (ValueError, KeyError, TypeError) as error:
             raise self.checkpoints.damaged(error) from error

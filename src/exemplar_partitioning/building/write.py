@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ class Places:
     bos_id: int | None
 
     @classmethod
-    def of(cls, loaded: LoadedModel, sites: Iterable[Site], windowing: Windowing) -> Places:
+    def of(cls, loaded: LoadedModel, widths: Mapping[Site, int], windowing: Windowing) -> Places:
         """Of a model."""
-        records = {str(site): SiteRecord.of(site, loaded.architecture) for site in sites}
+        records = {str(site): SiteRecord.of(site, width, loaded.architecture) for site, width in widths.items()}
         return cls(records, loaded.tokenizer, bos_id(loaded) if windowing.prepend_bos else None)
 
 

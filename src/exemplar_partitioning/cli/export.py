@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, cast
 
 import typer
 
-from ..core import choices
 from . import options
 
 
@@ -17,13 +16,11 @@ def export(
     to: Annotated[str, typer.Option(help="saelens, sparsify, neuronpedia, interp-engine, saebench, mib or axbench.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="PATH")],
     readout: Annotated[
-        Literal["topk", "pursuit"],
+        str,
         typer.Option(help="saelens: topk, the largest projection, or pursuit, several regions by matching pursuit."),
     ] = "topk",
-    k: Annotated[int, typer.Option("-k", "--k", help="Steps of pursuit.")] = choices.STEPS,
-    basis: Annotated[
-        choices.Basis, typer.Option(help="saelens: exemplar, or mean for mean directions of members.")
-    ] = "exemplar",
+    k: Annotated[int, typer.Option("-k", "--k", help="Steps of pursuit.")] = 32,
+    basis: Annotated[str, typer.Option(help="saelens: exemplar, or mean for mean directions of members.")] = "exemplar",
     site: options.Site = None,
     percentile: options.Percentile = None,
 ) -> None:
@@ -39,8 +36,8 @@ def export(
         options.chosen_dictionary(path, site, percentile),
         to,
         out,
-        readout=readout,
+        readout=cast(Any, readout),
         k=k,
-        basis=basis,
+        basis=cast(Any, basis),
     )
     typer.echo(f"{out}{': already done' if there else ''}\n\n{how}")

@@ -34,7 +34,7 @@ from ..folder.listing import new_place
 from ..folder.model import model_of
 from ..folder.origin import origin
 from ..folder.schema import REGIONS_SCHEMA, CalibrationRecord, Config, ModelRecord, SiteRecord
-from ..models.capture import extract_rows
+from ..models.capture import Extractor, extract_rows
 from ..models.identity import same_model
 from ..models.load import bos_id, load_model
 from ..models.loaded import LoadedModel
@@ -102,10 +102,9 @@ def transport(
     text, cut = a.config.text, a.config.text.windowing
     place = Place(loaded, chosen[0], cut.context_size, cut.prepend_bos, cut.positions)
     folder = new_place(out, str(place.site), a.config.calibration.percentile)
-    if keep_center and loaded.info.d_model != a.d_model:
-        raise EPError(
-            f"a's centre has width {a.d_model}, {loaded.info.id} {loaded.info.d_model}; leave out --keep-center"
-        )
+    width = Extractor(loaded.model, [place.site]).widths[place.site]
+    if keep_center and width != a.d_model:
+        raise EPError(f"a's centre has width {a.d_model}, {loaded.info.id} {width} there; leave out --keep-center")
     tokenizer = None
     if loaded.info.tokenizer_hash != a.config.model.tokenizer_hash:
         tokenizer = model_of(a, source_model, device=device).tokenizer
@@ -119,7 +118,7 @@ def transport(
     e_kd = directions(torch.from_numpy(embedded.x_kd), center, strict=True).exact.float()
     config = Config.stating_its_version(
         model=ModelRecord(**asdict(loaded.info)),
-        site=SiteRecord.of(place.site, loaded.architecture),
+        site=SiteRecord.of(place.site, width, loaded.architecture),
         text=text.model_copy(update={"bos_id": bos_id(loaded) if text.prepend_bos else None}),
         calibration=calibration,
         build=a.config.build.model_copy(update={"device": loaded.model.device.type}),

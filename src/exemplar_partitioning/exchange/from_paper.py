@@ -73,7 +73,7 @@ def import_published(
         raise EPError(f"a percentile lies between 0 and 100; got {percentile:g}, give another with --percentile")
     if site is None:
         site = f"resid_post.{int(_needed(described, 'layer', '--site'))}"
-    if not re.fullmatch(r"[a-z_]+\.\d+", site):
+    if not re.fullmatch(r"[a-z_]+\.\d+", site):  # residual streams alone were published
         raise EPError(f"site is {site!r}; expected a canonical name such as resid_post.12")
     folder = new_place(out, site, percentile)
     with foreign(file, "a published dictionary"):

@@ -59,8 +59,10 @@ class _Names:
 
     def __init__(self, dictionary: StoredDictionary):
         record = dictionary.config
-        point, _, self.layer = record.site.name.rpartition(".")
-        where = "" if point == "resid_post" else f"-{point}"
+        point, _, layer = record.site.name.rpartition(".")
+        inside = re.search(r"\.(\d+)\.", record.site.name)  # of a module's path
+        self.layer = layer if layer.isdigit() else inside[1] if inside else "0"
+        where = "" if point == "resid_post" else f"-{point if layer.isdigit() else record.site.name}"
         self.model = _slug(record.model.id.rpartition("/")[2]) or "model"
         self.set = _slug(f"ep{where}-p{record.calibration.percentile:g}")
         self.source = f"{self.layer}-{self.set}"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from ..core.choices import Basis
+from ..core.dictionary import Basis
 from ..files import to_json
 from ..folder.annotation import BIN_WIDTH
 from ..folder.dictionary import StoredDictionary
@@ -69,7 +69,7 @@ def config(dictionary: StoredDictionary) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "none",
+        "reshape_activations": "hook_z" if record.site.name.startswith("z.") else "none",
         "rescale_acts_by_decoder_norm": False,
         "metadata": {
             "sae_lens_version": _VERSION,

@@ -1,6 +1,6 @@
 """Activations of a stream on disk: those that calibrate a build, and those kept for whoever reads the same text again.
 
-<site>.f32         float32 [n, d_model], chunk after chunk
+<site>.f32         float32 [n, d], chunk after chunk; d its width, d_model in the stream
 activations.json   which model and text they are of, rows of every chunk; there once a build is done
 """
 
@@ -30,6 +30,7 @@ class Spill:
     """Activations on disk, one file a site, chunk after chunk.
 
     Attributes:
+        widths: of the activations at each site.
         rows: activations of each chunk.
         digests: of the stream up to the end of each.
         tokens: of text, in all of them.
@@ -39,18 +40,17 @@ class Spill:
     def __init__(
         self,
         folder: Path,
-        sites: Sequence[str],
-        d: int,
+        widths: Mapping[str, int],
         *,
         rows: Sequence[int] = (),
         known: Mapping[str, str] | None = None,
         digests: Sequence[str] = (),
         tokens: int = 0,
     ):
-        self.folder, self.d, self.rows, self._known = folder, d, list(rows), known or {}
+        self.folder, self.widths, self.rows, self._known = folder, dict(widths), list(rows), known or {}
         self.digests, self.tokens = list(digests), tokens
-        self.paths = {site: folder / f"{site}.f32" for site in sites}
-        self._hashes = {site: hashlib.sha256() for site in sites}
+        self.paths = {site: folder / f"{site}.f32" for site in widths}
+        self._hashes = {site: hashlib.sha256() for site in widths}
 
     def open(self) -> None:
         """Make the files hold exactly the chunks that the last checkpoint knew of.
@@ -63,24 +63,23 @@ class Spill:
             for path in self.paths.values():
                 path.touch()
             self.check(f"remove {self.folder.parent} and build again")
-            for path in self.paths.values():
-                os.truncate(path, self._bytes)
+            for site, path in self.paths.items():
+                os.truncate(path, self._bytes(site))
 
     def check(self, remedy: str) -> None:
         """Raise DataError, naming a remedy, unless the files begin with what is known of them."""
         for site, path in self.paths.items():
-            if (size := path.stat().st_size) < self._bytes:
-                raise DataError(f"{path} has {size:,} bytes, its checkpoint knows {self._bytes:,}; {remedy}")
+            if (size := path.stat().st_size) < (known := self._bytes(site)):
+                raise DataError(f"{path} has {size:,} bytes, its checkpoint knows {known:,}; {remedy}")
             digest = self._hashes[site] = hashlib.sha256()
             with path.open("rb") as file:
-                for start in range(0, self._bytes, _READ):
-                    digest.update(file.read(min(_READ, self._bytes - start)))
-            if self._bytes and digest.hexdigest() != self._known.get(site):
+                for start in range(0, known, _READ):
+                    digest.update(file.read(min(_READ, known - start)))
+            if known and digest.hexdigest() != self._known.get(site):
                 raise DataError(f"{path} is not what its checkpoint knows; {remedy}")
 
-    @property
-    def _bytes(self) -> int:
-        return self.n * self.d * 4
+    def _bytes(self, site: str) -> int:
+        return self.n * self.widths[site] * 4
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint knows of it."""
@@ -118,8 +117,9 @@ class Spill:
 
     def read(self, site: str, start: int, stop: int) -> Tensor:
         """Activations start..stop-1 of a site."""
-        x = np.fromfile(self.paths[site], np.float32, (stop - start) * self.d, offset=start * self.d * 4)
-        return torch.from_numpy(x.reshape(stop - start, self.d))
+        d = self.widths[site]
+        x = np.fromfile(self.paths[site], np.float32, (stop - start) * d, offset=start * d * 4)
+        return torch.from_numpy(x.reshape(stop - start, d))
 
     def chunk(self, index: int) -> dict[str, Tensor]:
         """Activations of one chunk at every site."""
@@ -137,7 +137,9 @@ class Spill:
     def keep(self, place: Path, of: Mapping[str, Any]) -> None:
         """Move to a place where others find it, with what is to be known of it."""
         self.flush()
-        record = {"format": "exemplar-partitioning/activations", "d_model": self.d, "sites": list(self.paths), **of}
+        apart = len(set(self.widths.values())) > 1
+        width = self.widths if apart else next(iter(self.widths.values()))
+        record = {"format": "exemplar-partitioning/activations", "d_model": width, "sites": list(self.paths), **of}
         write_new(self.folder / _RECORD, to_json(record | self.record()))
         with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
@@ -169,7 +171,9 @@ class Kept:
         record = read_json(place / _RECORD)
         try:
             known = {name: record[name] for name in ("rows", "known", "digests", "tokens")}
-            return cls(Spill(place, record["sites"], record["d_model"], **known), record["model"], record["lasting"])
+            width: Any = record["d_model"]
+            widths: dict[str, int] = width if isinstance(width, dict) else dict.fromkeys(record["sites"], width)
+            return cls(Spill(place, widths, **known), record["model"], record["lasting"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place} is damaged ({error}); remove it") from error
 

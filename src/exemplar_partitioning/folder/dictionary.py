@@ -223,9 +223,9 @@ def load(
     dictionary = StoredDictionary(
         tensors["center"], tensors["exemplars"], config.calibration.threshold, device, prefilter
     )
-    if (dictionary.k, dictionary.d_model) != (config.build.k, config.model.d_model):
+    if (dictionary.k, dictionary.d_model) != (config.build.k, config.width):
         raise DataError(
-            f"{folder}: config.json says k = {config.build.k}, d_model = {config.model.d_model}; "
+            f"{folder}: config.json says k = {config.build.k}, d_model = {config.width}; "
             f"exemplars.safetensors holds {dictionary.k} x {dictionary.d_model}"
         )
     object.__setattr__(dictionary, "path", folder)

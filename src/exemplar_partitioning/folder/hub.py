@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EPError, ResourceError
+from ..models.sites import named_site
 from .sole_covers import FILE as SOLE_COVERS
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def pull(
     Args:
         repository: `owner/name`.
         out: folder to write; default: the hub's cache, where they are found again without a network.
-        site: canonical name, such as resid_post.12; in another spelling, all sites are downloaded.
+        site: such as resid_post.12; by the path of a module without its side, all sites are downloaded.
         percentile: of the dictionaries.
         revision: branch, tag or commit.
 
@@ -99,7 +100,8 @@ def pull(
 
     if not _REPOSITORY.fullmatch(repository):
         raise EPError(f"{repository!r} is no repository; expected org/name")
-    sites = site if site is not None and re.fullmatch(r"[a-z_]+\.\d+", site) else "*"
+    known = None if site is None else named_site(site)
+    sites = "*" if known is None else str(known)
     wanted = percentile_name(percentile) if percentile is not None else "p*"
     with _hub_errors(repository):
         folder = snapshot_download(

@@ -126,8 +126,9 @@ def find(root: Path) -> list[Path]:
     folders = [file.parent for file in root.glob("*/p*/config.json")]
 
     def order(folder: Path) -> tuple[list[Any], float]:
-        name, _, layer = folder.parent.name.rpartition(".")
-        return [int(layer) if layer.isdigit() else -1, name], _percentile_of(folder)
+        name = folder.parent.name
+        layer = re.search(r"\.(\d+)(?=\.|$)", name)
+        return [int(layer[1]) if layer else -1, name], _percentile_of(folder)
 
     return sorted(folders, key=order)
 
@@ -187,6 +188,8 @@ def choose(root: Path, site: str | None, percentile: float | str | None) -> Path
     ]
     if len(fitting) == 1:
         return fitting[0]
+    if not fitting and site is not None and (known := _canonical(site)) != site:
+        return choose(root, known, percentile)
     have = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in (fitting or folders))
     asked = " and ".join(
         f"{name} {value}" for name, value in (("site", site), ("percentile", percentile)) if value is not None
@@ -215,6 +218,12 @@ def _why_none(root: Path) -> str:
     if (above := next((folder for folder in root.parents[:2] if (folder / "config.json").is_file()), None)) is not None:
         return f"; it lies in the folder of one: give {above}"
     return ": it is empty" if not any(root.iterdir()) else "; give the folder that `ep build` wrote"
+
+
+def _canonical(site: str) -> str:
+    from ..models.sites import named_site
+
+    return site if (known := named_site(site)) is None else str(known)
 
 
 def _spellings(folder: Path) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ def check_model(dictionary: StoredDictionary, loaded: LoadedModel) -> None:
         del named["dtype"]
         if mine.tokenizer_hash in (None, "unknown"):
             del named["tokenizer"]
+        if dictionary.config.site.width is not None:  # that alone is known, not how wide the stream is
+            del named["d_model"]
     differing += [
         f"{what} {str(getattr(theirs, name))[:12]} here, {str(getattr(mine, name))[:12]} there"
         for what, name in named.items()

@@ -58,13 +58,15 @@ def write(
     from .invariants import content_ids
     from .listing import new_place
 
-    place, d = new_place(out, site, percentile), dictionary.d_model
+    d = dictionary.d_model
+    where = SiteRecord.named(site, d)
+    place = new_place(out, where.name, percentile)
     births_k, arrivals_k = counts
     unseen = build.pop("unseen", None)
     known = {"estimate": 0.0, "low": 0.0, "high": 1.0} if unseen is None else vars(unseen)
     config = Config.stating_its_version(
         model=ModelRecord.unknown(d, "float32"),
-        site=SiteRecord(name=site, transformer_lens=None, module_path=None),
+        site=where,
         text=TextRecord(
             source="array",
             context_size=None,

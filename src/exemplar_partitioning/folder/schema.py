@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import DataError
+from ..errors import DataError, EPError
 from ..text.windowing import Windowing
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ModelRecord(_Part):
     id: str = Field(description="hub id, packaged name or folder name")
     revision: str | None = Field(description="revision on the hub, if one was named")
     architecture: str | None = Field(description="class name in transformers; null: not known")
-    d_model: int = Field(description="width of the activations")
+    d_model: int = Field(description="width of the residual stream; of the activations, where that is not known")
     n_layers: int | None
     vocab_size: int | None
     dtype: str = Field(description="dtype of the forward pass; another dtype gives another dictionary")
@@ -104,13 +105,30 @@ class SiteRecord(_Part):
 
     name: str = Field(description="canonical, e.g. resid_post.12")
     transformer_lens: str | None = Field(description="e.g. blocks.12.hook_resid_post; null where there is none")
-    module_path: str | None = Field(description="e.g. model.layers.12; null: not known")
+    module_path: str | None = Field(
+        description="e.g. model.layers.12, or model.layers.12.mlp.down_proj:in; null: not known, or of no module"
+    )
+    width: int | None = Field(
+        default=None, exclude_if=lambda width: width is None, description="of its activations; absent: d_model"
+    )
 
     @classmethod
-    def of(cls, site: Site, architecture: Architecture) -> SiteRecord:
+    def of(cls, site: Site, width: int, architecture: Architecture) -> SiteRecord:
         """A site of a model."""
-        path = site.module_path(architecture)
-        return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=path)
+        path, width_there = site.module_path(architecture), None if site.in_stream else width
+        return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=path, width=width_there)
+
+    @classmethod
+    def named(cls, name: str, width: int) -> SiteRecord:
+        """A site in a model that is not here: canonical, of TransformerLens, a module's side, or as anyone named it."""
+        from ..models.sites import named_site
+
+        if (site := named_site(name)) is not None:
+            there = None if site.in_stream else width
+            return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=None, width=there)
+        if not (folder := re.sub(r"[^\w.@-]+", "-", name).strip("-.")):
+            raise EPError(f"site is {name!r}; expected a name such as resid_post.12")
+        return cls(name=folder, transformer_lens=None, module_path=None)
 
 
 class TextRecord(_Part):
@@ -217,13 +235,25 @@ class Config(_Part):
     versions: dict[str, str]
     files: dict[str, FileRecord] = {}
 
+    @property
+    def width(self) -> int:
+        """Of the activations: d_model, unless their site has another."""
+        return self.site.width or self.model.d_model
+
+    @property
+    def no_lens(self) -> str | None:
+        """Why there is no logit lens; None where there is, or where models were not yet tested for it."""
+        if self.site.width is not None:
+            return f"{self.site.name} is not the residual stream, so its directions are not read as predictions"
+        return self.model.admission and self.model.admission.lens
+
     @classmethod
     def stating_its_version(cls, **parts: Any) -> Config:
         """A configuration with the lowest version of the schema that can say all of it."""
         config = cls(**parts)
         text = config.text
         given = config.model.fingerprint is None or text.context_size is None
-        newer = given or text.positions not in ("all", "last") or text.roles
+        newer = given or text.positions not in ("all", "last") or text.roles or config.site.width
         return config.model_copy(update={"schema_version": "1.1"}) if newer else config
 
 

@@ -43,7 +43,7 @@ def admit(loaded: LoadedModel, *, remote_code: bool = False) -> Admission:
         # Where experts are chosen, rounding alone can tip the scales: what fails on other tokens too is no accident.
         windows = _windows(loaded, seed)
         stream, logits_v = _alone(loaded, windows[0])
-        refused = _dependence(loaded, windows, stream)
+        refused = _dependence(loaded, windows, {Site(layer, "resid_post"): x_sd for layer, x_sd in stream.items()})
         if refused is None:
             last_nd = stream[max(stream)]
             return Admission(
@@ -66,33 +66,54 @@ def check_length(architecture: Architecture, context_size: int, *, bos: bool = T
         )
 
 
-def check_context(loaded: LoadedModel, context_size: int, *, bos: bool = True) -> None:
+def check_context(
+    loaded: LoadedModel, context_size: int, sites: Sequence[Site] = (), *, bos: bool = True
+) -> dict[Site, int]:
     """Test, for windows as long as they will be, that batch-mates do not change each other's activations.
 
+    Args:
+        loaded: the model.
+        context_size: tokens of text in a window.
+        sites: where activations will be taken. Outside of the stream, which every model is tested on, they are tested
+            for what those of the stream were: that they depend on nothing but the tokens up to theirs.
+        bos: whether one begins every window.
+
+    Returns:
+        Widths of the sites.
+
     Raises:
-        EPError: such windows are longer than the model takes, or depend on what is in their batch.
+        EPError: such windows are longer than the model takes, or depend on what is in their batch; or a site does, or
+            on tokens that come later, or it holds no activation a token.
     """
     check_length(loaded.architecture, context_size, bos=bos)
+    others = [site for site in sites if not site.in_stream]
+    widths = Extractor(loaded.model, sites).widths if sites else {}
+    if others:
+        windows = _windows(loaded, 0)
+        alone = Extractor(loaded.model, others).extract(windows[:1])
+        if (refused := _dependence(loaded, windows, alone)) is not None:
+            raise refused
     longest = context_size + bos
     if longest <= _LONG:
-        return
+        return widths
     rng = np.random.default_rng(0)
     windows = [rng.choice(_plain_ids(loaded), size=n) for n in (_SHORT, max(_SHORT, longest * 3 // 4), longest)]
-    last = loaded.architecture.n_layers - 1
-    extractor = Extractor(loaded.model, [Site(last, "resid_post")], batch_size=len(windows))
-    together_nd = extractor.extract(windows)[extractor.sites[0]]
+    last = Site(loaded.architecture.n_layers - 1, "resid_post")
+    extractor = Extractor(loaded.model, [last, *others], batch_size=len(windows))
+    together = extractor.extract(windows)
     start = 0
     for window in windows[:2]:  # in this order: a short window sets back what a long one may have left behind
-        alone_nd = extractor.extract([window])[extractor.sites[0]]
-        gap = _gap(together_nd[start : start + len(window)], alone_nd, loaded.model.dtype)
-        if not gap <= _tolerance(loaded.model.dtype):
-            raise EPError(
-                f"activations of {loaded.architecture.class_name} in a window of {len(window):,} tokens move by "
-                f"{gap:.1%} when a window of {longest:,} tokens shares its batch, or ran before it: its positions "
-                f"depend on the longest. Choose a context size of at most "
-                f"{(loaded.architecture.regime_length or _LONG) - bos:,}"
-            )
+        for site, alone_nd in extractor.extract([window]).items():
+            gap = _gap(together[site][start : start + len(window)], alone_nd, loaded.model.dtype)
+            if not gap <= _tolerance(loaded.model.dtype):
+                raise EPError(
+                    f"activations of {loaded.architecture.class_name} at {site} in a window of {len(window):,} tokens "
+                    f"move by {gap:.1%} when a window of {longest:,} tokens shares its batch, or ran before it: its "
+                    f"positions depend on the longest. Choose a context size of at most "
+                    f"{(loaded.architecture.regime_length or _LONG) - bos:,}"
+                )
         start += len(window)
+    return widths
 
 
 def same_probe(a: Sequence[float], b: Sequence[float], dtype: str) -> bool:
@@ -174,8 +195,8 @@ def _last_logits(model: nn.Module) -> dict[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
 
 
-def _dependence(loaded: LoadedModel, windows: list[np.ndarray], alone: dict[int, Tensor]) -> EPError | None:
-    extractor = Extractor(loaded.model, [Site(layer, "resid_post") for layer in alone], batch_size=len(windows))
+def _dependence(loaded: LoadedModel, windows: list[np.ndarray], alone: dict[Site, Tensor]) -> EPError | None:
+    extractor = Extractor(loaded.model, list(alone), batch_size=len(windows))
     with _on_ids_alone(loaded.architecture):
         together = extractor.extract(windows)
     n, dtype, name = len(windows[0]), loaded.model.dtype, loaded.architecture.class_name
@@ -187,7 +208,7 @@ def _dependence(loaded: LoadedModel, windows: list[np.ndarray], alone: dict[int,
                 "the tokens after it; some encoders become one with is_decoder=True in their configuration"
             )
     for site, x_nd in together.items():
-        if not (gap := _gap(x_nd[:n], alone[site.layer], dtype)) <= _tolerance(dtype):
+        if not (gap := _gap(x_nd[:n], alone[site], dtype)) <= _tolerance(dtype):
             return EPError(
                 f"activations of {name} depend on what else is in the batch: {site} of a window of {n} tokens moves by "
                 f"{gap:.1%} beside one of {len(windows[2])}. Expected a model that reads every window by itself"

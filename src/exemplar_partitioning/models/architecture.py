@@ -74,6 +74,8 @@ def transformers_model(model: Any) -> Any:
 class Architecture:
     """The blocks of one model object, and where each reads and writes the residual stream."""
 
+    model: Any
+    """The model object itself."""
     class_name: str
     """Class of the model object, e.g. `LlamaForCausalLM`."""
     path: str
@@ -121,6 +123,7 @@ class Architecture:
         limit = getattr(config, "max_position_embeddings", None)
         limit = limit if isinstance(limit, int) and limit > 0 else None  # XLNet says -1
         return cls(
+            model=model,
             class_name=type(model).__name__,
             path=path,
             blocks=tuple(blocks),

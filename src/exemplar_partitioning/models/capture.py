@@ -1,11 +1,11 @@
 """Windows of token ids to activations at any number of sites, in one forward pass stopped after the last.
 
-Shape suffixes: b windows in a batch, s positions (padded), d model width, n activations.
+Shape suffixes: b windows in a batch, s positions (padded), d width at a site, n activations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -46,8 +46,9 @@ class Extractor:
             batch_size: windows in one forward pass.
 
         Raises:
-            EPError: unknown architecture, no site, a site the model does not have, or, for contributions of
-                attention and MLP, blocks that do anything other than add these two to the stream.
+            EPError: unknown architecture, no site, a site the model does not have, modules that do not run once in
+                a forward pass or do not hold one activation a token; or, for contributions of attention and MLP,
+                blocks that do anything other than add these two to the stream.
         """
         if batch_size < 1:
             raise EPError(f"batch_size is {batch_size}; expected at least 1.")
@@ -55,9 +56,16 @@ class Extractor:
         self.architecture = Architecture.of(model)
         self.sites = resolve_sites([str(site) for site in sites], self.architecture)
         self.batch_size = batch_size
-        halves = sorted({site.layer for site in self.sites if site.point in ("attn_out_post", "mlp_out_post")})
-        if halves:
+        self.widths = dict.fromkeys(self.sites, self.architecture.d_model) | _widths(
+            model, self.architecture, [site for site in self.sites if not site.in_stream]
+        )
+        """Of the activations at each site."""
+        parts = ("attn_out_post", "resid_mid", "mlp_out_post")
+        if halves := sorted({site.layer for site in self.sites if site.point in parts}):
             _check_contributions(model, self.architecture, halves)
+        for site in self.sites:
+            if site.point == "resid_mid":
+                _check_between(model, self.architecture, site)
 
     def extract(
         self, windows: Sequence[np.ndarray], on_batch: Callable[[int], None] | None = None
@@ -69,7 +77,7 @@ class Extractor:
             on_batch: told the number of (true) tokens of each batch once it is done; may raise to interrupt.
 
         Returns:
-            For each site a float32 tensor [n, d_model] on the CPU, n the sum of the lengths: rows in the
+            For each site a float32 tensor [n, d] on the CPU, d its width, n the sum of the lengths: rows in the
             order of the windows, then of positions.
 
         Raises:
@@ -79,7 +87,7 @@ class Extractor:
         lengths = np.array([self._checked_length(window) for window in windows], dtype=np.int64)
         ends = np.cumsum(lengths)
         n = int(ends[-1]) if len(ends) else 0
-        rows = {site: torch.empty((n, self.architecture.d_model), dtype=torch.float32) for site in self.sites}
+        rows = {site: torch.empty((n, d), dtype=torch.float32) for site, d in self.widths.items()}
         device = input_device(self.model)
         with torch.inference_mode(), undisturbed(self.model):
             for batch in self._batches(lengths):
@@ -94,7 +102,7 @@ class Extractor:
                         end, length = int(ends[index]), int(lengths[index])
                         rows[site][end - length : end].copy_(hidden_bsd[row, :length])
 
-                _run(self.model, self.architecture, self.sites, torch.from_numpy(tokens_bs).to(device), keep)
+                _run(self.model, self.architecture, self.widths, torch.from_numpy(tokens_bs).to(device), keep)
                 if on_batch is not None:
                     on_batch(int(lengths[batch].sum()))
         return rows
@@ -132,19 +140,19 @@ class Extractor:
 def _run(
     model: Any,
     architecture: Architecture,
-    sites: Sequence[Site],
+    widths: Mapping[Site, int],
     tokens_bs: torch.Tensor,
     keep: Callable[[Site, torch.Tensor], None],
 ) -> None:
     """One forward pass; `keep` gets each site's activations [b, s, d] while they are current."""
-    waiting = set(sites)
-    shape = (*tokens_bs.shape, architecture.d_model)
+    waiting = set(widths)
 
     def arrived(site: Site, hidden_bsd: torch.Tensor) -> None:
+        shape = (*tokens_bs.shape, widths[site])
         if hidden_bsd.shape != shape:
             raise EPError(
                 f"{site} of {architecture.class_name} has shape {tuple(hidden_bsd.shape)}, expected "
-                f"{tuple(shape)} (windows, positions, d_model); this architecture is not supported at this site."
+                f"{tuple(shape)} (windows, positions, width); this architecture is not supported at this site."
             )
         keep(site, hidden_bsd)
         waiting.discard(site)
@@ -152,16 +160,42 @@ def _run(
             raise StopForward
 
     with ExitStack() as stack:
-        for site in sites:
+        for site in widths:
             stack.enter_context(at(architecture, site, partial(arrived, site)))
         try:
             model(input_ids=tokens_bs, use_cache=False)
         except StopForward:
             return
-    raise EPError(
-        f"the forward pass of {architecture.class_name} never reached "
-        f"{', '.join(map(str, sorted(waiting)))}: its modules exist but did not run. Choose other sites."
+    raise _never_reached(architecture, waiting)
+
+
+def _never_reached(architecture: Architecture, sites: Iterable[Site]) -> EPError:
+    return EPError(
+        f"the forward pass of {architecture.class_name} never reached {', '.join(map(str, sorted(sites)))}: its "
+        "modules exist but did not run. Choose other sites."
     )
+
+
+def _widths(model: Any, architecture: Architecture, sites: Sequence[Site]) -> dict[Site, int]:
+    """Widths at sites outside the stream, learnt from a forward pass, in which each must come by exactly once."""
+    passed: dict[Site, list[int]] = {site: [] for site in sites}
+    if not sites:
+        return {}
+    device = input_device(model)
+    tokens_bs = torch.arange(14, device=device).view(2, 7) % architecture.vocab_size
+    with torch.inference_mode(), undisturbed(model), ExitStack() as stack:
+        for site, widths in passed.items():
+            stack.enter_context(at(architecture, site, lambda x_bsd, widths=widths: widths.append(x_bsd.shape[-1])))
+        model(input_ids=tokens_bs, use_cache=False)
+    if missed := [site for site, widths in passed.items() if not widths]:
+        raise _never_reached(architecture, missed)
+    for site, widths in passed.items():
+        if len(widths) > 1:
+            raise EPError(
+                f"{site} of {architecture.class_name} is passed {len(widths)} times in a forward pass, so a token has "
+                "several activations there. Choose a module that runs once, such as one inside a block"
+            )
+    return {site: widths[0] for site, widths in passed.items()}
 
 
 def extract_rows(
@@ -185,16 +219,7 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
     Some architectures scale what they add, or hand the stream through the submodule; their submodules'
     outputs would be captured without complaint and mean something else.
     """
-    got: dict[Site, torch.Tensor] = {}
-
-    def keep(site: Site, x_bsd: torch.Tensor) -> None:
-        got[site] = x_bsd.to("cpu", copy=True)
-
-    device = input_device(model)
-    tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
-    with torch.inference_mode(), undisturbed(model):
-        sites = [Site(layer, point) for layer in layers for point in POINTS]
-        _run(model, architecture, sites, tokens_bs, keep)
+    got = _on_few_tokens(model, architecture, [Site(layer, point) for layer in layers for point in POINTS])
     for layer in layers:
         before, attention, mlp, after = (got[Site(layer, point)] for point in POINTS)
         gap_bs = (before.double() + attention + mlp - after).norm(dim=-1)
@@ -206,6 +231,33 @@ def _check_contributions(model: Any, architecture: Architecture, layers: Sequenc
                 "stream before it plus the outputs of attention and MLP, so what they add cannot be read off. "
                 f"Use resid_pre.{layer} or resid_post.{layer}."
             )
+
+
+def _check_between(model: Any, architecture: Architecture, site: Site) -> None:
+    """Refuse a block whose MLP does not read what attention adds: then there is no stream between the two."""
+    mlp = Site(site.layer, "mlp_out_post")
+    usual = _on_few_tokens(model, architecture, [mlp])[mlp]
+    with at(architecture, Site(site.layer, "attn_out_post"), torch.zeros_like):
+        alone = _on_few_tokens(model, architecture, [mlp])[mlp]
+    if torch.equal(usual, alone):
+        raise EPError(
+            f"block {site.layer} of {architecture.class_name} runs attention and MLP side by side, so there is no "
+            f"{site} between them. Use resid_pre.{site.layer} or resid_post.{site.layer}"
+        )
+
+
+def _on_few_tokens(model: Any, architecture: Architecture, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
+    """Activations [b, s, d] at sites of the stream."""
+    got: dict[Site, torch.Tensor] = {}
+
+    def keep(site: Site, x_bsd: torch.Tensor) -> None:
+        got[site] = x_bsd.to("cpu", copy=True)
+
+    device = input_device(model)
+    tokens_bs = torch.arange(8, device=device)[None] % architecture.vocab_size
+    with torch.inference_mode(), undisturbed(model):
+        _run(model, architecture, dict.fromkeys(sites, architecture.d_model), tokens_bs, keep)
+    return got
 
 
 def input_device(model: Any) -> torch.device:

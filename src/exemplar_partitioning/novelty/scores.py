@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..errors import check_choice
+from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 
 Score = Literal["surprise", "distance", "beyond", "margin"]
@@ -59,7 +59,8 @@ class Novelty:
 
 def check_score(name: str) -> Score:
     """The name, if it is that of a score; EPError otherwise."""
-    check_choice("score", name, SCORES)
+    if name not in SCORES:
+        raise EPError(f"there is no score {name!r}; expected one of {', '.join(SCORES)}")
     return cast(Score, name)
 
 

@@ -230,7 +230,7 @@ class Library:
             for entry in self.entries.values()
             if entry.build_folder != view.entry.build_folder
             and entry.config is not None
-            and entry.config.model.d_model == view.dictionary.d_model
+            and entry.config.width == view.dictionary.d_model
             and entry.config.build.k
         ]
         for entry in sorted(others, key=unlike):
