@@ -4,6 +4,7 @@ Every message tells what was given, what was expected and what to do. The comman
 message alone and exits with `exit_code`; in Python these are ordinary `ValueError`s.
 """
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 
@@ -29,6 +30,13 @@ class Interrupted(EPError):
     """Stopped on request after saving a checkpoint; `--resume` goes on."""
 
     exit_code = 130
+
+
+def check_choice(name: str, chosen: object, choices: Iterable[str]) -> None:
+    """Raise EPError unless what was chosen for something is among the choices."""
+    *most, last = choices
+    if chosen not in (*most, last):
+        raise EPError(f"{name} is {chosen!r}; expected {', '.join(most)} or {last}")
 
 
 def require_extra(extra: str, *modules: str, of: str) -> None:

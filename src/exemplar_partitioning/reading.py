@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .core.atoms import Method
-from .core.dictionary import Basis
+from .core.choices import READ_STEPS, Basis, Method
 from .errors import EPError
 from .folder.dictionary import StoredDictionary
 from .folder.model import check_model
@@ -129,7 +128,7 @@ def decomposed(
     dictionary: StoredDictionary,
     loaded: LoadedModel,
     text: str,
-    k: int = 8,
+    k: int = READ_STEPS,
     *,
     basis: Basis = "exemplar",
     method: Method = "omp",

@@ -129,7 +129,7 @@ def test_wrong_shapes_and_values_are_refused_with_both_sides(dictionary):
         d.assign(x[:, :5])
     with pytest.raises(EPError, match=r"rows \[n, d_model\]; got a single value of type float"):
         d.distances(1.0)
-    with pytest.raises(EPError, match="unknown readout 'dense'"):
+    with pytest.raises(EPError, match="readout is 'dense'"):
         d.encode(x, "dense")
     with pytest.raises(EPError, match=f"between 1 and the number of regions, {d.k}; got 0"):
         d.encode(x, k=0)

@@ -12,7 +12,7 @@ from sklearn.linear_model import orthogonal_mp_gram
 import oracle
 from annotated import annotated
 from exemplar_partitioning import Dictionary, LeaderClustering
-from exemplar_partitioning.core import atoms, matching, orthogonal
+from exemplar_partitioning.core import atoms, orthogonal_pursuit, plain_pursuit
 from exemplar_partitioning.errors import EPError
 from streams import cuts, streams
 
@@ -82,16 +82,16 @@ def test_not_on_threads_blocks_or_what_is_kept_in_memory(monkeypatch, rule):
     options = {"method": rule[0], "nonnegative": rule[1]}
     whole = d.decompose(x, 12, **options)
     assert whole.l0.mean() > 8
-    monkeypatch.setattr(matching, "_TOGETHER", 37)
-    monkeypatch.setattr(matching, "_SETTLED", 50)
-    monkeypatch.setattr(orthogonal, "_ROWS", 37)
+    monkeypatch.setattr(plain_pursuit, "_TOGETHER", 37)
+    monkeypatch.setattr(plain_pursuit, "_SETTLED", 50)
+    monkeypatch.setattr(orthogonal_pursuit, "_ROWS", 37)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         assert same(d.decompose(x, 12, **options), whole)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr(matching, "_DRIFT", 0.0)  # no run is believed beyond a step
+    monkeypatch.setattr(plain_pursuit, "_DRIFT", 0.0)  # no run is believed beyond a step
     assert same(d.decompose(x, 12, **options), whole)
     monkeypatch.setattr(atoms, "GRAM_BYTES", 0)
     monkeypatch.setattr(atoms, "_GATHERED", 100)
@@ -208,7 +208,7 @@ def test_what_cannot_be_decomposed_is_refused():
     for k in (0, 9):
         with pytest.raises(EPError, match=f"between 1 and 8, the smaller of d_model and regions; got {k}"):
             d.decompose(x, k)
-    with pytest.raises(EPError, match="method is 'lasso'; expected 'omp' or 'mp'"):
+    with pytest.raises(EPError, match="method is 'lasso'; expected omp or mp"):
         d.decompose(x, 2, method="lasso")
     with pytest.raises(EPError, match="share of an activation's length"):
         d.decompose(x, 2, tolerance=2)

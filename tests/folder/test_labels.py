@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from pathlib import Path
 import pytest
 
 from annotated import EMPTY, HOSTILE, annotated
-from exemplar_partitioning.annotating import endpoint
+from exemplar_partitioning.annotating import endpoint, local, questions
 from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import unsealed
 from exemplar_partitioning.folder import dictionary as store
-from exemplar_partitioning.folder.labels import LIMIT, Label, Labels
+from exemplar_partitioning.folder.concepts import held_out
+from exemplar_partitioning.folder.labels import LIMIT, MADE, Label, Labels
 from exemplar_partitioning.folder.token_labels import automatic
 
 EXEMPLAR = {"token_id": 9, "token": " king", "context": "so said the old grey"}
@@ -75,7 +77,7 @@ def evidence(members, tokens, before=(), lens=(), mean_lens=()):
 
 def test_hand_before_endpoint_before_tokens(d):
     labels = Labels.read(d)
-    assert [label.source for label in labels.all(7)] == ["tokens"]
+    assert [label.source for label in labels.all(7)] == ["contrast", "tokens"]
     labels.add([Label(region=7, text="from a model", source="endpoint:m", prompt="0" * 64)])
     labels.set(7, "  mine,\n on two lines ")
     again = Labels.read(store.load(d.path))
@@ -185,7 +187,7 @@ def test_a_folder_that_cannot_be_written():
             os.seteuid(mine)
             for folder in [Path(place), *(p for p in Path(place).rglob("*") if p.is_dir())]:
                 folder.chmod(0o755)
-        assert Labels.read(d).best(0).source == "tokens"
+        assert Labels.read(d).best(0).source in MADE
 
 
 def test_one_token_is_quoted_with_its_share():
@@ -293,7 +295,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def ask(d, server, regions, model="m"):
-    planned = endpoint.plan(d, regions, model)
+    planned = questions.plan(d, regions, model)
     return endpoint.ask(d, planned, endpoint.connect(server.url, "secret"))
 
 
@@ -310,7 +312,9 @@ def test_answers_become_labels_and_are_not_asked_for_again(d):
         assert len(server.asked) == 4
         ask(d, server, [4], model="another")
         assert len(server.asked) == 5
-        assert [label.source for label in Labels.read(d).all(4)] == ["endpoint:another", "endpoint:m", "tokens"]
+        assert [label.source for label in Labels.read(d).all(4)] == [
+            *("endpoint:another", "endpoint:m", "contrast", "tokens")
+        ]
 
 
 def test_a_changed_prompt_is_asked_again(d):
@@ -324,21 +328,22 @@ def test_a_changed_prompt_is_asked_again(d):
 
 def test_the_prompt_shows_the_evidence(d):
     region = 20
-    text = endpoint.prompt(d, region)
+    text, left_out = questions.prompt(d, region), held_out(d.annotation.examples(region))
     row = d.annotation.region(region)
     for kind in ("nearest", "random"):
         for example in d.annotation.examples(region, kind):
-            assert f"<<{example['tokens'][example['at']]}>>" in text
+            marked = f"{example['tokens'][example['at'] - 1]}<<{example['tokens'][example['at']]}>>"
+            assert (marked in text) == (example["document"] not in left_out)
     assert json.dumps(row["top_tokens"][0]["token"]) in text
     assert json.dumps(row["mean_lens_top"][0]["token"]) in text
-    assert "The only example" in endpoint.prompt(d, EMPTY)
+    assert "The only example" in questions.prompt(d, EMPTY)
     for hostile in range(len(HOSTILE)):
-        assert all(c.isprintable() or c == "\n" for c in endpoint.prompt(d, hostile))
+        assert all(c.isprintable() or c == "\n" for c in questions.prompt(d, hostile))
 
 
 def test_failures_are_counted_and_the_rest_is_saved(d):
     regions = list(range(20, 30))
-    prompts = {endpoint.prompt(d, region): region for region in regions}
+    prompts = {questions.prompt(d, region): region for region in regions}
     limited = []
 
     def answer(request, count):
@@ -363,7 +368,24 @@ def test_failures_are_counted_and_the_rest_is_saved(d):
     assert "empty" in outcome.failures[21] and "10,000 characters" in outcome.failures[22]
     assert "not a chat completion" in outcome.failures[24] and "not a chat completion" in outcome.failures[25]
     assert "400" in outcome.failures[26]
-    assert {label.region for label in Labels.read(d).every() if label.source != "tokens"} == {23, 27, 28, 29}
+    assert {label.region for label in Labels.read(d).every() if label.source not in MADE} == {23, 27, 28, 29}
+
+
+def test_a_model_on_this_machine_labels(d, tiny_folder, tmp_path):
+    """What it says is kept as its own, in a schema that can say so, and not asked for again."""
+    from exemplar_partitioning.models.load import load_model
+
+    roomy = shutil.copytree(tiny_folder, tmp_path / "roomy")
+    config = json.loads((roomy / "config.json").read_text())
+    (roomy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    loaded, planned = load_model(str(roomy)), questions.plan(d, [20, 21], "tiny", "local")
+    counts = []
+    outcome = local.ask(d, planned, loaded, lambda so_far: counts.append(len(so_far.labels) + len(so_far.failures)))
+    assert counts == [2] and {label.source for label in outcome.labels} <= {"local:tiny"}
+    stored = unsealed(d.path / "labels.json") if outcome.labels else {"schema_version": "1.1", "labels": []}
+    assert stored["schema_version"] == "1.1" and len(stored["labels"]) == len(outcome.labels)
+    again = questions.plan(d, [20, 21], "tiny", "local")
+    assert again.known == len(outcome.labels) and {q.region for q in again.questions} == set(outcome.failures)
 
 
 def test_when_nothing_is_answered_it_stops_asking(d):
@@ -399,7 +421,7 @@ def test_slow_and_absent_servers(d, monkeypatch):
     ],
 )
 def test_what_models_put_around_a_label_is_taken_off(answer, label):
-    assert endpoint.label_of(answer) == label
+    assert questions.label_of(answer) == label
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
@@ -411,10 +433,11 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 def test_command_by_hand(d, ep_label):
     assert ep_label(d.path, "--region", 20, "my label")[0] == 0
     shown = json.loads(ep_label(d.path, "--region", 20, "--json")[1])
-    assert shown["labels"][0] == {"text": "my label", "source": "hand"} and len(shown["labels"]) == 2
-    assert "my label  (hand)" in ep_label(d.path, "--region", 20)[1]
+    assert shown["labels"][0] == {"text": "my label", "source": "hand", "score": 0.5}
+    assert [label["source"] for label in shown["labels"][1:]] == ["contrast", "tokens"]
+    assert "my label  (hand, detection 0.50)" in ep_label(d.path, "--region", 20)[1]
     removed = ep_label(d.path, "--region", 20, "")[1]
-    assert "hand" not in removed and "(tokens)" in removed
+    assert "hand" not in removed and "(contrast" in removed
 
 
 def test_command_asks_before_it_sends(d, ep_label):
@@ -425,8 +448,8 @@ def test_command_asks_before_it_sends(d, ep_label):
             assert code != 0 and "3 requests to m" in error and not server.asked
         assert re.search(r"About [\d,]+ tokens of prompts.* and 48 of answers", error, re.DOTALL)
         code, out, _ = ep_label(*command, "--json", typed="y\n")
-        largest = d.annotation.regions.column("members").to_numpy().argsort(kind="stable")[::-1][:3]
-        assert code == 0 and {label["region"] for label in json.loads(out)["labels"]} == set(largest.tolist())
+        telling = d.annotation.interest.order[:3]
+        assert code == 0 and {label["region"] for label in json.loads(out)["labels"]} == set(telling.tolist())
         code, out, _ = ep_label(*command)
         assert code == 0 and "0 labels saved, 3 there already" in out
         assert len(server.asked) == 3 and {request["key"] for request in server.asked} == {"Bearer none"}
@@ -434,7 +457,7 @@ def test_command_asks_before_it_sends(d, ep_label):
 
 def test_command_tells_what_failed(d, ep_label, monkeypatch):
     monkeypatch.setenv("EP_TEST_KEY", "a secret")
-    prompt = endpoint.prompt(d, 21)
+    prompt = questions.prompt(d, 21)
 
     def answer(request, count):
         return (200, "") if request["messages"][1]["content"] == prompt else (200, "fine \x1b[31m")
@@ -484,6 +507,8 @@ def test_command_errors(d, tmp_path, ep_label):
         ([d.path, "--region", "1", *base], 2, "--region"),
         ([d.path, *base[:2]], 2, "--model"),
         ([d.path, "text", *base], 2, "no text"),
+        ([d.path, "--local", "smollm2-135m-instruct", *base], 2, "--local"),
+        ([d.path, "--local", "smollm2-135m-instruct", "--model", "m"], 2, "not with --local"),
         ([d.path, *base, "--top", "3", "--regions", "1"], 2, "either --top or --regions"),
         ([d.path, *base, "--regions", "1,x"], 2, "1,x"),
         ([d.path, *base, "--regions", "1,120"], 2, "region 120"),

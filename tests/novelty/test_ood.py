@@ -224,7 +224,7 @@ class TestDetector:
         [
             ({"false_alarms": 0.0}, "between 0 and 1"),
             ({"token_false_alarms": 1.5}, "between 0 and 1"),
-            ({"score": "vibes"}, "no score 'vibes'"),
+            ({"score": "vibes"}, "score is 'vibes'"),
             ({"false_alarms": 0.01}, "has 40 documents .* at least 131"),
             ({"token_false_alarms": 0.001}, "has 40 documents .* at least 1,331"),
         ],

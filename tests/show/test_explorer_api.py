@@ -201,7 +201,7 @@ def test_a_label_given_by_hand_is_kept_and_removed(own):
     before = Labels.read(d).best(3)
     with served(own) as address:
         url = f"{address}/api/dictionaries/resid_post.1-p2/regions/3"
-        assert get(url)["label"] == {"text": before.text, "source": "tokens"}
+        assert get(url)["label"] == {"text": before.text, "source": "contrast", "score": before.score}
         said = get(f"{url}/label", {"text": " <b>syllables</b>\n of mo "})
         assert (said["label"], said["source"]) == ("<b>syllables</b> of mo", "hand")
         assert Labels.read(d).best(3).text == "<b>syllables</b> of mo"
@@ -232,7 +232,7 @@ def test_a_label_for_a_read_only_folder_is_refused_with_the_reason():
                 os.seteuid(mine)
     assert status == 503
     assert "read-only" in json.loads(text)["error"]
-    assert shown["label"]["source"] == "tokens"
+    assert shown["label"]["source"] == "contrast"
 
 
 def test_requests_under_a_foreign_name_are_refused(site):

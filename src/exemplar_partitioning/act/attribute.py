@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from ..core.atoms import Method
+from ..core.choices import STEPS, Basis, Method
 from ..core.decomposition import Decomposition
-from ..core.dictionary import Basis
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.model import check_model
@@ -198,7 +197,7 @@ def attribute(
     prompt: str,
     target: Sequence[str] | None = None,
     *,
-    k: int = 32,
+    k: int = STEPS,
     basis: Basis = "exemplar",
     method: Method = "omp",
     top: int = 20,

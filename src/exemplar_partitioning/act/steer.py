@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.dictionary import Basis
-from ..errors import EPError
+from ..core.choices import Basis
+from ..errors import EPError, check_choice
 from ..folder.dictionary import StoredDictionary, versions
 from ..models.architecture import Architecture, transformers_model
 from ..models.hooks import Edit, applied
@@ -204,8 +204,7 @@ def directions_of(dictionary: StoredDictionary, region: Regions, basis: Directio
         if basis.shape != (dictionary.d_model,) or not bool(torch.isfinite(basis).all()):
             raise EPError(f"a direction must be finite, of shape [{dictionary.d_model}]; got {list(basis.shape)}")
         return basis.float()[None]
-    if basis not in ("exemplar", "mean"):
-        raise EPError(f"basis is {basis!r}; expected 'exemplar', 'mean' or a direction [d_model]")
+    check_choice("basis", basis, (*get_args(Basis), "a direction [d_model]"))
     regions = [region] if isinstance(region, int) else list(region)
     if not regions:
         raise EPError("no region was named; give one or several")
@@ -220,8 +219,7 @@ def directions_of(dictionary: StoredDictionary, region: Regions, basis: Directio
 
 
 def _point(dictionary: StoredDictionary, around: Around) -> Float[Tensor, " d"]:
-    if around not in ("centre", "origin"):
-        raise EPError(f"around is {around!r}; expected 'centre' or 'origin'")
+    check_choice("around", around, get_args(Around))
     return dictionary.center if around == "centre" else torch.zeros_like(dictionary.center)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.choices import STEPS
 from . import options
 from .output import print_json
 
@@ -26,7 +27,7 @@ def attribute(
             show_default="the two most likely",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Regions for a token at most.")] = 32,
+    k: options.Steps = STEPS,
     basis: options.Basis = "exemplar",
     method: options.Method = "omp",
     top: Annotated[int, typer.Option(min=1, help="Regions to show.")] = 20,
@@ -42,24 +43,21 @@ def attribute(
     Predicted is weight times gradient; measured, what becomes of the difference without the region at that token.
     """
     from dataclasses import asdict
-    from typing import cast
 
     from ..act.attribute import attribute as run
-    from ..core.atoms import Method
-    from ..core.dictionary import Basis
     from ..folder.labels import Labels
     from ..folder.model import model_of
 
     dictionary = options.chosen_dictionary(path, site, percentile)
-    dictionary.check_pursuit(k, basis=cast(Basis, basis), method=cast(Method, method))
+    dictionary.check_pursuit(k, basis=basis, method=method)
     attribution = run(
         model_of(dictionary, model, trust_remote_code=trust_remote_code),
         dictionary,
         prompt,
         target,
         k=k,
-        basis=cast(Basis, basis),
-        method=cast(Method, method),
+        basis=basis,
+        method=method,
         top=top,
         chat=chat,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,10 @@ from .terminal import counted
 
 
 def combine(
-    operation: Annotated[str, typer.Argument(help="union, difference, intersection or merge.", metavar="OPERATION")],
+    operation: Annotated[
+        Literal["union", "difference", "intersection", "merge"],
+        typer.Argument(help="union, difference, intersection or merge.", metavar="OPERATION"),
+    ],
     a: options.FolderA,
     b: options.FolderB,
     *,
@@ -23,13 +26,12 @@ def combine(
     percentile_b: options.PercentileB = None,
 ) -> None:
     """Join two dictionaries, or keep of A what B lacks or has; merge joins builds that were calibrated apart."""
-    from ..compare.algebra import Operation
     from ..compare.algebra import combine as run
     from ..folder.origin import read_origin
 
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site, percentile_b or percentile)
-    result = run(cast(Operation, operation), first, second, out)
+    result = run(operation, first, second, out)
     origin = read_origin(result) or {}
     of_a, of_b = origin["regions_of_a"], origin["regions_of_b"]
     typer.echo(f"{counted(result.k, 'region')} in {result.path}: {of_a:,} of A, {of_b:,} of B")

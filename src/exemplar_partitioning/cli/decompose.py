@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.choices import READ_STEPS
 from . import options
 from .output import print_json
 
@@ -23,7 +24,7 @@ def decompose(
     text: Annotated[str | None, typer.Argument(help="What to read.", show_default="the text of --file")] = None,
     *,
     file: Annotated[Path | None, typer.Option(help="Read this text file.")] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Regions for a token at most.")] = 8,
+    k: options.Steps = READ_STEPS,
     basis: options.Basis = "exemplar",
     method: options.Method = "omp",
     top: Annotated[int, typer.Option(min=1, help="Regions of a token to show, those of most weight first.")] = 3,
@@ -38,10 +39,6 @@ def decompose(
     Weights are shares of the activation's length from the centre; what is left is the share of it that the regions
     do not make up.
     """
-    from typing import cast
-
-    from ..core.atoms import Method
-    from ..core.dictionary import Basis
     from ..errors import EPError
     from ..folder.labels import Labels
     from ..folder.model import model_of
@@ -51,14 +48,14 @@ def decompose(
     if (text is None) == (file is None):
         raise EPError("give either a text or --file, a file to read it from")
     dictionary = options.chosen_dictionary(path, site, percentile)
-    dictionary.check_pursuit(k, basis=cast(Basis, basis), method=cast(Method, method))
+    dictionary.check_pursuit(k, basis=basis, method=method)
     tokens = decomposed(
         dictionary,
         model_of(dictionary, model, trust_remote_code=trust_remote_code),
         text_of(file) if file is not None else text or "",
         k,
-        basis=cast(Basis, basis),
-        method=cast(Method, method),
+        basis=basis,
+        method=method,
     )
     labels = Labels.read(dictionary)
     texts = {region: labels.best(region).text for token in tokens for region in token.regions}

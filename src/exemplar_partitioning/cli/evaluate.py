@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.measure import Measurement
@@ -70,8 +70,8 @@ def evaluate(
             model=options.reader(dictionary.path, model, trust_remote_code),
             sae=load_sae(sae) if sae is not None else None,
             ks=[options.count(part.strip()) for part in k.split(",")],
-            basis=cast(Any, basis),
-            method=cast(Any, method),
+            basis=basis,
+            method=method,
             max_tokens=max_tokens,
             splice=splice,
             field=field,

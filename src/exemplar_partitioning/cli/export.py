@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Literal
 
 import typer
 
+from ..core import choices
 from . import options
 
 
@@ -16,11 +17,13 @@ def export(
     to: Annotated[str, typer.Option(help="saelens, sparsify, neuronpedia, interp-engine, saebench, mib or axbench.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="PATH")],
     readout: Annotated[
-        str,
+        Literal["topk", "pursuit"],
         typer.Option(help="saelens: topk, the largest projection, or pursuit, several regions by matching pursuit."),
     ] = "topk",
-    k: Annotated[int, typer.Option("-k", "--k", help="Steps of pursuit.")] = 32,
-    basis: Annotated[str, typer.Option(help="saelens: exemplar, or mean for mean directions of members.")] = "exemplar",
+    k: Annotated[int, typer.Option("-k", "--k", help="Steps of pursuit.")] = choices.STEPS,
+    basis: Annotated[
+        choices.Basis, typer.Option(help="saelens: exemplar, or mean for mean directions of members.")
+    ] = "exemplar",
     site: options.Site = None,
     percentile: options.Percentile = None,
 ) -> None:
@@ -36,8 +39,8 @@ def export(
         options.chosen_dictionary(path, site, percentile),
         to,
         out,
-        readout=cast(Any, readout),
+        readout=readout,
         k=k,
-        basis=cast(Any, basis),
+        basis=basis,
     )
     typer.echo(f"{out}{': already done' if there else ''}\n\n{how}")

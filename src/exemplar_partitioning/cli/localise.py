@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Column
 from rich.text import Text
 
-from ..errors import EPError
 from ..text.visible import visible
 from . import options
 from .output import print_json
@@ -22,7 +21,8 @@ def localise(
     showing: Annotated[Path, typer.Option(help="Prompts that show the behaviour: .txt, one a line, or .jsonl, .csv.")],
     others: Annotated[Path, typer.Option(help="Prompts that do not.")],
     position: Annotated[
-        str, typer.Option(help="final: a prompt meets the region of its last token; any: of any of its tokens.")
+        Literal["final", "any"],
+        typer.Option(help="final: a prompt meets the region of its last token; any: of any of its tokens."),
     ] = "final",
     field: Annotated[str, typer.Option(help="Column or key that holds the prompts.")] = "text",
     chat: options.Chat = None,
@@ -34,14 +34,11 @@ def localise(
     as_json: options.Json = False,
 ) -> None:
     """Find the regions whose prompts show a behaviour: rates with intervals, lift, p corrected for their number."""
-    from ..act.localise import Position
     from ..act.localise import localise as run
     from ..folder.labels import Labels
     from ..folder.model import model_of
     from ..text.documents import read_prompts
 
-    if position not in ("final", "any"):
-        raise EPError(f"--position is {position!r}; expected final or any")
     dictionary = options.chosen_dictionary(path, site, percentile)
     with_it, without = read_prompts(showing, field), read_prompts(others, field)
     rates = run(
@@ -49,7 +46,7 @@ def localise(
         model_of(dictionary, model, trust_remote_code=trust_remote_code),
         with_it + without,
         [True] * len(with_it) + [False] * len(without),
-        position=cast(Position, position),
+        position=position,
         chat=chat,
     )[:top]
     labels = Labels.read(dictionary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
@@ -43,15 +43,15 @@ def match(
     percentile: options.Percentile = None,
     site_b: options.SiteB = None,
     percentile_b: options.PercentileB = None,
-    basis: Annotated[str, typer.Option(help="exemplar, or mean: directions to compare.")] = "exemplar",
+    basis: options.Basis = "exemplar",
     text: options.Text = None,
     max_tokens: options.MaxTokens = 50_000,
     field: options.Field = "text",
     rebuild: Annotated[Path | None, typer.Option(help="A built again with another order of its text (--seed).")] = None,
     null: Annotated[
-        str | None,
+        Literal["reflections", "random exemplars"] | None,
         typer.Option(
-            help="What sets the cutoff: reflections, or random exemplars (needs a text).",
+            help="What sets the cutoff; random exemplars need a text.",
             show_default="the stricter there is",
         ),
     ] = None,
@@ -74,9 +74,7 @@ def match(
     if len(folders) != 2:
         raise typer.BadParameter(f"two folders are matched, A and B; got {len(folders)}. A row of them is --row")
     a, b = folders
-    from ..compare.matching import NullName
     from ..compare.matching import match as run
-    from ..core.dictionary import Basis
 
     first = options.chosen_dictionary(a, site, percentile)
     second = options.chosen_dictionary(b, site_b or site, percentile_b or percentile)
@@ -84,14 +82,14 @@ def match(
     matching = run(
         first,
         second,
-        basis=cast(Basis, basis),
+        basis=basis,
         text=options.sources(text),
         model_a=model,
         model_b=model_b,
         field=field,
         max_tokens=max_tokens,
         rebuild=again,
-        null=cast(NullName | None, null),
+        null=null,
         false_alarms=false_alarms,
     )
     if out is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core import choices
 from ..demo.dictionary import packaged
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ Text = Annotated[
 Texts = Annotated[list[str], typer.Argument(help="Text: files, folders, globs or hf:owner/dataset.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of text to read.", parser=count, metavar="COUNT")]
 Field = Annotated[str, typer.Option(help="Column or key that holds the text.")]
-Basis = Annotated[str, typer.Option(help="exemplar, or mean for mean directions of members.")]
-Method = Annotated[str, typer.Option(help="omp, orthogonal matching pursuit, or mp, plain and faster.")]
+Steps = Annotated[int, typer.Option("-k", "--k", help="Regions for a token at most.")]
+Basis = Annotated[choices.Basis, typer.Option(help="exemplar, or mean for mean directions of members.")]
+Method = Annotated[choices.Method, typer.Option(help="omp, orthogonal matching pursuit, or mp, plain and faster.")]
 Chat = Annotated[
     bool | None, typer.Option("--chat/--raw", help="Use the chat template or not.", show_default="if there is one")
 ]

@@ -15,7 +15,7 @@ from ..errors import EPError
 from ..text.visible import visible
 from . import options
 from .output import print_json
-from .terminal import console, counted, cut, ending, place, table
+from .terminal import console, counted, cut, ending, fixed, place, table
 
 if TYPE_CHECKING:
     from ..folder.listing import OnDisk
@@ -97,7 +97,7 @@ def first(dictionary: OnDisk, top: int, sort: str) -> list[dict[str, Any]]:
         labels = Labels.read(dictionary).some(order.tolist())
         for row, label in zip(rows, labels, strict=True):
             members = interest.members[row["region"]].item()
-            row |= {"members": members, "label": label.text} | interest.row(row["region"])
+            row |= {"members": members, "label": label.text, "label_score": label.score} | interest.row(row["region"])
     return rows
 
 
@@ -132,14 +132,25 @@ def _table(dictionary: OnDisk, top: int, sort: str, width: int) -> Table:
     total = annotation.record.n_activations if annotation else config.build.n_activations - config.build.skipped
     documents = not annotation or width >= _WIDE
     sizes = max(8, len(heading))
-    room = max(20, width - 6 - sizes - 5 - 3 * 2 - (_DOCUMENT + 2 if documents else 0))
+    room = max(
+        20,
+        width
+        - 6
+        - sizes
+        - 5
+        - 3 * 2
+        - (11 if annotation and width >= _WIDE else 0)
+        - (_DOCUMENT + 2 if documents else 0),
+    )
     label_room = (room - 2) * 3 // 5 if annotation else 0
+    detection = annotation is not None and width >= _WIDE
     context_room = room - label_room - (2 if annotation else 0)
     shown = table(
         Column("region", justify="right", min_width=6),
         Column(heading, justify="right", min_width=sizes),
         Column("share", justify="right", min_width=5),
         *([Column("label", no_wrap=True, width=label_room)] if annotation else []),
+        *([Column("detection", justify="right", min_width=9)] if detection else []),
         Column("exemplar in context", justify="right", no_wrap=True, width=context_room),
         *([Column("document", no_wrap=True, style="dim", width=_DOCUMENT)] if documents else []),
         title=f"\n{config.site.name} percentile {config.calibration.percentile:g}: "
@@ -151,6 +162,8 @@ def _table(dictionary: OnDisk, top: int, sort: str, width: int) -> Table:
         cells: list[str | Text] = [str(row["region"]), f"{row[size]:,}", f"{row[size] / max(1, total):.1%}"]
         if annotation:
             cells.append(cut(visible(row["label"]), label_room))
+        if detection:
+            cells.append(fixed(row["label_score"], 2))
         cells.append(Text.assemble((context, "dim"), (token, "bold reverse")))
         if documents:
             cells.append(place(row, _DOCUMENT))

@@ -33,7 +33,7 @@ def view(dictionary: StoredDictionary, region: int) -> dict[str, Any]:
     return {
         "dictionary": {"path": str(dictionary.path), **describe(dictionary), **about},
         "exemplar": dictionary.region(region),
-        "labels": [label.model_dump(include={"text", "source"}) for label in labels.all(region)],
+        "labels": [{"text": x.text, "source": x.source, "score": x.score} for x in labels.all(region)],
         "evidence": annotation.region(region) if annotation else None,
         "examples": annotation.examples(region) if annotation else None,
         "histogram": annotation.histogram[region].tolist() if annotation else None,
@@ -85,7 +85,8 @@ def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text.assemble((f"region {exemplar['region']}", "bold"), where)
     for rank, label in enumerate(shown["labels"]):
         text = (visible(label["text"]), "" if rank else "bold")
-        yield named("" if rank else "label", text, (f"  ({visible(label['source'])})", "dim"))
+        about = "" if label.get("score") is None else f", detection {label['score']:.2f}"
+        yield named("" if rank else "label", text, (f"  ({visible(label['source'])}{about})", "dim"))
     if evidence is None:
         yield named("online", f"{counted(exemplar['arrivals'], 'activation')} came to it while it was built")
         return

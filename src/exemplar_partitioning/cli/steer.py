@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,12 +33,12 @@ def steer(
         ),
     ] = "0.25",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the regions' span out instead.")] = False,
-    basis: Annotated[str, typer.Option(help="exemplar, or mean (of the members).")] = "exemplar",
+    basis: options.Basis = "exemplar",
     at: Annotated[
         str | None,
         typer.Option(help="Where to act, e.g. resid_post.*", show_default="the dictionary's site"),
     ] = None,
-    tokens: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
+    tokens: Annotated[Literal["all", "prompt", "generated"], typer.Option(help="Which tokens to act at.")] = "all",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 64,
     chat: options.Chat = None,
     save: Annotated[

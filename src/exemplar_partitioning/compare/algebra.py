@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..core.dictionary import Dictionary
 from ..core.leader import LeaderClustering
-from ..errors import EPError
+from ..errors import EPError, check_choice
 from ..folder.dictionary import StoredDictionary, load, save
 from ..folder.invariants import content_ids
 from ..folder.listing import new_place
@@ -166,8 +166,7 @@ def combine(operation: Operation, a: StoredDictionary, b: StoredDictionary, out:
     Raises:
         EPError: the operation is not defined for these, the result holds no region, or the folder exists.
     """
-    if operation not in get_args(Operation):
-        raise EPError(f"the operation is {operation!r}; expected one of {', '.join(get_args(Operation))}")
+    check_choice("operation", operation, get_args(Operation))
     _check_space(a, b)
     folder = new_place(out, a.config.site.name, a.config.calibration.percentile)
     details = {}

@@ -14,10 +14,11 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from ..core.dictionary import Basis, Dictionary
+from ..core.choices import Basis
+from ..core.dictionary import Dictionary
 from ..core.geometry import directions
 from ..core.nearest import nearest
-from ..errors import EPError
+from ..errors import EPError, check_choice
 from ..folder.dictionary import StoredDictionary
 from ..folder.origin import describe
 from .common_tokens import MAX_TOKENS, CommonTokens, common_tokens, places
@@ -205,8 +206,8 @@ def match(
         EPError: another width, an empty dictionary, another model than a dictionary's, or no text in common.
     """
     check(a, b, basis, false_alarms)
-    if null not in (None, *get_args(NullName)):
-        raise EPError(f"the null is {null!r}; expected {' or '.join(get_args(NullName))}")
+    if null is not None:
+        check_choice("null", null, get_args(NullName))
     if null == "random exemplars" and tokens is None and text is None:
         raise EPError("the null of random exemplars draws them from a text; give one with --text")
     matching = _by_direction(a, b, basis, false_alarms)
@@ -285,8 +286,7 @@ def check(a: StoredDictionary, b: StoredDictionary, basis: str, false_alarms: fl
     for dictionary in (a, b):
         if not dictionary.k:
             raise EPError(f"{dictionary.path} has no regions to match")
-    if basis not in ("exemplar", "mean"):
-        raise EPError(f"the basis is {basis!r}; expected exemplar or mean")
+    check_choice("basis", basis, get_args(Basis))
     if not 0 < false_alarms < 1:
         raise EPError(f"the share of false alarms is {false_alarms:g}; expected a number between 0 and 1, such as 0.01")
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-Method = Literal["omp", "mp"]
+from .choices import Method
 
 GRAM_BYTES = 2**28
 """Inner products of all pairs of atoms are kept up to this size (4,700 atoms); beyond, they are computed anew."""
@@ -30,7 +30,7 @@ _GATHERED = 2**15  # numbers gathered at once: as many as stay near the cache
 class Rule:
     """What is pursued, and when a row ends; see `Dictionary.decompose`."""
 
-    k: int
+    steps: int
     method: Method = "omp"
     nonnegative: bool = True
     tolerance: float = 0.0

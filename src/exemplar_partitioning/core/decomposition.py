@@ -13,13 +13,13 @@ from torch.nn.functional import embedding_bag
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """Activations as sums of few directions: `x = c + sum_j weights_j w_j + what is left`.
+    """Activations as sums of few directions, at most s each: `x = c + sum_j weights_j w_j + what is left`.
 
     Indexing gives the decomposition of some rows, so that a part can be reconstructed without the rest.
 
     Args:
-        regions: [..., k] in the order picked, -1 after the last; every one stands once.
-        weights: [..., k] in the units of the activations; 0 where the region is -1.
+        regions: [..., s] in the order picked, -1 after the last; every one stands once.
+        weights: [..., s] in the units of the activations; 0 where the region is -1.
         residual_norm: [...] length of what is left; NaN for an activation without a direction.
         directions: [number of regions, d] the unit directions of the basis; zero where a region has none.
         center: [d] the centre `c`.
@@ -47,12 +47,12 @@ class Decomposition:
 
     def reconstruct(self) -> Any:
         """The activations without what is left: [..., d] float32. The centre where there is no region."""
-        regions_nk, weights_nk = self._flat()
-        used_nk = regions_nk.clamp(min=0)
+        regions_ns, weights_ns = self._flat()
+        used_ns = regions_ns.clamp(min=0)
         if len(self.directions):
-            x_nd = embedding_bag(used_nk, self.directions, per_sample_weights=weights_nk, mode="sum") + self.center
+            x_nd = embedding_bag(used_ns, self.directions, per_sample_weights=weights_ns, mode="sum") + self.center
         else:
-            x_nd = self.center.expand(len(used_nk), -1)
+            x_nd = self.center.expand(len(used_ns), -1)
         return self._in_kind(x_nd.reshape(*self.regions.shape[:-1], -1))
 
     def dense(self) -> Tensor:
@@ -63,9 +63,9 @@ class Decomposition:
         shape = (*regions.shape[:-1], len(self.directions))
         return torch.sparse_coo_tensor(indices, weights[(*rows, place)], shape, check_invariants=True).coalesce()
 
-    def _flat(self) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-        k = self.regions.shape[-1]
-        return torch.as_tensor(self.regions).reshape(-1, k), torch.as_tensor(self.weights).reshape(-1, k)
+    def _flat(self) -> tuple[Int64[Tensor, "n s"], Float32[Tensor, "n s"]]:
+        s = self.regions.shape[-1]
+        return torch.as_tensor(self.regions).reshape(-1, s), torch.as_tensor(self.weights).reshape(-1, s)
 
     def _in_kind(self, answer: Tensor) -> Any:
         return answer.numpy() if self.as_numpy else answer

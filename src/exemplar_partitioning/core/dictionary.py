@@ -2,7 +2,7 @@
 
 Regions are arrays, not objects: region i is exemplar i. Everything here works on any vectors.
 
-Shapes: n activations, k regions, d = d_model.
+Shapes: n activations, k regions, m of them with a direction, s steps of pursuit, d = d_model.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, get_args
 from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..errors import DataError, EPError
-from .atoms import Atoms, Method, Rule
+from ..errors import DataError, EPError, check_choice
+from .atoms import Atoms, Rule
+from .choices import STEPS, Basis, Method
 from .decomposition import Decomposition
 from .geometry import Block, check_threshold, directions, reference_directions
 from .intake import Rows, as_float32, intake
@@ -29,8 +30,6 @@ from .pursuit import pursue
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")
-Basis = Literal["exemplar", "mean"]
-"""Directions of regions: of their exemplars, or of the mean of their members."""
 
 # features of `encode(..., "topk", k=2)` and more that are still alive, by id: `decode` overshoots on them
 _summed: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -143,8 +142,7 @@ class Dictionary:
 
     def _around(self, basis: Basis) -> tuple[Dictionary, Int64[Tensor, " m"]]:
         """The partition around directions of a basis, and which region each of them is of."""
-        if basis not in ("exemplar", "mean"):
-            raise EPError(f"basis is {basis!r}; expected 'exemplar' or 'mean'")
+        check_choice("basis", basis, get_args(Basis))
         return self._by_means if basis == "mean" else (self, torch.arange(self.k))
 
     @cached_property
@@ -165,17 +163,16 @@ class Dictionary:
         most = min(self._around(basis)[0].k, self.d_model)
         if not 1 <= k <= most:
             raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
-        if method not in ("omp", "mp"):
-            raise EPError(f"method is {method!r}; expected 'omp' or 'mp'")
+        check_choice("method", method, get_args(Method))
         if not 0 <= (tolerance or 0.0) <= 1:
             raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
-        return Rule(k=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
+        return Rule(steps=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
 
     @full_precision()
     def decompose(
         self,
         x: Any,
-        k: int = 32,
+        k: int = STEPS,
         *,
         basis: Basis = "exemplar",
         method: Method = "omp",
@@ -199,7 +196,7 @@ class Dictionary:
             tolerance: share of |x - c| that may be left, from 0 to 1.
 
         Returns:
-            Regions [..., k], weights [..., k] and what is left of each row, in the kind of `x`.
+            Regions [..., s] and weights [..., s] of s = k steps, and what is left of each row, in the kind of `x`.
 
         Raises:
             EPError: k, basis, method or tolerance out of range, other shapes, or no annotation for basis "mean".
@@ -207,22 +204,22 @@ class Dictionary:
         around, regions_m = self._around(basis)
         rule = self.check_pursuit(k, basis=basis, method=method, nonnegative=nonnegative, tolerance=tolerance)
         x_nd = intake(x, self.d_model)
-        region_nk = torch.full((len(x_nd), k), -1, dtype=torch.int64)
-        weight_nk, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)
+        region_ns = torch.full((len(x_nd), k), -1, dtype=torch.int64)
+        weight_ns, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)
         for rows, block in self.blocks(x_nd):
             u_nd, norm_n = reference_directions(block.x_nd, block.c_d)
             codes = pursue(around._atoms, u_nd, rule)
             at = rows.start + block.rows_n.cpu()
-            picks_nk, none_nk = codes.picks_nk.cpu(), codes.picks_nk.cpu() < 0
-            region_nk[at] = regions_m[picks_nk.clamp(min=0)].masked_fill(none_nk, -1)
-            weight_nk[at] = (codes.weights_nk * norm_n[:, None]).float().cpu()
+            picks_ns = codes.picks_nk.cpu()
+            region_ns[at] = regions_m[picks_ns.clamp(min=0)].masked_fill(picks_ns < 0, -1)
+            weight_ns[at] = (codes.weights_nk * norm_n[:, None]).float().cpu()
             left_n[at] = (codes.left_n.sqrt() * norm_n).float().cpu()
         directions_md = self.exemplars
         if basis == "mean":
             directions_md = torch.zeros_like(self.exemplars).index_copy(0, regions_m, around.exemplars)
         return Decomposition(
-            regions=x_nd.like(region_nk),
-            weights=x_nd.like(weight_nk),
+            regions=x_nd.like(region_ns),
+            weights=x_nd.like(weight_ns),
             residual_norm=x_nd.like(left_n),
             directions=directions_md,
             center=self.center,
@@ -323,8 +320,7 @@ class Dictionary:
         Raises:
             EPError: an unknown readout, a k out of range, or another width than the dictionary's.
         """
-        if readout not in READOUTS:
-            raise EPError(f"unknown readout {readout!r}; one of {', '.join(READOUTS)}")
+        check_choice("readout", readout, READOUTS)
         x_nd = intake(x, self.d_model)
         if basis != "exemplar":
             around, regions_m = self._around(basis)

@@ -29,8 +29,8 @@ def orthogonal_pursuit(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -
 def _orthogonal(atoms: Atoms, u_nd: Tensor, rule: Rule) -> Codes:
     state = _Orthogonal(atoms, u_nd, rule)
     n, device = len(u_nd), u_nd.device
-    picks_nk = torch.full((n, rule.k), -1, dtype=torch.int64, device=device)
-    weights_nk = torch.zeros((n, rule.k), dtype=torch.float64, device=device)
+    picks_nk = torch.full((n, rule.steps), -1, dtype=torch.int64, device=device)
+    weights_nk = torch.zeros((n, rule.steps), dtype=torch.float64, device=device)
     left_n = torch.zeros(n, dtype=torch.float64, device=device)
     row_n = torch.arange(n, device=device)
 
@@ -39,7 +39,7 @@ def _orthogonal(atoms: Atoms, u_nd: Tensor, rule: Rule) -> Codes:
         weights_nk[row_n[chosen]] = state.weights_nk[chosen]
         left_n[row_n[chosen]] = state.left_n[chosen]
 
-    for _ in range(rule.k):
+    for _ in range(rule.steps):
         pick_n, product_n = state.best()
         ended_n = pick_n < 0
         if bool(ended_n.any()):
@@ -63,12 +63,12 @@ class _Orthogonal:
     """
 
     def __init__(self, atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule):
-        n, side, device = len(u_nd), rule.k + 1, u_nd.device
+        n, side, device = len(u_nd), rule.steps + 1, u_nd.device
         self.atoms, self.u_nd, self.rule, self.t = atoms, u_nd, rule, 0
-        self.picks_nk = torch.zeros((n, rule.k), dtype=torch.int64, device=device)
-        self.weights_nk = torch.zeros((n, rule.k), dtype=torch.float64, device=device)
+        self.picks_nk = torch.zeros((n, rule.steps), dtype=torch.int64, device=device)
+        self.weights_nk = torch.zeros((n, rule.steps), dtype=torch.float64, device=device)
         self.left_n = (u_nd.double() ** 2).sum(dim=1)
-        self.used_nk = torch.zeros((n, rule.k), dtype=torch.bool, device=device)
+        self.used_nk = torch.zeros((n, rule.steps), dtype=torch.bool, device=device)
         self.tableau_nss = torch.zeros((n, side, side), dtype=torch.float64, device=device)
         self.tableau_nss[:, 0, 0] = self.left_n
         self.start_nm = u_nd @ atoms.atoms_md.T
@@ -166,7 +166,7 @@ class _Orthogonal:
         open_nt = torch.where(self.used_nk[:, : self.t], 0.0, self.tableau_nss[:, 0, 1 : self.t + 1]) > NOTHING
         row_r = ((self._solution() < 0) | open_nt).any(dim=1).nonzero()[:, 0]
         feasible_rt = feasible_nk[row_r, : self.t]
-        for _ in range(8 * self.rule.k):  # far more exchanges than are ever needed
+        for _ in range(8 * self.rule.steps):  # far more exchanges than are ever needed
             if not len(row_r):
                 break
             solution_rt, used_rt = self._solution(row_r), self.used_nk[row_r, : self.t]

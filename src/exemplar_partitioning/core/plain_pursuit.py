@@ -28,8 +28,8 @@ def plain_pursuit(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Cod
     """Matching pursuit of unit directions on the grid. An atom picked again adds to its weight."""
     n, device = len(u_nd), u_nd.device
     settled, together = (_SETTLED, _TOGETHER * torch.get_num_threads()) if device.type == "cpu" else (n, n)
-    picks_nk = torch.full((n, rule.k), -1, dtype=torch.int64, device=device)
-    weights_nk = torch.zeros((n, rule.k), dtype=torch.float64, device=device)
+    picks_nk = torch.full((n, rule.steps), -1, dtype=torch.int64, device=device)
+    weights_nk = torch.zeros((n, rule.steps), dtype=torch.float64, device=device)
     codes = Codes(picks_nk, weights_nk, torch.zeros(n, dtype=torch.float64, device=device))
     open_n = torch.arange(n, device=device)
     while len(open_n):
@@ -78,7 +78,7 @@ def _run(atoms: Atoms, u_nd: Float32[Tensor, "n d"], codes: Codes, rule: Rule) -
     gathered_nm = torch.empty_like(products_nm) if atoms.gram_mm is not None else None
     tops: list[Strongest] = []
     row_p = atom_p = torch.empty(0, dtype=torch.int64, device=u_nd.device)
-    for s in range(rule.k - int(known_n.min())):
+    for s in range(rule.steps - int(known_n.min())):
         top = strongest(products_nm, 2, nonnegative=rule.nonnegative)
         tops.append(top)
         if not s:  # the first step is for certain, so all atoms that may be the strongest are listed
@@ -109,7 +109,7 @@ def _rest(atoms: Atoms, u_nd: Tensor, codes: Codes) -> Float64[Tensor, "n d"]:
 
 def _noted(begun: _Run, tops: list[Strongest], u_nd: Tensor, rule: Rule) -> _Run:
     """A run with the steps that were taken: of each row those before it is over, or more than two are in doubt."""
-    known_n, length_n, k = begun.known_n, begun.length_n, rule.k
+    known_n, length_n, k = begun.known_n, begun.length_n, rule.steps
     strength_ns = rule.strength(torch.stack([top.products_nc[:, 0] for top in tops], dim=1))
     step_s = torch.arange(len(tops), device=u_nd.device)
     least_ns = _least(strength_ns, length_n, u_nd)
@@ -156,7 +156,7 @@ def _left(strength_ns: Float32[Tensor, "n s"]) -> Float32[Tensor, "n s"]:
 
 def _settle(atoms: Atoms, u_nd: Float32[Tensor, "n d"], run: _Run, rule: Rule) -> tuple[Codes, Bool[Tensor, " n"]]:
     """Exact weights, up to where the row ends or a pick is not certain; and which rows have to go on from there."""
-    k, atom_nk, valid_nk = rule.k, run.picks_nk.clamp(min=0), run.picks_nk >= 0
+    k, atom_nk, valid_nk = rule.steps, run.picks_nk.clamp(min=0), run.picks_nk >= 0
     weights_nw, left_nk = _exact(atoms, u_nd, atom_nk, valid_nk)
     weights_nk, step_k = weights_nw[:, :k], torch.arange(k, device=u_nd.device)
     since_nk = (step_k - run.known_n[:, None]).clamp(min=0)

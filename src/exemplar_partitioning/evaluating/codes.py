@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from ..core.atoms import Method
-from ..core.dictionary import Basis, Dictionary
+from ..core.choices import Basis, Method
+from ..core.dictionary import Dictionary
 from ..exchange.from_sae import SparseAutoencoder
 
 

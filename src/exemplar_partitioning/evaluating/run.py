@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..core.atoms import Method
-from ..core.dictionary import Basis
+from ..core.choices import Basis, Method
 from ..errors import EPError
 from ..exchange.from_sae import SparseAutoencoder
 from ..folder.dictionary import StoredDictionary

@@ -9,13 +9,14 @@ from __future__ import annotations
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from ..core.dictionary import Basis
-from ..errors import EPError
+from ..core.choices import STEPS, Basis
+from ..errors import EPError, check_choice
 from ..files import new_folder
 from ..folder.dictionary import StoredDictionary
 
+Readout = Literal["topk", "pursuit"]
 TARGETS = ("saelens", "sparsify", "neuronpedia", "interp-engine", "saebench", "mib", "axbench")
 
 
@@ -24,8 +25,8 @@ def export(
     to: str,
     path: str | Path,
     *,
-    readout: Literal["topk", "pursuit"] = "topk",
-    k: int = 32,
+    readout: Readout = "topk",
+    k: int = STEPS,
     basis: Basis = "exemplar",
 ) -> str:
     """Write a dictionary as a new folder that another tool takes.
@@ -45,15 +46,13 @@ def export(
         EPError: unknown tool, another folder that exists, what the tool has no form for, or evidence that is missing.
         ResourceError: the disk is full, or the folder must not be written.
     """
-    if to not in TARGETS:
-        raise EPError(f"there is no export to {to!r}; expected one of {', '.join(TARGETS)}")
-    if readout not in ("topk", "pursuit") or basis not in ("exemplar", "mean"):
-        raise EPError(f"readout is 'topk' or 'pursuit', basis 'exemplar' or 'mean'; got {readout!r} and {basis!r}")
+    check_choice("to", to, TARGETS)
+    check_choice("readout", readout, get_args(Readout))
+    check_choice("basis", basis, get_args(Basis))
     if to != "saelens" and (readout, basis) != ("topk", "exemplar"):
         raise EPError(f"only saelens has a form for readout 'pursuit' and basis 'mean'; {to} takes neither")
-    if readout == "pursuit" and not 1 <= k <= min(dictionary.k, dictionary.d_model):
-        most = min(dictionary.k, dictionary.d_model)
-        raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
+    if readout == "pursuit":
+        dictionary.check_pursuit(k)
     site = dictionary.config.site
     if to == "axbench" and site.width is not None:
         raise EPError(f"axbench steers and reads the residual stream; this dictionary is of {site.name}")

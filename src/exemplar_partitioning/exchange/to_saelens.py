@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from ..core.dictionary import Basis
+from ..core.choices import Basis
 from ..files import to_json
 from ..folder.annotation import BIN_WIDTH
 from ..folder.dictionary import StoredDictionary

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save as serialise
 
-from ..errors import DataError, EPError
+from ..errors import DataError, EPError, check_choice
 from ..files import (
     check_seal,
     new_folder,
@@ -43,6 +43,7 @@ from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
 if TYPE_CHECKING:
     from jaxtyping import Float, Int32
 
+    from .concepts import Concepts
     from .interest import Interest
 
 FOLDER = "annotation"
@@ -234,8 +235,8 @@ class Annotation:
             EPError: no such region or kind.
             DataError: the file is damaged.
         """
-        if kind not in (None, *KINDS):
-            raise EPError(f"there are no examples of kind {kind!r}; expected one of {', '.join(KINDS)}")
+        if kind is not None:
+            check_choice("kind", kind, KINDS)
         file, starts = self._examples
         first, end = (int(starts[i]) for i in (self.dictionary.check_region(index), index + 1))
         if first == end:
@@ -265,6 +266,13 @@ class Annotation:
         from .interest import Interest
 
         return Interest(self)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """Labels by contrast, and how well labels tell members from others."""
+        from .concepts import Concepts
+
+        return Concepts(self)
 
     @cached_property
     def _tensors(self) -> dict[str, np.ndarray]:

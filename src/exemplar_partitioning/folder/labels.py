@@ -1,6 +1,7 @@
 """labels.json beside a dictionary's config.json (docs/format.md): labels outlive annotations.
 
-Only what people and models said is stored. Labels from tokens follow from the annotation and are made on demand.
+Only what people and models said is stored. Labels by contrast with other regions, and those from tokens alone, follow
+from the annotation and are made on demand. Beside each stands how well it tells (`folder.concepts`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .token_labels import automatic
 
 FILE = "labels.json"
 LIMIT = 200  # characters of a label
+MADE = ("contrast", "tokens")
+"""Sources of labels that are made here, from the annotation alone, and not stored."""
 
 _EVIDENCE = ["members", "top_tokens", "before_tokens", "lens_top", "mean_lens_top"]
 _EXEMPLAR = ["token_id", "token", "context", "document"]
@@ -33,17 +36,21 @@ class Label(BaseModel):
     region: int = Field(ge=0)
     text: str = Field(min_length=1, max_length=LIMIT)
     source: str = Field(
-        pattern=r"^(hand|tokens|endpoint:.+)$",
-        description="hand; tokens: made from top tokens and lens, never stored; endpoint:<model>",
+        pattern=r"^(hand|contrast|tokens|(endpoint|local):.+)$",
+        description="hand; endpoint:<model>; local:<model>; contrast (with other regions) and tokens (frequent ones "
+        "and lens) are made on demand and never stored",
     )
     prompt: str | None = Field(
-        default=None, description="of an endpoint's: sha256 of model and prompt, so that nothing is asked twice"
+        default=None, description="of a model's: sha256 of model and prompt, so that nothing is asked twice"
+    )
+    score: float | None = Field(
+        default=None, exclude=True, description="how well it tells held-out members from others; never stored"
     )
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """By region; in it by hand, then from endpoints, then from tokens."""
-        kinds = ("hand", "endpoint", "tokens")
+        """By region; in it by hand, then from models, then by contrast, then from tokens."""
+        kinds = ("hand", "endpoint", "local", "contrast", "tokens")
         return self.region, kinds.index(self.source.partition(":")[0]), self.source
 
 
@@ -51,7 +58,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["exemplar-partitioning/labels"] = "exemplar-partitioning/labels"
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0", "1.1"] = Field("1.0", description="the lowest that can say all this")
     dictionary: str = Field(description="content id of the dictionary: sha256 of its config.json")
     labels: list[Label]
 
@@ -73,19 +80,23 @@ class Labels:
         return cls(dictionary)
 
     def best(self, region: int) -> Label:
-        """The label to show: by hand before an endpoint's before the one from tokens."""
+        """The label to show: by hand before a model's before the one by contrast before that from tokens."""
         return self.all(region)[0]
 
     def all(self, region: int) -> list[Label]:
-        """Every label of a region, best first; the last is always the one from tokens."""
+        """Every label of a region with its score, best first; the last is always the one from tokens."""
         self.dictionary.check_region(region)
-        stored = [label for label in self._stored.values() if label.region == region]
-        return [*sorted(stored, key=lambda label: label.order), self._automatic([region])[0]]
+        stored = sorted((label for label in self._stored.values() if label.region == region), key=lambda x: x.order)
+        by_contrast = self._by_contrast(region)
+        labels = [*stored, *([by_contrast] if by_contrast else []), self._automatic([region])[0]]
+        return [self._scored(label) for label in labels]
 
     def some(self, regions: Sequence[int]) -> list[Label]:
-        """The best label of each of some regions, in their order; much faster than one by one."""
-        stored = {label.region: label for label in sorted(self.stored(), key=lambda label: label.order, reverse=True)}
-        return [stored.get(label.region, label) for label in self._automatic(regions)]
+        """The best label of each of some regions with its score, in their order; much faster than one by one."""
+        best = {label.region: label for label in sorted(self.stored(), key=lambda label: label.order, reverse=True)}
+        made = {region: label for region in regions if region not in best and (label := self._by_contrast(region))}
+        rest = {label.region: label for label in self._automatic(r for r in regions if r not in best and r not in made)}
+        return [self._scored((best | made | rest)[int(region)]) for region in regions]
 
     def every(self) -> list[Label]:
         """The best label of each region, in order."""
@@ -118,8 +129,21 @@ class Labels:
         self._change(labels)
 
     def asked(self) -> dict[tuple[int, str], str | None]:
-        """(region, source) to the hash of the prompt that an endpoint's stored label answers."""
+        """(region, source) to the hash of the prompt that a model's stored label answers."""
         return {key: label.prompt for key, label in self._stored.items() if label.source != "hand"}
+
+    def _by_contrast(self, region: int) -> Label | None:
+        text = self.dictionary.annotation.concepts.labels[region] if self.dictionary.annotated else None
+        return None if text is None else Label(region=region, text=text[:LIMIT], source="contrast")
+
+    def _scored(self, label: Label) -> Label:
+        if not self.dictionary.annotated:
+            return label
+        concepts = self.dictionary.annotation.concepts
+        score = (
+            concepts.scores[label.region] if label.source == "contrast" else concepts.score(label.region, label.text)
+        )
+        return label.model_copy(update={"score": score})
 
     def _automatic(self, regions: Iterable[int]) -> list[Label]:
         chosen = pa.array(regions, pa.int64())
@@ -152,7 +176,8 @@ class Labels:
 
     def _write(self) -> None:
         labels = sorted(self._stored.values(), key=lambda label: label.order)
-        file = _File(dictionary=self.dictionary.content_id, labels=labels)
+        version = "1.1" if any(label.source.startswith("local:") for label in labels) else "1.0"
+        file = _File(schema_version=version, dictionary=self.dictionary.content_id, labels=labels)
         write_new(self.path, sealed(file.model_dump(mode="json", exclude_none=True)))
 
     def _read(self) -> dict[tuple[int, str], Label]:

@@ -93,7 +93,8 @@ class Region:
 
     def _repr_html_(self) -> str:
         row, evidence = self.exemplar, self.evidence
-        parts = [f"<b>Region {self.index}</b> <bdi>{_text(self.label.text)}</bdi> ({_text(self.label.source)})"]
+        about = f"({_text(self.label.source)}{_scored(self.label)})"
+        parts = [f"<b>Region {self.index}</b> <bdi>{_text(self.label.text)}</bdi> {about}"]
         parts.append(f"<bdi>{_text(str(row['context'] or ''))}<mark>{_text(str(row['token'] or ''))}</mark></bdi>")
         if evidence is not None:
             numbers = {name: evidence[name] for name in ("members", "coherence", "mean_distance", "stability")}
@@ -135,6 +136,7 @@ def table(dictionary: StoredDictionary) -> pa.Table:
         "region": exemplars["region"],
         "label": [label.text for label in labels],
         "label_source": [label.source for label in labels],
+        "label_score": pa.array([label.score for label in labels], pa.float64()),
         **{name: exemplars[name] for name in ("token", "context", "document", "position")},
         "online_count": exemplars["arrivals"],
     }
@@ -145,6 +147,10 @@ def table(dictionary: StoredDictionary) -> pa.Table:
         columns |= {"contrast": interest.contrast, "promotes": interest.promoted}
         columns["tokens"] = [[row["token"] for row in rows] for rows in evidence["top_tokens"].to_pylist()]
     return pa.table(columns).take(pa.array(ordered(dictionary)))
+
+
+def _scored(label: Label) -> str:
+    return "" if label.score is None else f", detection {label.score:.2f}"
 
 
 def _text(text: str) -> str:

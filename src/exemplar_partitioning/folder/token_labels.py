@@ -57,7 +57,7 @@ def _promoted(region_row: dict[str, Any], common: Container[str]) -> list[str]:
     ]
 
 
-def quoted(row: dict[str, Any]) -> str:
+def quoted(row: dict[str, Any], longest: int = _TOKEN) -> str:
     """A token in quotes, so that every one can be told: spaces and invisible characters by name, long ones cut."""
     token = row["token"]
     if not token.replace("\ufffd", ""):  # part of a character
@@ -66,8 +66,8 @@ def quoted(row: dict[str, Any]) -> str:
         return "\u201c\u2423\u201d" if len(token) == 1 else f"\u201c\u2423\u201d \u00d7 {len(token)}"
     if not (shown := visible(text)).replace("\ufffd", "").strip():
         shown = " ".join(f"U+{ord(c):04X}" for c in text[:2])
-    if len(shown) > _TOKEN:
-        shown = shown[: _TOKEN - 1] + "\u2026"
+    if len(shown) > longest:
+        shown = shown[: longest - 1] + "\u2026"
     return f"\u201c{shown}\u201d"
 
 

@@ -12,13 +12,13 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import EPError
+from ..errors import EPError, check_choice
 from .architecture import Architecture, transformers_model
 from .sites import Site, resolve_sites
 from .touched_tokens import Tokens, TouchedTokens
@@ -159,8 +159,7 @@ def applied(
         EPError: `tokens` or a site is unknown; in a forward pass, prompt and generated tokens cannot be told apart;
             on leaving, no forward pass came by, or blocks before the last that did were passed over.
     """
-    if tokens not in ("all", "prompt", "generated"):
-        raise EPError(f"tokens is {tokens!r}; expected all, prompt or generated")
+    check_choice("tokens", tokens, get_args(Tokens))
     outer, model = model, transformers_model(model)
     if tokens != "all" and not hasattr(outer, "generate"):
         raise EPError(

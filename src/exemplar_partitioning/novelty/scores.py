@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..errors import EPError
+from ..errors import check_choice
 from ..folder.dictionary import StoredDictionary
 
 Score = Literal["surprise", "distance", "beyond", "margin"]
@@ -59,8 +59,7 @@ class Novelty:
 
 def check_score(name: str) -> Score:
     """The name, if it is that of a score; EPError otherwise."""
-    if name not in SCORES:
-        raise EPError(f"there is no score {name!r}; expected one of {', '.join(SCORES)}")
+    check_choice("score", name, SCORES)
     return cast(Score, name)
 
 

@@ -14,7 +14,7 @@ from .views import brief, by_number, by_text, check_order, containing, numbers, 
 
 SORTS = (
     *("best", "region", "token", "label", "size", "coherence", "stability", "distance", "lens"),
-    *("interest", "identity", "documents", "contrast"),
+    *("interest", "identity", "documents", "contrast", "score"),
 )
 _SHOWN_TOKENS = 4  # of a region
 
@@ -86,7 +86,8 @@ def _describe(view: View, rows: list[dict[str, Any]]) -> None:
     interest, page = view.annotation.interest, pa.array([row["region"] for row in rows], pa.int64())
     columns = ["coherence", "stability", "mean_distance", "top_tokens"]
     for row, more in zip(rows, view.annotation.regions.select(columns).take(page).to_pylist(), strict=True):
-        row |= more | interest.row(row["region"])
+        about = interest.row(row["region"])
+        row |= more | about | {"interest": about["score"], "score": row["score"]}
         row["top_tokens"] = [each["token"] for each in more["top_tokens"][:_SHOWN_TOKENS]]
         row["lens_top"] = interest.promoted[row["region"]][:_SHOWN_TOKENS]
 
@@ -107,6 +108,9 @@ def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np
     if sort == "lens" and view.annotation is not None:
         texts = ["\n".join(tokens[:_SHOWN_TOKENS]) for tokens in view.annotation.interest.promoted]
         return by_text(regions, texts, descending)
+    if sort == "score":
+        scores = [label.score for label in view.labels()[0]]
+        return by_number(regions, np.array(scores, float), descending)
     if sort in ("interest", "lens") and view.annotation is None:
         sort = "size"
     return by_number(regions, numbers(view, sort), descending)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...act.fluency import ALPHA, random_direction
 from ...act.steer import ablate, steer
-from ...core.dictionary import Basis
+from ...core.choices import Basis
 from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
 from ...models.loaded import LoadedModel

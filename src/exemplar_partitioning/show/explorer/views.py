@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ...errors import EPError
 from ...folder.annotation import BIN_WIDTH, Metrics
+from ...folder.labels import MADE, Label
 from ...models.identity import same_model
 from ..report import by_rank
 from .library import Entry, Library, View
@@ -55,12 +56,22 @@ def overview(view: View) -> dict[str, Any]:
         "empty": int((view.sizes_k == 0).sum()),
         "growth": [growth[i] for i in _spread(len(growth))],
         "config": config,
-        "labelled": sum(label.source != "tokens" for label in labels),
+        "labelled": sum(label.source not in MADE for label in labels),
+        "detection": _detection(view, labels),
         "labels_error": labels_error,
         "largest": brief(view, np.argsort(-view.sizes_k, kind="stable")[:10]),
         "not_annotated": view.not_annotated,
         "annotation": None if view.annotation is None else _annotation(view),
     }
+
+
+def _detection(view: View, labels: Sequence[Label]) -> dict[str, Any] | None:
+    """How well labels tell members from others, on average, and how well those of other regions would."""
+    scores = [label.score for label in labels if label.score is not None]
+    if view.annotation is None or not scores:
+        return None
+    concepts = view.annotation.concepts
+    return {"mean": float(np.mean(scores)), "chance": concepts.chance, "bound": concepts.bound, "labels": len(scores)}
 
 
 def _annotation(view: View) -> dict[str, Any]:
@@ -89,6 +100,7 @@ def brief(view: View, regions: Sequence[int] | np.ndarray) -> list[dict[str, Any
             "token": view.tokens[i],
             "label": labels[i].text,
             "source": labels[i].source,
+            "score": labels[i].score,
             "size": int(view.sizes_k[i]),
         }
         for i in regions
@@ -161,7 +173,7 @@ def region(view: View, index: int) -> dict[str, Any]:
         "region": index,
         "k": d.k,
         "threshold": d.threshold,
-        "label": {"text": labels[index].text, "source": labels[index].source},
+        "label": {name: getattr(labels[index], name) for name in ("text", "source", "score")},
         "labels_error": labels_error,
         "exemplar": exemplar,
         "neighbours": _neighbours(view, index),

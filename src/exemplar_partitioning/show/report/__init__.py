@@ -70,6 +70,8 @@ def render(dictionary: StoredDictionary, regions: Sequence[int]) -> str:
         metrics=[(name, shown_as, Metrics.model_fields[name].description) for name, shown_as in _METRICS.items()],
         regions=[_region(dictionary, region, labels[region]) for region in regions],
         kinds=_KINDS,
+        detection=float(np.mean([label.score for label in labels if label.score is not None] or [0.5])),
+        chance=annotation.concepts.chance,
         data=_data(dictionary, [visible(label.text) for label in labels], list(regions)),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,

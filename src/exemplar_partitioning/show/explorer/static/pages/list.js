@@ -8,6 +8,7 @@ const COLUMNS = [
   ["region", "Region", "num"],
   ["token", "Exemplar", ""],
   ["label", "Label", "grow"],
+  ["score", "Detection", "num wide", "how well the label's words tell held-out members from members of other regions: 1 is certain, .5 is chance"],
   ["size", "Size", "num"],
   ["interest", "Interest", "num wide", "not one word, spread over documents, enough members, a lens of its own"],
   ["identity", "One word", "num wide", "share of the members that are the commonest word"],
@@ -29,7 +30,7 @@ export default async function render(main, { key }) {
     ask: (state) => get(api(key, "/regions"), Object.fromEntries(Object.entries(state).filter(([, value]) => value !== ""))),
     lines: (answer) => answer.regions.map((row) => line(key, row)),
     told: (answer, heads, state) => {
-      heads[3].firstChild.textContent = answer.size_is === "members" ? "Members" : "Online counts";
+      heads[4].firstChild.textContent = answer.size_is === "members" ? "Members" : "Online counts";
       boxes.forEach((box, i) => (box.checked = state[FILTERS[i][0]] === FILTERS[i][1]));
     },
     more: h("button", { type: "button", title: "the order of the search, or of interest", onclick: () => list.go({ sort: "best", desc: "1" }) }, "best first"),
@@ -48,8 +49,9 @@ function line(key, row) {
     h("td", { class: "num" }, h("a", { href: regionPage(key, row.region) }, row.region)),
     h("td", {}, token(row.token)),
     h("td", { class: "grow" }, h("bdi", { class: `label ${row.source === "hand" ? "hand" : ""}` }, visible(row.label)), row.text && h("div", { class: "dim excerpt", title: HOW[row.how] }, h("bdi", {}, marked(row.text)))),
-    h("td", { class: "num" }, count(row.size)),
     h("td", { class: "num wide" }, fixed(row.score, 2)),
+    h("td", { class: "num" }, count(row.size)),
+    h("td", { class: "num wide" }, fixed(row.interest, 2)),
     h("td", { class: "num wide" }, row.identity === undefined ? "\u2013" : percent(row.identity)),
     h("td", { class: "num wide" }, count(row.documents)),
     h("td", { class: "num wide" }, fixed(row.coherence, 2)),

@@ -113,7 +113,7 @@ function settings(d) {
     ["Text", text.source + (text.context_size ? `, windows of ${text.context_size}${text.prepend_bos ? " after BOS" : ""}, seed ${text.seed}` : "")],
     ["Calibration", `percentile ${calibration.percentile} of batches of ${count(calibration.batch)}, on ${count(calibration.n_activations)} activations; spread ${calibration.spread.toPrecision(2)}`],
     ["Build", `${count(build.skipped)} activations skipped; saturation window ${count(build.saturation_window)}; on ${build.device}`],
-    ["Labels", `${count(d.labelled)} by hand or from models`],
+    ["Labels", `${count(d.labelled)} by hand or from models${d.detection ? `; detection ${fixed(d.detection.mean, 2)} on average, ${fixed(d.detection.chance, 2)} with labels exchanged` : ""}`],
     ["Content", h("code", {}, d.content_id.slice(0, 16))],
     ["Folder", h("code", {}, d.path)],
     ["Versions", versions],

@@ -49,7 +49,8 @@ function heading(r, inTree) {
   );
 }
 
-const SOURCES = { hand: "by hand", tokens: "made from its tokens" };
+const SOURCES = { hand: "by hand", contrast: "by contrast with nearby regions", tokens: "made from its tokens" };
+const DETECTION = "how well the label's words tell held-out members from members of other regions: 1 is certain, .5 is chance";
 
 function labelling(r) {
   const text = h("bdi", { class: "label big" });
@@ -58,9 +59,10 @@ function labelling(r) {
   const box = h("input", { type: "text", maxlength: "200", "aria-label": "Label", autocomplete: "off", placeholder: "empty: no label of your own" });
   const form = h("form", { class: "bar", hidden: true }, box, h("button", {}, "Save"), h("button", { type: "button", onclick: () => close() }, "Cancel"));
   const edit = h("button", { type: "button", onclick: () => open() }, "Edit label");
-  const show = ({ text: label, source: from }) => {
+  const show = ({ text: label, source: from, score }) => {
     text.textContent = visible(label);
-    source.textContent = SOURCES[from] ?? `by ${visible(from.replace("endpoint:", ""))}`;
+    source.textContent = (SOURCES[from] ?? `by ${visible(from.replace(/^(endpoint|local):/, ""))}`) + (score === null ? "" : `, detection ${fixed(score, 2)}`);
+    source.title = DETECTION;
     box.value = from === "hand" ? label : "";
   };
   const open = () => {
@@ -77,7 +79,7 @@ function labelling(r) {
     event.preventDefault();
     try {
       const now = await post(api(r.key, `/regions/${r.region}/label`), { text: box.value });
-      show({ text: now.label, source: now.source });
+      show({ text: now.label, source: now.source, score: now.score });
       close();
       status("Label saved");
     } catch (error) {
