@@ -1,12 +1,14 @@
 """Reconstruction at full size on an accelerator: PREREGISTRATION.md of `ep_experiments/reconstruction`, part 2.
 
-    python -m experiments.studies.reconstruction tokens TOKENS.npz [--tokens 20M]       # where the tokenizer is
-    python -m experiments.studies.reconstruction run TOKENS.npz MODEL.gguf --out DIR [--device cuda] [--small]
+    python -m experiments.studies.reconstruction tokens TOKENS.npz [MODEL] [--tokens 20M]   # where the tokenizer is
+    python -m experiments.studies.reconstruction run TOKENS.npz MODEL --out DIR [--device cuda]
+    python -m experiments.studies.reconstruction run TOKENS.npz MODEL --out DIR --small [--block N ...]
     python -m experiments.studies.reconstruction summary FILE.json --of DIR [--of DIR ...]
 
 Token ids of the packaged text are made first, so that the machine with the accelerator needs neither text nor
 tokenizer. Activations stay on the device. Stages run in the order of their weight and stop when the time is up; what
-was measured by then is in DIR: results.json (one row an arm), documents.npz (its sums over documents).
+was measured by then is in DIR: results.json (one row an arm), documents.npz (its sums over documents). MODEL is a GGUF
+file or a name as `ep build` takes it. --small is part 3, for a CPU: the model in bfloat16, its activations kept in DIR.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -57,25 +59,40 @@ class Sizes:
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     ks_few: tuple[int, ...] = (1, 4, 16, 32)
     percentiles: tuple[float, ...] = (0.5, 0.7, 1.0, 2.0, 4.0)
+    solved: int = 200_000
+    """Rows whose codes least squares looks at."""
 
 
-SMALL = Sizes(40_000, 0, 30_000, (30_000,), 2_000, 4_000, 3, 1, 64, (1, 4, 16, 32))
+SMALL = Sizes(
+    pool=180_000,
+    few=60_000,
+    curve=(60_000,),
+    validation=2_000,
+    test=4_000,
+    orders=3,
+    seeds=1,
+    batch=128,
+    ks=(4, 32),
+    ks_few=(4, 32),
+    solved=20_000,
+)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("task", choices=["tokens", "run", "summary"])
     options.add_argument("file", type=Path)
-    options.add_argument("model", type=Path, nargs="?")
+    options.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     options.add_argument("--out", type=Path)
     options.add_argument("--of", type=Path, action="append", default=[])
     options.add_argument("--tokens", default="20M")
     options.add_argument("--device", default="cuda")
     options.add_argument("--seconds", type=float, default=330)
-    options.add_argument("--small", action="store_true", help="directions alone, for a CPU, until done")
+    options.add_argument("--small", action="store_true", help="part 3, for a CPU, until done")
+    options.add_argument("--block", type=int, action="append", help="blocks of --small; variants at the first")
     given = options.parse_args()
     if given.task == "tokens":
-        write_tokens(given.file, round(float(given.tokens.removesuffix("M")) * 1e6))
+        write_tokens(given.file, given.model, round(float(given.tokens.removesuffix("M")) * 1e6))
         return
     if given.task == "summary":
         given.file.write_bytes(to_json(summary(given.of)))
@@ -84,7 +101,7 @@ def main() -> None:
     study.run()
 
 
-def write_tokens(file: Path, tokens: int) -> None:
+def write_tokens(file: Path, model: str, tokens: int) -> None:
     """Windows of the packaged text as a build reads them."""
     from exemplar_partitioning.demo.corpus import documents_of
     from exemplar_partitioning.models.identity import special_token_ids
@@ -92,12 +109,12 @@ def write_tokens(file: Path, tokens: int) -> None:
     from exemplar_partitioning.stream import text_chunks
     from exemplar_partitioning.text.windowing import Windowing
 
-    loaded = load_model("smollm2-135m-instruct")
+    loaded = load_model(model)
     ids, lengths, documents, digest = [], [], [], ""
     for chunk in text_chunks(documents_of(None), loaded, Windowing(), tokens):
         digest = chunk.digest
         for window in chunk.windows:
-            ids.append(window.ids.astype(np.uint16))
+            ids.append(window.ids.astype(np.int32))
             lengths.append(len(window.ids))
             documents.append(zlib.crc32(window.document.encode()))
     special = sorted(special_token_ids(loaded.tokenizer) | {bos_id(loaded)})
@@ -132,13 +149,14 @@ class Windows:
 
 @torch.inference_mode()
 def activations(model: Any, layers: Sequence[int], windows: Windows, chosen_b: np.ndarray) -> dict[int, Tensor]:
-    """Activations of the tokens of text after some blocks, float32."""
-    n = int(windows.text_bs[chosen_b].sum())
-    x = {layer: torch.empty(n, model.config.hidden_size, device=windows.device) for layer in layers}
+    """Activations of the tokens of text after some blocks, in the model's own kind of numbers."""
+    n, dtype = int(windows.text_bs[chosen_b].sum()), model.dtype
+    x = {layer: torch.empty(n, model.config.hidden_size, device=windows.device, dtype=dtype) for layer in layers}
     whole = model.model.layers
     model.model.layers = whole[: max(layers) + 1]
     done = 0
-    for part in np.array_split(chosen_b, max(1, len(chosen_b) // 512)):
+    at_once = 512 if windows.device.type == "cuda" else 16
+    for part in np.array_split(chosen_b, max(1, len(chosen_b) // at_once)):
         text_bs = torch.from_numpy(windows.text_bs[part]).to(windows.device)
         ids_bs = torch.from_numpy(windows.ids_bs[part]).to(windows.device).long()
         rows = slice(done, done + int(text_bs.sum()))
@@ -171,7 +189,8 @@ class Study:
     def run(self) -> None:
         """All stages."""
         torch.set_float32_matmul_precision("highest")
-        self.device = torch.device(self.given.device)
+        self.device = torch.device("cpu" if self.given.small else self.given.device)
+        self.layers = (self.given.block or [MAIN, *OTHERS]) if self.given.small else [MAIN, *OTHERS]
         self.given.out.mkdir(parents=True, exist_ok=True)
         self.model = read_model(self.given.model).to(self.device)
         self.windows = Windows(self.given.file, self.device)
@@ -183,17 +202,24 @@ class Study:
             "machine": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
         }
         self.say(f"model {fingerprint.hexdigest()[:12]}")
+        if self.given.small:
+            self.model = self.model.bfloat16()
         self.extract()
+        orders = range(self.sizes.orders)
         stages: list[tuple[str, Callable[[], None]]] = [
-            ("curves", lambda: self.curves(MAIN, self.sizes.orders)),
+            *((f"curve {order}", lambda order=order: self.curve(MAIN, order)) for order in orders),
             ("autoencoders", lambda: self.autoencoders(MAIN, whole=True)),
-            ("grid", lambda: self.grid(MAIN, self.sizes.orders)),
-            ("variants", lambda: self.variants(MAIN)),
+            *((f"grid {order}", lambda order=order: self.grid(MAIN, order)) for order in orders),
+            *((f"variants {order}", lambda order=order: self.variants(MAIN, order)) for order in orders),
             *((f"block {layer}", lambda layer=layer: self.other(layer)) for layer in OTHERS),
             ("more tokens", self.more),
         ]
-        wanted = ("curves", "grid", "variants") if self.given.small else [name for name, _ in stages]
-        for name, stage in ((name, stage) for name, stage in stages if name in wanted):
+        if self.given.small:
+            both = [(order, layer) for order in orders for layer in self.layers]
+            stages = [
+                (f"block {layer}, order {order}", lambda at=(layer, order): self.small(*at)) for order, layer in both
+            ]
+        for name, stage in stages:
             try:
                 stage()
             except TimeoutError:
@@ -213,15 +239,14 @@ class Study:
         test_b = held_b & (document_b // HELD_OUT % 2 == 1)
         self.training_b = np.flatnonzero(~held_b)
         self.pool_b = self.windows.part(self.training_b, self.sizes.pool)
-        layers = sorted((MAIN, *OTHERS))
-        texts = {}
+        layers, texts = sorted(self.layers), {}
         for name, chosen_b, tokens in (
             ("validation", np.flatnonzero(held_b & ~test_b), self.sizes.validation),
             ("test", np.flatnonzero(test_b), self.sizes.test),
         ):
             part_b = _whole_documents(self.windows, chosen_b, tokens)
-            texts[name] = part_b, activations(self.model, layers, self.windows, part_b)
-        self.x = activations(self.model, layers, self.windows, self.pool_b)
+            texts[name] = part_b, self.activations(name, part_b)
+        self.x = self.activations("pool", self.pool_b)
         self.document_n = self.windows.rows(self.pool_b)
         self.sync()
         self.say(f"{len(self.document_n):,} activations at {len(layers)} sites")
@@ -238,16 +263,27 @@ class Study:
             self.facts[f"{name} {layer}"] = about
             self.say(f"{name} {layer} {about}")
 
+    def activations(self, name: str, chosen_b: np.ndarray) -> dict[int, Tensor]:
+        """Of every block; a small run keeps them, so that another goes on from there."""
+        file = self.given.out / f"{name}-activations.safetensors"
+        if self.given.small and file.is_file():
+            return {int(layer): x_nd for layer, x_nd in load_file(file).items()}
+        x = activations(self.model, sorted(self.layers), self.windows, chosen_b)
+        if self.given.small:
+            save_file({str(layer): x_nd for layer, x_nd in x.items()}, file)
+            self.say(f"{name}: {len(chosen_b):,} windows")
+        return x
+
     def text(self, part_b: np.ndarray, x_nd: Tensor) -> Text:
         """Held-out windows for `Measure`."""
         ids_bs = torch.from_numpy(self.windows.ids_bs[part_b]).to(self.device).long()
         text_bs = torch.from_numpy(self.windows.text_bs[part_b]).to(self.device)
         document_n = np.unique(self.windows.rows(part_b), return_inverse=True)[1]
-        return Text(ids_bs, text_bs, x_nd, torch.from_numpy(document_n).to(self.device))
+        return Text(ids_bs, text_bs, x_nd.float(), torch.from_numpy(document_n).to(self.device))
 
     def ordered(self, layer: int, order: int, tokens: int) -> Tensor:
         """Training activations, documents in an order of their own."""
-        return self.x[layer][self.order(order, tokens)]
+        return self.x[layer][self.order(order, tokens)].float()
 
     def order(self, order: int, tokens: int) -> Tensor:
         """Their rows."""
@@ -258,33 +294,41 @@ class Study:
 
     # arms --------------------------------------------------------------------------------------------------------
 
-    def curves(self, layer: int, orders: int) -> None:
+    def curve(self, layer: int, order: int) -> None:
         """Exemplars, means, random activations and k-means at percentile 1, over numbers of training tokens."""
-        for order in range(orders):
-            for tokens in self.sizes.curve if layer == MAIN else (self.sizes.few,):
-                self.check(20 if layer == MAIN and order == 0 else 40)
-                x_nd = self.ordered(layer, order, tokens)
-                center_d, theta = self.calibrated(layer, order)
-                begun = time.monotonic()
-                exemplars_kd = arms.exemplars(x_nd, center_d, theta[1.0])
-                self.sync()
-                seconds = time.monotonic() - begun
-                if order == 0 and tokens == self.sizes.few:
-                    self.k_of[layer] = len(exemplars_kd)
-                    self.keep(f"dictionary-{layer}", {"exemplars": exemplars_kd, "center": center_d})
-                facts = {"layer": layer, "order": order, "tokens": tokens, "percentile": 1.0}
-                every = order == 0 and tokens == self.sizes.few
-                self.add(facts | {"arm": "exemplars", "seconds": seconds}, exemplars_kd, center_d, every)
-                self.add(facts | {"arm": "means"}, arms.means(exemplars_kd, x_nd, center_d), center_d, every)
-                k = len(exemplars_kd)
-                self.add(facts | {"arm": "random"}, arms.random_activations(x_nd, center_d, k, order), center_d, every)
-                begun = time.monotonic()
-                centroids_kd = arms.spherical_kmeans(x_nd, center_d, k, order)
-                self.sync()
-                self.add(facts | {"arm": "k-means", "seconds": time.monotonic() - begun}, centroids_kd, center_d, every)
-                if every:
-                    self.add(facts | {"arm": "Gaussian"}, self.gaussian(k, order), center_d, every)
-            self.say(f"curves {layer}, order {order}")
+        for tokens in self.sizes.curve if layer == MAIN else (self.sizes.few,):
+            self.check(20 if layer == MAIN and order == 0 else 40)
+            x_nd = self.ordered(layer, order, tokens)
+            center_d, theta = self.calibrated(layer, order)
+            begun = time.monotonic()
+            exemplars_kd = arms.exemplars(x_nd, center_d, theta[1.0])
+            self.sync()
+            seconds = time.monotonic() - begun
+            k = len(exemplars_kd)
+            every = order == 0 and tokens == self.sizes.few
+            if every or self.given.small:
+                self.k_of[layer] = k
+            if every:
+                self.keep(f"dictionary-{layer}", {"exemplars": exemplars_kd, "center": center_d})
+            facts = {"layer": layer, "order": order, "tokens": tokens, "percentile": 1.0}
+            self.add(facts | {"arm": "exemplars", "seconds": seconds}, exemplars_kd, center_d, every)
+            self.add(facts | {"arm": "means"}, arms.means(exemplars_kd, x_nd, center_d), center_d, every)
+            self.add(facts | {"arm": "random"}, arms.random_activations(x_nd, center_d, k, order), center_d, every)
+            begun = time.monotonic()
+            centroids_kd = arms.spherical_kmeans(x_nd, center_d, k, order)
+            self.sync()
+            self.add(facts | {"arm": "k-means", "seconds": time.monotonic() - begun}, centroids_kd, center_d, every)
+            if every:
+                self.add(facts | {"arm": "Gaussian"}, self.gaussian(k, order), center_d, every)
+        self.say(f"curve {layer}, order {order}")
+
+    def small(self, layer: int, order: int) -> None:
+        """Part 3: directions, an autoencoder of the same tokens seen ten times, and at the first block the variants."""
+        self.curve(layer, order)
+        self.trained(layer, [Recipe("topk", seed=order)], self.sizes.few, self.sizes.batch, epochs=10)
+        self.write()
+        if layer == self.layers[0]:
+            self.variants(layer, order)
 
     k_of: dict[int, int] = field(default_factory=dict)
 
@@ -301,47 +345,46 @@ class Study:
 
     _calibrations: dict[tuple[int, int], tuple[Tensor, dict[float, float]]] = field(default_factory=dict)
 
-    def grid(self, layer: int, orders: int) -> None:
+    def grid(self, layer: int, order: int) -> None:
         """Other percentiles at one number of tokens, and several of them as one frame."""
-        for order in range(orders):
-            x_nd = self.ordered(layer, order, self.sizes.few)
-            center_d, theta = self.calibrated(layer, order)
-            frame = []
-            for percentile in self.sizes.percentiles:
-                self.check(30)
-                exemplars_kd = arms.exemplars(x_nd, center_d, theta[percentile])
-                means_kd = arms.means(exemplars_kd, x_nd, center_d)
-                frame += [means_kd] if percentile >= 1 else []
-                facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": percentile}
-                if percentile == 1.0:
-                    continue  # measured by `curves`
-                k = len(exemplars_kd)
-                self.add(facts | {"arm": "exemplars"}, exemplars_kd, center_d)
-                self.add(facts | {"arm": "means"}, means_kd, center_d)
-                self.add(facts | {"arm": "random"}, arms.random_activations(x_nd, center_d, k, order), center_d)
-                self.add(facts | {"arm": "k-means"}, arms.spherical_kmeans(x_nd, center_d, k, order), center_d)
-            facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": None}
-            self.add(facts | {"arm": "percentiles 1, 2, 4 as one"}, torch.cat(frame), center_d, both=True)
-            self.say(f"grid {layer}, order {order}")
-
-    def variants(self, layer: int) -> None:
-        """What might rebuild better, all with as many directions as percentile 1 has; on validation as well."""
-        for order in range(self.sizes.orders):
-            x_nd = self.ordered(layer, order, self.sizes.few)
-            center_d, theta = self.calibrated(layer, order)
-            u_nd = normalize(x_nd - center_d, dim=1)
-            exemplars_kd = arms.exemplars(x_nd, center_d, theta[1.0])
-            k = len(exemplars_kd)
+        x_nd = self.ordered(layer, order, self.sizes.few)
+        center_d, theta = self.calibrated(layer, order)
+        frame = []
+        for percentile in self.sizes.percentiles:
+            self.check(30)
+            exemplars_kd = arms.exemplars(x_nd, center_d, theta[percentile])
             means_kd = arms.means(exemplars_kd, x_nd, center_d)
-            facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": 1.0}
-            for name, make in self._made(exemplars_kd, means_kd, u_nd, k, x_nd, center_d, theta):
-                self.check(20)
-                begun = time.monotonic()
-                directions_kd = make()
-                self.sync()
-                about = facts | {"arm": name, "seconds": time.monotonic() - begun}
-                self.add(about, directions_kd, center_d, both=True)
-            self.say(f"variants {layer}, order {order}")
+            frame += [means_kd] if percentile >= 1 else []
+            facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": percentile}
+            if percentile == 1.0:
+                continue  # measured by `curve`
+            k = len(exemplars_kd)
+            self.add(facts | {"arm": "exemplars"}, exemplars_kd, center_d)
+            self.add(facts | {"arm": "means"}, means_kd, center_d)
+            self.add(facts | {"arm": "random"}, arms.random_activations(x_nd, center_d, k, order), center_d)
+            self.add(facts | {"arm": "k-means"}, arms.spherical_kmeans(x_nd, center_d, k, order), center_d)
+        facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": None}
+        self.add(facts | {"arm": "percentiles 1, 2, 4 as one"}, torch.cat(frame), center_d, both=True)
+        self.say(f"grid {layer}, order {order}")
+
+    def variants(self, layer: int, order: int) -> None:
+        """What might rebuild better, all with as many directions as percentile 1 has; on validation as well."""
+        x_nd = self.ordered(layer, order, self.sizes.few)
+        center_d, theta = self.calibrated(layer, order)
+        u_nd = normalize(x_nd - center_d, dim=1)
+        exemplars_kd = arms.exemplars(x_nd, center_d, theta[1.0])
+        k = len(exemplars_kd)
+        means_kd = arms.means(exemplars_kd, x_nd, center_d)
+        facts = {"layer": layer, "order": order, "tokens": self.sizes.few, "percentile": 1.0}
+        for name, make in self._made(exemplars_kd, means_kd, u_nd, k, x_nd, center_d, theta):
+            self.check(20)
+            begun = time.monotonic()
+            directions_kd = make()
+            self.sync()
+            about = facts | {"arm": name, "seconds": time.monotonic() - begun}
+            self.add(about, directions_kd, center_d, both=True)
+            self.say(f"{name}, {layer}, order {order}")
+            self.write()
 
     def _made(
         self, exemplars_kd: Tensor, means_kd: Tensor, u_nd: Tensor, k: int, x_nd: Tensor, center_d: Tensor, theta: Any
@@ -351,10 +394,11 @@ class Study:
         yield "means", lambda: means_kd
         yield "3 k-means passes from means", lambda: arms.lloyd(means_kd, u_nd, 3)
         yield "10 k-means passes from means", lambda: arms.lloyd(means_kd, u_nd, 10)
-        yield "1 least squares from means", lambda: arms.least_squares(means_kd, u_nd, STEPS, 1)
-        yield "3 least squares from means", lambda: arms.least_squares(means_kd, u_nd, STEPS, 3)
+        some_nd = u_nd[torch.randperm(len(u_nd), generator=torch.Generator().manual_seed(0))[: self.sizes.solved]]
+        yield "1 least squares from means", lambda: arms.least_squares(means_kd, some_nd, STEPS, 1)
+        yield "3 least squares from means", lambda: arms.least_squares(means_kd, some_nd, STEPS, 3)
         random_kd = arms.random_activations(x_nd, center_d, k, 0)
-        yield "3 least squares from random", lambda: arms.least_squares(random_kd, u_nd, STEPS, 3)
+        yield "3 least squares from random", lambda: arms.least_squares(random_kd, some_nd, STEPS, 3)
         yield "second dictionary of what is left", lambda: arms.second_dictionary(first_kd, u_nd, k, 4)
         yield "ITDA", lambda: arms.of_size(lambda t: arms.grown(u_nd, t, 32, 2 * k, rows=rows), k, 5)[0][:k]
         yield (
@@ -396,9 +440,9 @@ class Study:
             generator = torch.Generator().manual_seed(recipe.seed)
             mixed = [torch.randperm(len(of_order), generator=generator).to(self.device) for _ in range(epochs)]
             rows.append(of_order[torch.cat(mixed)])
-        x_nd = self.x[layer] if x_nd is None else x_nd
+        x_nd = self.x[layer].float() if x_nd is None else x_nd
         begun = time.monotonic()
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("medium" if self.given.small else "high")
         saes = train(recipes, x_nd, rows, self.k_of[layer], batch)
         torch.set_float32_matmul_precision("highest")
         self.sync()
@@ -444,7 +488,6 @@ class Study:
 
     def record(self, facts: dict[str, Any], measure: Measure, x_nd: Tensor, *, ce: bool) -> None:
         """One row of the results."""
-        ce = ce and not self.given.small
         sums = {"error": measure.error(x_nd)} | ({"ce": measure.ce(x_nd)} if ce else {})
         row = facts | {"fvu": float(sums["error"].sum() / measure.total_w.sum()), "relative": measure.relative(x_nd)}
         if ce:
@@ -456,7 +499,8 @@ class Study:
 
     def other(self, layer: int) -> None:
         """The same, less of it, at another block."""
-        self.curves(layer, min(3, self.sizes.orders))
+        for order in range(min(3, self.sizes.orders)):
+            self.curve(layer, order)
         self.autoencoders(layer, whole=False)
 
     def more(self) -> None:
@@ -560,11 +604,14 @@ def _tensors(sae: Autoencoder) -> dict[str, Tensor]:
     return found | ({"threshold": sae.threshold} if sae.threshold is not None else {})
 
 
-def read_model(file: Path) -> Any:
-    """The packaged model's weights, in float32."""
+def read_model(name: str) -> Any:
+    """A model's weights, in float32."""
     from exemplar_partitioning.demo.gguf import read_gguf
+    from exemplar_partitioning.models.load import load_model
 
-    return read_gguf(file)[0].eval().requires_grad_(False)
+    if name.endswith(".gguf"):
+        return read_gguf(Path(name))[0].eval().requires_grad_(False)
+    return load_model(name, dtype="float32").model.requires_grad_(False)
 
 
 if __name__ == "__main__":

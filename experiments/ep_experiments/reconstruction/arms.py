@@ -63,13 +63,21 @@ def spherical_kmeans(x_nd: Tensor, center_d: Tensor, k: int, seed: int, *, passe
 
 
 @full_precision()
-def left_over(directions_kd: Directions, u_nd: Tensor, steps: int) -> Float32[Tensor, "n d"]:
-    """What non-negative matching pursuit leaves of directions, in float32."""
-    left_nd = u_nd.clone()
-    for _ in range(steps):
-        weight_n, pick_n = (left_nd @ directions_kd.T).max(dim=1)
-        left_nd.addcmul_(weight_n.clamp(min=0)[:, None], directions_kd[pick_n], value=-1)
-    return left_nd
+def left_over(
+    directions_kd: Directions, u_nd: Tensor, steps: int, gram_kk: Tensor | None = None
+) -> Float32[Tensor, "n d"]:
+    """What non-negative matching pursuit leaves of directions, in float32; gram_kk: their inner products, if known."""
+    gram_kk = directions_kd @ directions_kd.T if gram_kk is None else gram_kk
+    parts = []
+    for part in u_nd.split(_ROWS):
+        left_nk, weights_nk = part @ directions_kd.T, torch.zeros(len(part), len(directions_kd), device=part.device)
+        for _ in range(steps):
+            weight_n, pick_n = left_nk.max(dim=1)
+            weight_n = weight_n.clamp_(min=0)
+            left_nk.addcmul_(weight_n[:, None], gram_kk[pick_n], value=-1)
+            weights_nk.scatter_add_(1, pick_n[:, None], weight_n[:, None])
+        parts.append(torch.addmm(part, weights_nk, directions_kd, alpha=-1))
+    return torch.cat(parts)
 
 
 def grown(u_nd: Tensor, tau: float, steps: int, most: int, *, residual: bool = False, rows: int = 64) -> Directions:
@@ -78,14 +86,22 @@ def grown(u_nd: Tensor, tau: float, steps: int, most: int, *, residual: bool = F
     Rows of a batch are decided together, over the directions from before it. It ends when there are `most`.
     residual: what is left joins, rather than the row.
     """
-    directions_kd = u_nd[:steps].clone()
+    room, k = most + rows + steps, steps
+    directions_kd, gram_kk = u_nd.new_zeros(room, u_nd.shape[1]), u_nd.new_zeros(room, room)
+    directions_kd[:k] = u_nd[:k]
+    gram_kk[:k, :k] = u_nd[:k] @ u_nd[:k].T
     for part in u_nd[steps:].split(rows):
-        left_nd = left_over(directions_kd, part, steps)
+        left_nd = left_over(directions_kd[:k], part, steps, gram_kk[:k, :k])
         joins_n = left_nd.norm(dim=1) > tau
-        directions_kd = torch.cat([directions_kd, normalize((left_nd if residual else part)[joins_n], dim=1)])
-        if len(directions_kd) >= most:
+        new_md = normalize((left_nd if residual else part)[joins_n], dim=1)
+        m = k + len(new_md)
+        directions_kd[k:m] = new_md
+        gram_kk[k:m, :m] = new_md @ directions_kd[:m].T
+        gram_kk[:k, k:m] = gram_kk[k:m, :k].T
+        k = m
+        if k >= most:
             break
-    return directions_kd
+    return directions_kd[:k].clone()
 
 
 def of_size(make: Callable[[float], Directions], k: int, times: int, high: float = 1.0) -> tuple[Directions, float]:
