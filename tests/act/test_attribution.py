@@ -98,7 +98,7 @@ def test_targets_that_are_not_two_tokens_are_refused(built, target):
         ep.attribute(loaded, d, "", k=4)
     with pytest.raises(EPError, match="context"):
         ep.attribute(loaded, d, "dog " * 5000, k=4)
-    with pytest.raises(EPError, match="k must lie between 1"):
+    with pytest.raises(EPError, match="k must be a whole number from 1"):
         ep.attribute(loaded, d, PROMPT, k=1000)
 
 

@@ -193,20 +193,22 @@ def test_means_are_a_basis_of_their_own(tmp_path):
 
 def test_decoding_projections_on_several_regions_warns_with_the_remedy():
     x, d = clouds(60, 50, 8)
-    features = d.encode(x, "topk", k=4)
-    with pytest.warns(UserWarning, match="readout 'pursuit'"):
-        worse = d.decode(features)
+    for readout in ("topk_norm", "signed", "cosine", "topk"):
+        features = d.encode(x, readout, k=4)
+        with pytest.warns(UserWarning, match="readout 'pursuit'"):
+            worse = d.decode(features)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         better = d.decode(d.encode(x, "pursuit", k=4))
         d.decode(d.encode(x, "topk"))
+        d.decode(d.encode(x, "binary"))
     assert np.linalg.norm(better - x) < 0.5 * np.linalg.norm(worse - x)
 
 
 def test_what_cannot_be_decomposed_is_refused():
     x, d = clouds(5, 50, 8)
-    for k in (0, 9):
-        with pytest.raises(EPError, match=f"between 1 and 8, the smaller of d_model and regions; got {k}"):
+    for k in (0, 9, 2.5, "4", True):
+        with pytest.raises(EPError, match=f"from 1 to 8, the smaller of d_model and regions; got {k!r}"):
             d.decompose(x, k)
     with pytest.raises(EPError, match="method is 'lasso'; expected omp or mp"):
         d.decompose(x, 2, method="lasso")

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, get_args
 from weakref import WeakValueDictionary
 
@@ -26,12 +27,12 @@ from .geometry import Block, check_threshold, directions, reference_directions
 from .intake import Rows, as_float32, intake
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .precision import full_precision
-from .pursuit import pursue
+from .pursuit import check_count, pursue
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")
 
-# features of `encode(..., "topk", k=2)` and more that are still alive, by id: `decode` overshoots on them
+# features of several regions that are not weights of one sum and still alive, by id: `decode` overshoots on them
 _summed: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
@@ -161,11 +162,10 @@ class Dictionary:
     ) -> Rule:
         """What `decompose` would go by, if it can be asked for so; EPError otherwise."""
         most = min(self._around(basis)[0].k, self.d_model)
-        if not 1 <= k <= most:
-            raise EPError(f"k must lie between 1 and {most}, the smaller of d_model and regions; got {k}")
+        check_count(k, most, "the smaller of d_model and regions")
         check_choice("method", method, get_args(Method))
-        if not 0 <= (tolerance or 0.0) <= 1:
-            raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance}")
+        if tolerance is not None and not (isinstance(tolerance, Real) and 0 <= tolerance <= 1):
+            raise EPError(f"tolerance is a share of an activation's length, from 0 to 1; got {tolerance!r}")
         return Rule(steps=k, method=method, nonnegative=nonnegative, tolerance=tolerance or 0.0)
 
     @full_precision()
@@ -339,12 +339,11 @@ class Dictionary:
         else:
             features = (x_nd[:].cpu() - self.center) @ self.exemplars.T
         if readout.startswith("topk"):
-            if not 1 <= k <= self.k:
-                raise EPError(f"k must lie between 1 and the number of regions, {self.k}; got {k}")
+            check_count(k, self.k, "the number of regions")
             top = features.topk(k, dim=1)
             features = torch.zeros_like(features).scatter_(1, top.indices, top.values.relu())
         answer = x_nd.like(features)
-        if readout == "topk" and k > 1:
+        if k > 1 or not readout.startswith("topk"):
             _summed[id(answer)] = answer
         return answer
 
@@ -353,8 +352,8 @@ class Dictionary:
         """Activations [n, d] from features [n, k]: `f E + c`, float32.
 
         Exemplars are fixed points of encoding by `topk` with k = 1 and decoding, and `pursuit` decodes to what is
-        nearest. Other readouts overshoot, as exemplars are not orthogonal; for `topk` with more than one region,
-        decoding what `encode` returned warns of it.
+        nearest, `binary` to the exemplar. Other readouts overshoot, as exemplars are not orthogonal: decoding what
+        `encode` returned for more than one region warns of it.
 
         Args:
             features: [n, number of regions].
@@ -366,7 +365,7 @@ class Dictionary:
         if _summed.get(id(features)) is features:
             warnings.warn(
                 "projections on several regions overlap, so their sum overshoots: encode with readout 'pursuit' "
-                "instead of 'topk' to decode several regions",
+                "to decode several regions",
                 stacklevel=3,
             )
         around, regions_m = self._around(basis)

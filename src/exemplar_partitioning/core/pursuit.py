@@ -15,14 +15,23 @@ whether inner products of atoms were looked up or computed anew.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import EPError
 from .atoms import Atoms, Codes, Rule, on_grid
 from .orthogonal_pursuit import orthogonal_pursuit
 from .plain_pursuit import plain_pursuit
 from .precision import full_precision
+
+
+def check_count(k: object, most: int, why: str) -> None:
+    """EPError unless k is a number of atoms that can be had; why: what the most of them is."""
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= most:
+        raise EPError(f"k must be a whole number from 1 to {most}, {why}; got {k!r}")
 
 
 @full_precision()

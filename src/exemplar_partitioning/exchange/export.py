@@ -52,7 +52,7 @@ def export(
     if to != "saelens" and (readout, basis) != ("topk", "exemplar"):
         raise EPError(f"only saelens has a form for readout 'pursuit' and basis 'mean'; {to} takes neither")
     if readout == "pursuit":
-        dictionary.check_pursuit(k)
+        dictionary.check_pursuit(k, basis=basis)
     site = dictionary.config.site
     if to == "axbench" and site.width is not None:
         raise EPError(f"axbench steers and reads the residual stream; this dictionary is of {site.name}")
