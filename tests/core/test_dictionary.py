@@ -131,7 +131,7 @@ def test_wrong_shapes_and_values_are_refused_with_both_sides(dictionary):
         d.distances(1.0)
     with pytest.raises(EPError, match="readout is 'dense'"):
         d.encode(x, "dense")
-    with pytest.raises(EPError, match=f"between 1 and the number of regions, {d.k}; got 0"):
+    with pytest.raises(EPError, match=f"from 1 to {d.k}, the number of regions; got 0"):
         d.encode(x, k=0)
     with pytest.raises(EPError, match=rf"features must be \[n, {d.k}\]"):
         d.decode(x)

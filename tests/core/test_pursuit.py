@@ -222,5 +222,5 @@ def test_what_cannot_be_decomposed_is_refused():
         with pytest.raises(EPError, match="basis is 'median'"):
             method(x, basis="median")
     empty = Dictionary(torch.zeros(8), torch.zeros(0, 8), 0.5)
-    with pytest.raises(EPError, match="between 1 and 0"):
+    with pytest.raises(EPError, match="without regions"):
         empty.decompose(x, 1)
