@@ -36,7 +36,7 @@ TOKENS = 200_000
 CONTEXT = 256
 TRAININGS = ("own", "genres", "all")
 KINDS = ("auroc", "negative", "hard")
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-4, 1e-3, 1e-2)
 FOLDS = 5
 
 

@@ -35,11 +35,11 @@ from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.loaded import LoadedModel
 
 from .concepts import CONTEXT, SITE, TOKENS, ordinary_at, without
-from .few_data import KINDS_OF_TOKENS, Question, in_another_language, intents, labelled_tokens
+from .few_data import KINDS_OF_TOKENS, LANGUAGE_CONTEXT, Question, in_another_language, intents, labelled_tokens
 
 PERCENTILE = 2.0
 COUNTS = (4, 8, 16, 32)
-DRAWS = 10
+DRAWS = 5
 UNITS = {"one unit": readouts.best, "five units": readouts.several(5)}
 NAMED = ("regions", "words", "highest activation", "random exemplars", "k-means", "Gaussian directions")
 RIVALS = ("words", "mean activation", "highest activation", "difference of means", "random exemplars", "k-means",
@@ -98,20 +98,28 @@ class Study:
                 tried += [(f"{count} texts", count, arm.rule) for count in COUNTS]
             if arm.name in NAMED:
                 tried += [(name, max(COUNTS), rule) for name, rule in UNITS.items()]
-            for setting, count, rule in tried:
-                values = [self._by_few(columns, q, count, rule) for q in questions]
-                found.setdefault(setting, {}).setdefault(arm.name, []).append(values)
+            values = np.array(
+                [self._by_few(columns, q, [(count, rule) for _, count, rule in tried]) for q in questions]
+            )
+            for (setting, _, _), of in zip(tried, values.T, strict=True):
+                found.setdefault(setting, {}).setdefault(arm.name, []).append(of.tolist())
         return {s: {arm: np.mean(draws, axis=0) for arm, draws in by.items()} for s, by in found.items()}
 
     @staticmethod
-    def _by_few(columns: Pooled, q: Question, count: int, rule: Rule) -> float:
-        """Mean AUROC over draws of training texts; every arm sees the same draws."""
-        rng, values = np.random.default_rng(0), []
-        for _ in range(DRAWS):
-            rows = np.concatenate([rng.choice(kind, count // 2, replace=False) for kind in (q.positive, q.negative)])
-            weights = rule(Examples(columns[rows], np.arange(count) < count // 2))
-            values.append(tested(weights, columns, q))
-        return float(np.mean(values))
+    def _by_few(columns: Pooled, q: Question, tried: Sequence[tuple[int, Rule]]) -> list[float]:
+        """Mean AUROC over draws of training texts, of several rules; every arm sees the same draws."""
+        test = columns[np.concatenate([q.test_positive, q.test_negative])]
+        has_t = np.arange(len(test.tokens)) < len(q.test_positive)
+        drawn: dict[int, list[Examples]] = {}
+        for count, _ in tried:
+            rng = np.random.default_rng(0)
+            drawn[count] = drawn.get(count) or [
+                Examples(columns[np.concatenate([rng.choice(k, count // 2, replace=False) for k in q.kinds])],
+                         np.arange(count) < count // 2) for _ in range(DRAWS)
+            ]  # fmt: skip
+        return [
+            float(np.mean([auroc(rule(given).score(test), has_t) for given in drawn[count]])) for count, rule in tried
+        ]
 
     def _arms(self, texts: Sequence[str], fitted_on: Sequence[int], context: int) -> list[Arm]:
         acts = text_activations(self.loaded, [SITE], texts, cache=self.cache, context_size=context)[SITE]
@@ -124,7 +132,7 @@ class Study:
         texts, questions = in_another_language(self.data / "corpora")
         fitted_on = sorted({int(i) for q in questions for i in np.concatenate([q.positive, q.negative])})
         scores: dict[str, list[list[float]]] = {}
-        for arm in self._arms(texts, fitted_on, 128):
+        for arm in self._arms(texts, fitted_on, LANGUAGE_CONTEXT):
             if arm.name in ("regions", *RIVALS):
                 columns = arm.columns()
                 values = [tested(arm.rule(examples(columns, q)), columns, q) for q in questions]

@@ -18,13 +18,14 @@ from torch import Tensor
 from ep_experiments.activations import text_activations
 from exemplar_partitioning.models.loaded import LoadedModel
 
-INTENTS = 40
-KNOWN, TESTED = 40, 40  # texts of an intent
-OTHERS = 400  # texts of other intents, to train on and to test on
-DOCUMENTS = 40  # of tokens, to train on and to test on
-LENGTH = 200  # tokens of such a document
-TRAINED = 2000  # tokens
+INTENTS = 25
+KNOWN, TESTED = 30, 30  # texts of an intent
+OTHERS = 200  # texts of other intents, to train on and to test on
+DOCUMENTS = 20  # of tokens, to train on and to test on
+LENGTH = 120  # tokens of such a document
+TRAINED = 1200  # tokens
 NEIGHBOURS = 4
+LANGUAGE_CONTEXT = 64  # tokens of a paragraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,11 @@ class Question:
     negative: np.ndarray
     test_positive: np.ndarray
     test_negative: np.ndarray
+
+    @property
+    def kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training rows of both kinds."""
+        return self.positive, self.negative
 
 
 def intents(path: Path) -> tuple[list[str], list[Question]]:

@@ -33,7 +33,7 @@ from exemplar_partitioning.text.windows import _shuffled, windows
 
 SITE = "resid_post.1"
 PERCENTILES = (1.0, 4.0, 10.0)
-PLACES = (12, 24)  # tokens of a window whose activations are taken; the rest of it is not read
+PLACES = (6, 10)  # tokens of a window whose activations are taken; the rest of it is not read
 PARTS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 BUFFER = 10_000  # windows, as a build has it
 CALIBRATED = 1  # batches, of each arm's own beginning

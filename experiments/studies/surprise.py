@@ -35,15 +35,15 @@ from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.novelty.scores import SHARPNESS
 
 from .concepts import CONTEXT, SITE, TOKENS
-from .few_data import LENGTH, documents_of_tokens, in_another_language, intents
+from .few_data import LANGUAGE_CONTEXT, LENGTH, documents_of_tokens, in_another_language, intents
 
 BUILT = 150_000  # activations
-PERCENTILES = (1.0, 2.0, 4.0)
+PERCENTILES = (2.0,)
 DRAWS = 5
-DOCUMENTS = 150
-READ = 128  # tokens of a document
+DOCUMENTS = 100
+READ = 64  # tokens of a document
 SAMPLES = 1000
-KNN_ROWS = 50_000
+KNN_ROWS = 15_000
 
 
 def main() -> None:
@@ -72,7 +72,9 @@ def main() -> None:
     texts, _ = intents(given.data / "labelled" / "clinc150_oos_plus.jsonl.gz")
     documents["requests"] = beginnings(read(texts, 64), np.arange(0, len(texts), 20))
     texts, questions = in_another_language(given.data / "corpora")
-    documents["Spanish"] = beginnings(read(texts, 128), np.concatenate([q.test_positive for q in questions]))
+    documents["Spanish"] = beginnings(
+        read(texts, LANGUAGE_CONTEXT), np.concatenate([q.test_positive for q in questions])
+    )
     for kind, name in (("speech", "novels"), ("comment", "source code"), ("formula", "LaTeX")):
         acts = read(documents_of_tokens(given.data / "corpora", kind), LENGTH)
         documents[name] = beginnings(acts, np.arange(len(acts)))
