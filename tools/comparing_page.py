@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "checkpoints"
 
 
@@ -106,12 +108,16 @@ def _range(values: list[float], form: str) -> str:
 
 
 def _planted(r: dict) -> str:
+    from exemplar_partitioning.act.localise import holm
+
     names = [row["checkpoint"] for row in r["rows"]]
     shown = [names[-1], next(name for name in reversed(names) if name != names[-1])]  # the planted one, and its control
     rows = []
     for row in r["rows"]:
         if row["checkpoint"] not in shown:
             continue
+        ranked = [ranking for ranking in row["search"]["rankings"] if ranking["rank"] is not None]
+        corrected = dict(zip([r["name"] for r in ranked], holm(np.array([r["p"] for r in ranked])), strict=True))
         for ranking in row["search"]["rankings"]:
             some = ranking["rank"] is not None
             rows.append(
@@ -123,9 +129,10 @@ def _planted(r: dict) -> str:
                     f"**{ranking['rank']}**" if some else "none",
                     f"{ranking['expected']:.0f}" if some else "",
                     f"{ranking['p']:.2g}" if some else "",
+                    f"{corrected[ranking['name']]:.2g}" if some else "",
                 ]
             )
-    head = "checkpoint | regions ranked by | ranked | of planted tokens | first of them | by chance | p"
+    head = "checkpoint | regions ranked by | ranked | of planted tokens | first of them | by chance | p | corrected"
     return _table(head, rows)
 
 

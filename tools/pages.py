@@ -29,6 +29,7 @@ RESULTS_PARTS = (
     "reconstruction_page",
     "words_page",
     "attribution_page",
+    "nulls_page",
 )
 RESULTS_PAGES = (
     "results",
@@ -39,6 +40,8 @@ RESULTS_PAGES = (
     "reconstruction",
     "attribution",
     "saturation",
+    "behaviours",
+    "regions",
 )
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 IN_README = (
@@ -269,7 +272,9 @@ def pages() -> dict[Path, dict[str, str]]:
         README: {"verdicts": _module("claims_page").verdicts(), "speed": benchmarks_table(IN_README)},
         DOCS / "look.md": parts(json.loads(RESULT.read_bytes())),
         DOCS / "speed.md": {"benchmarks": benchmarks_table(), **machines.speed_parts()},
-        DOCS / "behaviours.md": {name: behaviour(name) for name in TRIED} | {"judge": judge()},
+        DOCS / "behaviours.md": found[DOCS / "behaviours.md"]
+        | {name: behaviour(name) for name in TRIED}
+        | {"judge": judge()},
         DOCS / "comparing.md": _module("comparing_page").parts(),
         DOCS / "scaling.md": machines.scaling_parts(),
         DOCS / "errors.md": machines.errors_parts(),

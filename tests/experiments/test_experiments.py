@@ -19,7 +19,7 @@ from ep_experiments.behaviours.known import (
     refuses_or_deflects,
 )
 from ep_experiments.behaviours.prompts import Prompts, split
-from ep_experiments.behaviours.scoring import Answers, answers, judged, perplexity
+from ep_experiments.behaviours.scoring import Answers, against, answers, judged, perplexity
 from ep_experiments.paired import mcnemar
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.generate import Generation
@@ -218,3 +218,15 @@ class TestPlanted:
         plan = causal.Plan(layers=(0,), random=1, max_new_tokens=2)
         with pytest.raises(EPError, match="0 of 20 answers to training prompts show it"):
             causal.run(SEES, loaded, Prompts(*parts, sources={}, dropped=0), plan, tmp_path / "out", lambda *_: None)
+
+
+def test_arms_are_tested_against_the_null_that_is_hardest_to_tell_apart():
+    def arm(name, scores):
+        return {"name": name, "scores": scores, "rate": scores.count("1") / len(scores)}
+
+    arms = [arm("exemplar", "0" * 20), arm("mean member", "1" * 20), arm("difference of means", "01" * 10)]
+    nulls = [arm("null region", "1" * 20), arm("null region", "0" * 19 + "-"), arm("random direction", "1" * 20)]
+    rows = {(row["arm"], row["null"]): row for row in against([*arms, *nulls])}
+    assert rows["exemplar", "null region"]["p"] == 1  # the second of them removes as much
+    assert rows["exemplar", "random direction"]["p"] < 1e-4
+    assert rows["exemplar", "null region"]["nulls"] == 2 and rows["mean member", "random direction"]["p"] == 1

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
-from exemplar_partitioning.act.localise import wilson
+from exemplar_partitioning.act.localise import holm, wilson
 from exemplar_partitioning.models.generate import Generation, generate
 from exemplar_partitioning.models.loaded import LoadedModel
 
+from ..paired import mcnemar
+
 Judge = Callable[[str], bool]
+AGAINST = ("exemplar", "mean member", "difference of means")
 _BATCH = 8  # windows read at once
 
 
@@ -82,6 +86,29 @@ def judged(judge: Judge, generations: Sequence[Generation]) -> Float64[np.ndarra
         except Exception:  # a judge is the user's code; one answer must not cost the run
             continue
     return scores
+
+
+def against(arms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Regions and the difference of means against every kind of null, on the same prompts.
+
+    Of each pair the exact test with the member of the null that is hardest to tell apart, corrected for all members of
+    all nulls and for the arms (Holm).
+    """
+    shows = [np.array([math.nan if c == "-" else float(c) for c in arm["scores"]]) for arm in arms]
+    by: dict[str, list[int]] = {}
+    for i, arm in enumerate(arms):
+        by.setdefault(arm["name"], []).append(i)
+    nulls = [name for name in by if name.startswith(("null", "random"))]
+    pairs = [(a, null, m) for a in AGAINST for null in nulls for m in by[null]]
+    p = holm(np.array([mcnemar(shows[by[a][0]], shows[m])["p"] for a, _, m in pairs], np.float64))
+    rows = []
+    for a in AGAINST:
+        for null in nulls:
+            rates = [arms[m]["rate"] for m in by[null]]
+            hardest = max(float(q) for (arm, of, _), q in zip(pairs, p, strict=True) if (arm, of) == (a, null))
+            facts = {"nulls": len(rates), "null_rate": float(np.mean(rates)), "least": min(rates), "most": max(rates)}
+            rows.append({"arm": a, "rate": arms[by[a][0]]["rate"], "null": null, **facts, "p": hardest})
+    return rows
 
 
 def perplexity(loaded: LoadedModel, windows: Sequence[np.ndarray]) -> float:

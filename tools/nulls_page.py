@@ -1,0 +1,185 @@
+"""Parts of several results pages: what was measured against nulls, from docs/results/*/*.json."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+
+def parts() -> dict[str, str]:
+    """The generated parts by the name in their markers."""
+    files: dict[str, tuple[str, Callable[[dict], str]]] = {
+        "families": ("families/smollm2.json", families),
+        "few": ("few/smollm2.json", few),
+        "surprise": ("surprise/smollm2.json", surprise),
+        "readable": ("readable/smollm2.json", readable),
+        "missing-mass": ("missing-mass/smollm2.json", missing_mass),
+        "single": ("behaviours-single/refusal.json", single),
+    }
+    made = {
+        name: part(json.loads(path.read_bytes()))
+        for name, (file, part) in files.items()
+        if (path := RESULTS / file).is_file()
+    }
+    return {"against-nulls": against_nulls()} | made
+
+
+def figure_files() -> dict[Path, str]:
+    """None."""
+    return {}
+
+
+def draw() -> None:
+    """Nothing."""
+
+
+def against_nulls() -> str:
+    """Arms of each behaviour against its nulls, on the same prompts, corrected for their number."""
+    from ep_experiments.behaviours.scoring import against
+
+    rows = []
+    for name in ("refusal", "chinese", "lists"):
+        result = json.loads((RESULTS / "behaviours" / f"{name}.json").read_bytes())
+        rows += [
+            [name, row["arm"], f"{row['rate']:.2f}", row["null"], f"{row['nulls']}",
+             f"{row['null_rate']:.2f} ({row['least']:.2f} to {row['most']:.2f})", f"{row['p']:.2g}"]
+            for row in against(result["arms"])
+        ]  # fmt: skip
+    head = "behaviour | taken out | shows it | null | of them | show it (least to most) | p, corrected"
+    return table(head, rows)
+
+
+def families(r: dict) -> str:
+    """Probes with tasks of one kind as one witness."""
+    shown = []
+    for name, what in (("collection", "the packaged tasks"), ("others", "four others")):
+        part = r[name]
+        where = f"{what}: {part['tasks']} in {part['families']} families"
+        shown.append(table(f"{where} | retention (95 %)", [[a["arm"], interval(a["retention"])] for a in part["arms"]]))
+        rows = [
+            [f"{p['arm']} less {p['null']}", signed([p["difference"], p["low"], p["high"]]), f"{p['p']:.2g}"]
+            for p in part["pairs"]
+        ]
+        shown.append(table("accuracy | difference (95 %) | p, corrected", rows))
+    return "\n\n".join(shown)
+
+
+def few(r: dict) -> str:
+    """Settings in which a region could win."""
+    rows = []
+    for setting in r["settings"]:
+        value = {row["arm"]: row["auroc"] for row in setting["table"]}
+        rival = min(setting["pairs"], key=lambda pair: pair["difference"])
+        best = f"{rival['above']} {value[rival['above']][0]:.3f}"
+        apart = signed([rival[key] for key in ("difference", "low", "high")])
+        regions = interval(value["regions" if "regions" in value else "regions, one unit"])
+        rows.append([setting["setting"], regions, best, apart, f"{rival['p']:.2g}", f"**{setting['verdict']}**"])
+    head = "setting | regions (95 %) | best rival | regions above it (95 %) | p, corrected | by the rule"
+    details = [
+        table(f"{s['setting']} | AUROC (95 %) | regions above (95 %) | p, corrected", _few_rows(s))
+        for s in r["settings"]
+    ]
+    folded = "\n\n".join(["<details markdown>", "<summary>All arms of each setting</summary>", *details, "</details>"])
+    return "\n\n".join([_made(r) + f"; {r['k']:,} regions.", table(head, rows), folded])
+
+
+def _few_rows(setting: dict) -> list[list[str]]:
+    pairs = {pair["above"]: pair for pair in setting["pairs"]}
+    rows = []
+    for row in sorted(setting["table"], key=lambda row: -row["auroc"][0]):
+        pair = pairs.get(row["arm"])
+        apart = signed([pair[key] for key in ("difference", "low", "high")]) if pair else ""
+        rows.append([row["arm"], interval(row["auroc"]), apart, f"{pair['p']:.2g}" if pair else ""])
+    return rows
+
+
+def surprise(r: dict) -> str:
+    """Surprise and distance of regions beside the same of what is drawn at random."""
+    kinds = list(r["documents"])
+    rows = [
+        [row["arm"], interval(row["auroc"]), f"{row['draws'][0]:.3f} to {row['draws'][-1]:.3f}",
+         signed(row["regions_above"]) if "regions_above" in row else "", *(f"{row['by'][k]:.3f}" for k in kinds)]
+        for row in r["rows"]
+    ]  # fmt: skip
+    documents = ", ".join(f"{count} {kind}" for kind, count in r["documents"].items())
+    lead = f"{_made(r)}; {r['built']:,} activations to build from; documents: {documents}."
+    return f"{lead}\n\n{table('arm | mean AUROC (95 %) | draws | regions above (95 %) | ' + ' | '.join(kinds), rows)}"
+
+
+def readable(r: dict) -> str:
+    """Detection scores of labels beside nulls."""
+    rows = [
+        [f"{row['percentile']:g}", row["arm"], f"{row['k']:,}", f"{row['scored']:,}", interval(row["score"]),
+         "" if row["arm"] == "regions" else signed(row["regions_above"]), f"{row['one_form']:.0%}"]
+        for row in r["rows"]
+    ]  # fmt: skip
+    head = "percentile | clusters | k | scored | detection score (95 %) | regions above (95 %) | one word form"
+    return f"{_made(r)}; {r['activations']:,} activations, {r['held_out']:,} held out.\n\n{table(head, rows)}"
+
+
+def missing_mass(r: dict) -> str:
+    """Estimates beside the truth, in three orders of one corpus."""
+    rows = [
+        [row["arm"], f"{row['percentile']:g}", f"{row['n']:,}", f"{row['k']:,}",
+         f"{row['estimate']:.2g} ({row['low']:.2g} to {row['high']:.2g})",
+         f"{row['blocks_low']:.2g} to {row['blocks_high']:.2g}", f"{row['recent']:.2g}", f"{row['truth']:.2g}",
+         f"{row['truth'] / row['estimate']:.1f}" if row["estimate"] else "", "yes" if row["warned"] else "no"]
+        for row in r["results"]
+    ]  # fmt: skip
+    head = (
+        "order | percentile | activations | regions | missing mass (95 %) | by blocks | born in the last window | "
+        "of what follows, uncovered | truth / estimate | warned"
+    )
+    lead = f"{_made(r)}; {r['windows']:,} windows of {len(r['sources'])} sources."
+    return f"{lead}\n\n{table(head, rows)}"
+
+
+def single(r: dict) -> str:
+    """Refusal by regions beside single activations."""
+    arms = [
+        [f"{arm['name']}", f"{arm['cosine']:+.2f}", signed(arm["fall"], "+.2f"), f"{arm['first']:+.2f}"]
+        for arm in r["arms"]
+    ]
+    nulls: dict[str, list[dict]] = {}
+    for row in r["nulls"]:
+        nulls.setdefault(row["null"], []).append(row)
+    for name, rows in nulls.items():
+        fall = sorted(row["first"] for row in rows)
+        cosine = sum(row["cosine"] for row in rows) / len(rows)
+        reach = f"{sum(fall) / len(fall):+.2f} (each {fall[0]:+.2f} to {fall[-1]:+.2f})"
+        arms.append([f"{name}, {len(rows)} of them", f"{cosine:+.2f}", "", reach])
+    p = r["prompts"]
+    lead = f"{_made(r)}. {p['train']} training prompts, {p['refused']} refused; {p['test']} new, nulls on {p['first']}."
+    head = "taken out | cosine with the difference of means | fall of the log-odds (95 %) | on the nulls' prompts"
+    tested = [
+        [row["arm"], f"{row['fall']:+.2f}", row["null"], f"{row['null_fall']:+.2f}", f"{row['p']:.2g}",
+         f"{row['p_corrected']:.2g}"] for row in r["tests"]
+    ]  # fmt: skip
+    answers = [[name, interval(value, ".2f")] for name, value in r["answers"].items()]
+    return "\n\n".join([
+        lead, table(head, arms), table("arm | falls by | null | falls by | p | corrected", tested),
+        table("taken out | answers that refuse (95 %)", answers),
+    ])  # fmt: skip
+
+
+def _made(r: dict) -> str:
+    return f"`{r['command']}`: {r['model']['id']}, {r['model']['dtype']}, seed {r['seed']}, {r['minutes']:.0f} min"
+
+
+def table(head: str, rows: list[list[str]]) -> str:
+    """A Markdown table; figures to the right."""
+    names = [name.strip() for name in head.split(" | ")]
+    right = [all(row[i][:1] in "+-0123456789" for row in rows) for i in range(len(names))]
+    lines = [names, ["--:" if figures else "---" for figures in right], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def interval(values: list[float], form: str = ".3f") -> str:
+    """An estimate with its interval."""
+    return f"{values[0]:{form}} ({values[1]:{form}} to {values[2]:{form}})"
+
+
+def signed(values: list[float], form: str = "+.3f") -> str:
+    """A difference with its interval."""
+    return interval(values, form)
