@@ -4,79 +4,81 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import entry_points
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from .. import __version__
 from ..errors import EPError, ResourceError
-from .annotate import annotate
-from .attribute import attribute
-from .build import build
-from .check import check
-from .combine import combine
-from .concept import concept, watch
-from .decompose import decompose
-from .evaluate import evaluate
-from .explore import explore
-from .export import export
-from .extend import extend
-from .figures import figures
-from .hub import pull, push
-from .import_ import import_
-from .label import label
-from .localise import localise
-from .match import match
-from .ood import ood
-from .report import report
-from .roundtrip import roundtrip
-from .search import search
-from .show import show
-from .steer import steer
-from .transport import transport
-from .tree import tree
 
 # With less address space, libraries end the process themselves while they are loaded, each in its own way.
 _LEAST_MEMORY = 1000 << 20
 
+_VERBS = (  # in the order of the help
+    *("build", "extend", "annotate", "show", "search", "steer", "localise", "concept", "watch", "ood", "label"),
+    *("match", "transport", "roundtrip", "combine", "tree", "decompose", "attribute", "evaluate", "explore"),
+    *("figures", "report", "export", "import", "check", "push", "pull"),
+)
+_MODULES = {"watch": "concept", "push": "hub", "pull": "hub", "import": "import_"}  # of others' names than the verb's
+
+
+class _Verbs(Mapping[str, Any]):
+    """Commands by name, each imported and made when it is asked for: `ep show` waits for no other."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            verb, made = self._verb(name), typer.Typer(add_completion=False, rich_markup_mode="markdown")
+            made.callback()(lambda: None)  # so that there are commands, and not one alone
+            made.add_typer(verb, name=name) if isinstance(verb, typer.Typer) else made.command(name)(verb)
+            self._made[name] = vars(get_command(made))["commands"][name]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _VERBS
+        yield from self._of_others
+
+    def __len__(self) -> int:
+        return len(_VERBS) + len(self._of_others)
+
+    def _verb(self, name: str) -> Any:
+        if name not in _VERBS:
+            return self._of_others[name].load()
+        return getattr(import_module(f".{_MODULES.get(name, name)}", __name__), "import_" if name == "import" else name)
+
+    @cached_property
+    def _of_others(self) -> dict[str, Any]:
+        """Verbs of packages that build on this one."""
+        from importlib.metadata import entry_points
+
+        return {entry.name: entry for entry in entry_points(group="exemplar_partitioning.verbs")}
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Verbs()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self.commands]
+
+
 app = typer.Typer(
     name="ep",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Feature dictionaries for language-model activations, without training.",
     epilog="Start with `ep build`: it needs no argument, model or text of your own.",
 )
-app.command(no_args_is_help=False)(build)
-app.command()(extend)
-app.command()(annotate)
-app.command()(show)
-app.command()(search)
-app.command()(steer)
-app.command()(localise)
-app.command()(concept)
-app.command()(watch)
-app.add_typer(ood, name="ood")
-app.command()(label)
-app.command()(match)
-app.command()(transport)
-app.command()(roundtrip)
-app.command()(combine)
-app.command()(tree)
-app.command()(decompose)
-app.command()(attribute)
-app.command()(evaluate)
-app.command()(explore)
-app.command()(figures)
-app.command()(report)
-app.command()(export)
-app.command("import")(import_)
-app.command()(check)
-app.command()(push)
-app.command()(pull)
-for verb in entry_points(group="exemplar_partitioning.verbs"):  # of packages that build on this one
-    app.add_typer(verb.load(), name=verb.name)
 
 
 def _version(wanted: bool) -> None:
