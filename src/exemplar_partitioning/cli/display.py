@@ -33,21 +33,24 @@ _ENDS = {
 }
 
 
-def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Table:
-    """One row per dictionary, as it grows or as it is stored."""
-    mass, recent = ">missing mass % (95 %)", ">new of the last %"
-    shown = table("site", ">percentile", ">theta", ">regions", ">activations", mass, recent, "ended by")
-    for summary in summaries:
-        shown.add_row(*_cells(summary))
-    return shown
-
-
-def _cells(s: DictionarySummary) -> list[str]:
-    mass = (
-        interval([100 * part for part in (s.unseen.estimate, s.unseen.low, s.unseen.high)]) if s.n_activations else ""
-    )
-    counts = [f"{s.k:,}", f"{s.n_activations:,}", mass, f"{100 * s.recent:.3g}"]
-    return [s.site, f"{s.percentile:g}", f"{s.threshold:.4f}", *counts, _ENDS[s.stopped]]
+def dictionaries_table(summaries: Iterable[DictionarySummary]) -> Group:
+    """One table per site, one row per dictionary, as it grows or as it is stored; 80 columns are enough."""
+    of_site: dict[str, Table] = {}
+    for s in summaries:
+        if s.site not in of_site:
+            names = ("percentile", "theta", "regions", "activations", "missing mass\n% (95 %)", "new of\nlast %")
+            of_site[s.site] = table(*(f">{name}" for name in names), "ended by", title=s.site)
+        mass = [100 * part for part in (s.unseen.estimate, s.unseen.low, s.unseen.high)]
+        of_site[s.site].add_row(
+            f"{s.percentile:g}",
+            f"{s.threshold:.4f}",
+            f"{s.k:,}",
+            f"{s.n_activations:,}",
+            interval(mass) if s.n_activations else "",
+            f"{100 * s.recent:.2g}",
+            _ENDS[s.stopped],
+        )
+    return Group(*of_site.values())
 
 
 def unmixed(summaries: Iterable[DictionarySummary]) -> str | None:
