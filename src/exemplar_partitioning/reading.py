@@ -100,7 +100,8 @@ def read(
     """Read a text once; for each dictionary, every token of the text in order.
 
     Texts longer than the dictionary's context are cut into windows as they were when it was built. All
-    dictionaries must share one model and one windowing. batch_size, on_batch: of windows, as the Extractor has them.
+    dictionaries must share one model and one windowing. Where documents were pooled, all tokens have the region of the
+    text. batch_size, on_batch: of windows, as the Extractor has them.
     Raises EPError for another model or an empty text.
     """
     tokens = _tokens_of(dictionaries, loaded, text, batch_size, on_batch)
@@ -193,13 +194,13 @@ def _tokens_of(
     extractor = Extractor(loaded.model, list(sites.values()), batch_size=batch_size)
     activations = extractor.extract([window.ids for window in cut], on_batch)
     ids, positions, ordinary = _tokens(cut)
-    return _Read(
-        positions[ordinary],
-        ids[ordinary],
-        token_texts(loaded.tokenizer, ids[ordinary]),
-        special_mask(ids[ordinary], special),
-        {name: activations[site][torch.from_numpy(ordinary)] for name, site in sites.items()},
-    )
+    special_n = special_mask(ids[ordinary], special)
+    own = {name: activations[site][torch.from_numpy(ordinary)] for name, site in sites.items()}
+    if windowing.pool and not special_n.all():  # the text has one activation, which is that of every token
+        text_n = torch.from_numpy(~special_n)
+        own = {name: x_nd[text_n].double().mean(0).float().expand_as(x_nd) for name, x_nd in own.items()}
+    pieces = token_texts(loaded.tokenizer, ids[ordinary])
+    return _Read(positions[ordinary], ids[ordinary], pieces, special_n, own)
 
 
 def _in_order(dictionary: StoredDictionary) -> Windowing:

@@ -21,7 +21,7 @@ from .models.loaded import LoadedModel
 from .models.sites import Site
 from .text.readers import Document
 from .text.windowing import Windowing
-from .text.windows import Window, special_mask, windows
+from .text.windows import Window, by_document, special_mask, windows
 
 _MOVED = 1024  # rows moved at once
 WINDOWS_PER_CHUNK = 128  # windows extracted between two looks at the clock; part of the arithmetic's identity
@@ -33,6 +33,7 @@ class Chunk:
 
     Attributes:
         x_nd: these activations [n, d], of all tokens, where they were given and no model gives them.
+        pooled: whether a document has one activation, the mean of these.
         tokens, tokens_read: text tokens in it, and in the stream up to its end; prepended BOS not counted.
         digest: sha256 over the token ids of the stream up to the end of this chunk.
         last: why no chunk follows, if none does: budget spent or text ended.
@@ -45,10 +46,33 @@ class Chunk:
     digest: str
     last: str | None
     x_nd: Tensor | None = None
+    pooled: bool = False
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """Indices of the tokens that give activations, into all ids of the windows one after another."""
+        """Indices of the tokens that activations are of, into all ids of the windows one after another.
+
+        A pooled activation is noted at the last token of its document that counts.
+        """
+        return self.counted[self._stops - 1] if self.pooled else self.counted
+
+    @cached_property
+    def _stops(self) -> np.ndarray:
+        """Of pooled activations: where in `counted` each document's tokens stop."""
+        windows = np.cumsum([len(part) for part in by_document(self.windows)])
+        return np.unique(np.searchsorted(self.counted, self._starts[windows]))
+
+    def pool(self, x_nd: Tensor) -> Tensor:
+        """The mean of each document's rows, which are those of `counted`; the rows themselves unless it is pooled."""
+        if not self.pooled:
+            return x_nd
+        starts = [0, *self._stops[:-1].tolist()]
+        parts = (x_nd[a:b].numpy() for a, b in zip(starts, self._stops.tolist(), strict=True))
+        return torch.from_numpy(np.stack([part.mean(axis=0, dtype=np.float64) for part in parts]).astype(np.float32))
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Indices of the tokens that count, as in `kept`."""
         ids = np.concatenate([window.ids for window in self.windows])
         counts = ~special_mask(ids, self.special_ids)
         for window, start in zip(self.windows, self._starts[:-1], strict=True):
@@ -78,28 +102,31 @@ def text_chunks(
         bos = bos_id(loaded)
         special |= {bos}
     cut = windows(documents, loaded.tokenizer, windowing, bos_id=bos, special_ids=special)
-    return chunks(cut, special, max_tokens)
+    return chunks(cut, special, max_tokens, pooled=windowing.pool is not None)
 
 
-def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int) -> Iterator[Chunk]:
-    """Chunks of windows within a budget of text tokens; the last one may be smaller."""
+def chunks(
+    windows: Iterable[Window], special_ids: frozenset[int], max_tokens: int, *, pooled: bool = False
+) -> Iterator[Chunk]:
+    """Chunks of windows within a budget of text tokens; the last one may be smaller. Pooled documents stay whole."""
     digest, tokens, pending = hashlib.sha256(), 0, []
     held: Chunk | None = None
     end = "text"
 
     def chunk() -> Chunk:
         before = held.tokens_read if held is not None else 0
-        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None)
+        return Chunk(pending, special_ids, tokens - before, tokens, digest.hexdigest(), None, pooled=pooled)
 
-    for window in windows:
-        length = len(window.ids) - window.prefix
+    for part in by_document(windows) if pooled else ([window] for window in windows):
+        length = sum(len(window.ids) - window.prefix for window in part)
         if tokens + length > max_tokens:
             end = "budget"
             break
         tokens += length
-        pending.append(window)
-        digest.update(np.ascontiguousarray(window.ids, dtype="<i4").tobytes())
-        if len(pending) == WINDOWS_PER_CHUNK:
+        pending += part
+        for window in part:
+            digest.update(np.ascontiguousarray(window.ids, dtype="<i4").tobytes())
+        if len(pending) >= WINDOWS_PER_CHUNK:
             if held is not None:
                 yield held
             held, pending = chunk(), []
@@ -114,7 +141,8 @@ def chunks(windows: Iterable[Window], special_ids: frozenset[int], max_tokens: i
 def extract(extractor: Extractor, chunk: Chunk, on_batch: Callable[[int], None]) -> dict[Site, Tensor]:
     """Activations of a chunk at every site: float32 [rows, d_model], rows as in `chunk.kept`."""
     captured = extractor.extract([window.ids for window in chunk.windows], on_batch)
-    return {site: _compacted(x_nd, torch.from_numpy(chunk.kept)) for site, x_nd in captured.items()}
+    counted = torch.from_numpy(chunk.counted)
+    return {site: chunk.pool(_compacted(x_nd, counted)) for site, x_nd in captured.items()}
 
 
 def _compacted(x_nd: Tensor, kept: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ class ChunkRows:
     """The activations of a chunk as rows with their tokens; the same for all sites.
 
     Attributes:
-        token_n, position_n: of each row.
-        before_n: id of the token before it, -1 after a BOS or at the start.
+        token_n, position_n: of each row; token -1 where none is known, or documents are pooled.
+        before_n: id of the token before it, -1 after a BOS, at the start, or where documents are pooled.
         document_n: hash of its document; its last bit tells the half.
     """
 
@@ -56,8 +56,8 @@ class ChunkRows:
         self.position_n: Int64[np.ndarray, " n"] = np.concatenate([w.positions for w in windows])[chunk.kept].astype(
             np.int64
         )
-        self.token_n: Int64[np.ndarray, " n"] = self._ids[chunk.kept]
-        has_before = self._at > self._first
+        self.token_n: Int64[np.ndarray, " n"] = np.full_like(chunk.kept, -1) if chunk.pooled else self._ids[chunk.kept]
+        has_before = (self._at > self._first) & (not chunk.pooled)
         self.before_n: Int64[np.ndarray, " n"] = np.where(has_before, self._ids[self._at - has_before], -1)
 
     def context(self, rows: Int64[np.ndarray, " r"]) -> tuple[Int32[np.ndarray, "r t"], Int64[np.ndarray, "r t"]]:

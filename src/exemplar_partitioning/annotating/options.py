@@ -23,6 +23,7 @@ class AnnotateRequest(Settings):
     tokens: SkipValidation[Any] = Field(default=None, description="Their token ids.")
     tokenizer: SkipValidation[Any] = Field(default=None, description="Whose ids: a name, a path or a tokenizer.")
     max_tokens: int = Field(default=500_000, ge=1, description="Tokens of text to read.")
+    documents: int | None = Field(default=None, ge=1, description="Documents to read at most, the first there are.")
     field: str | None = Field(default=None, description="Column or key that holds the text, or the activations.")
     device: str = Field(default="auto", description="auto, cpu, cuda or mps.")
     replace: bool = Field(default=False, description="Put new evidence in the place of what is there.")

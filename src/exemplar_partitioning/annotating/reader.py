@@ -13,6 +13,7 @@ from ..demo.corpus import CORPUS_NAME, documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.model import check_model, model_of
+from ..models.answers import FILE, answered, answers
 from ..models.load import load_model, pick_device
 from ..models.loaded import LoadedModel
 from ..stream import Chunk, text_chunks
@@ -62,8 +63,19 @@ def reader_of(dictionaries: list[StoredDictionary], text: Any, request: Annotate
         )
     if request.activations is None:
         loaded = _loaded(dictionaries, request.model, request.device)
-        source = documents_of(_source(dictionaries[0], text), field=request.field or "text")
         windowing = config.text.windowing
+        kept = dictionaries[0].path.parent.parent / FILE
+        if windowing.generate and text is None and kept.is_file():
+            source = answers(kept)
+        else:
+            source = documents_of(
+                _source(dictionaries[0], text),
+                field=request.field or "text",
+                mask=windowing.mask,
+                limit=request.documents,
+            )
+            if windowing.generate:
+                source = answered(source, loaded, windowing.generate, date=windowing.template_date, file=kept)
         return Reader(
             name=source.name,
             chunks=lambda budget: text_chunks(source, loaded, windowing, budget),

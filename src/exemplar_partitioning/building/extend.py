@@ -25,6 +25,7 @@ from ..folder.listing import find, percentile_name
 from ..folder.model import check_model, model_of
 from ..folder.schema import ModelRecord
 from ..folder.sole_covers import read_sole_covers
+from ..models.answers import answered
 from ..models.load import search_device
 from ..models.loaded import LoadedModel
 from ..models.sites import resolve_sites
@@ -88,7 +89,8 @@ def extend(
         )
     loaded = model if isinstance(model, LoadedModel) else model_of(olds[0], model, device=device)
     check_model(olds[0], loaded)
-    source = documents_of(text, field=field)
+    first = olds[0].config.text.windowing
+    source = documents_of(text, field=field, mask=first.mask)
     asked = ExtendSettings(
         model=ModelRecord(**asdict(loaded.info)),
         text=source.name,
@@ -102,6 +104,10 @@ def extend(
     every = settings[0].model_copy(update={"sites": tuple(sites)})
     widths = {resolve_sites(site, loaded.architecture)[0]: width for site, width in sites.items()}
     with Workspace(out, asked, resume=resume) as workspace:
+        if first.generate:
+            source = answered(
+                source, loaded, first.generate, date=first.template_date, file=workspace.answers, keep=True
+            )
         core_device = search_device(loaded.model.device)
         state = workspace.load(core_device)
         if not state.growing:

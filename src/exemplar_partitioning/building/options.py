@@ -50,6 +50,12 @@ class BuildOptions(Windowing, Following):
     """What decides the bytes of a build, beside model, text, sites and percentiles."""
 
     batch_size: int = Field(default=16, ge=1, description="Windows in one forward pass.")
+    documents: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda documents: documents is None,
+        description="Documents to read at most, the first there are; else as many as the budget has room for.",
+    )
 
 
 class RunRequest(Settings):

@@ -29,6 +29,7 @@ from ..folder.listing import find, read_config
 from ..folder.schema import ModelRecord
 from ..folder.summary import DictionarySummary
 from ..models.admission import check_context, check_length
+from ..models.answers import answered
 from ..models.architecture import Architecture
 from ..models.capture import Extractor
 from ..models.load import load_model, outline, search_device
@@ -106,7 +107,14 @@ def build(
             space or network (ResourceError) and a stop on request (Interrupted).
     """
     asked, unread = request, Counter[str]()
-    source = documents_of(text, field=asked.field, strict=asked.strict, on_skip=lambda _, why: unread.update([why]))
+    source = documents_of(
+        text,
+        field=asked.field,
+        strict=asked.strict,
+        on_skip=lambda _, why: unread.update([why]),
+        mask=asked.mask,
+        limit=asked.documents,
+    )
     sites = check_request(asked, outline(model))  # what can be refused is, before weights are read
     loaded = model if isinstance(model, LoadedModel) else load_model(model, dtype=asked.dtype, device=asked.device)
     widths = check_context(loaded, asked.context_size, sites, bos=asked.prepend_bos)
@@ -116,6 +124,16 @@ def build(
             return finished(workspace.out)
         settings = workspace.settings
         assert isinstance(settings, BuildSettings)
+        if settings.generate:
+            source = answered(
+                source,
+                loaded,
+                settings.generate,
+                date=settings.template_date,
+                file=workspace.answers,
+                keep=True,
+                on_skip=lambda _, why: unread.update([why]),
+            )
         job = BuildJob(
             chunks=lambda: text_chunks(source, loaded, settings, settings.max_tokens),
             source=source.name,

@@ -3,6 +3,7 @@
 settings.json          what was asked for
 moves.json             there while finished dictionaries take their places (folder/group.py)
 lock                   held while a process builds here
+answers.jsonl          what the model answered, of a build that asks for answers
 spill/<site>.f32       activations that calibrate, kept so that nothing is extracted twice
 checkpoint-<chunks>/   state after so many chunks; appears whole or not at all
 """
@@ -25,6 +26,7 @@ from ..files import disk_errors, to_json, write_new
 from ..folder.activations import FOLDER, Spill
 from ..folder.checkpoints import Checkpoints, below
 from ..folder.group import JOURNAL, finish, move_in
+from ..models.answers import FILE as ANSWERS
 from .growing import Growing
 from .settings import BuildSettings, ExtendSettings, differences
 
@@ -108,6 +110,14 @@ class Workspace:
     def appear(self, places: Sequence[Path]) -> None:
         """Have finished dictionaries take their places; `find` knows none of them before the last has."""
         move_in(self.work / JOURNAL, self.out, places)
+        if (answers := self.work / ANSWERS).is_file():
+            answers.replace(self.out / ANSWERS)
+
+    @property
+    def answers(self) -> Path:
+        """Where the model's answers to documents are kept; with the dictionaries, once these are there."""
+        done = self.out / ANSWERS
+        return done if done.is_file() else self.work / ANSWERS
 
     def keep(self, spill: Spill, of: dict[str, Any]) -> None:
         """Have the activations of a finished build lie beside its dictionaries, with what is to be known of them."""

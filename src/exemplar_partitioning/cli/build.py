@@ -168,7 +168,9 @@ def build(
         if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
             kept = Kept.beside(folder)
             budget = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
-            api.annotate(folder, source, model=loaded, max_tokens=budget, field=field, on_event=on_event, **pool)
+            read: dict[str, Any] = {"max_tokens": budget, "field": field, "documents": asked["documents"]}
+            same = None if asked["generate"] else source  # answers lie in the folder
+            api.annotate(folder, same, model=loaded, on_event=on_event, **read, **pool)
     if not as_json:
         _print_dictionaries(result)
 

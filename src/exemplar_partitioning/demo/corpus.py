@@ -69,12 +69,19 @@ def genre_of(task: str) -> str | None:
 
 
 def documents_of(
-    sources: Sources | None, *, field: str = "text", on_skip: SkipCallback | None = None, strict: bool = False
+    sources: Sources | None,
+    *,
+    field: str = "text",
+    on_skip: SkipCallback | None = None,
+    strict: bool = False,
+    mask: str | None = None,
+    limit: int | None = None,
 ) -> DocumentSource:
     """The documents of some sources; None for the packaged text, fetched once. Arguments: see `read_documents`."""
     if sources is None:
-        return DocumentSource(CORPUS_NAME, lambda: read_corpus(Reading(field, on_skip, strict)))
-    return read_documents(sources, field=field, on_skip=on_skip, strict=strict)
+        source = DocumentSource(CORPUS_NAME, lambda: read_corpus(Reading(field, on_skip, strict, mask)))
+        return source if limit is None else source.first(limit)
+    return read_documents(sources, field=field, on_skip=on_skip, strict=strict, mask=mask, limit=limit)
 
 
 def read_corpus(reading: Reading) -> Iterator[Document]:

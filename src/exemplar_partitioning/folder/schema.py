@@ -153,10 +153,21 @@ class TextRecord(_Part):
     positions: str = Field(
         "all",
         exclude_if=lambda positions: positions == "all",
-        description="tokens of a window whose activations count: all, first, last, or every:N of a document",
+        description="tokens of a window whose activations count: all, first, last, every:N of a document, or "
+        "mask:FIELD, those that a field of its row marks",
     )
     roles: tuple[str, ...] = Field(
         default=(), exclude_if=lambda roles: not roles, description="who says the tokens that count; absent: anyone"
+    )
+    pool: Literal["mean"] | None = Field(
+        default=None,
+        exclude_if=lambda pool: pool is None,
+        description="mean: an activation is the mean of a document's tokens that count; absent: of one token",
+    )
+    generate: int = Field(
+        default=0,
+        exclude_if=lambda tokens: not tokens,
+        description="tokens at most that the model answered every document with, greedily; absent: none",
     )
 
     @property
@@ -253,7 +264,8 @@ class Config(_Part):
         config = cls(**parts)
         text = config.text
         given = config.model.fingerprint is None or text.context_size is None
-        newer = given or text.positions not in ("all", "last") or text.roles or config.site.width
+        counted = text.positions not in ("all", "last") or text.roles or text.pool or text.generate
+        newer = given or counted or config.site.width
         return config.model_copy(update={"schema_version": "1.1"}) if newer else config
 
 

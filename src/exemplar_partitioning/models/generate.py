@@ -69,20 +69,25 @@ def generate(
             f"a prompt of {len(encoded[longest]):,} tokens and {max_new_tokens:,} new ones exceed the model's context "
             f"of {limit:,}: {prompts[longest][:60]!r}; shorten it"
         )
+    written = continued(loaded, encoded, max_new_tokens, batch_size)
+    texts = loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [Generation(*each) for each in zip(prompts, texts, encoded, written, strict=True)]
+
+
+def continued(
+    loaded: LoadedModel, encoded: list[list[int]], max_new_tokens: int, batch_size: int = 64
+) -> list[list[int]]:
+    """New tokens after prompts given as token ids, each with room for them; see `generate`."""
     written: dict[int, list[int]] = {}
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     shared = _Shared.of(loaded, encoded, max_new_tokens)
-    if min(batch_size, len(prompts)) > 1 and not _writes_in_batches(loaded, encoded[order[0]]):
+    if min(batch_size, len(encoded)) > 1 and not _writes_in_batches(loaded, encoded[order[0]]):
         batch_size = 1
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         for i, ids in zip(batch, _continued(loaded, [encoded[i] for i in batch], shared, max_new_tokens), strict=True):
             written[i] = ids
-    texts = loaded.tokenizer.batch_decode([written[i] for i in range(len(prompts))], skip_special_tokens=True)
-    return [
-        Generation(prompt, text, encoded[i], written[i])
-        for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
-    ]
+    return [written[i] for i in range(len(encoded))]
 
 
 def encode(loaded: LoadedModel, prompt: str, chat: bool | None = None) -> list[int]:

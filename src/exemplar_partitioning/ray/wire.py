@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from ..errors import DataError
 from ..stream import Chunk
-from ..text.windows import Window
+from ..text.windows import Window, by_document
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,34 @@ class Task:
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a chunk as one array of ids, and how these become rows."""
+    """The windows of a chunk as one array of ids, and how these become rows. documents: to be pooled, by a number."""
 
     ids: Int32[np.ndarray, " t"]
     lengths: Int32[np.ndarray, " w"]
     special_ids: frozenset[int]
     counts: Bool[np.ndarray, " t"]
+    documents: Int32[np.ndarray, " w"] | None
 
     @classmethod
     def of(cls, chunk: Chunk) -> Windows:
         ids = [window.ids for window in chunk.windows]
         lengths = np.array([len(each) for each in ids], np.int32)
         counts = np.zeros(lengths.sum(), bool)
-        counts[chunk.kept] = True
-        return cls(np.concatenate(ids), lengths, chunk.special_ids, counts)
+        counts[chunk.counted] = True
+        documents = None
+        if chunk.pooled:
+            sizes = [len(part) for part in by_document(chunk.windows)]
+            documents = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        return cls(np.concatenate(ids), lengths, chunk.special_ids, counts, documents)
 
     @property
     def chunk(self) -> Chunk:
         """The chunk, as far as extraction wants to know it."""
         ends = np.cumsum(self.lengths)[:-1]
-        parts = zip(np.split(self.ids, ends), np.split(self.counts, ends), strict=True)
-        cut = [Window("", 0, ids, 0, counts) for ids, counts in parts]
-        return Chunk(cut, self.special_ids, len(self.ids), 0, "", None)
+        documents = np.zeros(len(self.lengths), np.int32) if self.documents is None else self.documents
+        parts = zip(documents, np.split(self.ids, ends), np.split(self.counts, ends), strict=True)
+        cut = [Window(str(document), at, ids, 0, counts) for at, (document, ids, counts) in enumerate(parts)]
+        return Chunk(cut, self.special_ids, len(self.ids), 0, "", None, pooled=self.documents is not None)
 
 
 @dataclass(frozen=True)

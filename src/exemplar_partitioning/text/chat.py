@@ -20,11 +20,12 @@ _MARK = "\u2402\u2403mark\u2403\u2402"  # not in texts, and not changed by templ
 
 @dataclass(frozen=True)
 class Span:
-    """What one turn says: characters start..stop-1 of a rendered conversation."""
+    """What one turn, by its number, says: characters start..stop-1 of a rendered conversation."""
 
     start: int
     stop: int
     role: str
+    turn: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ def in_template(tokenizer: Any, prompt: str, date: str | None = None) -> str:
         EPError: there is no template.
     """
     return _render(tokenizer, _template(tokenizer, date), [{"role": "user", "content": prompt}], prompting=True)
+
+
+def prompt_ids(tokenizer: Any, conversation: Conversation, date: str | None = None) -> list[int]:
+    """Token ids of a conversation in the tokenizer's chat template, up to where the next answer begins."""
+    text = _render(tokenizer, _template(tokenizer, date), conversation.turns, conversation.tools, prompting=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def template_date(tokenizer: Any) -> str | None:
@@ -115,10 +122,16 @@ def tokens_and_roles(
         EPError: the conversation cannot be rendered, or the tokenizer does not tell where tokens lie.
     """
     prompt = rendered(tokenizer, conversation, date)
+    ids, offsets = ids_and_offsets(tokenizer, prompt.text)
+    return ids, token_roles(prompt.spans, offsets)
+
+
+def ids_and_offsets(tokenizer: Any, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Token ids of a text, int32 [n], and where each token lies in it; EPError if the tokenizer does not tell."""
     if not getattr(tokenizer, "is_fast", False):
         raise EPError(f"{_name(tokenizer)} does not tell where its tokens lie in the text; use its fast version")
-    encoded = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return np.asarray(encoded["input_ids"], np.int32), token_roles(prompt.spans, encoded["offset_mapping"])
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return np.asarray(encoded["input_ids"], np.int32), encoded["offset_mapping"]
 
 
 def _name(tokenizer: Any) -> str:
@@ -174,15 +187,19 @@ def _generated(tokenizer: Any, template: str, conversation: Conversation) -> lis
     if "generation" not in template.replace("add_generation_prompt", ""):
         return []
     turns = [{name: value for name, value in turn.items() if value is not None} for turn in conversation.turns]
-    _, spans = render_jinja_template(
+    _, found = render_jinja_template(
         [turns],
         tools=list(conversation.tools) or None,
         chat_template=template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    generated = cast("list[tuple[int, int]]", spans[0])
-    return [Span(start, stop, "assistant") for start, stop in generated if stop > start]
+    generated = cast("list[tuple[int, int]]", found[0])
+    answers = [number for number, turn in enumerate(conversation.turns) if turn["role"] == "assistant"]
+    if len(answers) != len(generated):  # a turn may be told of in parts
+        answers = [-1] * len(generated)
+    spans = zip(answers, generated, strict=True)
+    return [Span(start, stop, "assistant", turn) for turn, (start, stop) in spans if stop > start]
 
 
 def _marked(tokenizer: Any, template: str, conversation: Conversation, text: str, number: int) -> Span | None:
@@ -199,7 +216,7 @@ def _marked(tokenizer: Any, template: str, conversation: Conversation, text: str
     stop = len(text) - (len(other) - start - len(_MARK))
     if start < 0 or stop < start or text[:start] != other[:start] or text[stop:] != other[start + len(_MARK) :]:
         return None
-    return Span(start, stop, turns[number]["role"])
+    return Span(start, stop, turns[number]["role"], number)
 
 
 def _between(tokenizer: Any, template: str, conversation: Conversation, text: str, number: int) -> Span | None:
@@ -212,7 +229,7 @@ def _between(tokenizer: Any, template: str, conversation: Conversation, text: st
     except EPError:
         return None
     start, stop = _common(before, text), _common(upto, text)
-    return Span(start, stop, turns[number]["role"]) if stop > start else None
+    return Span(start, stop, turns[number]["role"], number) if stop > start else None
 
 
 def _common(a: str, b: str) -> int:

@@ -1,6 +1,7 @@
 """Documents from wherever the user has them: files, folders, globs, the hub, any iterable of strings."""
 
 import glob
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,10 @@ class DocumentSource:
     def __iter__(self) -> Iterator[Document]:
         return self._start()
 
+    def first(self, limit: int) -> "DocumentSource":
+        """The first so many of the documents."""
+        return DocumentSource(self.name, lambda: itertools.islice(self._start(), limit))
+
 
 def read_documents(
     sources: Sources,
@@ -38,6 +43,8 @@ def read_documents(
     field: str = "text",
     on_skip: SkipCallback | None = None,
     strict: bool = False,
+    mask: str | None = None,
+    limit: int | None = None,
 ) -> DocumentSource:
     """The documents of `sources`; files are found now and read when iterated.
 
@@ -61,10 +68,16 @@ def read_documents(
     or raises DataError when `strict`. `on_skip(id, reason)` is told of each. Other damage is always an error, and
     so is a document of more than 32 MB.
 
+    `mask` names a field that marks tokens (`text/marks.py`), which documents have along. At most `limit` are given.
+
     Ids use paths as given when relative. Absolute ones are cut to what lies below the deepest folder common
     to all sources, so that ids do not depend on where the data lies.
     """
-    reading = Reading(field, on_skip, strict)
+    source = _source_of(sources, Reading(field, on_skip, strict, mask))
+    return source if limit is None else source.first(limit)
+
+
+def _source_of(sources: Sources, reading: Reading) -> DocumentSource:
     if isinstance(sources, (str, Path)):
         return _from_sources([sources], reading)
     if isinstance(sources, (bytes, dict)) or not isinstance(sources, Iterable):

@@ -17,13 +17,14 @@ class Document:
     """A text and a stable, human-readable name for it, such as `file.jsonl:17` (row, counted from 0).
 
     A conversation has its `turns`, messages as chat templates take them, and perhaps `tools`; its text is what
-    was said, without roles.
+    was said, without roles. `mask` is what the row's field holds that marks tokens, where one is asked for.
     """
 
     id: str
     text: str
     turns: tuple[Message, ...] = ()
     tools: tuple[Any, ...] = ()
+    mask: Any = None
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Reading:
     Attributes:
         field: where in a row the text is. `meta.text` goes into objects, `choices.0.text` into lists; `title+body`
             joins texts by an empty line. A name that has dots or pluses of its own is taken as it is.
+        mask: field that marks tokens.
     """
 
     field: str
     on_skip: SkipCallback | None
     strict: bool
+    mask: str | None = None
 
     def skip(self, id: str, reason: str) -> None:
         if self.on_skip is not None:
@@ -52,10 +55,11 @@ class Reading:
     def columns(self, names: Collection[str], where: str) -> list[str]:
         """Those of a table's columns that are needed; EPError if the text is in none of them."""
         columns = {_head(part, names) for part in _parts(self.field, names)}
+        marks = {_head(self.mask, names)} & set(names) if self.mask is not None else set[str]()
         if columns <= set(names):
-            return sorted(columns)
+            return sorted(columns | marks)
         if self.field == "text" and is_conversation(names):
-            return sorted(CHAT_COLUMNS & set(names))
+            return sorted(CHAT_COLUMNS & set(names) | marks)
         raise _no_field(where, self.field, names, "columns")
 
     def document(self, id: str, row: object, where: str) -> Document | None:
@@ -94,9 +98,24 @@ class Reading:
         except UnicodeEncodeError as error:
             self.refuse(id, f"lone surrogate at character {error.start}")
             return None
+        mask = self._mask(row, where)
         if conversation is not None:
-            return Document(id, value, conversation.turns, conversation.tools)
-        return Document(id, value)
+            return Document(id, value, conversation.turns, conversation.tools, mask)
+        return Document(id, value, mask=mask)
+
+    def _mask(self, row: object, where: str) -> object:
+        """What marks a row's tokens: nothing, in a conversation, where its turns may be marked themselves."""
+        if self.mask is None:
+            return None
+        if isinstance(row, dict) and _head(self.mask, row) in row:
+            value = _inside(row, self.mask, where)
+            return [] if value is None else value
+        if isinstance(row, dict) and is_conversation(row):
+            return None
+        fields = ", ".join(map(str, row)) if isinstance(row, dict) else "none, as it is a text alone"
+        raise EPError(
+            f"{where}: no {self.mask!r} among its fields ({fields}). Name the one that marks tokens (mask:FIELD)."
+        )
 
     def _value(self, row: object, where: str) -> object:
         if not isinstance(row, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -43,14 +43,26 @@ class Windowing(Settings):
     )
     positions: str = Field(
         default="all",
-        pattern=r"^(all|first|last|every:[1-9]\d*)$",
+        pattern=r"^(all|first|last|every:[1-9]\d*|mask:.+)$",
         description="Tokens that count: all; the first or last of every window: with chat, where the answer begins; "
-        "every:8, those at every eighth place of a document.",
+        "every:8, those at every eighth place of a document; mask:FIELD, those that a field of its row marks.",
     )
     roles: tuple[str, ...] = Field(
         default=(),
         exclude_if=lambda roles: not roles,
         description="Of conversations, only tokens that these say count, e.g. assistant; needs chat.",
+    )
+    pool: Literal["mean"] | None = Field(
+        default=None,
+        exclude_if=lambda pool: pool is None,
+        description="mean: one activation a document, the mean of its tokens that count.",
+    )
+    generate: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda tokens: not tokens,
+        description="Have the model answer every document, greedily in so many tokens at most; needs chat. Answers "
+        "are kept in OUT/answers.jsonl.",
     )
     shuffle_buffer: int = Field(
         default=10_000, ge=0, description="Windows held back to be read in random order; 0 keeps theirs."
@@ -66,7 +78,15 @@ class Windowing(Settings):
     def _roles_are_of_chats(self) -> Self:
         if self.roles and not self.chat:
             raise ValueError("roles are of conversations in a chat template: give chat=True (--chat) too")
+        if self.generate and not self.chat:
+            raise ValueError("answers are generated in a chat template: give chat=True (--chat) too")
         return self
+
+    @property
+    def mask(self) -> str | None:
+        """The field that marks the tokens that count."""
+        rule, _, field = self.positions.partition(":")
+        return field if rule == "mask" else None
 
     @property
     def windowing(self) -> Windowing:
@@ -77,7 +97,9 @@ class Windowing(Settings):
         bos = "in the chat template" if self.chat else f"{'with' if self.prepend_bos else 'no'} BOS"
         said = f" of {', '.join(self.roles)}" if self.roles else ""
         order = f"seed {self.seed}, buffer {self.shuffle_buffer:,}"
-        return f"{self.context_size} tokens, {bos}, {self.positions} positions{said}, {order}"
+        pooled = f", {self.pool} of a document" if self.pool else ""
+        answers = f", {self.generate} generated" if self.generate else ""
+        return f"{self.context_size} tokens, {bos}, {self.positions} positions{said}{pooled}{answers}, {order}"
 
 
 def ordered(settings: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -1,15 +1,17 @@
 """Documents to token windows: the unit a model reads. Every token knows its document and position."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import EPError
-from .chat import in_template, rendered, tokens_and_roles
+from .chat import Span, ids_and_offsets, in_template, rendered, token_roles
 from .conversations import Conversation
+from .marks import document_marks
 from .readers import Document
 from .windowing import Windowing
 
@@ -19,6 +21,7 @@ from .windowing import Windowing
 PIECE_CHARACTERS = 250_000
 BATCH_CHARACTERS = 250_000
 BATCH_TEXTS = 1_024
+WINDOWS_POOLED = 128  # of a document at most; a longer one is pooled in parts
 
 # Of a document: whether it is the first, its ids, and which of them may count.
 Piece = tuple[Document, bool, np.ndarray, np.ndarray]
@@ -69,7 +72,10 @@ def windows(
     cut = partial(_cut, windowing=w, bos_id=bos_id, special_ids=special_ids)
     batches = _tokenised(documents, tokenizer, w)
     checked = _single_bos(batches, bos_id) if w.prepend_bos else batches
-    return _shuffled(_in_order(checked, cut, w.context_size), w)
+    ordered = _in_order(checked, cut, w.context_size)
+    if w.pool:
+        return itertools.chain.from_iterable(_shuffled(by_document(ordered), w))
+    return _shuffled(ordered, w)
 
 
 def special_mask(ids: np.ndarray, special_ids: Collection[int]) -> np.ndarray:
@@ -135,7 +141,7 @@ def _cut(
 def _counting(ordinary: np.ndarray, start: int, windowing: Windowing) -> np.ndarray:
     """Which tokens count, of those of a document from one on that might."""
     rule, _, step = windowing.positions.partition(":")
-    if rule == "all":
+    if rule in ("all", "mask"):
         return ordinary
     if rule == "every":
         return ordinary & (np.arange(start, start + len(ordinary)) % int(step) == 0)
@@ -163,7 +169,7 @@ def _as_read(document: Document, tokenizer: Any, windowing: Windowing) -> str:
 
 def _tokenised(documents: Iterable[Document], tokenizer: Any, windowing: Windowing) -> Iterator[Piece]:
     """Pieces of documents, tokenised in batches."""
-    if windowing.roles:
+    if windowing.roles or windowing.mask:
         yield from _said(documents, tokenizer, windowing)
         return
     batch: list[tuple[Document, bool, str]] = []
@@ -195,20 +201,52 @@ def _tokenised_batch(batch: list[tuple[Document, bool, str]], tokenizer: Any) ->
 
 
 def _said(documents: Iterable[Document], tokenizer: Any, windowing: Windowing) -> Iterator[Piece]:
-    """Conversations, in which only what some roles say may count. EPError if these say nothing."""
-    others, found = set[str](), False
+    """Documents whole, in which only what some roles say, or a field marks, may count. EPError if that is nothing."""
+    others, found, read = set[str](), False, False
     for document in documents:
-        turns = document.turns or ({"role": "user", "content": document.text},)
-        ids, roles = tokens_and_roles(tokenizer, Conversation(turns, document.tools), windowing.template_date)
-        said = np.array([role in windowing.roles for role in roles], bool)
-        found = found or bool(said.any())
-        others |= {role for role in roles if role is not None}
+        ids, offsets, spans = _located(document, tokenizer, windowing)
+        said = np.ones(len(ids), bool)
+        if windowing.roles:
+            roles = token_roles(spans, offsets)
+            said &= np.array([role in windowing.roles for role in roles], bool)
+            others |= {role for role in roles if role is not None}
+        if windowing.mask:
+            said &= document_marks(document, spans, offsets, windowing.mask)
+        found, read = found or bool(said.any()), True
         yield document, True, ids, said
-    if others and not found:
+    if windowing.roles and others and not others & {*windowing.roles}:
         raise EPError(
             f"no token is of {', '.join(windowing.roles)}: the conversations have {', '.join(sorted(others))}; name "
             "some of these with --roles (roles=)"
         )
+    if read and not found:
+        raise EPError(f"{windowing.mask or ', '.join(windowing.roles)} marks no token of any document")
+
+
+def _located(
+    document: Document, tokenizer: Any, windowing: Windowing
+) -> tuple[np.ndarray, list[tuple[int, int]], tuple[Span, ...]]:
+    """The ids of a document as the model is to see it, where each token lies in it, and what the turns say."""
+    if not windowing.chat:
+        text, spans = _as_read(document, tokenizer, windowing), (Span(0, len(document.text), "user", 0),)
+    else:
+        turns = document.turns or ({"role": "user", "content": document.text},)
+        prompt = rendered(tokenizer, Conversation(turns, document.tools), windowing.template_date)
+        text, spans = prompt.text, prompt.spans
+    return *ids_and_offsets(tokenizer, text), spans
+
+
+def by_document(windows: Iterable[Window]) -> Iterator[list[Window]]:
+    """Windows one after another of a document together, as they are pooled: of a long one, so many at most."""
+    held: list[Window] = []
+    for window in windows:
+        follows = bool(held) and held[-1].document == window.document and held[-1].start < window.start
+        if held and (not follows or len(held) == WINDOWS_POOLED):
+            yield held
+            held = []
+        held.append(window)
+    if held:
+        yield held
 
 
 def pieces(text: str, limit: int) -> Iterator[str]:
@@ -229,8 +267,11 @@ def pieces(text: str, limit: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _shuffled(ordered: Iterable[Window], windowing: Windowing) -> Iterator[Window]:
-    """A full buffer gives a window drawn at random for each that comes in; then it empties alike."""
+Item = TypeVar("Item")
+
+
+def _shuffled(ordered: Iterable[Item], windowing: Windowing) -> Iterator[Item]:
+    """A full buffer gives an item drawn at random for each that comes in; then it empties alike."""
     if windowing.shuffle_buffer <= 1:
         yield from ordered
         return
@@ -240,13 +281,13 @@ def _shuffled(ordered: Iterable[Window], windowing: Windowing) -> Iterator[Windo
     def below(n: int) -> int:
         return (int(raw()) * n) >> 64
 
-    buffer: list[Window] = []
-    for window in ordered:
+    buffer: list[Item] = []
+    for item in ordered:
         if len(buffer) < windowing.shuffle_buffer:
-            buffer.append(window)
+            buffer.append(item)
             continue
         index = below(len(buffer))
-        out, buffer[index] = buffer[index], window
+        out, buffer[index] = buffer[index], item
         yield out
     while buffer:
         index = below(len(buffer))
