@@ -12,6 +12,7 @@ from . import reading
 from .annotating import run as annotating
 from .annotating.options import AnnotateRequest
 from .building import run as building
+from .building.bar import shown
 from .building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from .building.settings import BuildResult
 from .core.nearest import Prefilter
@@ -19,8 +20,9 @@ from .demo.dictionary import packaged
 from .errors import EPError
 from .folder import dictionary as local
 from .folder import hub
+from .folder.activations import Kept
 from .folder.dictionary import StoredDictionary
-from .folder.listing import as_percentile
+from .folder.listing import OnDisk, as_percentile, find
 from .folder.model import model_of
 from .models.loaded import LoadedModel
 from .text.windowing import Settings, ordered
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 P = ParamSpec("P")
+
+ANNOTATED = 100_000
+"""Tokens that a build which is to end annotated is annotated on, where no activations are kept."""
 
 Text = str | Path | Iterable[str] | Iterable[Path] | None
 
@@ -123,12 +128,24 @@ def build(
         EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of
             space or network (ResourceError) and a stop on request (Interrupted).
     """
-    if request.ray is None:
-        return building.build(model, text, request)
-    from .ray.build import on
-    from .ray.team import Ray
+    if request.annotate and request.ray is None and request.keep_activations == "none":
+        request = request.model_copy(update={"keep_activations": "calibration"})
+    with shown(request) as asked:
+        if asked.ray is None:
+            result = building.build(model, text, asked)
+        else:
+            from .ray.build import on
+            from .ray.team import Ray
 
-    return building.build(model, text, request, on(Ray(request.ray, request.workers)))
+            result = building.build(model, text, asked, on(Ray(asked.ray, asked.workers)))
+        if asked.annotate and not all(OnDisk(folder).annotated for folder in find(result.path)):
+            kept = Kept.beside(result.path)
+            budget = kept.spill.tokens if kept else min(asked.max_tokens, ANNOTATED)
+            machine = {"device": asked.device, "ray": asked.ray, "workers": asked.workers}
+            same = None if asked.generate else text  # answers lie in the folder
+            how = {"max_tokens": budget, "field": asked.field, "documents": asked.documents}
+            annotate(result.path, same, model=model, on_event=asked.on_event, stop=asked.stop, **how, **machine)
+    return result
 
 
 @_given(GivenRequest)
@@ -152,7 +169,13 @@ def build_from_activations(x: Any, *, request: GivenRequest) -> BuildResult:
     """
     from .building.given import build_given
 
-    return build_given(x, request)
+    with shown(request) as asked:
+        result = build_given(x, asked)
+        if asked.annotate and not all(OnDisk(folder).annotated for folder in find(result.path)):
+            known = {"tokens": asked.tokens, "tokenizer": asked.tokenizer, "field": asked.field}
+            how = {"max_tokens": ANNOTATED, "on_event": asked.on_event, "stop": asked.stop}
+            annotate(result.path, activations=x, **how, **known)
+    return result
 
 
 @_annotate(AnnotateRequest)

@@ -73,6 +73,8 @@ class RunRequest(Settings):
     stop: SkipValidation[Callable[[], bool]] = Field(
         default=lambda: False, description="Asked between batches; True saves a checkpoint and raises Interrupted."
     )
+    annotate: bool = Field(default=False, description="Gather evidence for the regions, too, as `ep build` does.")
+    progress: bool = Field(default=False, description="Show a bar, in a terminal or a notebook.")
 
 
 class GivenRequest(RunRequest, Following):

@@ -25,12 +25,11 @@ _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
 _GIVEN = "Activations that you have"
 _CALIBRATION = ("calibration_sample", "calibration_batch")
-_ANNOTATED_TOKENS = 100_000  # where none are kept, on a cluster
 
 
 @asking(
     BuildRequest,
-    but=("out", "on_event", "stop", "ray", "workers", "keep_activations"),
+    but=("out", "on_event", "stop", "ray", "workers", "keep_activations", "annotate", "progress"),
     given={
         "sites": {"spelled": "--site", "kind": str | None, "show_default": "the residual stream half way up"},
         "percentiles": {"spelled": "--percentile", "parser": options.percentiles, "metavar": "NUMBERS", "kind": Any}
@@ -146,9 +145,6 @@ def build(
     from .. import api
     from ..building.run import check_request
     from ..demo.corpus import documents_of
-    from ..folder import annotation
-    from ..folder.activations import Kept
-    from ..folder.listing import find
     from ..models.load import load_model, outline
     from .display import display
 
@@ -159,18 +155,12 @@ def build(
     how = {"dtype": asked["dtype"], "device": asked["device"]}
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     documents_of(source, field=field)  # a misspelt file or option must not cost the reading of the weights
-    asked["keep_activations"] = "all" if keep_activations else "calibration" if annotate and ray is None else "none"
+    asked["keep_activations"] = "all" if keep_activations else "none"
     check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
     loaded = load_model(model, tokenizer=tokenizer, adapter=adapter, **origin, **how)
     with display(as_json, f"Building {model} into {folder}") as on_event, stop_on_interrupt() as stop:
         pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
-        result = api.build(loaded, source, out=folder, on_event=on_event, **pool, **asked)
-        if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
-            kept = Kept.beside(folder)
-            budget = kept.spill.tokens if kept else min(asked["max_tokens"], _ANNOTATED_TOKENS)
-            read: dict[str, Any] = {"max_tokens": budget, "field": field, "documents": asked["documents"]}
-            same = None if asked["generate"] else source  # answers lie in the folder
-            api.annotate(folder, same, model=loaded, on_event=on_event, **read, **pool)
+        result = api.build(loaded, source, out=folder, annotate=annotate, on_event=on_event, **pool, **asked)
     if not as_json:
         _print_dictionaries(result)
 
@@ -187,8 +177,6 @@ def _build_given(
 ) -> None:
     from .. import api
     from ..building.options import GivenRequest
-    from ..folder import annotation
-    from ..folder.listing import find
     from .display import display
 
     fitting: dict[str, Any] = {
@@ -199,14 +187,9 @@ def _build_given(
             del fitting[name]  # of activations that are there, all; and the only column that holds any
     if (site := asked["sites"]) is not None:
         fitting["site"] = site
-    known: dict[str, Any] = {"tokens": tokens, "tokenizer": tokenizer, "field": fitting.pop("field", None)}
-    folder = out or Path("dictionaries") / paths[0].stem
-    fitting |= {"out": folder, **known}
+    fitting |= {"out": out or Path("dictionaries") / paths[0].stem, "tokens": tokens, "tokenizer": tokenizer}
     with display(as_json) as on_event, stop_on_interrupt() as stop:
-        result = api.build_from_activations(paths, on_event=on_event, stop=stop, **fitting)
-        if annotate and not all((each / annotation.FOLDER).is_dir() for each in find(folder)):
-            evidence: dict[str, Any] = {"activations": paths, "max_tokens": _ANNOTATED_TOKENS, **known}
-            api.annotate(folder, on_event=on_event, stop=stop, **evidence)
+        result = api.build_from_activations(paths, annotate=annotate, on_event=on_event, stop=stop, **fitting)
     if not as_json:
         _print_dictionaries(result)
 

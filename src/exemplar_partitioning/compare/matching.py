@@ -20,6 +20,7 @@ from ..core.geometry import directions
 from ..core.nearest import nearest
 from ..errors import EPError, check_choice
 from ..folder.dictionary import StoredDictionary
+from ..folder.html import facts
 from ..folder.origin import describe
 from .common_tokens import MAX_TOKENS, CommonTokens, common_tokens, places
 from .neighbours import Pairs, one_to_one
@@ -73,11 +74,19 @@ class Matching:
 
     def __repr__(self) -> str:
         return (
-            f"Matching({len(self.regions_a):,} regions of {self.a!r} in {len(self.regions_b):,} of {self.b!r} by "
-            f"{self.basis}: "
-            f"{int(self.persisted.sum()):,} persisted at a cutoff of {self.null.cutoffs(self.false_alarms)[0]:.3f} "
-            f"under {self.null.name})"
+            f"Matching({len(self.regions_a):,} regions in {len(self.regions_b):,} by {self.basis}: "
+            f"{int(self.persisted.sum()):,} persisted, {int(self.introduced.sum()):,} introduced)"
         )
+
+    def _repr_html_(self) -> str:
+        low, high = self.null.cutoffs(self.false_alarms)
+        shares = f"{self.persisted.mean():.1%} of a persist, {self.introduced.mean():.1%} of b are introduced"
+        values: dict[str, Any] = {"a": repr(self.a), "b": repr(self.b), "regions": shares}
+        values["cosine with the nearest, median"] = float(np.median(self.cosine_k))
+        values["cutoffs"] = (
+            f"{low:.3f} and {high:.3f}, above what {self.null.name} reach but in {self.false_alarms:.1%}"
+        )
+        return facts(repr(self), values)
 
     @cached_property
     def persisted(self) -> Bool[np.ndarray, " k"]:

@@ -18,6 +18,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.html import facts
 from .common_tokens import CommonTokens
 from .matching import raw_cosines
 from .nulls import quantiles
@@ -83,6 +84,15 @@ class Drift:
 
     def __repr__(self) -> str:
         return f"Drift({len(self.cosine_k):,} regions, median cosine {float(np.median(self.cosine_k)):.3f})"
+
+    def _repr_html_(self) -> str:
+        said = self.summary()
+        values = {name: f"{said[name]:.1%}" for name in ("recognised", "recognised_null")}
+        values |= {
+            name.replace("_", " "): ", ".join(f"{quantile}: {value:.3f}" for quantile, value in said[name].items())
+            for name in ("cosine", "cosine_common_centre", "null")
+        }
+        return facts(repr(self), values)
 
     def summary(self) -> dict[str, Any]:
         """Quantiles beside those of the null; `recognised` is the share of regions nearest to themselves."""

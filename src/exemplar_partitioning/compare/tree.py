@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
+from ..folder.html import facts
 from ..models.identity import same_model
 from .neighbours import nearest_others
 
@@ -44,6 +45,12 @@ class Tree:
 
     def __repr__(self) -> str:
         return f"Tree({', '.join(f'{level.k:,}' for level in self.levels)} regions)"
+
+    def _repr_html_(self) -> str:
+        kept = [f"; {int((identity >= 0).sum()):,} exemplars return in the next" for identity in self.identity]
+        names = [f"percentile {level.config.calibration.percentile:g}" for level in self.levels]
+        said = [f"{level.k:,} regions, theta {level.threshold:.3f}" for level in self.levels]
+        return facts(repr(self), dict(zip(names, map("".join, zip(said, [*kept, ""], strict=True)), strict=True)))
 
     def children(self, level: int, region: int) -> list[int]:
         """Regions of the next level whose parent this is; none on the last level.

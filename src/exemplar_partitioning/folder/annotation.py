@@ -36,6 +36,7 @@ from ..files import (
     sha256,
     to_json,
 )
+from .html import facts
 from .invariants import check_evidence, check_examples, check_means
 from .listing import OnDisk, verified
 from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
@@ -179,6 +180,11 @@ class Annotation:
     def __repr__(self) -> str:
         record = self.record
         return f"Annotation({record.n_activations:,} members, {record.n_documents:,} documents of {record.text.source})"
+
+    def _repr_html_(self) -> str:
+        record, names = self.record, ("n_tokens", "coverage", "empty", "gini", "effective")
+        values = {name.removeprefix("n_"): getattr(record, name) for name in names}
+        return facts(repr(self), values | {"dictionary": self.dictionary.path})
 
     def _verified(self, name: str) -> Path:
         return verified(self.path / "annotation.json", self.record.files, name)

@@ -103,6 +103,12 @@ class StoredDictionary(Dictionary, OnDisk):
     def __iter__(self) -> Iterator[Region]:
         return (self[index] for index in range(self.k))
 
+    @cached_property
+    def plot(self) -> Any:
+        """Figures of matplotlib: `plot.sizes()`, `plot.growth()`, `plot.map()`, `plot.distances()`, `plot.sphere()`."""
+        drawing = import_module(f"{__package__}.plots".replace(".folder.", ".show."))  # rooms below import none above
+        return drawing.Plots(self)
+
     def table(self) -> Any:
         """A row for each region, the most interesting first, with labels: see `folder.region.table`.
 

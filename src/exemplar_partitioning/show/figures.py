@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from ..errors import EPError, require_extra
 from ..folder.annotation import BIN_WIDTH, BINS
 from ..folder.dictionary import StoredDictionary
-from ..folder.labels import Labels
+from ..folder.labels import MADE, Labels
 from ..text.visible import visible
 from . import map as atlas
 
@@ -67,7 +67,7 @@ def sizes(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) -> Fi
     Raises EPError without dictionaries or matplotlib.
     """
     counted = "members" if all(d.annotated for d in dictionaries) else "online counts"
-    with _drawing(dictionaries):
+    with drawing(dictionaries):
         figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             count_k = np.sort(_count(d, counted))[::-1]
@@ -84,7 +84,7 @@ def saturation(dictionaries: Sequence[StoredDictionary], width: float = SINGLE) 
 
     Raises EPError without dictionaries or matplotlib.
     """
-    with _drawing(dictionaries):
+    with drawing(dictionaries):
         figure, (axes,) = blank(width)
         for d, style in zip(dictionaries, _styles(dictionaries), strict=True):
             n, k = np.array(d.config.build.growth).T
@@ -108,7 +108,7 @@ def distances(dictionary: StoredDictionary, width: float = SINGLE) -> Figure:
     # edges that meet theta: by the rule of leader clustering nothing lies below it
     from_theta = np.concatenate([np.arange(theta, 0, -BIN_WIDTH)[::-1], np.arange(theta, 2, BIN_WIDTH)[1:]])
     between, _ = np.histogram(_to_nearest_other(dictionary), from_theta)
-    with _drawing([dictionary]):
+    with drawing([dictionary]):
         figure, panels = blank(width, nrows=2, sharex=True, height_ratios=(3, 2))
         shown = [
             ("members to their exemplar", members, edges, _BLUE),
@@ -139,7 +139,7 @@ def sphere(dictionary: StoredDictionary, width: float = DOUBLE) -> Figure:
     counted = "members" if dictionary.annotated else "online counts"
     count_k = _count(dictionary, counted)
     place_k2 = atlas.sphere(dictionary)
-    with _drawing([dictionary]):
+    with drawing([dictionary]):
         figure, (axes,) = blank(width, 0.53 * width, subplot_kw={"projection": "mollweide"})
         figure.set_layout_engine("none")  # labels are placed where the axes are now
         axes.set_position((0.01, 0.06, 0.98, 0.93))
@@ -181,7 +181,7 @@ def style() -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(dictionaries: Sequence[StoredDictionary]) -> Iterator[None]:
+def drawing(dictionaries: Sequence[StoredDictionary]) -> Iterator[None]:
     """Make sure that there is something to draw, and something to draw with."""
     if not dictionaries:
         raise EPError("there is nothing to draw: give at least one dictionary")
@@ -198,6 +198,11 @@ def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[F
     figure = Figure(figsize=(width, height or 0.7 * width), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **subplots)[:, 0].tolist()
+
+
+def size_of(dictionary: StoredDictionary) -> Int64[np.ndarray, " k"]:
+    """Members of every region; online counts without annotation."""
+    return _count(dictionary, "members" if dictionary.annotated else "online counts")
 
 
 def _count(dictionary: StoredDictionary, counted: str) -> Int64[np.ndarray, " k"]:
@@ -264,15 +269,15 @@ def _short_labels(dictionary: StoredDictionary, regions: Int64[np.ndarray, " m"]
     """Their labels in few characters that the font has."""
     labels = Labels.read(dictionary)
     best = [labels.best(int(region)) for region in regions]
-    texts = [_tokens_of(label.text) if label.source == "tokens" else label.text for label in best]
+    texts = [_tokens_of(label.text) if label.source in MADE else label.text for label in best]
     shown = [_drawable(visible(text)) for text in texts]
     return [text if len(text) <= _LABEL else text[: _LABEL - 1] + "\u2026" for text in shown]
 
 
 def _tokens_of(label: str) -> str:
     """As many of the tokens that a label was made from as there is room for, without what it says about them."""
-    tokens = label.partition(" \u2192 ")[0].partition(" after ")[0]
-    tokens = re.sub(r" \d+%$", "", tokens)
+    tokens = re.split(r" \u2192 | after | near ", label.rpartition("such as ")[2])[0]
+    tokens = re.sub(r" \d+%$", "", tokens).replace("\u201d / \u201c", "\u201d \u201c")
     while len(tokens) > _LABEL and " \u201c" in tokens:
         tokens = tokens.rpartition(" \u201c")[0]
     return tokens
