@@ -76,3 +76,25 @@ def test_what_is_no_row_is_refused(planted):
         ep.row([ep.load(planted / "step-2")])
     assert "two folders are matched" in run("match", planted / "step-2").output
     assert "holds no folders of builds" in str(run("match", planted / "step-2", "--row").exception)
+
+
+def test_neighbours_are_the_blocks_of_one_build_in_their_order(tmp_path):
+    rng = np.random.default_rng(1)
+    kept = unit(rng, 40)
+    for layer in (10, 2, 9):  # 40 of each are in all
+        exemplars = torch.from_numpy(np.concatenate([kept, unit(rng, 5)]))
+        for percentile in (2, 4):
+            ep.Dictionary(torch.zeros(16), exemplars, 0.1).save(
+                tmp_path / "b", site=f"resid_post.{layer}", percentile=percentile
+            )
+    told = json.loads(run("match", tmp_path / "b", "--neighbours", "--percentile", "4", "--json").stdout)
+    assert [each["name"] for each in told["rows"]] == ["resid_post.2", "resid_post.9", "resid_post.10"]
+    assert [each["persisted"] for each in told["rows"]][1:] == pytest.approx([40, 40], abs=2)
+    assert "--percentile 2" in str(run("match", tmp_path / "b", "--neighbours").exception)
+    ep.Dictionary(torch.zeros(16), exemplars, 0.1).save(tmp_path / "b", site="mlp_act.2", percentile=4)
+    ep.Dictionary(torch.zeros(16), exemplars, 0.1).save(tmp_path / "b", site="blocks.3.mlp.hook_post", percentile=4)
+    asked = ("match", tmp_path / "b", "--neighbours", "--percentile", "4")
+    assert "mlp_act, resid_post" in str(run(*asked).exception)
+    assert "no coordinates in common" in str(run(*asked, "--site", "mlp_act.*").exception)
+    assert run(*asked, "--site", "resid_post.*", "--out", tmp_path / "row").exit_code == 0
+    assert (tmp_path / "row" / "persistence.svg").is_file()

@@ -39,6 +39,13 @@ def match(
             "holds builds, along these.",
         ),
     ] = False,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            "--neighbours",
+            help="Follow regions from block to block of one build, at one percentile; --site may be a glob.",
+        ),
+    ] = False,
     site: options.Site = None,
     percentile: options.Percentile = None,
     site_b: options.SiteB = None,
@@ -68,8 +75,9 @@ def match(
     """Match regions: which persist, which are dropped or introduced, at a cutoff calibrated by a null."""
     if csv and out is None:
         raise typer.BadParameter("--csv says how tables are written; add --out")
-    if row:
-        _along(folders, site, percentile, false_alarms=false_alarms, out=out, csv=csv, as_json=as_json)
+    if row or neighbours:
+        along = _blocks if neighbours else _along
+        along(folders, site, percentile, false_alarms=false_alarms, out=out, csv=csv, as_json=as_json)
         return
     if len(folders) != 2:
         raise typer.BadParameter(f"two folders are matched, A and B; got {len(folders)}. A row of them is --row")
@@ -100,6 +108,20 @@ def match(
         print_json(matching.summary() | {"table": matching.table().to_pylist()})
     else:
         show(matching, top)
+
+
+def _blocks(
+    folders: list[Path], site: str | None, percentile: float | None, *, false_alarms: float, **told: Any
+) -> None:
+    from ..compare.row import row
+    from ..folder.dictionary import load
+    from ..folder.listing import layers
+    from .match_row import tell
+
+    if len(folders) != 1:
+        raise typer.BadParameter(f"the blocks of one build are neighbours; got {len(folders)} folders")
+    chosen = [load(folder) for folder in layers(folders[0], site, percentile)]
+    tell(row(chosen, false_alarms=false_alarms), **told)
 
 
 def _along(

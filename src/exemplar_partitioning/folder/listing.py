@@ -6,6 +6,7 @@ Nothing here imports torch, so that a table of what there is costs no more than 
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,42 @@ def builds(root: Path) -> list[Path]:
     listed = [run["folder"] for run in read_json(root / RUNS)["runs"]] if (root / RUNS).is_file() else []
     names = [name for name in listed if name in within] or sorted(within, key=natural)
     return [root / name for name in names]
+
+
+def layers(root: Path, site: str | None = None, percentile: float | str | None = None) -> list[Path]:
+    """Dictionaries of a build at one percentile and one place in several blocks, by block.
+
+    Args:
+        root: folder of the build.
+        site: name or glob of those that are meant, such as resid_post.*; needed where there are several places.
+        percentile: needed where there are several.
+
+    Raises:
+        EPError: several places or percentiles, fewer than two blocks, or places that share no coordinates.
+    """
+    percentile, folders = as_percentile(percentile), find(root) if root.is_dir() else []
+    folders = [
+        folder
+        for folder in folders
+        if fnmatchcase(folder.parent.name, site or "*") and percentile in (None, _percentile_of(folder))
+    ]
+    points = sorted({folder.parent.name.rpartition(".")[0] for folder in folders})
+    percentiles = sorted({_percentile_of(folder) for folder in folders})
+    if len(points) > 1 or len(percentiles) > 1:
+        raise EPError(
+            f"{root} holds {', '.join(points)} at percentiles {', '.join(f'{p:g}' for p in percentiles)}; follow one "
+            f"place at one percentile, as with --site '{points[0]}.*' --percentile {percentiles[0]:g}"
+        )
+    if len(folders) < 2:
+        raise EPError(
+            f"{root} holds {len(folders)} dictionaries of that place and percentile; expected several blocks'"
+        )
+    if read_config(folders[0]).site.width is not None:
+        raise EPError(
+            f"{points[0]} of one block and of the next have no coordinates in common; follow a place of the residual "
+            "stream, such as resid_post.*"
+        )
+    return folders
 
 
 def natural(name: str) -> list[Any]:
