@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -235,15 +235,15 @@ class Extraction(Protocol):
 
 
 class FromDisk:
-    """Activations read where they lie on disk, and extracted where they do not."""
+    """Activations at some sites read where they lie on disk, and extracted where they do not."""
 
-    def __init__(self, kept: Kept, otherwise: Extraction, progress: Progress):
-        self.kept, self.otherwise, self.progress = kept, otherwise, progress
+    def __init__(self, kept: Kept, sites: Sequence[str], otherwise: Extraction, progress: Progress):
+        self.kept, self.sites, self.otherwise, self.progress = kept, sites, otherwise, progress
 
     def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
         for chunk in chunks:
             begun = time.monotonic()
-            if (rows := self.kept.read(chunk.digest, len(chunk.kept))) is None:
+            if (rows := self.kept.read(chunk.digest, len(chunk.kept), self.sites)) is None:
                 yield from self.otherwise([chunk])
                 continue
             self.progress.extracted(chunk.tokens, time.monotonic() - begun)

@@ -416,6 +416,27 @@ def test_stop_saves_and_the_same_call_goes_on(built, annotated, tiny_folder, tex
     assert evidence(tmp_path / "out") == evidence(annotated)
 
 
+def test_groups_of_sites_give_the_bytes_of_all_at_once(tiny_folder, text_file, tmp_path, monkeypatch):
+    built = tmp_path / "built"
+    ep.build(str(tiny_folder), [text_file], out=built, **BUILD, keep_activations="calibration")
+    given = {"text": [text_file], "model": str(tiny_folder)}
+    for out in ("whole", "groups", "stopped"):
+        shutil.copytree(built, tmp_path / out)
+    ep.annotate(tmp_path / "whole", **given)
+    monkeypatch.setattr("exemplar_partitioning.annotating.run._GROUP_BYTES", 1)
+    kinds = []
+    ep.annotate(tmp_path / "groups", **given, on_event=lambda event: kinds.append(event.kind))
+    assert kinds.count("start") > 1 and kinds.count("done") == 1 and kinds[-1] == "done"
+    asked = iter(range(1000))
+    until = kinds.index("lens") + 3  # into the second group
+    with pytest.raises(Interrupted):
+        ep.annotate(tmp_path / "stopped", **given, stop=lambda: next(asked) > until)
+    assert not evidence(tmp_path / "stopped") or not list((tmp_path / "stopped").glob("*/*/annotation"))
+    ep.annotate(tmp_path / "stopped", **given)
+    assert evidence(tmp_path / "whole") == evidence(tmp_path / "groups") == evidence(tmp_path / "stopped")
+    assert not (tmp_path / "groups" / "activations").exists()
+
+
 def test_annotating_leaves_the_dictionary_as_it_was(built, annotated):
     assert {n: d for n, d in tree(annotated).items() if "annotation" not in n} == tree(built)
     assert not (annotated / ".annotate").exists()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,9 @@ from .quality import EVALUATED, inequality, quality
 from .reader import Reader, device_of, reader_of
 from .tables import Tables
 
+_GROUP_BYTES = 1 << 29  # of evidence held at a time
+_OF_WIDTH, _OF_REGION = 16, 6144  # bytes of a region's evidence: per number of its mean, and for all else
+
 
 @dataclass(frozen=True)
 class AnnotateEvent(ProgressEvent):
@@ -58,6 +62,11 @@ class AnnotateJob:
     kept: Kept | None = None
 
     @property
+    def work(self) -> Path:
+        """Where it is kept how far the job is."""
+        return self.path / ".annotate"
+
+    @property
     def sites(self) -> list[str]:
         """Names, each once."""
         return list(dict.fromkeys(dictionary.config.site.name for dictionary in self.dictionaries))
@@ -77,7 +86,7 @@ def gather_here(
         sites = resolve_sites(job.sites, job.reader.model.architecture)
         extraction = Here(Extractor(job.reader.model.model, sites), progress)
         if job.kept is not None:
-            extraction = FromDisk(job.kept, extraction, progress)
+            extraction = FromDisk(job.kept, job.sites, extraction, progress)
     for chunk, activations in extraction(_after_trim(chunks)):
         gathered.add(ChunkRows(chunk), activations)
         yield [chunk]
@@ -108,11 +117,75 @@ def annotate(
     dictionaries = _open(root, folders, core_device)
     reader = reader_of(dictionaries, text, request)
     kept = None if reader.given else _kept(root, dictionaries, reader.model)
-    run = AnnotateRun(AnnotateJob(root, dictionaries, reader, request, kept))
-    del dictionaries  # the run lets go of each once it is written
-    with run.locked():
-        run.run(gathering)
+    job = AnnotateJob(root, dictionaries, reader, request, kept)
+    with _locked(job):
+        again = kept is not None and not isinstance(text, Iterator)  # which can be read but once
+        groups = list(enumerate(_groups(dictionaries) if again else [list(dictionaries)]))
+        dictionaries.clear()  # each is let go of once it is written
+        run: AnnotateRun | None = None
+        while groups:
+            number, group = groups.pop(0)
+            run = AnnotateRun(replace(job, dictionaries=group), number)
+            run.run(gathering)
+        assert run is not None
+        move_in(job.work / JOURNAL, root, [each / folder.FOLDER for each in folders])
+        if kept is not None:
+            kept.used()
+        shutil.rmtree(job.work, ignore_errors=True)
+        run.progress.report("done")
     return [load(each, device=core_device) for each in folders]
+
+
+def _groups(dictionaries: list[StoredDictionary]) -> Iterator[list[StoredDictionary]]:
+    """Dictionaries of some sites each, whose evidence fits into memory together, for activations that are at hand."""
+    group, held = list[StoredDictionary](), 0
+    for _, here in groupby(dictionaries, lambda dictionary: dictionary.config.site.name):
+        at_site = list(here)
+        size = sum(d.k * (_OF_WIDTH * d.d_model + _OF_REGION) for d in at_site)
+        if group and held + size > _GROUP_BYTES:
+            yield group
+            group, held = [], 0
+        group, held = group + at_site, held + size
+    yield group
+
+
+@contextmanager
+def _locked(job: AnnotateJob) -> Iterator[None]:
+    """Hold the folder, and see whether what was begun in it is this very annotation; else it is begun anew."""
+    with disk_errors(job.path):
+        job.work.mkdir(exist_ok=True)
+    try:
+        held = FileLock(job.work / "lock").acquire(timeout=0)
+    except Timeout:
+        raise EPError(f"another process is annotating {job.path}; wait for it") from None
+    with held:
+        finish(job.work / JOURNAL, job.path)
+        _agree(job)
+        yield
+
+
+def _agree(job: AnnotateJob) -> None:
+    settings = {
+        "dictionaries": [dictionary.content_id for dictionary in job.dictionaries],
+        "text": job.reader.name,
+        "max_tokens": job.request.max_tokens,
+        "replace": job.request.replace,
+    }
+    file, places = job.work / "settings.json", [d.path / folder.FOLDER for d in job.dictionaries]
+    if file.is_file() and file.read_bytes() == to_json(settings):
+        return
+    if (old := [place for place in places if place.exists()]) and not job.request.replace:
+        shutil.rmtree(job.work, ignore_errors=True)
+        raise EPError(f"{old[0].parent} is annotated already; to gather new evidence in its place, add --replace")
+    _forget(job.work)
+    for place in places:
+        discard(place)
+    write_new(file, to_json(settings))
+
+
+def _forget(work: Path) -> None:
+    for name in work.glob("checkpoint-*"):
+        shutil.rmtree(name)
 
 
 def _open(path: Path, folders: list[Path], device: str) -> list[StoredDictionary]:
@@ -135,13 +208,11 @@ def _kept(path: Path, dictionaries: list[StoredDictionary], loaded: LoadedModel)
 
 
 class AnnotateRun:
-    """An annotation on its way: evidence that is saved now and then, and written when all of it is there."""
+    """A group's annotation on its way: evidence that is saved now and then, and written when all of it is there."""
 
-    def __init__(self, job: AnnotateJob):
-        self.job, self.dictionaries = job, job.dictionaries
-        self.work = job.path / ".annotate"
-        self.journal = self.work / JOURNAL
-        self.checkpoints = Checkpoints(self.work)
+    def __init__(self, job: AnnotateJob, group: int = 0):
+        self.job, self.dictionaries, self.group = job, job.dictionaries, group
+        self.checkpoints = Checkpoints(job.work)
         pairs = [(d.config.site.name, d) for d in self.dictionaries]
         self.gathered = Gathered(pairs, job.reader.texts.vocab_size)
         self.names: dict[int, str] = {}  # documents that examples come from, by hash
@@ -153,41 +224,10 @@ class AnnotateRun:
         if self.job.request.on_event is not None:
             self.job.request.on_event(AnnotateEvent(kind, tokens, self.job.request.max_tokens, rate))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder, and see whether what was begun in it is this very annotation; else it is begun anew."""
-        with disk_errors(self.job.path):
-            self.work.mkdir(exist_ok=True)
-        try:
-            held = FileLock(self.work / "lock").acquire(timeout=0)
-        except Timeout:
-            raise EPError(f"another process is annotating {self.job.path}; wait for it") from None
-        with held:
-            finish(self.journal, self.job.path)
-            self._agree()
-            yield
-
-    def _agree(self) -> None:
-        settings = {
-            "dictionaries": [dictionary.content_id for dictionary in self.dictionaries],
-            "text": self.job.reader.name,
-            "max_tokens": self.job.request.max_tokens,
-            "replace": self.job.request.replace,
-        }
-        file, places = self.work / "settings.json", [d.path / folder.FOLDER for d in self.dictionaries]
-        if file.is_file() and file.read_bytes() == to_json(settings):
-            return
-        if (old := [place for place in places if place.exists()]) and not self.job.request.replace:
-            shutil.rmtree(self.work, ignore_errors=True)
-            raise EPError(f"{old[0].parent} is annotated already; to gather new evidence in its place, add --replace")
-        for name in self.work.glob("checkpoint-*"):
-            shutil.rmtree(name)
-        for place in places:
-            discard(place)
-        write_new(file, to_json(settings))
-
     def run(self, gathering: Gathering) -> None:
-        """Gather, then write everything, which appears together."""
+        """Gather, then write everything beside its place, unless an earlier process did."""
+        if all(beside(dictionary.path / folder.FOLDER).exists() for dictionary in self.dictionaries):
+            return
         self._restore()
         self.progress.report("resume" if self.done else "start")
         try:
@@ -198,7 +238,7 @@ class AnnotateRun:
             self._save()
             raise Interrupted(
                 f"stopped after {self.progress.tokens:,} tokens; repeat the command to go on from the checkpoint in "
-                f"{self.work}"
+                f"{self.job.work}"
             ) from None
         if not self.done:
             raise EPError(
@@ -206,16 +246,11 @@ class AnnotateRun:
             )
         self._save()
         self.progress.report("lens")
-        places = [dictionary.path / folder.FOLDER for dictionary in self.dictionaries]
         samples = {name: torch.from_numpy(sample.ordered) for name, sample in self.gathered.samples.items()}
         self.gathered.samples.clear()
         for tables in self._tables():
             self._write(tables, samples)
-        move_in(self.journal, self.job.path, places)
-        if self.job.kept is not None:
-            self.job.kept.used()
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.progress.report("done")
+        _forget(self.job.work)
 
     def _new_chunks(self) -> Iterator[Chunk]:
         """Chunks after those that an earlier process took; raises EPError if these are of another text."""
@@ -226,7 +261,7 @@ class AnnotateRun:
             elif number == known and chunk.digest != self.digest:
                 raise EPError(
                     f"{job.reader.name} is not the text this annotation began with: its first "
-                    f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {self.work} to start again"
+                    f"{chunk.tokens_read:,} tokens are others. Restore it, or remove {job.work} to start again"
                 )
 
     def _count(self, chunks: Sequence[Chunk]) -> None:
@@ -244,7 +279,7 @@ class AnnotateRun:
         arrays = {"documents": np.array(sorted(self.documents), np.uint64), **self.gathered.arrays()}
         used = self.gathered.documents
         self.names = {key: name for key, name in self.names.items() if key in used}
-        record = {"done": self.done, "tokens": self.progress.tokens, "digest": self.digest}
+        record = {"group": self.group, "done": self.done, "tokens": self.progress.tokens, "digest": self.digest}
         self.checkpoints.save(arrays, record | {"names": sorted(self.names.items())})
         self.progress.saved()
 
@@ -252,6 +287,8 @@ class AnnotateRun:
         if (kept := self.checkpoints.load()) is None:
             return
         arrays, record = kept
+        if record.get("group", 0) != self.group:  # of one that was written before this process began
+            return
         try:
             self.gathered.restore(arrays)
             self.done, self.progress.tokens, self.digest = record["done"], record["tokens"], record["digest"]

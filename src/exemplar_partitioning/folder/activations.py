@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -121,10 +121,10 @@ class Spill:
         x = np.fromfile(self.paths[site], np.float32, (stop - start) * d, offset=start * d * 4)
         return torch.from_numpy(x.reshape(stop - start, d))
 
-    def chunk(self, index: int) -> dict[str, Tensor]:
-        """Activations of one chunk at every site."""
+    def chunk(self, index: int, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Activations of one chunk at some sites; by default, at every site."""
         start = sum(self.rows[:index])
-        return {site: self.read(site, start, start + self.rows[index]) for site in self.paths}
+        return {site: self.read(site, start, start + self.rows[index]) for site in sites or self.paths}
 
     def batches(self, site: str, size: int, count: int) -> Batches:
         """The first `count` batches of a site, read one at a time however often they are iterated."""
@@ -172,7 +172,7 @@ class Kept:
         try:
             known = {name: record[name] for name in ("rows", "known", "digests", "tokens")}
             width: Any = record["d_model"]
-            widths: dict[str, int] = width if isinstance(width, dict) else dict.fromkeys(record["sites"], width)
+            widths: Mapping[str, int] = width if isinstance(width, dict) else dict.fromkeys(record["sites"], width)
             return cls(Spill(place, widths, **known), record["model"], record["lasting"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place} is damaged ({error}); remove it") from error
@@ -194,11 +194,11 @@ class Kept:
         if not self.lasting:
             self.spill.remove()
 
-    def read(self, digest: str, rows: int) -> dict[str, Tensor] | None:
-        """Activations of the chunk that ends where the stream has this digest, if it is there."""
+    def read(self, digest: str, rows: int, sites: Iterable[str]) -> dict[str, Tensor] | None:
+        """Activations at some sites of the chunk that ends where the stream has this digest, if it is there."""
         if digest not in self.spill.digests or self.spill.rows[at := self.spill.digests.index(digest)] != rows:
             return None
-        return self.spill.chunk(at)
+        return self.spill.chunk(at, sites)
 
 
 @dataclass(frozen=True)
