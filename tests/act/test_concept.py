@@ -1,6 +1,7 @@
 """A concept planted in texts is found, detected on texts that chose nothing, and absent where there is none."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +86,9 @@ def test_the_commands_find_it_and_watch_for_it(built, tiny_folder, tmp_path):
     flagged, other = [json.loads(line) for line in run.stdout.splitlines()]
     assert any("king" in each["text"] for each in flagged["flagged"])
     assert other["text"] == "the grey dog sees" and other["score"] <= flagged["score"]
+    command = ["steer", str(d.path), "--prompt", "the old dog", "--max-new-tokens", "3", "--json", "--model"]
+    run = CliRunner().invoke(app, [*command, str(tiny_folder), "--concept", out])
+    assert run.exit_code == 0, run.output
+    assert (
+        json.loads(run.stdout)[0]["steps"][0]["alpha"] == json.loads((Path(out) / "concept.json").read_text())["alpha"]
+    )

@@ -383,3 +383,18 @@ def test_command_line(built, tiny_folder):
     assert said["before"]["text"] != said["after"]["text"]
     result = CliRunner().invoke(app, [*command, "--ablate"], catch_exceptions=False)
     assert result.exit_code == 0 and "ablated" in result.stdout and "as it is" in result.stdout
+    labelled = built[1][3].label.text
+    by_label = [
+        *command[:2],
+        "--prompt",
+        "the old dog",
+        "--model",
+        str(tiny_folder),
+        "--max-new-tokens",
+        "2",
+        "--label",
+    ]
+    assert CliRunner().invoke(app, [*by_label, labelled], catch_exceptions=False).exit_code == 0
+    for words, said in (("no such words", "0 labels"), ("", "0 labels")):
+        with pytest.raises(EPError, match=said):
+            CliRunner().invoke(app, [*by_label, words], catch_exceptions=False)

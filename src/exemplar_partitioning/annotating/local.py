@@ -8,9 +8,9 @@ from ..folder.dictionary import StoredDictionary
 from ..folder.labels import Label, Labels
 from ..models.generate import generate
 from ..models.loaded import LoadedModel
-from .questions import SYSTEM, NoLabel, Outcome, Plan, label_of
+from .questions import NoLabel, Outcome, Plan, label_of
 
-_ANSWER = 24  # new tokens
+_ANSWER = 16  # new tokens
 _AT_ONCE = 4  # questions
 
 
@@ -27,8 +27,7 @@ def ask(
     labels, outcome = Labels.read(dictionary), Outcome()
     for start in range(0, len(planned.questions), _AT_ONCE):
         asked = planned.questions[start : start + _AT_ONCE]
-        prompts = [f"{SYSTEM}\n\n{question.prompt}\n\nLabel:" for question in asked]
-        new = []
+        new, prompts = [], [question.prompt for question in asked]
         for question, answer in zip(asked, generate(loaded, prompts, max_new_tokens=_ANSWER), strict=True):
             try:
                 text = label_of(answer.text)

@@ -28,6 +28,22 @@ SYSTEM = (
 _EXAMPLES = 8  # of each kind
 _AROUND = 120  # characters of context before an example's token; half as many after
 _TOKENS = 8  # of each list
+_SHOWN = """Say in a few words what the marked words have in common.
+
+Examples: see you <<Monday>> | closed on <<Sunday>> | every <<Friday>> night
+Often: " Monday", " Friday"
+Answer: days of the week
+
+Examples: he <<ran>> home | she <<walked>> on | they <<fled>> the town
+Often: " ran", " walked"
+Answer: past tense of verbs of motion
+
+Examples: in the <<end>>, we | at <<last>> she | <<finally>>, it
+Often: " end", " last"
+Answer: words for an ending
+
+"""
+_FEW, _CLOSE = 6, 40  # examples of a short question; characters before the token, half as many after
 _EXPECTED = 16  # tokens of a usual answer
 _BYTES_PER_TOKEN = 4  # in English, roughly
 
@@ -87,7 +103,8 @@ def plan(dictionary: StoredDictionary, regions: Iterable[int], model: str, kind:
         kind: endpoint or local.
     """
     answered, source = Labels.read(dictionary).asked(), f"{kind}:{one_line(model)}"
-    questions = [Question(region, source, prompt(dictionary, region)) for region in dict.fromkeys(regions)]
+    asking = prompt if kind == "endpoint" else short_prompt
+    questions = [Question(region, source, asking(dictionary, region)) for region in dict.fromkeys(regions)]
     new = [q for q in questions if answered.get((q.region, source)) != q.digest]
     return Plan(new, len(questions) - len(new))
 
@@ -111,9 +128,20 @@ def prompt(dictionary: StoredDictionary, region: int) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _marked(example: dict[str, Any]) -> str:
+def short_prompt(dictionary: StoredDictionary, region: int) -> str:
+    """The same in few words, after examples of answers: what a small model can follow."""
+    row, rows = dictionary.annotation.region(region), dictionary.annotation.examples(region)
+    left_out = held_out(rows)
+    examples = [each for each in rows if each["kind"] != "farthest" and each["document"] not in left_out]
+    once = list({each["document"]: each for each in examples}.values())
+    marked = " | ".join(" ".join(_marked(example, _CLOSE).split()) for example in once[-_FEW:])
+    often = ", ".join(map(_json, row["top_tokens"][:_FEW]))
+    return f"{_SHOWN}Examples: {marked}\nOften: {often}\nAnswer:"
+
+
+def _marked(example: dict[str, Any], around: int = _AROUND) -> str:
     tokens, at = [visible(token) for token in example["tokens"]], example["at"]
-    before, after = "".join(tokens[:at])[-_AROUND:], "".join(tokens[at + 1 :])[: _AROUND // 2]
+    before, after = "".join(tokens[:at])[-around:], "".join(tokens[at + 1 :])[: around // 2]
     return f"{before}<<{tokens[at][:_AROUND]}>>{after}"
 
 

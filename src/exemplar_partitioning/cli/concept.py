@@ -64,10 +64,9 @@ def concept(
         each = found.report[key]
         shown.add_row(what, fixed(each["auc"]), interval(each["misses"]), interval(each["alarms"]))
     out_.print(shown)
-    numbers = ",".join(map(str, found.regions))
     typer.echo(
         f"\n{folder}: threshold {found.threshold:.3f}, strongest alpha that reads {found.alpha:g}\n"
-        f"Next:\n  ep watch {path} {folder} < texts.txt\n  ep steer {path} --region {numbers} --alpha {found.alpha:g} "
+        f"Next:\n  ep watch {path} {folder} < texts.txt\n  ep steer {path} --concept {folder} "
         '--prompt "Tell me about your day."'
     )
 

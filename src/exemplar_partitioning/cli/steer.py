@@ -13,6 +13,7 @@ from . import options
 from .output import print_json
 
 if TYPE_CHECKING:
+    from ..act.concept import Concept
     from ..act.fluency import Fluency
     from ..folder.dictionary import StoredDictionary
     from ..models.loaded import LoadedModel
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 def steer(
     path: options.Folder,
     *,
-    region: Annotated[str, typer.Option(help="Region, or several separated by commas.")],
+    region: Annotated[str | None, typer.Option(help="Region, or several separated by commas.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="In place of a region, words of its label, which no other region's label has.")
+    ] = None,
+    concept: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `ep concept`, or its name in concepts: its direction, at its strength."),
+    ] = None,
     prompt: Annotated[list[str], typer.Option(help="What to continue; may be given more than once.")],
     alpha: Annotated[
         str,
@@ -30,8 +38,9 @@ def steer(
             help="How far along the regions' direction, in typical residual norms; several between commas are tried "
             "in turn; auto: the farthest at which text still reads.",
             metavar="NUMBERS",
+            show_default="0.25, or the concept's",
         ),
-    ] = "0.25",
+    ] = "",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the regions' span out instead.")] = False,
     basis: options.Basis = "exemplar",
     at: Annotated[
@@ -59,14 +68,22 @@ def steer(
     from ..errors import EPError
     from ..folder.model import model_of
 
-    regions = options.regions(region)
+    if sum(given is not None for given in (region, label, concept)) != 1:
+        raise EPError("say what to steer along: one of --region, --label and --concept")
     dictionary = options.chosen_dictionary(path, site, percentile)
+    where: dict[str, Any] = {"basis": basis, "sites": at, "tokens": tokens}
+    if concept is not None:
+        chosen = _concept(concept, dictionary)
+        regions, alpha = chosen.regions, alpha or f"{chosen.alpha:g}"
+        where["basis"] = basis if ablate else chosen.direction
+    else:
+        regions = options.regions(region) if region is not None else [_labelled(dictionary, label or "")]
+    alpha = alpha or "0.25"
     for index in regions:
         dictionary.check_region(index)
     if save is not None and (ablate or "," in alpha):
         raise EPError("--save writes one step: give one --alpha, and no --ablate")
     loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
-    where: dict[str, Any] = {"basis": basis, "sites": at, "tokens": tokens}
     writing = _Writing(loaded, dictionary, prompt, {"max_new_tokens": max_new_tokens, "chat": chat})
     before = writing.under(None)
     steps = _ablation(writing, regions, where) if ablate else _steps(writing, regions, _alphas(alpha), where)
@@ -77,6 +94,30 @@ def steer(
         _print(prompt, before, steps)
         if how is not None:
             typer.echo(f"{save}\n\n{how}")
+
+
+def _concept(path: Path, dictionary: StoredDictionary) -> Concept:
+    from ..act.concept import Concept
+
+    return Concept.load(path if path.is_dir() else Path("concepts") / path, dictionary)
+
+
+def _labelled(dictionary: StoredDictionary, words: str) -> int:
+    """The region whose label has some words; EPError, naming candidates, if none or several have them."""
+    from ..errors import EPError
+    from ..folder.labels import Labels
+
+    wanted = words.casefold().split()
+    labels = [label for label in Labels.read(dictionary).every() if wanted]
+    fitting = [label for label in labels if all(word in label.text.casefold() for word in wanted)]
+    exact = [label for label in fitting if label.text.casefold() == words.casefold().strip()]
+    if len(exact or fitting) != 1:
+        some = "; ".join(f"{label.region}: {label.text}" for label in fitting[:5])
+        raise EPError(
+            f"{len(fitting):,} labels of {dictionary.path} have {words!r}"
+            + (f" ({some}); say more of it, or give --region" if fitting else "; look for it with `ep search`")
+        )
+    return (exact or fitting)[0].region
 
 
 @dataclass(frozen=True)
