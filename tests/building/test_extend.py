@@ -102,6 +102,10 @@ def test_interrupted_it_goes_on_to_the_same_bytes(built, tiny_folder, new_text, 
         extend(built, new_text, resume=True, max_tokens=10, **given)
     extend(built, new_text, resume=True, **given)
     assert tree(tmp_path / "e") == tree(tmp_path / "whole")
+    record = json.loads((tmp_path / "e" / "build.json").read_bytes())
+    assert record["format"] == "exemplar-partitioning/extend" and len(record["settings"]["sources"]) == 2
+    with pytest.raises(EPError, match="is of `ep extend`, not of `ep build`"):
+        ep.build(str(tiny_folder), sentences(150, seed=1), out=tmp_path / "e", resume=True, **OPTIONS)
     again = extend(built, new_text, resume=True, **given)  # it is there, and says so
     assert [old.k < new.k for old, new in again] == [True, True]
     assert tree(tmp_path / "e") == tree(tmp_path / "whole")

@@ -6,9 +6,9 @@ The result is what one stream of the old text, as far as it was followed, and th
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..demo.corpus import documents_of
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary, load
 from ..folder.group import beside
-from ..folder.labels import Labels
+from ..folder.labels import Label, Labels
 from ..folder.listing import find, percentile_name
 from ..folder.model import check_model, model_of
 from ..folder.schema import ModelRecord
@@ -80,10 +80,7 @@ def extend(
     """
     olds, out = _sources(Path(path)), Path(out)
     labels = [Labels.read(old).by_hand() for old in olds]
-    if present := find(out):
-        if resume and all(_is_grown(old, out) for old in olds):
-            shutil.rmtree(out / ".build", ignore_errors=True)  # left by a process that was killed at its end
-            return [(old, _grown(old, out)) for old in olds]
+    if not resume and (present := find(out)):
         raise EPError(
             f"{out} holds a dictionary already ({present[0].relative_to(out)}); choose another folder with --out"
         )
@@ -104,6 +101,8 @@ def extend(
     every = settings[0].model_copy(update={"sites": tuple(sites)})
     widths = {resolve_sites(site, loaded.architecture)[0]: width for site, width in sites.items()}
     with Workspace(out, asked, resume=resume) as workspace:
+        if workspace.finished:
+            return _grown(olds, out)
         if first.generate:
             source = answered(
                 source, loaded, first.generate, date=first.template_date, file=workspace.answers, keep=True
@@ -121,15 +120,15 @@ def extend(
             device=core_device,
         )
         run = BuildRun(job, state, stop, on_event, checkpoint_seconds)
-        with this_process(loaded, every, run.progress) as crew:
-            run.follow(crew)
-        places = run.write()
-        for place, by_hand in zip(places, labels, strict=True):
-            if by_hand and beside(place).is_dir():
-                Labels.read(load(beside(place))).add(by_hand)
-        workspace.appear(places)
-    run.progress.report("done")
-    return [(old, _grown(old, out)) for old in olds]
+        run.through(this_process(loaded, every, run.progress), partial(_hand_on, labels))
+    return _grown(olds, out)
+
+
+def _hand_on(labels: Sequence[list[Label]], places: Sequence[Path]) -> None:
+    """Put labels by hand into dictionaries that are about to take their places."""
+    for place, by_hand in zip(places, labels, strict=True):
+        if by_hand and beside(place).is_dir():
+            Labels.read(load(beside(place))).add(by_hand)
 
 
 def _sources(path: Path) -> list[StoredDictionary]:
@@ -145,22 +144,10 @@ def _sources(path: Path) -> list[StoredDictionary]:
     return olds
 
 
-def _folder(old: StoredDictionary, out: Path) -> Path:
-    return out / old.config.site.name / percentile_name(old.config.calibration.percentile)
-
-
-def _grown(old: StoredDictionary, out: Path) -> StoredDictionary:
-    return load(_folder(old, out))
-
-
-def _is_grown(old: StoredDictionary, out: Path) -> bool:
-    """Whether the dictionary in its place there is one that an earlier call made of it."""
-    if not _folder(old, out).is_dir():
-        return False
-    new = _grown(old, out)
-    return torch.equal(new.exemplars[: old.k], old.exemplars) and new.config.text.source.startswith(
-        f"{old.config.text.source}, then "
-    )
+def _grown(olds: Sequence[StoredDictionary], out: Path) -> list[tuple[StoredDictionary, StoredDictionary]]:
+    """Each dictionary with what came of it."""
+    places = (out / old.config.site.name / percentile_name(old.config.calibration.percentile) for old in olds)
+    return [(old, load(place)) for old, place in zip(olds, places, strict=True)]
 
 
 def _settings(old: StoredDictionary, asked: ExtendSettings) -> BuildSettings:

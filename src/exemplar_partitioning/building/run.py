@@ -25,6 +25,7 @@ from ..core.leader import LeaderClustering
 from ..demo.corpus import documents_of
 from ..errors import EPError, Interrupted
 from ..files import to_json, write_new
+from ..folder.activations import FOLDER
 from ..folder.listing import find, read_config
 from ..folder.schema import ModelRecord
 from ..folder.summary import DictionarySummary
@@ -39,7 +40,7 @@ from ..stream import Chunk, Extraction, Here, Progress, Stop, text_chunks
 from ..text.chat import template_date
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest, RunRequest
-from .settings import BuildEvent, BuildResult, BuildSettings
+from .settings import BuildEvent, BuildResult, BuildSettings, ExtendSettings
 from .workspace import State, Workspace, check_place
 from .write import Places, write_dictionary
 
@@ -170,9 +171,9 @@ def _settings(asked: BuildRequest, loaded: LoadedModel, sites: Sequence[Site], t
     )
 
 
-def _write_log(settings: BuildSettings, result: BuildResult, notes: dict[str, Any]) -> None:
+def _write_log(settings: BuildSettings | ExtendSettings, result: BuildResult, notes: dict[str, Any]) -> None:
     record = {
-        "format": "exemplar-partitioning/build",
+        "format": f"exemplar-partitioning/{settings.made_by}",
         "settings": settings.model_dump(mode="json"),
         "tokens": result.tokens,
         "documents_skipped": result.documents_skipped,
@@ -229,14 +230,27 @@ class BuildRun:
         state = job.workspace.load(job.device, widths)
         return cls(job, state, asked.stop, asked.on_event, asked.checkpoint_seconds)
 
-    def through(self, crew: AbstractContextManager[Crew]) -> BuildResult:
-        """Do the whole job, to dictionaries that have taken their places."""
+    def through(
+        self, crew: AbstractContextManager[Crew], written: Callable[[Sequence[Path]], None] = lambda places: None
+    ) -> BuildResult:
+        """Do the whole job, to dictionaries that have taken their places. written: told of these before they do."""
         with crew as at_work:
             self.follow(at_work)
-        self.job.workspace.appear(self.write())
-        result = self.result()
-        self.keep()
-        _write_log(self.job.settings, result, at_work.notes())
+        workspace = self.job.workspace
+        places = [write_dictionary(each, self.job.places, workspace.out) for each in self.state.growing]
+        written(places)
+        workspace.appear(places)
+        result = BuildResult(
+            path=workspace.out,
+            dictionaries=tuple(each.summary() for each in self.state.growing),
+            tokens=self.progress.tokens,
+            seconds=time.monotonic() - self.started,
+            documents_skipped=dict(self.job.unread),
+        )
+        if self._keeps:
+            of = {"model": self.job.settings.model.fingerprint, "lasting": self.job.keep == "all"}
+            self.state.spill.keep(workspace.out / FOLDER, of)
+        _write_log(workspace.settings, result, at_work.notes())
         self.progress.report("done")
         return result
 
@@ -367,23 +381,3 @@ class BuildRun:
         if state.growing and state.clustered >= len(state.spill.rows) and not self._keeps:
             state.spill.remove()
         self.progress.saved()
-
-    def write(self) -> list[Path]:
-        """Write the dictionaries beside their places, which are returned."""
-        return [write_dictionary(each, self.job.places, self.job.workspace.out) for each in self.state.growing]
-
-    def keep(self) -> None:
-        """Leave the activations that are to be kept."""
-        if self._keeps:
-            of = {"model": self.job.settings.model.fingerprint, "lasting": self.job.keep == "all"}
-            self.job.workspace.keep(self.state.spill, of)
-
-    def result(self) -> BuildResult:
-        """What came of it."""
-        return BuildResult(
-            path=self.job.workspace.out,
-            dictionaries=tuple(each.summary() for each in self.state.growing),
-            tokens=self.progress.tokens,
-            seconds=time.monotonic() - self.started,
-            documents_skipped=dict(self.job.unread),
-        )

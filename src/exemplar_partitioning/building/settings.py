@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -26,6 +26,8 @@ class GivenRecord(BaseModel):
 class BuildSettings(BuildOptions):
     """Everything that decides the bytes of a build. A resumed build must have the same."""
 
+    made_by: ClassVar[str] = "build"
+
     model: ModelRecord
     given: GivenRecord | None = Field(
         default=None, exclude_if=lambda given: given is None, description="of activations that no model gives here"
@@ -39,6 +41,8 @@ class BuildSettings(BuildOptions):
 
 class ExtendSettings(Settings):
     """Everything that decides the bytes of dictionaries that grow on. To go on, it must be the same."""
+
+    made_by: ClassVar[str] = "extend"
 
     model: ModelRecord
     text: str = Field(description="where the new documents come from")

@@ -119,10 +119,6 @@ class Workspace:
         done = self.out / ANSWERS
         return done if done.is_file() else self.work / ANSWERS
 
-    def keep(self, spill: Spill, of: dict[str, Any]) -> None:
-        """Have the activations of a finished build lie beside its dictionaries, with what is to be known of them."""
-        spill.keep(self.out / FOLDER, of)
-
     def __enter__(self) -> Self:
         return self
 
@@ -176,7 +172,11 @@ def _read_settings(path: Path, kind: type[Any]) -> Any:
     """The settings in settings.json, or under `settings` in build.json; None without the file."""
     try:
         raw = json.loads(path.read_bytes())
+        if (verb := raw.get("format", kind.made_by).rpartition("/")[2]) != kind.made_by:
+            raise EPError(f"{path} is of `ep {verb}`, not of `ep {kind.made_by}`; choose another folder with --out")
         return kind(**raw.get("settings", raw))
+    except EPError:
+        raise
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:

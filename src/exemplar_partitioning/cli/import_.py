@@ -33,6 +33,7 @@ def import_(
     dtype: Annotated[
         str, typer.Option(help="Of the forward passes it was built from: bfloat16, float16 or float32.")
     ] = "bfloat16",
+    trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """Convert one of the paper's published dictionaries.
 
@@ -41,6 +42,6 @@ def import_(
     from ..exchange.from_paper import import_published
     from ..models.load import load_model
 
-    loaded = load_model(model, dtype=dtype) if model is not None else None
+    loaded = load_model(model, dtype=dtype, trust_remote_code=trust_remote_code) if model is not None else None
     folder = import_published(file, out, model=loaded, site=site, percentile=percentile, dtype=dtype)
     typer.echo(folder)

@@ -58,7 +58,7 @@ def match(
     null: Annotated[
         Literal["reflections", "random exemplars"] | None,
         typer.Option(
-            help="What sets the cutoff; random exemplars need a text.",
+            help="What sets the cutoff: reflections, or random exemplars (needs a text).",
             show_default="the stricter there is",
         ),
     ] = None,

@@ -47,7 +47,7 @@ def steer(
         str | None,
         typer.Option(help="Where to act, e.g. resid_post.*", show_default="the dictionary's site"),
     ] = None,
-    tokens: Annotated[Literal["all", "prompt", "generated"], typer.Option(help="Which tokens to act at.")] = "all",
+    tokens: Annotated[Literal["all", "prompt", "generated"], typer.Option(help="all, prompt or generated.")] = "all",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 64,
     chat: options.Chat = None,
     save: Annotated[

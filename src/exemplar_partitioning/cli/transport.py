@@ -32,6 +32,7 @@ def transport(
         bool, typer.Option("--keep-center", help="Keep A's centre and threshold, for checkpoints of one model.")
     ] = False,
     source_model: Annotated[str | None, typer.Option(help="Where A's own model is, if it has moved.")] = None,
+    trust_remote_code: options.RemoteCode = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     as_json: options.Json = False,
@@ -44,18 +45,12 @@ def transport(
     from ..models.load import load_model
 
     source = options.chosen_dictionary(a, site, percentile)
-    loaded = load_model(model, dtype=dtype, device=device)
-    carried = run(
-        source,
-        loaded,
-        out,
-        site=to_site,
-        source_model=source_model,
-        keep_center=keep_center,
-    )
+    loaded = load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    own = options.reader(source.path, source_model, trust_remote_code, device)
+    carried = run(source, loaded, out, site=to_site, source_model=own, keep_center=keep_center)
     common = None
     if text:
-        first, second = places(source, carried, source_model, loaded, device=device)
+        first, second = places(source, carried, own, loaded, device=device)
         common = common_tokens(first, second, options.sources(text), field=field, max_tokens=max_tokens)
     outcome: dict[str, Any] = {"path": str(carried.path), "origin": read_origin(carried)}
     outcome["structure"] = structure(source, carried, common).as_json() if source.k >= 3 else None
