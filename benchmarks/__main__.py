@@ -16,6 +16,7 @@ BENCHMARKS = (
     "peers",
     "decomposition",
     "large",
+    "bounds",
     "long",
     "identical",
     "interrupted",
