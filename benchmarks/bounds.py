@@ -1,17 +1,17 @@
 """Bounds: what an exact search for the nearest exemplar could skip, on real activations. Not a time.
 
 Exemplars are activations drawn at random, rows others of the same text. Each bound gets more help than a search would
-have: it knows the largest similarity of every row beforehand. A pair is *left* if the bound does not rule it out, a block
-of 32 rows and 32 exemplars if one of its pairs is left; rows and exemplars are sorted by their coarse region, so that
-what is skipped lies together. A search multiplies blocks, not pairs.
+have: it knows the largest similarity of every row beforehand. A pair is *left* if the bound does not rule it out, a
+block of 32 rows and 32 exemplars if one of its pairs is left; rows and exemplars are sorted by their coarse region, so
+that what is skipped lies together. A search multiplies blocks, not pairs.
 
 `coordinates`: on the main axes of the rows, the product over the first m coordinates plus, by Cauchy and Schwarz, the
 product of the lengths of what follows; it costs m/d of all products itself. `regions`: exemplars lie in coarse regions,
-one of each sqrt(K) drawn as the centre; by the triangle inequality an angle is at least the angle to the centre less the
-widest of its region, which costs sqrt(K)/K.
+one of each sqrt(K) drawn as the centre; by the triangle inequality an angle is at least the angle to the centre less
+the widest of its region, which costs sqrt(K)/K.
 
-`work`: what would remain of a product, at best: the bound's own cost and the smaller of the blocks that are left and the
-pairs that are left, each of these at the cost of a pair that is gathered and multiplied alone, as measured here.
+`work`: what would remain of a product, at best: the bound's own cost and the smaller of the blocks that are left and
+the pairs that are left, each of these at the cost of a pair that is gathered and multiplied alone, as measured here.
 """
 
 from __future__ import annotations
