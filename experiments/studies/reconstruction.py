@@ -74,7 +74,7 @@ SMALL = Sizes(
     batch=256,
     ks=(32,),
     ks_few=(32,),
-    solved=20_000,
+    solved=5_000,
 )
 
 
@@ -256,10 +256,9 @@ class Study:
             for layer in layers
         }
         for (layer, name), measure in self.measures.items():
-            ce = {
-                of: float(getattr(measure, f"{of}_w").sum() / measure.count_w.sum()) for of in ("clean", "zero", "mean")
-            }
-            about = {"tokens": len(measure.text.x_nd), "documents": measure.text.documents, **ce}
+            about: dict[str, Any] = {"tokens": len(measure.text.x_nd), "documents": measure.text.documents}
+            for of in () if self.given.small else ("clean", "zero", "mean"):
+                about[of] = float(getattr(measure, f"{of}_w").sum() / measure.count_w.sum())
             self.facts[f"{name} {layer}"] = about
             self.say(f"{name} {layer} {about}")
 
@@ -325,7 +324,7 @@ class Study:
     def small(self, layer: int, order: int) -> None:
         """Part 3: directions, an autoencoder of the same tokens seen ten times, and at the first block the variants."""
         self.curve(layer, order)
-        self.trained(layer, [Recipe("topk", seed=order)], self.sizes.few, self.sizes.batch, epochs=10)
+        self.trained(layer, [Recipe("topk", seed=order)], self.sizes.few, self.sizes.batch, epochs=5)
         self.write()
         if layer == self.layers[0]:
             self.variants(layer, order)
@@ -399,7 +398,7 @@ class Study:
         yield "3 least squares from means", lambda: arms.least_squares(means_kd, some_nd, STEPS, 3)
         random_kd = arms.random_activations(x_nd, center_d, k, 0)
         yield "3 least squares from random", lambda: arms.least_squares(random_kd, some_nd, STEPS, 3)
-        yield "second dictionary of what is left", lambda: arms.second_dictionary(first_kd, u_nd, k, 4)
+        yield "second dictionary of what is left", lambda: arms.second_dictionary(first_kd, u_nd, k, 4, times=5)
         yield "ITDA", lambda: arms.of_size(lambda t: arms.grown(u_nd, t, 32, 2 * k, rows=rows), k, 5)[0][:k]
         yield (
             "leader rule on what is left",
@@ -484,11 +483,12 @@ class Study:
                     "k": k,
                     "l0": float(k),
                 }
-                spliced = name == "test" and (every or k == max(self.sizes.ks_few))
-                self.record(about, measure, x_nd, ce=spliced and not (both and self.given.small))
+                ce = name == "test" and (every or k == max(self.sizes.ks_few))
+                self.record(about, measure, x_nd, ce=ce)
 
     def record(self, facts: dict[str, Any], measure: Measure, x_nd: Tensor, *, ce: bool) -> None:
         """One row of the results."""
+        ce = ce and not self.given.small
         sums = {"error": measure.error(x_nd)} | ({"ce": measure.ce(x_nd)} if ce else {})
         row = facts | {"fvu": float(sums["error"].sum() / measure.total_w.sum()), "relative": measure.relative(x_nd)}
         if ce:
@@ -542,7 +542,7 @@ class Study:
         (self.given.out / "results.json").write_text(json.dumps(facts | {"rows": self.rows}, indent=1))
         arrays = {}
         for (layer, name), measure in self.measures.items():
-            for of in ("total", "count", "clean", "zero", "mean"):
+            for of in ("total", "count") if self.given.small else ("total", "count", "clean", "zero", "mean"):
                 arrays[f"{of}-{layer}-{name}"] = getattr(measure, f"{of}_w").cpu().numpy()
         for i, sums in enumerate(self.sums):
             arrays |= {f"{name}-{i}": value.astype(np.float32) for name, value in sums.items()}
@@ -569,9 +569,7 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _figures(row: dict[str, Any], of: dict[str, np.ndarray], sums: Any) -> dict[str, list[float]]:
-    total_w, clean_w, zero_w, mean_w = (
-        sums[f"{name}-{row['layer']}-test"] for name in ("total", "clean", "zero", "mean")
-    )
+    total_w = sums[f"total-{row['layer']}-test"]
     bootstrap = Bootstrap(len(total_w), 0)
     others_w = total_w <= total_w.sum() / 10
 
@@ -581,6 +579,7 @@ def _figures(row: dict[str, Any], of: dict[str, np.ndarray], sums: Any) -> dict[
 
     figures = {"fvu": ratio(of["error"], total_w), "fvu_others": ratio(of["error"] * others_w, total_w * others_w)}
     if "ce" in of:
+        clean_w, zero_w, mean_w = (sums[f"{name}-{row['layer']}-test"] for name in ("clean", "zero", "mean"))
         figures["recovered_zero"] = ratio(zero_w - of["ce"], zero_w - clean_w)
         figures["recovered_mean"] = ratio(mean_w - of["ce"], mean_w - clean_w)
     return figures

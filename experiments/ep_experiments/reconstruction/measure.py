@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,9 +53,21 @@ class Measure:
         self.follows_bs = follows_bs
         self.count_w = torch.zeros(text.documents, dtype=torch.float64, device=text.x_nd.device)
         self.count_w.index_add_(0, self.document_bs[:, 1:][follows_bs], follows_bs[follows_bs].double())
-        self.clean_w = self.ce(None)
-        self.zero_w = self.ce(torch.zeros_like(text.x_nd))
-        self.mean_w = self.ce(self.mean_d.float().expand_as(text.x_nd))
+
+    @cached_property
+    def clean_w(self) -> Float64[Tensor, " w"]:
+        """Cross-entropy of the model as it is."""
+        return self.ce(None)
+
+    @cached_property
+    def zero_w(self) -> Float64[Tensor, " w"]:
+        """With zeros in place of the activations."""
+        return self.ce(torch.zeros_like(self.text.x_nd))
+
+    @cached_property
+    def mean_w(self) -> Float64[Tensor, " w"]:
+        """With their mean."""
+        return self.ce(self.mean_d.float().expand_as(self.text.x_nd))
 
     def _by_document(self, value_n: Tensor) -> Float64[Tensor, " w"]:
         sum_w = torch.zeros(self.text.documents, dtype=torch.float64, device=value_n.device)
