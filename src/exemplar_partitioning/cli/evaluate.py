@@ -10,7 +10,7 @@ from rich.measure import Measurement
 
 from . import options
 from .output import print_json
-from .terminal import console, table
+from .terminal import console, counted, table
 
 if TYPE_CHECKING:
     from ..evaluating.result import Evaluation, Interval
@@ -89,7 +89,6 @@ def evaluate(
 
 
 def _print(result: Evaluation) -> None:
-
     spliced = result.ce_clean is not None
     names = ["code", ">k", ">features", ">L0", ">FVU", ">FVU'", ">cosine", ">live"]
     shown = table(*names, *([">CE", ">KL", ">CE/zero %", ">CE/mean %"] if spliced else []))
@@ -110,9 +109,11 @@ def _print(result: Evaluation) -> None:
         if spliced
         else ""
     )
+    held = f"{counted(result.tokens, 'token')} of {counted(result.documents, 'document')}"
+    left_out = counted(result.outlier_coordinates, "coordinate")
     out.print(
-        f"\n{result.tokens:,} tokens of {result.documents:,} documents of {result.text}; in brackets 95 % over "
-        f"documents.\nFVU' leaves out {result.outlier_coordinates} coordinates of outlying variance.{models}",
+        f"\n{held} of {result.text}; in brackets 95 % over documents.\n"
+        f"FVU' leaves out {left_out} of outlying variance.{models}",
         soft_wrap=True,
         highlight=False,
     )
