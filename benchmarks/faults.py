@@ -10,14 +10,16 @@ damaged ones that still are well-formed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .measure import Row, check_parts, kept_rows, write
 
@@ -31,37 +33,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; default: all. Rows of others are kept")
     parser.add_argument("--quick", action="store_true", help="a few cases of each, for a look")
-    parser.add_argument("--only", help="of the damaged files, this kind alone", choices=_kinds())
+    parser.add_argument("--only", default="", help="rows whose name has this alone; the others are kept")
+    parser.add_argument("--missing", action="store_true", help="rows alone that the result does not have yet")
     given = parser.parse_args()
     check_parts(parser, given.parts, tuple(PARTS))
-    rows = kept_rows("faults", [f"{part}: {given.only or ''}" for part in given.parts], quick=given.quick)
+    chosen = bool(given.parts or given.only or given.missing)
+    rows = {row.what: row for row in kept_rows("faults", ["\0"] * chosen, quick=given.quick)}
     for name in given.parts or PARTS:
-        begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="ep-faults-") as folder:
             Path(folder).chmod(0o755)
-            part = partial(damaged, only=given.only) if name == "damaged" else PARTS[name]
-            for what, outcomes in part(Path(folder), given.quick):
-                rows.append(_row(f"{name}: {what}", outcomes))
-        print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-        write("faults", quick=given.quick, seed=SEED, about=__doc__ or "", data=_total(rows), rows=rows)
-    if wrong := _total(rows)["wrong"]:
+            for what, outcomes in PARTS[name](Path(folder), given.quick):
+                row = f"{name}: {what}"
+                if given.only in row and not (given.missing and row in rows):
+                    rows[row] = _row(row, outcomes)
+                    _keep(rows, given.quick)
+    print(_total(list(rows.values())))
+    if wrong := _total(list(rows.values()))["wrong"]:
         sys.exit(f"{wrong} cases came out wrong")
 
 
-Outcomes = Iterable[tuple[str, str]]  # one of the kinds of faults.pool, and what was said
+Outcomes = Iterable[tuple[str, str]]  # one of the kinds of faults.pool, and what was said; tried as it is read
+
+
+def _all(tried: Callable[..., Outcomes], *given: Any) -> Outcomes:
+    """What a trial comes to, once it is asked for."""
+    yield from tried(*given)
+
+
+def _each(*trials: Callable[[], tuple[str, str]]) -> Outcomes:
+    """As `_all`, of trials that come to one outcome."""
+    for trial in trials:
+        yield trial()
 
 
 def _row(what: str, outcomes: Outcomes) -> Row:
     from faults.pool import OTHER, REFUSED, SAME, WRONG
 
+    begun = time.monotonic()
     outcomes = list(outcomes)
     counts = Counter(kind for kind, _ in outcomes)
     wrong = sorted({said for kind, said in outcomes if kind == WRONG})
-    found = {"tried": len(outcomes), "survived": counts[SAME], "refused clearly": counts[REFUSED]}
+    found: dict[str, Any] = {"tried": len(outcomes), "survived": counts[SAME], "refused clearly": counts[REFUSED]}
     found |= {"read as it stands": counts[OTHER]} if counts[OTHER] else {}
-    print(f"{what}: {dict(counts)}", *wrong[:20], sep="\n    ", flush=True)
+    print(f"{what}: {dict(counts)}, {time.monotonic() - begun:.0f} s", *wrong[:20], sep="\n    ", flush=True)
     found |= {"wrong": counts[WRONG]} | ({"first wrong": wrong[:3]} if wrong else {})
     return Row(what, target="0 wrong", found=found)
+
+
+def _keep(rows: dict[str, Row], quick: bool) -> None:
+    """Write what there is after every row, in the order of the parts: who stops this loses no more than one."""
+    order = {part: place for place, part in enumerate(PARTS)}
+    ordered = sorted(rows.values(), key=lambda row: order.get(row.what.partition(":")[0], len(order)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        write("faults", quick=quick, seed=SEED, about=__doc__ or "", data=_total(ordered), rows=ordered)
 
 
 def _total(rows: list[Row]) -> dict[str, int]:
@@ -69,25 +93,24 @@ def _total(rows: list[Row]) -> dict[str, int]:
     return {name: sum((row.found or {}).get(name, 0) for row in rows) for name in names}
 
 
-def _kinds() -> list[str]:
-    from faults.subjects import SUBJECTS
-
-    return list(SUBJECTS)
-
-
-def damaged(folder: Path, quick: bool, only: str | None = None) -> Iterator[tuple[str, Outcomes]]:
+def damaged(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     """More than 20,000 damages over all kinds of files."""
+    from faults import subjects
+
+    for name in subjects.SUBJECTS:
+        yield name, _damaged(name, folder, quick)
+
+
+def _damaged(name: str, folder: Path, quick: bool) -> Outcomes:
     from faults import pool, subjects
 
-    for number, (name, subject) in enumerate(subjects.SUBJECTS.items()):
-        if only not in (None, name):
-            continue
-        pristine = folder / f"{number}"
-        pristine.mkdir()
-        subject.make(pristine)
-        count = max(10, int((20 if quick else 1150) / subject.cost))
-        given = (name, SEED, str(pristine), str(folder / "scratch"))
-        yield name, [(o.kind, f"case {o.case}: {o.said}") for o in pool.run(subjects.prepare, given, range(count))]
+    subject, pristine = subjects.SUBJECTS[name], folder / name.replace("/", "-")
+    pristine.mkdir()
+    subject.make(pristine)
+    count = max(10, int((20 if quick else 1150) / subject.cost))
+    given = (name, SEED, str(pristine), str(folder / "scratch"))
+    for o in pool.run(subjects.prepare, given, range(count)):
+        yield o.kind, f"case {o.case}: {o.said}"
 
 
 def hostile(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -95,8 +118,11 @@ def hostile(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import hostile as made
     from faults import pool
 
-    outcomes = pool.run(made.prepare, (str(folder),), range(len(made.CASES)))
-    yield "files", [(o.kind, f"{list(made.CASES)[o.case]}: {o.said}") for o in outcomes]
+    def outcomes() -> Outcomes:
+        for o in pool.run(made.prepare, (str(folder),), range(len(made.CASES))):
+            yield o.kind, f"{list(made.CASES)[o.case]}: {o.said}"
+
+    yield "files", outcomes()
 
 
 def bombs(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -104,9 +130,12 @@ def bombs(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from exchange import test_pickle_bombs as made
     from faults.pool import OTHER, REFUSED, WRONG
 
-    kinds, tried = {"refused": REFUSED, "read": OTHER}, made.tried(folder, 3 if quick else None)
-    outcomes = [(kinds.get(said.split(":")[0], WRONG), f"{what}: {said}") for what, said in tried.items()]
-    yield f"pickles, {made.FACTOR} times their size and {made.FLOOR >> 20} MB", outcomes
+    def outcomes() -> Outcomes:
+        kinds = {"refused": REFUSED, "read": OTHER}
+        for what, said in made.tried(folder, 3 if quick else None).items():
+            yield kinds.get(said.split(":")[0], WRONG), f"{what}: {said}"
+
+    yield f"pickles, {made.FACTOR} times their size and {made.FLOOR >> 20} MB", outcomes()
 
 
 def tampered(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -114,34 +143,43 @@ def tampered(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults.pool import REFUSED, WRONG
     from folder import test_invariants as tampering
 
-    tiny, text = _model_and_text(folder)
-    built = tampering.built(tiny, text, folder / "built")
-    outcomes = []
-    for percentile in ("p10", "p20"):
-        for what in list(tampering.TAMPERINGS)[: 5 if quick else None]:
-            said = tampering.told(built / "resid_post.1" / percentile, folder / "tampered", what)
-            outcomes.append((REFUSED, said) if said else (WRONG, f"{what}: accepted"))
-    yield "consistently", outcomes
+    def outcomes() -> Outcomes:
+        tiny, text = _model_and_text(folder)
+        built = tampering.built(tiny, text, folder / "built")
+        for percentile in ("p10", "p20"):
+            for what in list(tampering.TAMPERINGS)[: 5 if quick else None]:
+                said = tampering.told(built / "resid_post.1" / percentile, folder / "tampered", what)
+                yield (REFUSED, said) if said else (WRONG, f"{what}: accepted")
+
+    yield "consistently", outcomes()
 
 
 def web(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults.pool import REFUSED, SAME, WRONG
     from faults.web import attack
 
-    counts, wrong = attack(200 if quick else 10_000, SEED, folder)
-    refused = counts["refused clearly"] + counts["cut off"]
-    good = [(SAME, "")] * counts["answered"] + [(REFUSED, "")] * refused
-    yield "requests", [*good[: len(good) - len(wrong)], *((WRONG, said) for said in wrong)]
+    def outcomes() -> Outcomes:
+        counts, wrong = attack(200 if quick else 10_000, SEED, folder)
+        refused = counts["refused clearly"] + counts["cut off"]
+        good = [(SAME, "")] * counts["answered"] + [(REFUSED, "")] * refused
+        yield from good[: len(good) - len(wrong)]
+        yield from ((WRONG, said) for said in wrong)
+
+    yield "requests", outcomes()
 
 
 def killed(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import kills
     from faults.pool import SAME, WRONG
 
-    for job in kills.jobs(*_model_and_text(folder), folder):
-        found = kills.kill(job, 3 if quick else 16, SEED, folder)
+    def outcomes(job: kills.Job) -> Outcomes:
+        found = kills.kill(job, 3 if quick else 40, SEED, folder)
         wrong = [*found.broken, *["other bytes in the end"] * found.unlike]
-        yield job.name, [*[(SAME, "")] * (found.kills - len(wrong)), *((WRONG, said) for said in wrong)]
+        yield from [(SAME, "")] * (found.kills - len(wrong))
+        yield from ((WRONG, said) for said in wrong)
+
+    for job in kills.jobs(*_model_and_text(folder), folder):
+        yield job.name, outcomes(job)
 
 
 def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -150,14 +188,14 @@ def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 
     for verb in tried.verbs(folder):
         trial = tried.Trial(verb, folder)
-        for fault, count in (("kill", 90), ("full", 6), ("interrupt", 3)):
+        for fault, count in (("kill", 12), ("full", 4), ("interrupt", 2)):
             yield f"{verb.name}, {fault}", trial.at(fault, 2 if quick else count)
-        yield f"{verb.name}, two at once", [trial.twice()]
+        yield f"{verb.name}, two at once", _each(trial.twice)
         if "{out}" in verb.line and verb.line[-1] != "{out}":
-            yield f"{verb.name}, a link to nowhere", [trial.dangling()]
+            yield f"{verb.name}, a link to nowhere", _each(trial.dangling)
         if verb.name in ("build", "extend"):
             for pattern in tried.GONE:
-                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2 if quick else 3)
+                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2)
 
 
 def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -167,13 +205,13 @@ def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
         print("no small file system can be mounted here: full disks are not tried")
         return
     for writing in _writings(folder, quick):
-        yield writing.name, disk.full(writing, folder)
+        yield writing.name, _all(disk.full, writing, folder)
 
 
 def readonly(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
-    yield "folders", [disk.read_only(writing, folder) for writing in _writings(folder, quick)]
+    yield "folders", (disk.read_only(writing, folder) for writing in _writings(folder, quick))
 
 
 def together(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -181,25 +219,25 @@ def together(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 
     rounds = 1 if quick else 10
     for writing in disk.writings(None, None, folder)[:-1]:  # checkpoints lie in folders that are locked
-        yield writing.name, [outcome for _ in range(rounds) for outcome in disk.at_once(writing, folder)]
+        yield writing.name, (outcome for _ in range(rounds) for outcome in disk.at_once(writing, folder))
 
 
 def clocks(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
-    yield "builds", disk.clocks(*_model_and_text(folder), folder)
+    yield "builds", _all(disk.clocks, *_model_and_text(folder), folder)
 
 
 def names(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
-    yield "of folders and labels", disk.names(folder)
+    yield "of folders and labels", _all(disk.names, folder)
 
 
 def memory(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
-    yield "ulimit -v", disk.memory(Path(sys.executable).with_name("ep"), folder)
+    yield "ulimit -v", _all(disk.memory, Path(sys.executable).with_name("ep"), folder)
 
 
 def _writings(folder: Path, quick: bool) -> list:

@@ -38,6 +38,13 @@ _ELSEWHERE = (
 _STALE_SECONDS = 60  # a writer takes its lock at once
 
 
+class Exists(EPError, FileExistsError):
+    """A folder is there already, perhaps since a moment ago."""
+
+    def __init__(self, path: Path):
+        super().__init__(f"{path} exists already; choose another folder")
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
@@ -71,13 +78,13 @@ def disk_errors(path: Path, advice: str = "choose a folder that you may write to
 def new_folder(path: Path, *, again: bool = False) -> Iterator[Path]:
     """A folder to fill that appears at `path` all at once, or not at all.
 
-    Everything in it is on the disk before it gets its name. Raises FileExistsError if `path` exists (with `again`: and
-    holds anything else than what was filled in), EPError if another process is writing it.
+    Everything in it is on the disk before it gets its name. Raises Exists if `path` does (with `again`: and holds
+    anything else than what was filled in), EPError if another process is writing it.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
         if path.exists() and not again:
-            raise FileExistsError(path)
+            raise Exists(path)
         partial.mkdir(parents=True, exist_ok=True)
         with _held(partial, path, os.O_RDONLY):
             try:
@@ -86,7 +93,7 @@ def new_folder(path: Path, *, again: bool = False) -> Iterator[Path]:
                 yield partial
                 if path.exists():
                     if not _same(partial, path):
-                        raise FileExistsError(path)
+                        raise Exists(path)
                     shutil.rmtree(partial)
                     return
                 for file in partial.rglob("*"):
@@ -298,9 +305,15 @@ def seal(path: Path) -> None:
     _seal_of(path).write_text(f"{sha256(path)}  {path.name}\n")
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there, and what was sealed."""
+    seal = _seal_of(path)
+    return seal.is_file() and seal.read_bytes() == f"{sha256(path)}  {path.name}\n".encode()
+
+
 def check_seal(path: Path) -> None:
     """Raise DataError unless a file is what was sealed; one without a seal is taken as it is."""
-    if _seal_of(path).is_file() and _seal_of(path).read_bytes() != f"{sha256(path)}  {path.name}\n".encode():
+    if _seal_of(path).is_file() and not is_sealed(path):
         raise DataError(f"{path} is altered, or {_seal_of(path).name} is: copy the whole folder again")
 
 

@@ -14,8 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from exemplar_partitioning.demo.models import PACKAGED_MODELS, _check_owner, packaged_model
-from exemplar_partitioning.demo.wheels import DEFAULT_TEXT_WHEEL, Wheel, cache_dir, fetch_wheel, require_free
+from exemplar_partitioning.demo.models import PACKAGED_MODELS, packaged_model
+from exemplar_partitioning.demo.wheels import (
+    DEFAULT_TEXT_WHEEL,
+    Wheel,
+    cache_dir,
+    check_owner,
+    fetch_wheel,
+    require_free,
+)
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import held_file
 from exemplar_partitioning.models.identity import special_token_ids
@@ -214,10 +221,10 @@ def test_the_default_model_speaks_and_splits_text_as_it_was_trained():
 def test_a_model_that_anybody_may_change_is_refused(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    _check_owner(tmp_path)
+    check_owner(tmp_path)
     (tmp_path / "config.json").chmod(0o666)
     with pytest.raises(DataError, match=r"config\.json belongs to another user, or everybody may write"):
-        _check_owner(tmp_path)
+        check_owner(tmp_path)
 
 
 def test_locks_are_taken_away_and_let_one_in_at_a_time(tmp_path):

@@ -114,7 +114,7 @@ def _broken(job: Job, out: Path, expected: dict[str, bytes]) -> list[str]:
 
 def _start(job: Job, out: Path) -> multiprocessing.Process:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(PRELOAD)
     process = context.Process(target=_quietly, args=(job.work, out))
     process.start()
     return process  # pyright: ignore[reportReturnType]

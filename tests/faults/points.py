@@ -17,9 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from conftest import sentences, tiny_llama
@@ -47,13 +49,14 @@ class Verb:
     """A command line that writes; `{out}` in it is the folder, or stands before the name of the file, that it writes.
 
     before: makes the folder, if there is something in it beforehand.  again: words of a refusal that is no fault, once
-    all is there.
+    all is there.  cache: the folder is the user's cache, where what was killed may leave work in progress for a day.
     """
 
     name: str
     line: tuple[str, ...]
     before: Callable[[Path], object] = field(default=lambda out: None)
     again: tuple[str, ...] = ()
+    cache: bool = False
 
 
 def verbs(folder: Path) -> list[Verb]:
@@ -76,6 +79,9 @@ def verbs(folder: Path) -> list[Verb]:
         ran = run(line, folder)
         assert ran.code == 0, ran.said
     (folder / "a.pkl").write_bytes(published(30, 24))
+    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32))
+    for name, word in (("with", "king"), ("without", "dog")):
+        (folder / f"{name}.txt").write_text("\n".join(f"the {word} sings {line}" for line in sentences(12, 3)))
     one, two, apart = (f"{home}/{SITE}/p2" for home in (built, grown, other))
 
     def put(source: str) -> Callable[[Path], object]:
@@ -101,11 +107,31 @@ def verbs(folder: Path) -> list[Verb]:
         "{out}",
     )
     there = ("exists already", "already")
+    apart_texts = ("--positive", str(folder / "with.txt"), "--negative", str(folder / "without.txt"), "--name", "king")
     return [
         Verb("build", (*build, "--out", "{out}", "--resume")),
         Verb(
             "extend",
             ("extend", built, str(more), "--model", tiny, "--max-tokens", "3000", "--out", "{out}", "--resume"),
+        ),
+        Verb(
+            "build, annotated and kept",
+            (*(word for word in build if word != "--no-annotate"), "--keep-activations", "--out", "{out}", "--resume"),
+        ),
+        Verb(
+            "build of activations",
+            (
+                "build",
+                "--activations",
+                str(folder / "a.npy"),
+                "--percentile",
+                "5",
+                "--threads",
+                "1",
+                "--out",
+                "{out}",
+                "--resume",
+            ),
         ),
         Verb("annotate", (*annotate, "{out}", str(text)), put(plain), there),
         Verb("annotate --replace", (*annotate, "{out}", str(more), "--replace"), put(built)),
@@ -118,6 +144,35 @@ def verbs(folder: Path) -> list[Verb]:
         Verb("match --out, a second time", ("match", one, apart, "--out", "{out}"), put(str(folder / "matched"))),
         Verb("figures", ("figures", built, "--out", "{out}", "--percentile", "2")),
         Verb("report", ("report", one, "--out", "{out}/new.html", "--top", "3"), _made),
+        Verb("concept", ("concept", one, *apart_texts, "--model", tiny, "--out", "{out}/new"), _made, there),
+        Verb(
+            "evaluate --figure",
+            (
+                "evaluate",
+                one,
+                str(text),
+                "--model",
+                tiny,
+                "--max-tokens",
+                "1000",
+                "-k",
+                "1,2",
+                "--figure",
+                "{out}/new.svg",
+            ),
+            _made,
+        ),
+        Verb(
+            "steer --save",
+            (
+                *("steer", one, "--region", "3", "--alpha", "0.5", "--prompt", "the king", "--max-new-tokens", "3"),
+                *("--model", tiny, "--save", "{out}/new.safetensors"),
+            ),
+            _made,
+            ("must be a new file",),
+        ),
+        Verb("search", ("search", one, "king"), _made, cache=True),
+        Verb("show demo", ("show", "demo", "--percentile", "4"), _made, cache=True),
         Verb("label", labelled, put(built)),
         Verb("ood fit", ood, put(built)),
         Verb(
@@ -148,28 +203,29 @@ class Ran:
     writes: int
 
 
-def run(line: tuple[str, ...], folder: Path, out: Path | None = None, fault: str = "", at: int = 0) -> Ran:
-    """A command in a process of its own, disturbed at the at-th write below `out`."""
-    process, said = _start(line, folder, out, fault, at)
-    process.join(SECONDS)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return Ran(-1, f"no end within {SECONDS} s", 0)
-    return _ended(process, said)
+def run(line: tuple[str, ...], folder: Path, out: Path | None = None, **given: Any) -> Ran:
+    """A command in a process of its own; fault, at: disturbed so at the at-th write below `out`; cache: the user's."""
+    return _ended(*_start(line, folder, out, **given))
 
 
-def _start(line: tuple[str, ...], folder: Path, out: Path | None, fault: str = "", at: int = 0) -> tuple[Any, Path]:
+def _start(
+    line: tuple[str, ...], folder: Path, out: Path | None, *, fault: str = "", at: int = 0, cache: Path | None = None
+) -> tuple[Any, Path]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "faults.points", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload([*PRELOAD, "faults.points"])
     said = folder / f"said-{time.monotonic_ns()}.txt"
     words = tuple(word.replace("{out}", str(out)) for word in line)
-    process = context.Process(target=_command, args=(words, said, folder / "cache", out, fault, at))
+    process = context.Process(target=_command, args=(words, said, cache or folder / "cache", out, fault, at))
     process.start()
     return process, said
 
 
 def _ended(process: Any, path: Path) -> Ran:
+    process.join(SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return Ran(-1, f"no end within {SECONDS} s", 0)
     said = path.read_text(errors="replace") if path.exists() else ""
     path.unlink(missing_ok=True)
     said, _, writes = said.rpartition("writes: ")
@@ -248,6 +304,7 @@ def everything(out: Path) -> dict[str, bytes | None]:
     return {
         str(path.relative_to(out)): path.read_bytes() if path.is_file() and path.name != "build.json" else None
         for path in sorted(out.rglob("*"))
+        if "staging" not in path.relative_to(out).parts
     }
 
 
@@ -256,11 +313,26 @@ class Trial:
 
     def __init__(self, verb: Verb, folder: Path):
         self.verb, self.folder = verb, folder
+
+    @cached_property
+    def whole(self) -> tuple[int, dict[str, bytes | None]]:
+        """How many writes it takes, and what is there then."""
         out = self._fresh("whole")
-        ran = run(verb.line, folder, out)
-        assert ran.code == 0, f"{verb.name}: {ran.said}"
-        self.writes, self.expected = ran.writes, everything(out)
+        ran = self._run(out)
+        assert ran.code == 0, f"{self.verb.name}: {ran.said}"
+        made = everything(out)
         shutil.rmtree(out)
+        return ran.writes, made
+
+    @property
+    def writes(self) -> int:
+        return self.whole[0]
+
+    def _start(self, out: Path, **fault: Any) -> tuple[Any, Path]:
+        return _start(self.verb.line, self.folder, out, cache=out if self.verb.cache else None, **fault)
+
+    def _run(self, out: Path, **fault: Any) -> Ran:
+        return _ended(*self._start(out, **fault))
 
     def _fresh(self, name: str) -> Path:
         out = self.folder / f"out-{name}"
@@ -277,20 +349,19 @@ class Trial:
     def _one(self, fault: str, at: int) -> Outcome:
         what = f"{self.verb.name}, {fault} at write {at} of {self.writes}"
         out = self._fresh("disturbed")
-        ran = run(self.verb.line, self.folder, out, fault, at)
+        ran = self._run(out, fault=fault, at=at)
         if problem := _unclear(fault, ran) or _half(out):
             return WRONG, f"{what}: {problem}"
         return self._again(what, out)
 
     def _again(self, what: str, out: Path) -> Outcome:
-        ran = run(self.verb.line, self.folder, out)
+        ran = self._run(out)
         if ran.code and not (ran.code == 2 and any(word in ran.said for word in self.verb.again)):
             return WRONG, f"{what}: the same again: {_last(ran)}"
         now = everything(out)
-        if now != self.expected:
-            names = sorted(
-                name for name in now.keys() | self.expected if now.get(name, 0) != self.expected.get(name, 0)
-            )
+        expected = self.whole[1]
+        if now != expected:
+            names = sorted(name for name in now.keys() | expected if now.get(name, 0) != expected.get(name, 0))
             return WRONG, f"{what}: in the end others than the undisturbed: {', '.join(names[:5])}"
         return (REFUSED if ran.code else SAME), what
 
@@ -300,7 +371,7 @@ class Trial:
             at = 1 + index * self.writes // points
             what = f"{self.verb.name}, {pattern or 'the folder'} removed at write {at} of {self.writes}"
             out = self._fresh("removed")
-            ran = run(self.verb.line, self.folder, out, pattern, at)
+            ran = self._run(out, fault=pattern, at=at)
             if "Traceback" in ran.said or ran.code not in (0, 2, 3, 4):
                 yield WRONG, f"{what}: {_last(ran)}"
             elif ran.code and not (out.exists() and (out / ".build").exists()):
@@ -311,9 +382,7 @@ class Trial:
     def twice(self) -> Outcome:
         """Two of the same at once: one gets through at least, in the same bytes."""
         out = self._fresh("twice")
-        both = [_start(self.verb.line, self.folder, out) for _ in range(2)]
-        for process, _ in both:
-            process.join(SECONDS)
+        both = [self._start(out) for _ in range(2)]
         ran = [_ended(*one) for one in both]
         clear = all(one.code in (0, 2, 4) and "Traceback" not in one.said for one in ran)
         if not clear or all(one.code for one in ran):
@@ -326,7 +395,7 @@ class Trial:
         out.unlink(missing_ok=True)
         shutil.rmtree(self.folder / "nowhere", ignore_errors=True)
         out.symlink_to(self.folder / "nowhere")
-        ran = run(self.verb.line, self.folder, out)
+        ran = self._run(out)
         out.unlink()
         clear = "Traceback" not in ran.said and ran.code in (0, 2, 4)
         return (

@@ -9,8 +9,17 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pkgutil import walk_packages
 
-PRELOAD = ["exemplar_partitioning.building", "exemplar_partitioning.annotating", "pytest"]
+import exemplar_partitioning as ep
+
+_LEFT_OUT = ("__main__", ".templates", ".ray")
+# What a command imports is there already in the process that all others are forked from.
+PRELOAD = [
+    *(m.name for m in walk_packages(ep.__path__, "exemplar_partitioning.") if not any(w in m.name for w in _LEFT_OUT)),
+    *("transformers.models.llama.modeling_llama", "sklearn.manifold", "sklearn.linear_model", "matplotlib.figure"),
+    *("matplotlib.backends.backend_svg", "pyarrow.parquet", "rich.table", "pytest"),
+]
 SECONDS = 30.0  # of a case; beyond, it hangs
 MEMORY = 4 << 30  # bytes a process may have beyond what it starts with
 

@@ -22,6 +22,8 @@ import torch
 
 import exemplar_partitioning as ep
 from annotated import annotated
+from exemplar_partitioning.act.concept import Concept
+from exemplar_partitioning.act.steer import direction_of
 from exemplar_partitioning.building import workspace as checkpoint
 from exemplar_partitioning.building.growing import Growing, Provenance
 from exemplar_partitioning.building.settings import BuildSettings
@@ -33,8 +35,12 @@ from exemplar_partitioning.exchange.from_sae import load_sae
 from exemplar_partitioning.folder import checkpoints
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
+from exemplar_partitioning.folder.activations import Kept, Spill
 from exemplar_partitioning.folder.labels import Labels
+from exemplar_partitioning.folder.listing import OnDisk
 from exemplar_partitioning.folder.origin import origin, read_origin
+from exemplar_partitioning.folder.search import search
+from exemplar_partitioning.folder.sole_covers import read_sole_covers, sole_covers
 from exemplar_partitioning.novelty.conformal import Tail
 from exemplar_partitioning.novelty.detector import Detector, FittedOn, Scale, _evidence, _Record
 from exemplar_partitioning.novelty.scores import SHARPNESS
@@ -352,6 +358,60 @@ def _read_gguf(folder: Path) -> str:
     return digest(loaded.info, loaded.tokenizer("the old dog")["input_ids"])
 
 
+def _concept(folder: Path) -> None:
+    _bare(folder)
+    d = store.load(folder)
+    ratio = {"auc": 0.9, "misses": (0.1, 0.0, 0.2), "alarms": (0.1, 0.0, 0.2)}
+    made = Concept("kings", d.content_id, [3, 7], 0.6, 0.25, direction_of(d, [3, 7]), {"detection": ratio})
+    made.save(folder / "concept")
+
+
+def _read_concept(folder: Path) -> str:
+    d = store.load(folder)
+    read = Concept.load(folder / "concept", d)
+    kept = (read.name, read.regions, read.threshold, read.alpha, read.report)
+    return digest(kept, read.direction, read.scores(d, torch.linspace(-1, 1, 3 * d.d_model).reshape(3, -1)))
+
+
+def _index(folder: Path) -> None:
+    annotated(folder / "build", k=12, percentiles=(2,))
+    _read_index(folder)
+
+
+def _read_index(folder: Path) -> str:
+    os.environ["EP_CACHE"] = str(folder / "cache")
+    hits = [search(OnDisk(store.load(folder / "build").path), word, 5) for word in ("dog", "king", "the old")]
+    return digest(hits)
+
+
+def _kept(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    spill = Spill(folder / "work", (SITE,), 8)
+    spill.open()
+    for part in range(2):
+        x_nd = torch.from_numpy(rng.normal(size=(30, 8)).astype(np.float32))
+        spill.append({SITE: x_nd}, digest=f"{part}" * 64, tokens_read=40 * (part + 1))
+    spill.keep(folder / "activations", {"model": "f" * 64, "lasting": True})
+
+
+def _read_kept(folder: Path) -> str:
+    """What an annotation takes from it: nothing, where it is not these very activations."""
+    kept = Kept.beside(folder)
+    assert kept is not None
+    if not kept.serves("f" * 64, [SITE]):
+        return digest(None)
+    chunks = [kept.read(f"{part}" * 64, 30) for part in range(2)]
+    return digest(kept.lasting, kept.spill.tokens, *(chunk and chunk[SITE] for chunk in chunks))
+
+
+def _covers(folder: Path) -> None:
+    (folder / "sole_covers.json").write_bytes(sole_covers(["a", "b", "c"], np.array([0, 1, 2]))["sole_covers.json"])
+
+
+def _read_covers(folder: Path) -> str:
+    return digest(read_sole_covers(folder, ["a", "b", "c"]))
+
+
 def _atlas(folder: Path) -> None:
     annotated(folder / "build", k=6, percentiles=(2,), annotate=False)
     _read_atlas(folder)
@@ -372,6 +432,10 @@ _ALL = (
     *(_one_file(f"annotation/{name}") for name in _EVIDENCE),
     Subject("checkpoint of a build", _work_folder, _read_work_folder, "out/.build/**/*"),
     Subject("checkpoint of an annotation", _annotate_checkpoint, _read_annotate_checkpoint, "checkpoint-*/*"),
+    Subject("concept", _concept, _read_concept, "concept/*"),
+    Subject("kept activations", _kept, _read_kept, "activations/*"),
+    Subject("sole_covers.json", _covers, _read_covers, "sole_covers.json"),
+    Subject("search index", _index, _read_index, "cache/search/*", cost=3),
     Subject("map in the cache", _atlas, _read_atlas, "cache/atlas/*", cost=5),
     Subject("SAELens export", _exported("saelens"), _read_sae, "sae/*", ours=False),
     Subject("sparsify export", _exported("sparsify"), _read_sae, "sae/*", ours=False),

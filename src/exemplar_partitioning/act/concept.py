@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..errors import DataError, EPError
-from ..files import new_folder, read_json, read_tensors, to_json
+from ..files import new_folder, read_tensors, sealed, unsealed
 from ..folder.dictionary import StoredDictionary
 from ..folder.labels import Labels
 from ..folder.model import check_model
+from ..folder.schema import validated
 from ..models.capture import Extractor
 from ..models.identity import special_token_ids
 from ..models.load import bos_id
@@ -85,9 +87,9 @@ class Concept:
             EPError: it does.
             ResourceError: it cannot be written.
         """
-        record = {"format": FORMAT, **{name: vars(self)[name] for name in _FIELDS}}
+        record = {"format": FORMAT, **{name: vars(self)[name] for name in _Kept.model_fields}}
         with new_folder(Path(path)) as folder:
-            (folder / "concept.json").write_bytes(to_json(record))
+            (folder / "concept.json").write_bytes(sealed(record))
             (folder / "concept.safetensors").write_bytes(serialise({"direction": self.direction.contiguous()}))
 
     @classmethod
@@ -105,16 +107,23 @@ class Concept:
             EPError: it is another dictionary's.
             DataError: it is damaged.
         """
-        value = read_json(Path(path) / "concept.json")
-        if value.get("format") != FORMAT or not set(_FIELDS) <= set(value):
+        file = Path(path) / "concept.json"
+        value = unsealed(file)
+        if value.pop("format", None) != FORMAT:
             raise DataError(f"{path} does not hold a concept of this package")
-        if value["dictionary"] != dictionary.content_id:
+        kept = validated(_Kept, value, file)
+        if kept.dictionary != dictionary.content_id:
             raise EPError(
-                f"{path} is a concept of the dictionary {str(value['dictionary'])[:12]}, but {dictionary.path} is "
+                f"{path} is a concept of the dictionary {kept.dictionary[:12]}, but {dictionary.path} is "
                 f"{dictionary.content_id[:12]}; give its own"
             )
-        tensors = read_tensors(Path(path) / "concept.safetensors", ("direction",), "pt")
-        return cls(**{name: value[name] for name in _FIELDS}, direction=tensors["direction"])
+        if not all(0 <= region < dictionary.k for region in kept.regions):
+            raise DataError(f"{file} is damaged: a region beyond the {dictionary.k:,} there are")
+        given_d = read_tensors(Path(path) / "concept.safetensors", ("direction",), "pt")["direction"]
+        direction_d = direction_of(dictionary, kept.regions)
+        if given_d.shape != direction_d.shape or not torch.allclose(given_d.float(), direction_d, atol=1e-5):
+            raise DataError(f"{path} is damaged: its direction is not that of its regions; find the concept again")
+        return cls(**dict(kept), direction=direction_d)
 
     def scores(self, dictionary: StoredDictionary, x_nd: Any) -> Float64[np.ndarray, " n"]:
         """Cosine of each activation to the nearest of the concept's exemplars.
@@ -129,7 +138,17 @@ class Concept:
         return _nearness(dictionary, self.regions, np.asarray(x_nd))
 
 
-_FIELDS = ("name", "dictionary", "regions", "threshold", "alpha", "report")
+class _Kept(BaseModel):
+    """concept.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    name: str
+    dictionary: str
+    regions: list[int] = Field(min_length=1)
+    threshold: float = Field(ge=-1.1, le=1.1, description="of a cosine")
+    alpha: float = Field(ge=0)
+    report: dict[str, Any]
 
 
 def concept(

@@ -103,6 +103,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _check_address_space()
+        _check_words(sys.argv[1:])
         app()
     except EPError as error:
         typer.secho(f"ep: {error}", err=True, fg="red")
@@ -125,6 +126,17 @@ def main() -> None:
             fg="red",
         )
         sys.exit(ResourceError.exit_code)
+
+
+def _check_words(words: list[str]) -> None:
+    """No tokenizer and no file of ours holds a byte that is not UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise EPError(
+                f"an argument is not UTF-8 at character {error.start}: {word[:60]!a}; write it, or name the file, so"
+            ) from error
 
 
 def _check_address_space() -> None:

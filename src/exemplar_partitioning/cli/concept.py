@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from . import options
 from .output import json_text, print_json
 from .terminal import console, fixed, highlighted, interval, table
 
+_LONGEST = 1 << 20  # bytes of a line
 Concept = Annotated[Path, typer.Argument(help="Folder that `ep concept` wrote.", metavar="CONCEPT")]
 
 
@@ -40,7 +43,7 @@ def concept(
     from ..folder.model import model_of
     from ..text.documents import read_prompts
 
-    folder = out or Path("concepts") / name
+    folder = out or Path("concepts") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "concept")
     if folder.exists():
         raise EPError(f"{folder} exists already; choose another folder with --out")
     dictionary = options.chosen_dictionary(path, site, percentile)
@@ -95,9 +98,7 @@ def watch(
     found = Concept.load(folder, dictionary)
     loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
     special, length, out = special_token_ids(loaded.tokenizer), dictionary.config.text.context_size or 128, console()
-    for line in sys.stdin:
-        if not (text := line.strip()):
-            continue
+    for text in _lines():
         try:
             x_nd, _ = activations(dictionary, loaded, [text])
         except EPError as error:
@@ -119,3 +120,22 @@ def watch(
             )
             out.print(Text.assemble((f"{max(score_n):.2f}  ", "dim"), *parts))
         sys.stdout.flush()
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input that say something; what is no text, or has no end, is left out with a word."""
+    cut = False
+    while data := sys.stdin.buffer.readline(_LONGEST):
+        goes_on, cut = cut, len(data) == _LONGEST and not data.endswith(b"\n")
+        try:
+            if cut or goes_on:
+                problem = "" if goes_on else f"has more than {_LONGEST:,} bytes"
+            elif text := data.decode().strip():
+                yield text
+                continue
+            else:
+                problem = ""
+        except UnicodeDecodeError as error:
+            problem = f"is not UTF-8 at byte {error.start}"
+        if problem:
+            typer.echo(f"ep: a line {problem}; it is left out", err=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 _NOT_KEPT = ("config", "print_config", "help")
+_LARGEST = 1 << 20  # characters of a file of options
 
 
 def _read(context: typer.Context, file: Path | None) -> Path | None:
@@ -21,8 +22,12 @@ def _read(context: typer.Context, file: Path | None) -> Path | None:
     from ..errors import EPError
 
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_LARGEST)
+        if len(text) == _LARGEST:
+            raise ValueError(f"a file of options is shorter than {_LARGEST:,} characters")
+        values = yaml.safe_load(text) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise EPError(f"{file} cannot be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise EPError(
@@ -34,6 +39,9 @@ def _read(context: typer.Context, file: Path | None) -> Path | None:
             near = get_close_matches(str(key), [name for name in known if name], 1)
             meant = f"; did you mean {near[0]}?" if near else f"; expected {', '.join(sorted(map(str, known)))}"
             raise EPError(f"{file} has {key!r}, which is no option{meant}")
+        each = values[key] if isinstance(values[key], list) else [values[key]]
+        if not all(value is None or isinstance(value, bool | int | float | str) for value in each):
+            raise EPError(f"{file} has something else than text, numbers or a list of them for {key}; write it as that")
     context.default_map = {
         key: ",".join(map(str, value)) if isinstance(value, list) and not _several(known[key]) else value
         for key, value in values.items()

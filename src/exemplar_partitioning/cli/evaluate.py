@@ -56,6 +56,7 @@ def evaluate(
     """
     from ..evaluating.run import evaluate as run
     from ..exchange.from_sae import load_sae
+    from ..files import disk_errors, write_new
     from .display import steps
 
     dictionary = options.chosen_dictionary(path, site, percentile)
@@ -63,6 +64,8 @@ def evaluate(
         from ..show.evaluation import check_drawing
 
         check_drawing(figure)
+        with disk_errors(figure):
+            figure.parent.mkdir(parents=True, exist_ok=True)
     with steps() as report:
         result = run(
             dictionary,
@@ -80,8 +83,9 @@ def evaluate(
         )
     if figure is not None:
         from ..show.evaluation import curves
+        from ..show.figures import to_bytes
 
-        curves(result).savefig(figure)
+        write_new(figure, to_bytes(curves(result), figure.suffix[1:]))
     if as_json:
         print_json(result.as_json())
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +19,24 @@ def packaged(path: Named) -> Named | Path:
     """
     if str(path) != NAME or Path(path).exists():
         return path
-    from .wheels import cache_dir, locked, staging
+    from ..files import flush
+    from .wheels import cache_dir, check_owner, locked, staging
 
     checksum = (SHIPPED / "resid_post.15" / "p4" / "config.json.sha256").read_text()[:12]
     copy = cache_dir() / "dictionaries" / f"{NAME}-{checksum}"
     with locked(copy.name):
         if not copy.is_dir():
             with staging() as work:
-                whole = shutil.copytree(SHIPPED, work / NAME)
+                whole = work / NAME
+                for file in sorted(SHIPPED.rglob("*")):  # shutil.copytree gathers errors without saying which kind
+                    if file.is_file():
+                        place = whole / file.relative_to(SHIPPED)
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        place.write_bytes(file.read_bytes())
+                for written in (*whole.rglob("*"), whole):
+                    flush(written)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 whole.rename(copy)
+                flush(copy.parent)
+    check_owner(copy)
     return copy

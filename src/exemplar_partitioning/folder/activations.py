@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..files import disk_errors, flush, read_json, to_json, write_new
+from ..files import disk_errors, flush, sealed, unsealed, write_new
 
 FOLDER = "activations"
 _RECORD = "activations.json"
@@ -140,7 +140,7 @@ class Spill:
         apart = len(set(self.widths.values())) > 1
         width = self.widths if apart else next(iter(self.widths.values()))
         record = {"format": "exemplar-partitioning/activations", "d_model": width, "sites": list(self.paths), **of}
-        write_new(self.folder / _RECORD, to_json(record | self.record()))
+        write_new(self.folder / _RECORD, sealed(record | self.record()))
         with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
             self.folder.rename(place)
@@ -168,7 +168,7 @@ class Kept:
         """
         if not (place := path / FOLDER).is_dir():
             return None
-        record = read_json(place / _RECORD)
+        record = unsealed(place / _RECORD)
         try:
             known = {name: record[name] for name in ("rows", "known", "digests", "tokens")}
             width: Any = record["d_model"]

@@ -186,7 +186,7 @@ def save(
         The config with the hashes filled in.
 
     Raises:
-        FileExistsError: the folder exists.
+        Exists: the folder does.
         ResourceError: the disk is full.
     """
     assert regions.schema.equals(REGIONS_SCHEMA) and len(regions) == dictionary.k == config.build.k

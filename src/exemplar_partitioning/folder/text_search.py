@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..demo.wheels import cache_dir, locked, staging
+from ..demo.wheels import cache_dir, check_owner, locked, staging
 from ..errors import EPError
-from ..files import sha256
+from ..files import is_sealed, seal, sha256
 from .annotation import FOLDER, Annotation
 from .labels import Labels
 from .listing import OnDisk
 
-_VERSION = 1  # of the index: one made otherwise is not read
+_VERSION = 2  # of the index: one made otherwise is not read
 _COLUMNS = ("token", "members", "near", "context", "lens")
 _WEIGHTS = "10.0, 8.0, 4.0, 1.0, 2.0"  # of the columns: what is at the token counts more than what is around it
 _NEAR = (4, 3)  # tokens before and after an example's that are near it
@@ -129,19 +130,27 @@ def _opened(dictionary: OnDisk) -> sqlite3.Connection:
     with locked(f"search-{path.stem}"):
         if not _is_whole(path):
             with staging() as work:
-                _write(work / "index", dictionary)
+                _write(work / path.name, dictionary)
+                seal(work / path.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                (work / "index").replace(path)
+                for file in sorted(work.iterdir()):  # the hash comes last
+                    file.replace(path.parent / file.name)
+    check_owner(path)
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is an index that was written to its end."""
+    """Whether the file is an index as it was written."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as index:
-            return index.execute("PRAGMA user_version").fetchone() == (_VERSION,)
-    except sqlite3.Error:
+        status = path.stat()
+        return _sealed(path, status.st_mtime_ns, status.st_size)
+    except OSError:
         return False
+
+
+@lru_cache
+def _sealed(path: Path, *_changed: int) -> bool:
+    return is_sealed(path)
 
 
 def _write(path: Path, dictionary: OnDisk) -> None:
@@ -155,7 +164,6 @@ def _write(path: Path, dictionary: OnDisk) -> None:
             for table in ("words", "stems"):
                 index.execute(f"INSERT INTO {table}(rowid, {columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
             index.execute("INSERT INTO parts(rowid, text) VALUES (?, ?)", (row[0], "\n".join([*row[1:4], row[5]])))
-        index.execute(f"PRAGMA user_version = {_VERSION}")
         index.commit()
 
 
