@@ -186,16 +186,18 @@ def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     """Every verb of the command line, disturbed at each of its writes."""
     from faults import points as tried
 
-    for verb in tried.verbs(folder):
-        trial = tried.Trial(verb, folder)
-        for fault, count in (("kill", 12), ("full", 4), ("interrupt", 2)):
-            yield f"{verb.name}, {fault}", trial.at(fault, 2 if quick else count)
-        yield f"{verb.name}, two at once", _each(trial.twice)
-        if "{out}" in verb.line and verb.line[-1] != "{out}":
-            yield f"{verb.name}, a link to nowhere", _each(trial.dangling)
-        if verb.name in ("build", "extend"):
+    trials = [tried.Trial(verb, folder) for verb in tried.verbs(folder)]
+    for fault, count in (("kill", 8), ("full", 4), ("interrupt", 2)):
+        for trial in trials:
+            yield f"{trial.verb.name}, {fault}", trial.at(fault, 2 if quick else count)
+    for trial in trials:
+        name, line = trial.verb.name, trial.verb.line
+        yield f"{name}, two at once", _each(trial.twice)
+        if "{out}" in line and line[-1] != "{out}":
+            yield f"{name}, a link to nowhere", _each(trial.dangling)
+        if name in ("build", "extend"):
             for pattern in tried.GONE:
-                yield f"{verb.name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2)
+                yield f"{name}, {pattern or 'the folder'} removed", trial.removed(pattern, 2)
 
 
 def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:

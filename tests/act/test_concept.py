@@ -67,6 +67,17 @@ def test_the_folder_holds_it_whole(built, found, tmp_path):
     (tmp_path / "kings" / "concept.json").write_text(json.dumps(record))
     with pytest.raises(ep.EPError, match="give its own"):
         Concept.load(tmp_path / "kings", d)
+    for change, said in (
+        ({"regions": [10**6]}, "a region beyond"),
+        ({"regions": [0, 1]}, "its direction is not that of its regions"),
+        ({"threshold": 3.0}, "threshold"),
+        ({"regions": ["0"]}, "regions"),
+        ({"format": "x"}, "does not hold a concept"),
+    ):
+        changed = record | {"dictionary": d.content_id} | change
+        (tmp_path / "kings" / "concept.json").write_text(json.dumps(changed))
+        with pytest.raises(ep.EPError, match=said):
+            Concept.load(tmp_path / "kings", d)
     with pytest.raises(ep.EPError, match="give 8 of each"):
         ep.concept(d, loaded, ["a"], ["b"], "few")
 
@@ -80,10 +91,16 @@ def test_the_commands_find_it_and_watch_for_it(built, tiny_folder, tmp_path):
     run = CliRunner().invoke(app, ["concept", str(d.path), *given, "--out", out, "--model", str(tiny_folder)])
     assert run.exit_code == 0, run.output
     assert "on held-out texts" in run.output and "probe on means" in run.output
-    lines = "king walks under\n\nthe grey dog sees\n"
+    # what is no text, or has no end, is left out with a word
+    lines = b"king walks under\n\n\xff\xfe\n" + b"x" * 3_000_000 + b"\nthe grey dog sees\n"
     command = ["watch", str(d.path), out, "--model", str(tiny_folder), "--json"]
     run = CliRunner().invoke(app, command, input=lines)
     assert run.exit_code == 0, run.output
+    assert (
+        run.stderr.count("not UTF-8 at byte 0; it is left out")
+        == 1
+        == run.stderr.count("has more than 1,048,576 bytes")
+    )
     flagged, other = [json.loads(line) for line in run.stdout.splitlines()]
     assert any("king" in each["text"] for each in flagged["flagged"])
     assert other["text"] == "the grey dog sees" and other["score"] <= flagged["score"]

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import exemplar_partitioning as ep
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.demo.dictionary import SHIPPED, packaged
+from exemplar_partitioning.files import seal
 
 
 @pytest.fixture
@@ -40,6 +41,11 @@ def test_it_opens_by_name_and_its_copy_takes_labels(cache):
     assert shown.exit_code == 0 and "a label of mine" in shown.output
     assert before == {file: file.read_bytes() for file in SHIPPED.rglob("*") if file.is_file()}
     assert ep.load("demo", percentile=8).path.is_relative_to(cache)
+    config = d.path / "config.json"
+    config.write_bytes(config.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    seal(config)  # consistent, but not what was shipped
+    with pytest.raises(ep.EPError, match="not as it was shipped"):
+        ep.load("demo", percentile=4)
 
 
 def test_a_folder_of_that_name_goes_before(cache, tmp_path):

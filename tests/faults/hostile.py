@@ -196,12 +196,60 @@ def _model(name: str, data: bytes) -> Callable[[Path], object]:
     return read
 
 
+_NESTED = "".join(f"  , &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))
+_OPTIONS = {
+    "a list that doubles": f"sites: [&a0 [x]\n{_NESTED}]",
+    "nesting": "sites: " + "[" * 100_000,
+    "an object": "sites: {a: 1}",
+    "a day": "max_tokens: 2026-01-01",
+    "lists in a list": "percentiles: [[1]]",
+    "code": "seed: !!python/object/apply:os.system [touch /tmp/ep-was-here]",
+    "a key that is a list": "? [a, b]\n: 1",
+    "no end": "a" * (1 << 20),
+    "no option": "colour: red",
+    "NaN for a count": "max_tokens: .nan",
+    "infinity for a count": "max_tokens: .inf",
+    "a list": "- 1",
+    "a number": "42",
+    "not UTF-8": b"\xff\xfe",
+    "two documents": "a: 1\n---\nb: 2",
+}
+
+
+def _options(data: bytes | str) -> Callable[[Path], object]:
+    """What `ep build --config` makes of a file; the text has no words, so that nothing is built of what passes."""
+
+    def read(folder: Path) -> object:
+        from typer.testing import CliRunner
+
+        from exemplar_partitioning.cli import app
+
+        (folder / "empty.txt").write_text("")
+        (folder / "a.yaml").write_bytes(data if isinstance(data, bytes) else data.encode())
+        line = [
+            "build",
+            "nowhere",
+            str(folder / "empty.txt"),
+            "--config",
+            str(folder / "a.yaml"),
+            "--out",
+            str(folder / "o"),
+        ]
+        ran = CliRunner().invoke(app, line)
+        if isinstance(ran.exception, SystemExit) and ran.exit_code == 2:
+            raise EPError(ran.output)  # by the parser of the command line
+        raise ran.exception or AssertionError("it was built")
+
+    return read
+
+
 CASES: dict[str, Callable[[Path], object]] = {
     **{f"safetensors, {what}": _sae("sae_weights.safetensors", data) for what, data in _SAFETENSORS.items()},
     **{f"npz, {what}": _sae("params.npz", data) for what, data in _NPZ.items()},
     **{f"config of an autoencoder, {what}": _sae("cfg.json", data) for what, data in _CONFIGS.items()},
     **{f"pickle, {what}": _pickled(data) for what, data in _PICKLES.items()},
     **{f"metadata of a pickle, {what}": _pickled(published(4, 8), data) for what, data in _METADATA.items()},
+    **{f"options, {what}": _options(data) for what, data in _OPTIONS.items()},
     **{f"GGUF, {what}": _model("a.gguf", data) for what, data in _GGUF.items()},
 }
 

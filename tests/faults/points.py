@@ -109,32 +109,6 @@ def verbs(folder: Path) -> list[Verb]:
     there = ("exists already", "already")
     apart_texts = ("--positive", str(folder / "with.txt"), "--negative", str(folder / "without.txt"), "--name", "king")
     return [
-        Verb("build", (*build, "--out", "{out}", "--resume")),
-        Verb(
-            "extend",
-            ("extend", built, str(more), "--model", tiny, "--max-tokens", "3000", "--out", "{out}", "--resume"),
-        ),
-        Verb(
-            "build, annotated and kept",
-            (*(word for word in build if word != "--no-annotate"), "--keep-activations", "--out", "{out}", "--resume"),
-        ),
-        Verb(
-            "build of activations",
-            (
-                "build",
-                "--activations",
-                str(folder / "a.npy"),
-                "--percentile",
-                "5",
-                "--threads",
-                "1",
-                "--out",
-                "{out}",
-                "--resume",
-            ),
-        ),
-        Verb("annotate", (*annotate, "{out}", str(text)), put(plain), there),
-        Verb("annotate --replace", (*annotate, "{out}", str(more), "--replace"), put(built)),
         Verb("transport", (*carry, "--max-tokens", "4000", "--out", "{out}"), again=there),
         *(
             Verb(f"combine {name}", ("combine", name, two, b, "--out", "{out}"), again=there)
@@ -181,6 +155,32 @@ def verbs(folder: Path) -> list[Verb]:
             again=there,
         ),
         *map(exported, ("saelens", "sparsify", "neuronpedia", "interp-engine", "saebench", "mib", "axbench")),
+        Verb("build", (*build, "--out", "{out}", "--resume")),
+        Verb(
+            "extend",
+            ("extend", built, str(more), "--model", tiny, "--max-tokens", "3000", "--out", "{out}", "--resume"),
+        ),
+        Verb(
+            "build, annotated and kept",
+            (*(word for word in build if word != "--no-annotate"), "--keep-activations", "--out", "{out}", "--resume"),
+        ),
+        Verb(
+            "build of activations",
+            (
+                "build",
+                "--activations",
+                str(folder / "a.npy"),
+                "--percentile",
+                "5",
+                "--threads",
+                "1",
+                "--out",
+                "{out}",
+                "--resume",
+            ),
+        ),
+        Verb("annotate", (*annotate, "{out}", str(text)), put(plain), there),
+        Verb("annotate --replace", (*annotate, "{out}", str(more), "--replace"), put(built)),
     ]
 
 

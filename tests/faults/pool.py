@@ -13,8 +13,9 @@ from pkgutil import walk_packages
 
 import exemplar_partitioning as ep
 
+FEW = ["exemplar_partitioning.building", "exemplar_partitioning.annotating", "pytest"]
 _LEFT_OUT = ("__main__", ".templates", ".ray")
-# What a command imports is there already in the process that all others are forked from.
+# All that commands import, for many of them: it is there in the process that they are forked from.
 PRELOAD = [
     *(m.name for m in walk_packages(ep.__path__, "exemplar_partitioning.") if not any(w in m.name for w in _LEFT_OUT)),
     *("transformers.models.llama.modeling_llama", "sklearn.manifold", "sklearn.linear_model", "matplotlib.figure"),
@@ -44,7 +45,7 @@ def run(prepare: Callable[..., Work], given: tuple, cases: Iterable[int], second
     prepare: a function of a module; called there with `given`, it returns the work: case to (kind, said).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(FEW)
     left, found = list(cases), []
     while left:
         mine, theirs = context.Pipe(duplex=False)

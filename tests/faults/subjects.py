@@ -39,8 +39,8 @@ from exemplar_partitioning.folder.activations import Kept, Spill
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.folder.listing import OnDisk
 from exemplar_partitioning.folder.origin import origin, read_origin
-from exemplar_partitioning.folder.search import search
 from exemplar_partitioning.folder.sole_covers import read_sole_covers, sole_covers
+from exemplar_partitioning.folder.text_search import search
 from exemplar_partitioning.novelty.conformal import Tail
 from exemplar_partitioning.novelty.detector import Detector, FittedOn, Scale, _evidence, _Record
 from exemplar_partitioning.novelty.scores import SHARPNESS
@@ -135,7 +135,7 @@ def _dictionary(folder: Path) -> None:
         sharpness=SHARPNESS,
         false_alarms=0.05,
         token_false_alarms=0.05,
-        fitted_on=FittedOn(source="a.jsonl", documents=40, tokens=800, seed=0),
+        fitted_on=FittedOn(source="a.jsonl", documents=50, tokens=1000, seed=0),
         scale=scale,
         documents=Tail.of([np.array([scale.standard(s)]) for s in given]),
         tokens=Tail.of(given),

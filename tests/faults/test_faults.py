@@ -1,12 +1,15 @@
 """A sample of the faults that `python -m benchmarks.faults` tries at length."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.exchange.pickles import read_pickle
 from exemplar_partitioning.files import new_folder, write_new
+from exemplar_partitioning.folder.group import finish
 from explorer_site import served
 from faults import disk, hostile, points, pool, subjects, web
 from faults.pool import WRONG
@@ -127,6 +130,22 @@ class TestWriting:
 
     def test_awkward_names(self, tmp_path):
         assert not [said for kind, said in disk.names(tmp_path) if kind == WRONG]
+
+
+def test_words_that_are_no_text(tmp_path):
+    """Bytes that are not UTF-8 ended in a trace of the tokenizer, in seven commands."""
+    for line in (["show", "demo", "--text", b"the \xff king"], ["search", "demo", b"\xff"], ["build", b"\xff.txt"]):
+        done = subprocess.run([sys.executable, "-m", "exemplar_partitioning", *line], capture_output=True, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(b"ep: an argument is not UTF-8"), done.stderr
+
+
+def test_a_journal_that_leads_elsewhere(tmp_path):
+    """Of a folder from somebody else: it must move and remove nothing outside."""
+    (tmp_path / "out").mkdir()
+    for moves in ({"../x": 1}, {"/x": 1}, {"a/../../x": 1}, [], None):
+        (tmp_path / "out" / "moves.json").write_text(json.dumps({"moves": moves}))
+        with pytest.raises(DataError, match="damaged"):
+            finish(tmp_path / "out" / "moves.json", tmp_path / "out")
 
 
 def test_a_spill_that_was_altered(tmp_path):

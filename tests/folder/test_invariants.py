@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import exemplar_partitioning as ep
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError
-from exemplar_partitioning.files import seal, sha256, to_json
+from exemplar_partitioning.files import seal, sealed, sha256, to_json
 from exemplar_partitioning.folder.dictionary import load
 from exemplar_partitioning.folder.invariants import check
 
@@ -125,6 +126,42 @@ def scaled(name, factor, rows=slice(None)):
         return {**given, name: values}
 
     return change
+
+
+def two_rows(name):
+    """What two regions of unlike tokens and nearly as many members have of a column, exchanged."""
+
+    def change(given):
+        members, lists = given["members"].to_pylist(), given[name].to_pylist()
+        order = sorted(range(len(members)), key=lambda i: -members[i])
+        a, b = next((a, b) for a, b in pairwise(order) if lists[a][0]["token"] != lists[b][0]["token"])
+        lists[a], lists[b] = lists[b], lists[a]
+        field = given.schema.field(name)
+        return given.set_column(given.schema.get_field_index(name), field, pa.array(lists, field.type))
+
+    return table(change, "annotation/regions.parquet")
+
+
+def later(given):
+    """The first exemplar of a window that has two, with room after it, comes one later than it did."""
+    births, seen = given["arrival_index"].to_pylist(), {}
+    windows = zip(*(given[name].to_pylist() for name in ("document", "position", "window_tokens")), strict=True)
+    for row, (document, position, window) in enumerate(windows):
+        before = seen.setdefault((document, position - len(window)), row)
+        if before < row and births[row] - births[before] > 1 and births[before + 1] > births[before] + 1:
+            births[before] += 1
+            break
+    field = given.schema.field("arrival_index")
+    return given.set_column(given.schema.get_field_index("arrival_index"), field, pa.array(births, field.type))
+
+
+def covers(change):
+    def tamper(folder):
+        record = json.loads((folder / "sole_covers.json").read_bytes())
+        del record["sha256"]
+        (folder / "sole_covers.json").write_bytes(sealed({**record, "counts": change(record["counts"])}))
+
+    return tamper
 
 
 ROWS, EXAMPLES = "annotation/regions.parquet", "annotation/examples.parquet"
@@ -278,6 +315,26 @@ TAMPERINGS = {
     "a silhouette of 7": evidence("quality", "random_exemplars", "silhouette", value=7.0),
     "a later schema": config("schema_version", value="9.0"),
     "another format": config("format", value="exemplar-partitioning/annotation"),
+    "arrivals one later": column("arrival_index", lambda old: [n + 1 for n in old]),
+    "an exemplar one later than in its window": table(lambda t: later(t)),
+    "the missing mass of another": json_of(
+        "config.json", lambda c: c["build"]["unseen"].update(low=0.0, estimate=c["build"]["unseen"]["low"] / 2)
+    ),
+    "saturated in the middle": json_of("config.json", lambda c: c["build"].update(stopped="saturated")),
+    "sole covers of another": covers(lambda counts: "0" * len(counts)),
+    "more covers than arrivals": covers(lambda counts: "2" * len(counts)),
+    "top tokens of two regions exchanged": two_rows("top_tokens"),
+    "top tokens in another order": column("top_tokens", lambda old: [row[::-1] for row in old], ROWS),
+    "a token called as another": column(
+        "top_tokens", lambda old: [[{**r[0], "token": "x"}, *r[1:]] for r in old], ROWS
+    ),
+    "an exemplar's token called as another": column("token", first("x")),
+    "an example's tokens called as others": column("tokens", lambda old: [["x"] * len(v) for v in old], EXAMPLES),
+    "counts of half": column(
+        "top_tokens", lambda old: [[{**t, "count": max(1, t["count"] // 2)} for t in r] for r in old], ROWS
+    ),
+    "within theta of another": column("within", lambda old: old[::-1], ROWS),
+    "spread of another": column("std_distance", lambda old: [n and n * 2 for n in old], ROWS),
     "gini infinite": evidence("gini", value=float("inf")),
 }  # fmt: skip
 

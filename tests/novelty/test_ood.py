@@ -268,6 +268,9 @@ class TestDetector:
             (lambda good: good | {"sharpness": 1.0}, "another version"),
             (lambda good: good | {"false_alarms": 2}, "false_alarms"),
             (lambda good: good | {"tokens": good["tokens"] | {"above": [0.5]}}, "side by side"),
+            (lambda good: good | {"tokens": good["tokens"] | {"scores": [0.5], "above": [-3.0]}}, "between 0 and 1"),
+            (lambda good: good | {"tokens": good["tokens"] | {"documents": 3}}, "different documents"),
+            (lambda good: good | {"fitted_on": good["fitted_on"] | {"documents": 10**6}}, "more documents"),
         ],
     )
     def test_a_damaged_file(self, tiny, content, said):

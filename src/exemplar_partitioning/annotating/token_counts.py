@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from ..core.statistics import log_likelihood
+
 _COMPACT = 1 << 18  # pairs held loose before they are counted together
 
 
@@ -62,7 +64,7 @@ class PairCounts:
         token_v = np.bincount(token_p, n_p, minlength=self.vocab_size)
         total = n_p.sum()
         lift_p = (n_p / region_k[region_p]) / (token_v[token_p] / max(total, 1))
-        ratio_p = _log_likelihood(n_p, region_k[region_p], token_v[token_p], total)
+        ratio_p = log_likelihood(n_p, region_k[region_p], token_v[token_p], total)
         keep = np.flatnonzero(lift_p > 1)
         order = keep[np.lexsort((token_p[keep], -ratio_p[keep], region_p[keep]))]
         pairs_k = np.bincount(region_p[order], minlength=self.k)
@@ -85,21 +87,3 @@ class TokenCounts:
     token_p: Int64[np.ndarray, " p"]
     count_p: Int64[np.ndarray, " p"]
     lift_p: Float[np.ndarray, " p"]
-
-
-def _log_likelihood(
-    both: Int64[np.ndarray, " p"], region: Float[np.ndarray, " p"], token: Float[np.ndarray, " p"], total: int
-) -> Float[np.ndarray, " p"]:
-    """G2 of the two-by-two table (in the region or not) x (this token or another)."""
-
-    def term(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(observed > 0, observed * np.log(observed / expected), 0.0)
-
-    cells = [
-        (both, region * token / total),
-        (region - both, region * (total - token) / total),
-        (token - both, (total - region) * token / total),
-        (total - region - token + both, (total - region) * (total - token) / total),
-    ]
-    return 2 * np.sum([term(observed, expected) for observed, expected in cells], axis=0)

@@ -20,7 +20,7 @@ def count(text: str | int) -> int:
     """A positive whole number; `2_000_000` and `2e6` are fine."""
     try:
         value = float(text) if "e" in str(text).lower() else int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = 0
     if not 1 <= value <= 10**18 or value != int(value):
         raise typer.BadParameter(f"{text!r} is not a positive whole number such as 2_000_000")

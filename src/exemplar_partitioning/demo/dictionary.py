@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import DataError
+
 Named = TypeVar("Named", str, Path, str | Path)
 
 NAME = "demo"
@@ -39,4 +41,8 @@ def packaged(path: Named) -> Named | Path:
                 whole.rename(copy)
                 flush(copy.parent)
     check_owner(copy)
+    for seal in SHIPPED.rglob("config.json.sha256"):  # which hold the hashes of all but the evidence
+        held = copy / seal.relative_to(SHIPPED)
+        if not held.is_file() or held.read_bytes() != seal.read_bytes():
+            raise DataError(f"{copy} is not as it was shipped; remove it, and it is made again, without your labels")
     return copy

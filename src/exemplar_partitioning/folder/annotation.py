@@ -36,8 +36,8 @@ from ..files import (
     sha256,
     to_json,
 )
+from .annotation_invariants import check_evidence, check_examples, check_means
 from .html import facts
-from .invariants import check_evidence, check_examples, check_means
 from .listing import OnDisk, verified
 from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
 

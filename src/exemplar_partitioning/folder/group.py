@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import DataError
 from ..files import disk_errors, flush, read_json, to_json, write_new
 
 JOURNAL = "moves.json"  # in the work folder of a job
@@ -41,7 +42,12 @@ def finish(journal: Path, root: Path) -> None:
     """End a move that a process began, if one did."""
     if not journal.is_file():
         return
-    for name, inode in read_json(journal)["moves"].items():
+    moves = read_json(journal).get("moves")
+    if not isinstance(moves, dict) or any(
+        {"..", ""} & set(Path(name).parts) or Path(name).is_absolute() for name in moves
+    ):
+        raise DataError(f"{journal} is damaged; remove it, and {root} where that holds nothing else")
+    for name, inode in moves.items():
         place, ready = root / name, beside(root / name)
         with disk_errors(place):
             if ready.is_dir() and ready.stat().st_ino == inode:  # else it holds what was there before

@@ -20,7 +20,6 @@ import pyarrow as pa
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from .annotation import Annotation
     from .dictionary import StoredDictionary
     from .listing import OnDisk
     from .schema import Config
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 _ROWS = 1024
 _ROUNDING = 1e-6  # of a cosine of two float32 directions
 _FOREIGN_ROUNDING = 1e-4  # of one decided in float32 by another program
-_HEAT = 2e-3  # of a token's distance, kept in thousandths
-_IDENTITY = 1e-4  # between a region's distances and its mean direction, both rounded
 
 
 def require(holds: Any, path: Path, what: str) -> None:
@@ -81,66 +78,6 @@ def check_rows(dictionary: OnDisk, table: pa.Table, first: int = 0) -> None:
         require(table[column].to_numpy() >= least, path, f"{column} below {least}")
 
 
-def check_evidence(annotation: Annotation, table: pa.Table) -> None:
-    """That the annotation's rows are those of the regions, and its numbers possible."""
-    path = annotation.path / "regions.parquet"
-    record, k = annotation.record, annotation.dictionary.k
-    n = {name: table[name].to_numpy() for name in ("members", "within", "half", "examples")}
-    require(table["region"].to_numpy() == np.arange(k), path, "its regions are not in order")
-    for name, count_k in n.items():
-        require(count_k >= 0, path, f"a count of {name} is negative")
-    require(n["within"] <= n["members"], path, "more members within theta than members")
-    require(n["half"] <= n["members"], path, "more members in half of the documents than members")
-    require(n["members"].sum() == record.n_activations, path, f"its members are not {record.n_activations:,} together")
-    require((n["members"] == 0).sum() == record.empty, path, f"{record.empty:,} regions should be without members")
-    for name, (low, high) in _RANGES.items():
-        values = table[name].drop_null().to_numpy()
-        require((values >= low - 1e-6) & (values <= high + 1e-6), path, f"{name} not between {low} and {high}")
-    for name in ("top_tokens", "before_tokens", "lens_top", "lens_bottom", "mean_lens_top", "mean_lens_bottom"):
-        for field in table[name].combine_chunks().flatten().flatten():
-            if pa.types.is_floating(field.type):
-                require(np.isfinite(field.to_numpy(zero_copy_only=False)), path, f"a number of {name} is not finite")
-
-
-_RANGES = {"coherence": (0, 1), "mean_distance": (0, 2), "std_distance": (0, 2), "stability": (-1, 1)}
-
-
-def check_means(annotation: Annotation, tensors: dict[str, np.ndarray]) -> None:
-    """That means.safetensors has a direction and a histogram for each region, of as many members as it has."""
-    from .annotation import BINS
-
-    path, d = annotation.path / "means.safetensors", annotation.dictionary
-    mean_kd, histogram = tensors["mean_directions"], tensors["histogram"]
-    shapes = (mean_kd.shape, mean_kd.dtype.name, histogram.shape, histogram.dtype.name)
-    require(
-        shapes == ((d.k, d.d_model), "float32", (d.k, BINS), "int32"),
-        path,
-        "other shapes than docs/format.md says",
-    )
-    require(np.isfinite(mean_kd), path, "a mean direction is not finite")
-    length_k = np.linalg.norm(mean_kd, axis=1)
-    require((length_k == 0) | (np.abs(length_k - 1) < 1e-4), path, "a mean direction is no unit vector")
-    require(histogram >= 0, path, "a count of the histogram is negative")
-    members_k = annotation.regions["members"].to_numpy()
-    require(histogram.sum(axis=1, dtype=np.int64) == members_k, path, "a histogram counts other members")
-
-
-def check_examples(annotation: Annotation, region: int, rows: list[dict[str, Any]]) -> None:
-    """That examples of a region are its own, in order, and point into their tokens."""
-    from .annotation import KINDS
-
-    path = annotation.path / "examples.parquet"
-    require([row["region"] == region for row in rows], path, f"examples of region {region} are another's")
-    require([row["kind"] in KINDS for row in rows], path, f"a kind of example that is none of {', '.join(KINDS)}")
-    keys = [(KINDS.index(row["kind"]), row["rank"]) for row in rows]
-    require(keys == sorted(set(keys)), path, f"examples of region {region} are not in order")
-    for row in rows:
-        lengths = {len(row[name]) for name in ("token_ids", "tokens", "distances")}
-        require(len(lengths) == 1 and 0 <= row["at"] < min(lengths), path, f"an example of region {region} is cut")
-        heat = [x for x in (row["distance"], *row["distances"]) if x is not None]
-        require([0 <= x <= 2 for x in heat], path, f"a distance in region {region} is not between 0 and 2")
-
-
 def check(path: str | Path) -> StoredDictionary:
     """Read everything in a dictionary's folder, and see that all of it fits together.
 
@@ -153,6 +90,7 @@ def check(path: str | Path) -> StoredDictionary:
     Raises:
         DataError: what does not, and in which file.
     """
+    from .annotation_invariants import check_annotation
     from .dictionary import load
     from .labels import Labels
     from .origin import read_origin
@@ -161,12 +99,12 @@ def check(path: str | Path) -> StoredDictionary:
     dictionary = load(path)
     origin = (read_origin(dictionary) or {}).get("operation")
     _check_counts(dictionary, origin)
-    read_sole_covers(dictionary.path, dictionary.regions["content_id"].to_pylist())
+    _check_covers(dictionary, read_sole_covers(dictionary.path, dictionary.regions["content_id"].to_pylist()))
     _check_windows(dictionary, origin)
     if origin != "transport":  # carried elsewhere, regions may come to lie closer
         _check_net(dictionary)
     if dictionary.annotated:
-        _check_annotation(dictionary)
+        check_annotation(dictionary)
     Labels.read(dictionary)
     return dictionary
 
@@ -190,8 +128,45 @@ def _check_counts(dictionary: StoredDictionary, origin: str | None) -> None:
             steps = np.array(build.growth)
             grown = np.searchsorted(births_k, steps[:, 0]) == steps[:, 1]
             require(grown, dictionary.path / "config.json", "its growth is not that of its exemplars")
+            require(births_k[0] <= build.skipped, path, "what came before the first exemplar would have been one")
+            still = build.n_activations - births_k[-1] >= build.saturation_window
+            require(build.stopped != "saturated" or still, path, "an exemplar came after it was saturated")
+            _check_order(dictionary)
     else:
         require(total <= streamed, path, f"{total:,} arrivals of {streamed:,} activations")
+
+
+def _check_covers(dictionary: StoredDictionary, sole_k: np.ndarray | None) -> None:
+    """That the missing mass is what the sole covers come to, each of them an arrival."""
+    from ..core.missing_mass import missing_mass
+
+    if sole_k is None:
+        return
+    build, path = dictionary.config.build, dictionary.path / "sole_covers.json"
+    require(sole_k < dictionary.regions["arrivals"].to_numpy(), path, "an exemplar covers more than came to it")
+    mass = missing_mass(sole_k, build.n_activations - build.skipped)
+    stated = (build.unseen.estimate, build.unseen.low, build.unseen.high)
+    require(np.allclose(stated, (mass.estimate, mass.low, mass.high)), path, "the missing mass is another")
+
+
+def _check_order(dictionary: StoredDictionary) -> None:
+    """That exemplars of one window came as far apart as their tokens stand.
+
+    Tokens that do not count are no exemplars; so between two of a window each that is one elsewhere counts. Farther
+    apart than a window is long, it was read twice.
+    """
+    text, path = dictionary.config.text, dictionary.path / "regions.parquet"
+    columns = ("document", "position", "arrival_index", "token_id", "window_tokens")
+    document_k, position_k, birth_k, token_k, window_k = (dictionary.regions[name].to_pylist() for name in columns)
+    count, every, last = set(token_k), text.positions == "all" and not text.roles, dict[Any, int]()
+    for row, (document, position, window) in enumerate(zip(document_k, position_k, window_k, strict=True)):
+        before = last.get(key := (document, position - len(window)))
+        last[key] = row
+        if before is None or not window or birth_k[row] - birth_k[before] > len(window):
+            continue
+        apart, came = position - position_k[before], birth_k[row] - birth_k[before]
+        exact = every and count.issuperset(window[-apart:])
+        require(came == apart if exact else 0 < came <= apart, path, "exemplars of a window did not come in its order")
 
 
 def _check_windows(dictionary: StoredDictionary, origin: str | None) -> None:
@@ -229,62 +204,3 @@ def _check_net(dictionary: StoredDictionary) -> None:
                     f"{path} is damaged: two exemplars have cosine {largest:.6f}, within theta of each other; copy the "
                     "whole folder again"
                 )
-
-
-def _check_annotation(d: StoredDictionary) -> None:
-    from .annotation import BIN_WIDTH, BINS
-
-    annotation, path = d.annotation, d.annotation.path / "means.safetensors"
-    table, members_k = annotation.regions, annotation.regions["members"].to_numpy()
-    filled_k = members_k > 0
-    distance_k, coherence_k = (table[name].fill_null(0).to_numpy() for name in ("mean_distance", "coherence"))
-    along_k = np.einsum("kd,kd->k", annotation.mean_directions, d.exemplars.numpy()).astype(np.float64)
-    identity_k = np.abs(distance_k - (1 - coherence_k * along_k))  # the mean of 1 - u e over the members
-    require(identity_k[filled_k] <= _IDENTITY, path, "mean directions do not belong to the members' distances")
-    low_b = np.arange(BINS) * BIN_WIDTH
-    high_b = np.append(low_b[1:], 2.0)
-    for bound_b, sign in ((low_b, 1), (high_b, -1)):
-        bound_k = (annotation.histogram @ bound_b)[filled_k] / members_k[filled_k]
-        require(sign * (distance_k[filled_k] - bound_k) >= -1e-6, path, "a histogram does not fit its mean distance")
-    within = float(table["within"].to_numpy().sum()) / max(1, annotation.record.n_activations)
-    require(abs(within - annotation.record.coverage) < 1e-6, annotation.path / "annotation.json", "another coverage")
-    _check_sizes(annotation, members_k)
-    for region in range(d.k):
-        rows = annotation.examples(region)
-        for kind, sign in (("nearest", 1), ("farthest", -1)):
-            heat = np.array([sign * row["distance"] for row in rows if row["kind"] == kind])
-            require(np.diff(heat) >= 0, annotation.path / "examples.parquet", f"examples {kind} are not in order")
-        for row in rows:
-            heat = row["distances"][row["at"]]
-            fits = heat is None or abs(heat - row["distance"]) <= _HEAT
-            require(
-                fits, annotation.path / "examples.parquet", f"an example of region {region} points to another token"
-            )
-
-
-def _check_sizes(annotation: Annotation, members_k: np.ndarray) -> None:
-    """That what is said of the regions' sizes and tokens follows from their members."""
-    record, path = annotation.record, annotation.path / "annotation.json"
-    vocabulary = annotation.dictionary.config.model.vocab_size or 0
-    require(record.n_activations + record.skipped <= record.n_tokens, path, "more activations than tokens")
-    require(record.n_documents <= record.n_tokens, path, "more documents than tokens")
-    share_k = members_k[members_k > 0] / max(1, members_k.sum())
-    require(abs(np.exp(-(share_k * np.log(share_k)).sum()) / record.effective - 1) < 1e-6, path, "another effective")
-    for part in (record.quality.dictionary, record.quality.random_exemplars, record.quality.gaussian):
-        shares = (part.coverage, part.gini, part.utilisation, part.cohesion / 2, part.nearest_inter / 2)
-        require([-1e-6 <= share <= 1 + 1e-6 for share in shares], path, "a metric out of its range")
-        require(abs(part.silhouette) <= 1 + 1e-6, path, "a silhouette out of its range")
-    path = annotation.path / "regions.parquet"
-    for name in ("top_tokens", "before_tokens", "lens_top", "lens_bottom", "mean_lens_top", "mean_lens_bottom"):
-        column = annotation.regions[name].combine_chunks()
-        tokens, counted = column.flatten(), "count" in [field.name for field in column.type.value_type]
-        ids = tokens.field("token_id").to_numpy()
-        require((ids >= 0) & ((ids < vocabulary) | (vocabulary == 0)), path, f"{name} beyond the vocabulary")
-        require(tokens.field("lift").to_numpy() >= 0, path, f"a lift of {name} is negative")
-        if counted:
-            of_r = np.repeat(members_k, np.diff(column.offsets.to_numpy()))
-            counts = tokens.field("count").to_numpy()
-            require((counts > 0) & (counts <= of_r), path, f"{name} counts more than the members")
-        else:
-            shares = tokens.field("probability").to_numpy()
-            require((shares >= 0) & (shares <= 1), path, f"a probability of {name} is none")

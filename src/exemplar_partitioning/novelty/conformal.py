@@ -36,6 +36,8 @@ class Tail(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Tail:
         score_g, above_g = np.array(self.scores), np.array(self.above)
+        if above_g.min() < 0 or above_g.max() > 1:
+            raise ValueError("a share lies between 0 and 1")
         if len(score_g) != len(above_g) or (np.diff(score_g) <= 0).any() or (np.diff(above_g) > 0).any():
             raise ValueError("scores must rise and above must fall, side by side")
         return self

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ..demo.corpus import documents_of
@@ -66,8 +66,8 @@ class FittedOn(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
-    documents: int
-    tokens: int
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=1)
     seed: int = Field(description="of the split in two parts")
 
 
@@ -98,6 +98,12 @@ class _Record(BaseModel):
     scale: Scale
     documents: Tail
     tokens: Tail
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Record:
+        assert self.documents.documents == self.tokens.documents, "tails of different documents"
+        assert self.tokens.documents < self.fitted_on.documents <= self.fitted_on.tokens, "more documents than it read"
+        return self
 
 
 @dataclass(frozen=True)
