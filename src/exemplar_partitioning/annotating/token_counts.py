@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from ..core.statistics import log_likelihood
+from ..core.association import log_likelihood
 
 _COMPACT = 1 << 18  # pairs held loose before they are counted together
 

@@ -137,21 +137,3 @@ class MemberStatistics:
 
 def _per_member(sum_k: np.ndarray, members_k: np.ndarray) -> np.ndarray:
     return np.divide(sum_k, members_k, out=np.full(len(sum_k), np.nan), where=members_k > 0)
-
-
-def log_likelihood(
-    both: Int64[np.ndarray, " p"], region: Float[np.ndarray, " p"], token: Float[np.ndarray, " p"], total: int
-) -> Float[np.ndarray, " p"]:
-    """G2 of the two-by-two table (in the region or not) x (this token or another)."""
-
-    def term(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(observed > 0, observed * np.log(observed / expected), 0.0)
-
-    cells = [
-        (both, region * token / total),
-        (region - both, region * (total - token) / total),
-        (token - both, (total - region) * token / total),
-        (total - region - token + both, (total - region) * (total - token) / total),
-    ]
-    return 2 * np.sum([term(observed, expected) for observed, expected in cells], axis=0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..core.statistics import log_likelihood
+from ..core.association import log_likelihood
 from .invariants import require
 
 if TYPE_CHECKING:
