@@ -1,6 +1,6 @@
 """Concept detection by regions beside words, dense activations and directions that know nothing.
 
-    python -m experiments.studies.concepts CONCEPTS [CONCEPTS ...] --cache DIR [--out docs/results/words/smollm2.json]
+    python -m experiments.studies.concepts CONCEPTS [CONCEPTS ...] --cache DIR --out FILE
 
 What is asked, and by which rule it is decided: `ep_experiments/axbench/PREREGISTRATION.md`. Activations in the cache
 are those of `ep experiment axbench --dtype bfloat16` at resid_post.15; missing ones are extracted.
@@ -37,7 +37,7 @@ CONTEXT = 256
 TRAININGS = ("own", "genres", "all")
 KINDS = ("auroc", "negative", "hard")
 PENALTIES = (1e-4, 1e-3, 1e-2)
-FOLDS = 5
+FOLDS = 3
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     options.add_argument("concepts", type=Path, nargs="+")
     options.add_argument("--cache", type=Path, required=True)
     options.add_argument("--percentile", type=float, default=2.0)
-    options.add_argument("--out", type=Path, default=Path("docs/results/words/smollm2.json"))
+    options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")

@@ -35,7 +35,8 @@ SITE = "resid_post.1"
 PERCENTILES = (1.0, 4.0, 10.0)
 PLACES = (6, 10)  # tokens of a window whose activations are taken; the rest of it is not read
 PARTS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
-BUFFER = 10_000  # windows, as a build has it
+SHARE = 2  # of the documents one in so many is taken, and of the buffer that a build has
+BUFFER = 10_000 // SHARE  # windows
 CALIBRATED = 1  # batches, of each arm's own beginning
 RECENT = 1024  # activations
 BLOCKS = 100
@@ -61,7 +62,7 @@ def main() -> None:
     x_nd = torch.from_numpy(extract_rows(loaded.model, [site], [ids for _, ids in kept], rows)[site])
     orders = {
         "sorted, no buffer": np.arange(len(kept)),
-        "sorted, buffer of 10,000": buffered(len(kept)),
+        f"sorted, buffer of {BUFFER:,}": buffered(len(kept)),
         "shuffled": np.random.default_rng(0).permutation(len(kept)),
     }
     results = [row for name, order_w in orders.items() for row in measured(name, x_nd, order_w)]
@@ -77,7 +78,7 @@ def sorted_documents(path: Path) -> list[Document]:
     """All documents, source by source."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    rows.sort(key=lambda row: row["source"])
+    rows = sorted(rows, key=lambda row: row["source"])[::SHARE]
     return [Document(f"{row['source']} {i}", row["text"]) for i, row in enumerate(rows)]
 
 
