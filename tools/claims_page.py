@@ -25,7 +25,7 @@ def verdicts() -> str:
 
 def _rows() -> list[tuple[str, str, str]]:
     """Claim, what was found, and both in one line of the README."""
-    return [_detection(), _one_region(), _probes(), _ood(), _tokens(), _agreement(), _saturation()]
+    return [_detection(), *_settings(), _one_region(), _probes(), _ood(), _tokens(), _agreement(), _saturation()]
 
 
 def figure_files() -> dict[Path, str]:
@@ -72,6 +72,25 @@ def _detection() -> tuple[str, str, str]:
         f"({mean['auroc'][0]:.3f}); "
         f"trained as AxBench does {own['auroc'][0]:.3f}",
     )
+
+
+def _settings() -> list[tuple[str, str, str]]:
+    """Where a region could win, and whether it does."""
+    if not (RESULTS / "few" / "smollm2.json").is_file():
+        return []
+    settings = _read("few/smollm2.json")["settings"]
+    won, lost = ([s["setting"] for s in settings if s["verdict"] == verdict] for verdict in ("win", "lose"))
+    where = f"in {', '.join(won)}" if won else "in none"
+    worse = f"; worse than some rival by .02 or more in {len(lost)}" if lost else ""
+    kinds = "few labels, few units, another language, another dictionary, tokens"
+    found = f"{where} of {len(settings)} settings stated beforehand ({kinds}){worse}"
+    return [
+        (
+            "(Asked here.) Somewhere regions tell concepts better than words, dense activations and other directions",
+            f"By .02 or more above each of them {found}",
+            f"regions detect better than words, dense activations and random directions | {found}",
+        )
+    ]
 
 
 def _one_region() -> tuple[str, str, str]:

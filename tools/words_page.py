@@ -1,20 +1,31 @@
-"""Words beside regions in concept detection, from docs/results/words/smollm2.json."""
+"""Words, and what knows nothing, beside regions in concept detection, from result files."""
 
 import json
 from pathlib import Path
 
-RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "words" / "smollm2.json"
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+RESULT, ANEW = (RESULTS / name / "smollm2.json" for name in ("words", "concepts"))
 
 
 def parts() -> dict[str, str]:
-    """The generated part by the name in its markers."""
-    r = json.loads(RESULT.read_bytes())
+    """The generated parts by the name in their markers."""
+    made = {"words": _table(json.loads(RESULT.read_bytes()), "regions, all, are above it by")}
+    if ANEW.is_file():
+        r = json.loads(ANEW.read_bytes())
+        choice = ", ".join(f"{row['rule']} {row['auroc'][0]:.3f}" for row in r["choice"])
+        lead = (
+            f"`{r['command']}`: {r['model']['id']}, {r['model']['dtype']}, {r['minutes']:.0f} min; {r['k']:,} regions."
+        )
+        chosen = f"Rules on regions in three folds of training texts, the mean AUROC over concepts: {choice}."
+        made["concepts"] = "\n\n".join([lead, _table(r, "regions, trained alike, are above it by"), chosen])
+    return made
+
+
+def _table(r: dict, versus: str) -> str:
     above = {row["above"]: row for row in r["pairs"]}
     genres = list(r["table"][0]["genres"])
     lines = [
-        "| what, trained on | AUROC | regions, all, are above it by | hard negatives | regions, all, above | "
-        + " | ".join(genres)
-        + " |",
+        f"| what, trained on | AUROC | {versus} | hard negatives | and by | " + " | ".join(genres) + " |",
         "|---|--:|--:|--:|--:|" + "--:|" * len(genres),
     ]
     for row in sorted(r["table"], key=lambda row: -row["auroc"][0]):
@@ -27,8 +38,8 @@ def parts() -> dict[str, str]:
             *(f"{row['genres'][genre][0]:.3f}" for genre in genres),
         ]
         lines.append(f"| {row['what'].replace('exemplar, ', 'regions, ')} | " + " | ".join(cells) + " |")
-    lines += ["", f"{r['model']}, {r['site']}, percentile 1, {len(r['concepts'])} concepts."]
-    return {"words": "\n".join(lines)}
+    percentile = r.get("percentile", 1)
+    return "\n".join([*lines, "", f"{r['site']}, percentile {percentile:g}, {len(r['concepts'])} concepts."])
 
 
 def figure_files() -> dict[Path, str]:

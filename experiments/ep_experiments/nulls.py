@@ -48,9 +48,9 @@ def words(texts: Sequence[str], fitted_on: Sequence[int]) -> Float32[np.ndarray,
     """TF-IDF of the words of texts (lower case, sublinear), of the vocabulary of some of them: no model at all."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
     vectorizer.fit([texts[i] for i in fitted_on])
-    return vectorizer.transform(texts).toarray()
+    return vectorizer.transform(texts).toarray().astype(np.float32)
 
 
 def permuted(group_n: np.ndarray, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:

@@ -23,7 +23,7 @@ from ep_experiments.activations import text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import cosines, standardised
 from ep_experiments.axbench.columns import Arm, Ordinary, arms, of_table
-from ep_experiments.axbench.readouts import Examples, Pooled, Rule, Weights, auroc, ridge
+from ep_experiments.axbench.readouts import Encode, Examples, Pooled, Rule, Weights, auroc, ridge
 from ep_experiments.concepts import read_concepts
 from ep_experiments.paired import auroc as weighted_auroc
 from ep_experiments.paired import clustered, difference, interval, mean_interval, resamples
@@ -35,7 +35,7 @@ from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.loaded import LoadedModel
 
 from .concepts import CONTEXT, SITE, TOKENS, ordinary_at, without
-from .few_data import KINDS_OF_TOKENS, LANGUAGE_CONTEXT, Question, in_another_language, intents, labelled_tokens
+from .few_data import KINDS_OF_TOKENS, LANGUAGE_CONTEXT, Question, Tokens, in_another_language, intents, labelled_tokens
 
 PERCENTILE = 2.0
 COUNTS = (4, 8, 16, 32)
@@ -176,7 +176,7 @@ class Study:
 
     def tokens(self) -> dict[str, Any]:
         """Whether a token lies inside something: by all columns, and by one."""
-        differences: dict[str, list[np.ndarray]] = {}
+        differences: Scores = {}
         values: dict[str, list[np.ndarray]] = {}
         for kind in KINDS_OF_TOKENS:
             given = labelled_tokens(self.loaded, kind, self.data / "corpora", self.cache, SITE)
@@ -199,16 +199,22 @@ class Study:
                 differences[name] = mean_b[of] - mean_b[name]
         return from_resamples("tokens", mean_b, differences)
 
-    def _token_columns(self, given: Any) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+    def _token_columns(self, given: Tokens) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         centre = self.ordinary.regions.center
         for name in ("regions", "random exemplars", "Gaussian directions", "k-means"):
             for e_kd in self.ordinary.draws(name):
                 encode = cosines(centre, e_kd)
-                yield name, *(encode(x_nd).numpy() for x_nd in given.halves)
+                yield name, *_both(encode, given)
         scaled = standardised(self.ordinary.x_nd)
-        yield "activation", *(scaled(x_nd).numpy() for x_nd in given.halves)
-        yield "highest activation", *(torch.cat([scaled(x), -scaled(x)], dim=1).numpy() for x in given.halves)
+        yield "activation", *_both(scaled, given)
+        signed = lambda x_nd: torch.cat([scaled(x_nd), -scaled(x_nd)], dim=1)  # noqa: E731
+        yield "highest activation", *_both(signed, given)
         yield "words", *given.words
+
+
+def _both(encode: Encode, given: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    train, test = given.halves
+    return encode(train).numpy(), encode(test).numpy()
 
 
 class Means(Arm):

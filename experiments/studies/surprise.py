@@ -101,7 +101,8 @@ def scored(x_nd: Tensor, documents: dict[str, list[Tensor]]) -> dict[str, dict[s
             means = [part.mean() for part in np.split(score(rows_nd), ends[kind])]
             found[kind].setdefault(arm, []).append(np.array(means))
 
-    for percentile, regions in baselines.partitions(x_nd, PERCENTILES).items():
+    made = baselines.partitions(x_nd, PERCENTILES)
+    for percentile, regions in made.items():
         u_nd = baselines.centred(x_nd, regions.center)
         keep(f"surprise of regions, {percentile:g}", surprise(regions, x_nd))
         keep(f"distance to regions, {percentile:g}", distance(regions))
@@ -110,7 +111,7 @@ def scored(x_nd: Tensor, documents: dict[str, list[Tensor]]) -> dict[str, dict[s
             keep(f"surprise of random activations, {percentile:g}", surprise(random, x_nd))
             keep(f"distance to random activations, {percentile:g}", distance(random))
             keep(f"surprise of Gaussian directions, {percentile:g}", surprise(nulls.random_cells(regions, draw), x_nd))
-    stored = nearest({"k-NN": 1}, x_nd[:: len(x_nd) // KNN_ROWS].numpy(), regions.center)
+    stored = nearest({"k-NN": 1}, x_nd[:: len(x_nd) // KNN_ROWS].numpy(), made[PERCENTILES[0]].center)
     keep(f"k-NN on {KNN_ROWS:,}", lambda rows_nd: stored.scores(rows_nd.numpy())[0])
     return found
 
