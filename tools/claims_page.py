@@ -82,7 +82,7 @@ def _settings() -> list[tuple[str, str, str]]:
     won, lost = ([s["setting"] for s in settings if s["verdict"] == verdict] for verdict in ("win", "lose"))
     where = f"in {', '.join(won)}" if won else "in none"
     worse = f"; worse than some rival by .02 or more in {len(lost)}" if lost else ""
-    kinds = "few labels, few units, another language, another dictionary, tokens"
+    kinds = "few labels, few units, another language, tokens"
     found = f"{where} of {len(settings)} settings stated beforehand ({kinds}){worse}"
     return [
         (

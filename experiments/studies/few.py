@@ -1,4 +1,4 @@
-"""Where a region could win: few labels, few units, another language, another dictionary, tokens instead of texts.
+"""Where a region could win: few labels, few units, another language, tokens instead of texts.
 
     python -m experiments.studies.few DATA --cache DIR --out FILE
 
@@ -18,23 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ep_experiments import nulls
 from ep_experiments.activations import text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import cosines, standardised
-from ep_experiments.axbench.columns import Arm, Ordinary, arms, of_table
+from ep_experiments.axbench.columns import Arm, arms, of_table
 from ep_experiments.axbench.readouts import Encode, Examples, Pooled, Rule, Weights, auroc, ridge
-from ep_experiments.concepts import read_concepts
 from ep_experiments.paired import auroc as weighted_auroc
 from ep_experiments.paired import clustered, difference, interval, mean_interval, resamples
 from ep_experiments.record import record
 from exemplar_partitioning.act.localise import holm
-from exemplar_partitioning.core.geometry import directions
 from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.loaded import LoadedModel
 
-from .concepts import CONTEXT, SITE, TOKENS, ordinary_at, without
+from .concepts import SITE, ordinary_at
 from .few_data import KINDS_OF_TOKENS, LANGUAGE_CONTEXT, Question, Tokens, in_another_language, intents, labelled_tokens
 
 PERCENTILE = 2.0
@@ -59,7 +56,7 @@ def main() -> None:
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
     study = Study(loaded, given.data, given.cache)
-    settings = [*study.few_labels(), study.language(), study.dictionary(), study.tokens()]
+    settings = [*study.few_labels(), study.language(), study.tokens()]
     head = record("few", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="few")
     about = {"site": SITE, "percentile": PERCENTILE, "k": study.ordinary.regions.k, "rule": WIN}
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,18 +72,9 @@ class Study:
 
     def few_labels(self) -> Iterable[dict[str, Any]]:
         """All columns by 4 to 32 texts; one and five units by 32."""
-        given = read_concepts(self.data / "axbench" / "conceptFD_2b_l10")
-        every = np.unique(np.concatenate([c.negative for c in given.concepts]))
-        concepts = [
-            Question(c.name, c.positive, without(c, "genres", every), c.eval_positive,
-                     np.concatenate([c.eval_negative, c.eval_hard])) for c in given.concepts
-        ]  # fmt: skip
         texts, questions = intents(self.data / "labelled" / "clinc150_oos_plus.jsonl.gz")
-        parts = [self._few(given.texts, concepts, CONTEXT), self._few(texts, questions, 64)]
-        for name in parts[0]:
-            scores = {arm: np.concatenate([part[name][arm] for part in parts]) for arm in parts[0][name]}
-            sets = np.repeat(["conceptFD", "CLINC-150"], [len(concepts), len(questions)])
-            yield judged(name, scores, sets)
+        for name, scores in self._few(texts, questions, 64).items():
+            yield judged(name, scores)
 
     def _few(self, texts: Sequence[str], questions: Sequence[Question], context: int) -> dict[str, Scores]:
         found: dict[str, dict[str, list[list[float]]]] = {}
@@ -138,41 +126,6 @@ class Study:
                 values = [tested(arm.rule(examples(columns, q)), columns, q) for q in questions]
                 scores.setdefault(arm.name, []).append(values)
         return judged("another language", {name: np.mean(draws, axis=0) for name, draws in scores.items()})
-
-    def dictionary(self) -> dict[str, Any]:
-        """Five units chosen in one half of the ordinary text, carried to the nearest of the other."""
-        half = TOKENS // 2
-        a, b = (Ordinary(part, PERCENTILE) for part in (self.ordinary.x_nd[:half], self.ordinary.x_nd[half:]))
-        pairs = {
-            "regions": [(a.regions.exemplars, b.regions.exemplars)],
-            "random exemplars": [
-                (nulls.random_exemplars(a.u_nd, a.regions.k, seed), nulls.random_exemplars(b.u_nd, b.regions.k, seed))
-                for seed in range(1)
-            ],
-        }
-        scores: dict[str, list[np.ndarray]] = {}
-        for name, draws in pairs.items():
-            for from_kd, to_kd in draws:
-                centres = (a.regions.center, b.regions.center)
-                scores.setdefault(name, []).append(self._carried(*centres, from_kd, to_kd))
-        return judged("another dictionary", {name: np.mean(draws, axis=0) for name, draws in scores.items()})
-
-    def _carried(
-        self, from_d: torch.Tensor, to_d: torch.Tensor, from_kd: torch.Tensor, to_kd: torch.Tensor
-    ) -> np.ndarray:
-        nearest_k = directions(from_kd + from_d, to_d).u_nd @ to_kd.T
-        place_k = nearest_k.argmax(dim=1).numpy()
-        values = []
-        given = read_concepts(self.data / "axbench" / "conceptFD_2b_l10")
-        acts = text_activations(self.loaded, [SITE], given.texts, cache=self.cache, context_size=CONTEXT)[SITE]
-        before, after = (readouts.pool(acts, cosines(d, kd)) for d, kd in ((from_d, from_kd), (to_d, to_kd)))
-        every = np.unique(np.concatenate([c.negative for c in given.concepts]))
-        for c in given.concepts:
-            q = Question(c.name, c.positive, without(c, "genres", every), c.eval_positive,
-                         np.concatenate([c.eval_negative, c.eval_hard]))  # fmt: skip
-            weights = readouts.several(5)(examples(before, q))
-            values.append(tested(Weights(place_k[weights.columns], weights.weight), after, q))
-        return np.array(values)
 
     def tokens(self) -> dict[str, Any]:
         """Whether a token lies inside something: by all columns, and by one."""
@@ -244,14 +197,11 @@ def difference_of_means(given: Examples) -> Weights:
     return Weights(np.arange(len(apart_k)), apart_k.astype(np.float64), "mean")
 
 
-def judged(setting: str, scores: Scores, sets: np.ndarray | None = None) -> dict[str, Any]:
+def judged(setting: str, scores: Scores) -> dict[str, Any]:
     """Means, paired differences of regions to every rival, and what the rule says."""
     rivals = [name for name in scores if name != "regions"]
     found = [difference(scores["regions"], scores[name]) for name in rivals]
     table = [{"arm": name, "auroc": _mean(value_c)} for name, value_c in scores.items()]
-    if sets is not None:
-        for row in table:
-            row["sets"] = {str(s): _mean(scores[row["arm"]][sets == s]) for s in dict.fromkeys(sets)}
     return _verdict(setting, len(scores["regions"]), table, rivals, found)
 
 
