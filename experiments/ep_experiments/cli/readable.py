@@ -59,9 +59,12 @@ def readable(
 
 
 def _show(result: dict[str, Any]) -> None:
+    from rich.table import Column
+
     from exemplar_partitioning.cli.terminal import console, interval, table
 
-    shown = table("percentile", "clusters", ">k", ">score (95 %)", ">regions above", ">one word form")
+    names = (Column("at", no_wrap=True), Column("clusters", no_wrap=True), ">k", ">score (95 %)", ">regions above")
+    shown = table(*names, ">one form")
     for row in result["rows"]:
         above = "" if row["arm"] == "regions" else interval(row["regions_above"], 3)
         facts = (f"{row['k']:,}", interval(row["score"], 3), above, f"{row['one_form']:.0%}")
