@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import wraps
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -55,12 +55,17 @@ def asking(
         def call(**values: Any) -> None:
             command(**values)
 
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in first]
-        vars(call)["__signature__"] = inspect.Signature([*parameters, *made])
-        vars(call)["__annotations__"] = {each.name: each.annotation for each in [*parameters, *made]}
-        return call
+        return with_parameters(call, [*first, *made])
 
     return decorate
+
+
+def with_parameters(call: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """A command that shows these parameters, each given by name."""
+    shown = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    vars(call)["__signature__"] = inspect.Signature(shown)
+    vars(call)["__annotations__"] = {each.name: each.annotation for each in shown}
+    return call
 
 
 def _large(field: FieldInfo, asked: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from ..core.choices import STEPS
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 _TOKEN, _LABEL = 20, 40  # columns at most
 
 
+@of_dictionary
 def attribute(
-    path: options.Folder,
+    chosen: Chosen,
     prompt: Annotated[str, typer.Argument(help="What the model reads.")],
     *,
     target: Annotated[
@@ -32,10 +34,6 @@ def attribute(
     method: options.Method = "omp",
     top: Annotated[int, typer.Option(min=1, help="Regions to show.")] = 20,
     chat: Annotated[bool, typer.Option("--chat/--raw", help="Use the chat template or not.")] = False,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Attribute the next token, by the difference of two logits, to regions at tokens.
@@ -46,12 +44,11 @@ def attribute(
 
     from ..act.attribute import attribute as run
     from ..folder.labels import Labels
-    from ..folder.model import model_of
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     dictionary.check_pursuit(k, basis=basis, method=method)
     attribution = run(
-        model_of(dictionary, model, trust_remote_code=trust_remote_code),
+        chosen.loaded,
         dictionary,
         prompt,
         target,

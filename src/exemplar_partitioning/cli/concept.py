@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..text.visible import visible
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import json_text, print_json
 from .terminal import console, fixed, highlighted, interval, table
 
@@ -20,18 +21,15 @@ _LONGEST = 1 << 20  # bytes of a line
 Concept = Annotated[Path, typer.Argument(help="Folder that `ep concept` wrote.", metavar="CONCEPT")]
 
 
+@of_dictionary
 def concept(
-    path: options.Folder,
+    chosen: Chosen,
     *,
     positive: Annotated[Path, typer.Option(help="Texts that have it: .txt, one a line, or .jsonl, .csv.")],
     negative: Annotated[Path, typer.Option(help="Texts like them that do not.")],
     name: Annotated[str, typer.Option(help="What to call it.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="concepts/NAME")] = None,
     field: options.Field = "text",
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Find a concept's regions from texts with and without it: a detector, and a step with a safe strength.
@@ -40,15 +38,14 @@ def concept(
     """
     from ..act.concept import concept as find
     from ..errors import EPError
-    from ..folder.model import model_of
     from ..text.documents import read_prompts
 
     folder = out or Path("concepts") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "concept")
     if folder.exists():
         raise EPError(f"{folder} exists already; choose another folder with --out")
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     texts = read_prompts(positive, field), read_prompts(negative, field)
-    found = find(dictionary, model_of(dictionary, model, trust_remote_code=trust_remote_code), *texts, name)
+    found = find(dictionary, chosen.loaded, *texts, name)
     found.save(folder)
     if as_json:
         print_json({"path": str(folder), "threshold": found.threshold, "alpha": found.alpha} | found.report)
@@ -69,19 +66,16 @@ def concept(
     out_.print(shown)
     typer.echo(
         f"\n{folder}: threshold {found.threshold:.3f}, strongest alpha that reads {found.alpha:g}\n"
-        f"Next:\n  ep watch {path} {folder} < texts.txt\n  ep steer {path} --concept {folder} "
+        f"Next:\n  ep watch {chosen.path} {folder} < texts.txt\n  ep steer {chosen.path} --concept {folder} "
         '--prompt "Tell me about your day."'
     )
 
 
+@of_dictionary
 def watch(
-    path: options.Folder,
+    chosen: Chosen,
     folder: Concept,
     *,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each text.")] = False,
 ) -> None:
     """Read texts from standard input, one a line, and mark the tokens at which a concept is there.
@@ -90,13 +84,12 @@ def watch(
     """
     from ..act.concept import Concept, activations
     from ..errors import EPError
-    from ..folder.model import model_of
     from ..models.identity import special_token_ids
     from ..text.tokens import token_texts
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     found = Concept.load(folder, dictionary)
-    loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
+    loaded = chosen.loaded
     special, length, out = special_token_ids(loaded.tokenizer), dictionary.config.text.context_size or 128, console()
     for text in _lines():
         try:

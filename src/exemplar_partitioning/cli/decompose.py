@@ -9,6 +9,7 @@ import typer
 
 from ..core.choices import READ_STEPS
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ _OTHER = 6 + _TOKEN + 12  # columns beside regions
 _REGION = 15  # of a region, beside its label
 
 
+@of_dictionary
 def decompose(
-    path: options.Folder,
+    chosen: Chosen,
     text: Annotated[str | None, typer.Argument(help="What to read.", show_default="the text of --file")] = None,
     *,
     file: Annotated[Path | None, typer.Option(help="Read this text file.")] = None,
@@ -28,10 +30,6 @@ def decompose(
     basis: options.Basis = "exemplar",
     method: options.Method = "omp",
     top: Annotated[int, typer.Option(min=1, help="Regions of a token to show, those of most weight first.")] = 3,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Read a text and write every token's activation as a weighted sum of regions.
@@ -41,17 +39,16 @@ def decompose(
     """
     from ..errors import EPError
     from ..folder.labels import Labels
-    from ..folder.model import model_of
     from ..reading import decomposed
     from .show_text import text_of
 
     if (text is None) == (file is None):
         raise EPError("give either a text or --file, a file to read it from")
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     dictionary.check_pursuit(k, basis=basis, method=method)
     tokens = decomposed(
         dictionary,
-        model_of(dictionary, model, trust_remote_code=trust_remote_code),
+        chosen.loaded,
         text_of(file) if file is not None else text or "",
         k,
         basis=basis,

@@ -9,6 +9,7 @@ import typer
 from rich.measure import Measurement
 
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 from .terminal import console, counted, table
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 _WIDTH = 200  # of the table at most; it is not cut where a terminal is narrower
 
 
+@of_dictionary
 def evaluate(
-    path: options.Folder,
+    chosen: Chosen,
     text: Annotated[
         list[str] | None,
         typer.Argument(
@@ -42,10 +44,6 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option(help="Draw error and cross-entropy against L0: a .svg, .png or .pdf file.")
     ] = None,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the null and the intervals.")] = 0,
     as_json: options.Json = False,
@@ -59,7 +57,7 @@ def evaluate(
     from ..files import disk_errors, write_new
     from .display import steps
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     if figure is not None:
         from ..show.evaluation import check_drawing
 
@@ -70,7 +68,7 @@ def evaluate(
         result = run(
             dictionary,
             options.sources(text),
-            model=options.reader(dictionary.path, model, trust_remote_code),
+            model=chosen.reader,
             sae=load_sae(sae) if sae is not None else None,
             ks=[options.count(part.strip()) for part in k.split(",")],
             basis=basis,

@@ -11,12 +11,14 @@ from rich.text import Text
 
 from ..text.visible import visible
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 from .terminal import console, fixed, interval, table
 
 
+@of_dictionary
 def localise(
-    path: options.Folder,
+    chosen: Chosen,
     *,
     showing: Annotated[Path, typer.Option(help="Prompts that show the behaviour: .txt, one a line, or .jsonl, .csv.")],
     others: Annotated[Path, typer.Option(help="Prompts that do not.")],
@@ -27,23 +29,18 @@ def localise(
     field: Annotated[str, typer.Option(help="Column or key that holds the prompts.")] = "text",
     chat: options.Chat = None,
     top: Annotated[int, typer.Option(min=1, help="Regions to list.")] = 20,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the regions whose prompts show a behaviour: rates with intervals, lift, p corrected for their number."""
     from ..act.localise import localise as run
     from ..folder.labels import Labels
-    from ..folder.model import model_of
     from ..text.documents import read_prompts
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     with_it, without = read_prompts(showing, field), read_prompts(others, field)
     rates = run(
         dictionary,
-        model_of(dictionary, model, trust_remote_code=trust_remote_code),
+        chosen.loaded,
         with_it + without,
         [True] * len(with_it) + [False] * len(without),
         position=position,

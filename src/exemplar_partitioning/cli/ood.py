@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ..text.visible import visible
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 from .terminal import console, counted, ending, highlighted
 
@@ -20,8 +21,9 @@ ood = typer.Typer(no_args_is_help=True, help="Tell text unlike what a dictionary
 
 
 @ood.command()
+@of_dictionary
 def fit(
-    path: options.Folder,
+    chosen: Chosen,
     text: Annotated[
         list[str],
         typer.Argument(
@@ -43,10 +45,6 @@ def fit(
         str, typer.Option(help="Score of a token: surprise, distance, beyond or margin; a document's is their mean.")
     ] = "surprise",
     max_tokens: options.MaxTokens = 500_000,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     seed: Annotated[int, typer.Option(min=0, help="Of the part of the documents that sets the scale.")] = 0,
     as_json: options.Json = False,
@@ -59,13 +57,13 @@ def fit(
     from ..novelty.detector import Detector
     from .display import steps
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     with steps() as report:
         report("reading ordinary text", 0, 1)
         detector = Detector.fit(
             dictionary,
             _source(text, field),
-            options.reader(dictionary.path, model, trust_remote_code),
+            chosen.reader,
             false_alarms=false_alarms,
             token_false_alarms=token_false_alarms,
             confidence=confidence,
@@ -88,15 +86,12 @@ def fit(
 
 
 @ood.command()
+@of_dictionary
 def score(
-    path: options.Folder,
+    chosen: Chosen,
     text: Annotated[list[str], typer.Argument(help="Text to judge: files, folders, globs, hf:owner/dataset.")],
     *,
     tokens: Annotated[bool, typer.Option("--tokens", help="Every token as well, those flagged set off.")] = False,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     field: options.Field = "text",
     as_json: options.Json = False,
 ) -> None:
@@ -105,12 +100,11 @@ def score(
     p is the share of ordinary documents with as high a score; a document is flagged where that is at most the
     rate of false alarms asked for in the fit.
     """
-    from ..folder.model import model_of
     from ..novelty.detector import Detector
 
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = chosen.dictionary
     detector = Detector.read(dictionary)
-    loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
+    loaded = chosen.loaded
     documents = detector.score(_source(text, field), loaded)
     if as_json:
         rows = [_as_json(row, loaded.tokenizer if tokens else None) for row in documents]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import options
+from .chosen import Chosen, of_dictionary
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from ..reading import WrittenToken
 
 
+@of_dictionary
 def steer(
-    path: options.Folder,
+    named: Chosen,
     *,
     region: Annotated[str | None, typer.Option(help="Region, or several separated by commas.")] = None,
     label: Annotated[
@@ -54,10 +56,6 @@ def steer(
         Path | None,
         typer.Option(help="Write the step as a file, .gguf (llama.cpp, repeng) or .safetensors.", metavar="FILE"),
     ] = None,
-    site: options.Site = None,
-    percentile: options.Percentile = None,
-    model: options.Model = None,
-    trust_remote_code: options.RemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Act on regions while the model writes: what it says before and after, and whether that still reads as text.
@@ -66,11 +64,10 @@ def steer(
     text: its perplexity under the model as it is, its repetition, and the same for a random step of that length.
     """
     from ..errors import EPError
-    from ..folder.model import model_of
 
     if sum(given is not None for given in (region, label, concept)) != 1:
         raise EPError("say what to steer along: one of --region, --label and --concept")
-    dictionary = options.chosen_dictionary(path, site, percentile)
+    dictionary = named.dictionary
     where: dict[str, Any] = {"basis": basis, "sites": at, "tokens": tokens}
     if concept is not None:
         chosen = _concept(concept, dictionary)
@@ -83,7 +80,7 @@ def steer(
         dictionary.check_region(index)
     if save is not None and (ablate or "," in alpha):
         raise EPError("--save writes one step: give one --alpha, and no --ablate")
-    loaded = model_of(dictionary, model, trust_remote_code=trust_remote_code)
+    loaded = named.loaded
     writing = _Writing(loaded, dictionary, prompt, {"max_new_tokens": max_new_tokens, "chat": chat})
     before = writing.under(None)
     steps = _ablation(writing, regions, where) if ablate else _steps(writing, regions, _alphas(alpha), where)
