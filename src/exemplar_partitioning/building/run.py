@@ -41,7 +41,7 @@ from ..text.chat import template_date
 from .growing import Growing, all_stopped, decided
 from .options import BuildOptions, BuildRequest, RunRequest
 from .settings import BuildEvent, BuildResult, BuildSettings, ExtendSettings
-from .workspace import State, Workspace, check_place
+from .workspace import State, Workspace, check_place, check_room
 from .write import Places, write_dictionary
 
 if TYPE_CHECKING:
@@ -257,11 +257,20 @@ class BuildRun:
     def _report(self, kind: str, tokens: int, rate: float) -> None:
         if self.on_event is not None:
             summaries = tuple(growing.summary() for growing in self.state.growing)
-            self.on_event(BuildEvent(kind, tokens, self.job.settings.max_tokens, rate, summaries))
+            self.on_event(BuildEvent(kind, tokens, self.job.settings.max_tokens, rate, summaries, self.disk_bytes))
+
+    @property
+    def disk_bytes(self) -> int:
+        """That activations will take on disk at most."""
+        s = self.job.settings
+        kept = s.max_tokens if self.job.keep == "all" else min(s.max_tokens, s.calibration_sample)
+        return 4 * kept * sum(self.state.spill.widths.values())
 
     def follow(self, crew: Crew) -> None:
         """Follow the stream to where every dictionary has stopped. Raises Interrupted, everything so far being kept."""
         state, known = self.state, self.state.clustered
+        if not state.growing:
+            check_room(self.job.workspace.out, state.spill, self.disk_bytes)
         self.progress.report("resume" if self.job.workspace.resumed else "start")
         try:
             stream = self._stream()

@@ -71,9 +71,13 @@ class BuildEvent(ProgressEvent):
     """News of a running build.
 
     kind: `start`, `resume`, `progress`, `calibrating`, `calibrated`, `checkpoint`, `dictionary` (one ended) or `done`.
+
+    Attributes:
+        disk_bytes: that activations on disk take at most, until they are no longer needed.
     """
 
     dictionaries: tuple[DictionarySummary, ...]
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from ..errors import DataError, EPError
+from ..errors import DataError, EPError, ResourceError
 from ..files import disk_errors, to_json, write_new
 from ..folder.activations import FOLDER, Spill
 from ..folder.checkpoints import Checkpoints, below
@@ -58,6 +58,17 @@ def check_place(out: Path) -> None:
     holds = out.is_dir() and any(path.name != ".build" for path in out.iterdir())
     if holds and not (out / "build.json").is_file() and not (out / ".build" / "settings.json").is_file():
         raise EPError(f"{out} is not empty and holds no build; choose another folder with --out")
+
+
+def check_room(out: Path, spill: Spill, most: int) -> None:
+    """Raise ResourceError where the disk has no room for what activations will take, of which some are there."""
+    needed, free = most - 4 * spill.n * sum(spill.widths.values()), shutil.disk_usage(out).free
+    if needed > free:
+        raise ResourceError(
+            f"activations at {len(spill.widths)} sites will take up to {needed / 1e9:,.1f} GB in {out} until they are "
+            f"no longer needed, and {free / 1e9:,.1f} GB are free there; choose another --out, fewer sites or a "
+            "smaller --calibration-sample"
+        )
 
 
 class Workspace:

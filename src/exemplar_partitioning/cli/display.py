@@ -24,6 +24,7 @@ _SEVERAL = 6  # dictionaries that a line names
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 
 _DOING = {"calibrating": "calibrating", "checkpoint": "saving", "lens": "logit lens and metrics"}  # else the usual
+_MUCH_DISK = 1e9  # bytes
 _ENDS = {
     "saturated": "saturated",
     "unseen": "missing mass",
@@ -127,6 +128,9 @@ class _Display:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, event: ProgressEvent) -> None:
+        disk = getattr(event, "disk_bytes", 0)
+        if event.kind in ("start", "resume") and disk >= _MUCH_DISK:
+            self.print(f"activations will take up to {disk / 1e9:,.1f} GB on disk, until they are no longer needed")
         growing = getattr(event, "dictionaries", None)  # none of an annotation, which has nothing that grows
         usual = "annotating" if growing is None else "clustering" if growing else "calibrating"
         rate = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ""

@@ -31,7 +31,12 @@ def view(dictionary: StoredDictionary, region: int) -> dict[str, Any]:
     labels, annotation = Labels.read(dictionary), dictionary.annotation if dictionary.annotated else None
     about = {"annotated_activations": annotation.record.n_activations if annotation else None}
     return {
-        "dictionary": {"path": str(dictionary.path), **describe(dictionary), **about},
+        "dictionary": {
+            "path": str(dictionary.path),
+            **describe(dictionary),
+            "no_lens": dictionary.config.no_lens,
+            **about,
+        },
         "exemplar": dictionary.region(region),
         "labels": [{"text": x.text, "source": x.source, "score": x.score} for x in labels.all(region)],
         "evidence": annotation.region(region) if annotation else None,
@@ -74,6 +79,8 @@ def _parts(shown: dict[str, Any], top: int, out: Console) -> Iterator[Renderable
     if evidence is not None:
         yield ""
         yield from _lens(evidence, out.width)
+        if (why := shown["dictionary"]["no_lens"]) is not None:
+            yield named("no lens", Text(why))
     yield ""
     yield from _nearest(shown["nearest_regions"], out)
 

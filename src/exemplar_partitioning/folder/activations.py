@@ -172,7 +172,7 @@ class Kept:
         try:
             known = {name: record[name] for name in ("rows", "known", "digests", "tokens")}
             width: Any = record["d_model"]
-            widths: Mapping[str, int] = width if isinstance(width, dict) else dict.fromkeys(record["sites"], width)
+            widths: Any = width if isinstance(width, dict) else dict.fromkeys(record["sites"], width)
             return cls(Spill(place, widths, **known), record["model"], record["lasting"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place} is damaged ({error}); remove it") from error
