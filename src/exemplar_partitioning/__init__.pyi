@@ -18,6 +18,7 @@ from .api import load as load
 from .api import read as read
 from .building.extend import extend as extend
 from .building.settings import BuildResult as BuildResult
+from .building.tracking import tracker as tracker
 from .compare.algebra import combine as combine
 from .compare.algebra import difference as difference
 from .compare.algebra import intersection as intersection

@@ -1,5 +1,7 @@
 """Options from a file: what is printed is read again, the command line goes first, unknown keys name the nearest."""
 
+import json
+
 import numpy as np
 import pytest
 import yaml
@@ -42,3 +44,50 @@ def test_files_that_are_none(tmp_path, text, message):
     (tmp_path / "run.yaml").write_text(text)
     done = CliRunner().invoke(app, ["build", "--config", str(tmp_path / "run.yaml")])
     assert isinstance(done.exception, EPError) and message in str(done.exception)
+
+
+def given(tmp_path, **options):
+    """A file of activations, and options of a build on it."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32))
+    run = {"activations": [str(tmp_path / "x.npy")], "percentiles": [20], "out": str(tmp_path / "o"), "annotate": False}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run | options))
+    return CliRunner().invoke(app, ["build", "--config", str(tmp_path / "run.yaml")])
+
+
+def rebuilt(*arguments):
+    return CliRunner().invoke(app, ["rebuild", *map(str, arguments)])
+
+
+def test_every_folder_keeps_what_made_it_and_is_rebuilt(tmp_path):
+    assert given(tmp_path).exit_code == 0
+    done = rebuilt(tmp_path / "o", "--verify", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout[done.stdout.index("{\n") :])["same"]
+    np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy") * [1, 1, 1, 1, 1, 1, 1, 1.001])
+    done = rebuilt(tmp_path / "o", "--out", tmp_path / "again")
+    assert done.exit_code == 1 and "differs first: activations/p20/exemplars.safetensors" in done.stdout
+    assert ep.load(tmp_path / "again").k and not list(tmp_path.glob("ep-rebuild-*"))
+    (tmp_path / "o" / "run.yaml").unlink()
+    assert "holds no run.yaml" in str(rebuilt(tmp_path / "o", "--verify").exception)
+
+
+def test_lists_of_values_are_a_sweep(tmp_path):
+    done = given(tmp_path, percentiles=[[10, 20], [30]], max_tokens=[100, 300])
+    assert done.exit_code == 0, done.output
+    names = [f"max_tokens={n},percentiles={p}" for n in (100, 300) for p in ("10+20", "30")]
+    assert [run["folder"] for run in json.loads((tmp_path / "o" / "runs.json").read_text())["runs"]] == names
+    for name, n in zip(names, (100, 100, 300, 300), strict=True):
+        assert {ep.load(path).config.build.n_activations for path in (tmp_path / "o" / name).glob("*/*")} == {n}
+    assert rebuilt(tmp_path / "o" / names[1], "--verify").exit_code == 0
+    again = given(tmp_path, percentiles=[[10, 20], [30]])
+    assert again.exit_code == 0, again.output  # other names
+    assert "exists already" in str(given(tmp_path, percentiles=[[10, 20], [30]]).exception)
+
+
+@pytest.mark.parametrize(
+    "option", ["--chat", "--positions=last", "--pool=mean", "--documents=3", "--estimate", "--seed=1"]
+)
+def test_options_that_mean_nothing_to_activations_are_refused(tmp_path, option):
+    np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
+    done = CliRunner().invoke(app, ["build", "--activations", str(tmp_path / "x.npy"), option])
+    assert done.exit_code == 2 and option.partition("=")[0] in done.output

@@ -20,8 +20,8 @@ from ..errors import EPError, ResourceError
 _LEAST_MEMORY = 1000 << 20
 
 _VERBS = (  # in the order of the help
-    *("build", "extend", "annotate", "show", "search", "steer", "localise", "concept", "watch", "ood", "label"),
-    *("match", "transport", "roundtrip", "combine", "tree", "decompose", "attribute", "evaluate", "explore"),
+    *("build", "rebuild", "extend", "annotate", "show", "search", "steer", "localise", "concept", "watch", "ood"),
+    *("label", "match", "transport", "roundtrip", "combine", "tree", "decompose", "attribute", "evaluate", "explore"),
     *("figures", "report", "export", "import", "check", "push", "pull"),
 )
 _MODULES = {"watch": "concept", "push": "hub", "pull": "hub", "import": "import_"}  # of others' names than the verb's

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ..building.options import DEFAULT_MODEL, BuildRequest
+from ..building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from ..text.windowing import Windowing
 from . import options
 from .asking import asking
-from .config import Config, PrintConfig
+from .config import Config, PrintConfig, keep_config, said, sweep
 from .config import print_config as print_options
 from .interrupts import stop_on_interrupt
+from .runs import build_each, tell_estimate
 
 if TYPE_CHECKING:
     from ..building.settings import BuildResult
+    from ..models.loaded import LoadedModel
 
 _STREAM = "How text becomes a stream"
 _MACHINE = "Model and machine"
 _GIVEN = "Activations that you have"
 _CALIBRATION = ("calibration_sample", "calibration_batch")
+_OF_GIVEN = frozenset(GivenRequest.model_fields) | {"sites"}  # options that mean something without a model
 
 
 @asking(
@@ -60,6 +65,16 @@ def build(
     ] = None,
     *,
     context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A model; given again, a row of them, each built on the same text, in OUT/<model>. Every argument is "
+            "text then.",
+            rich_help_panel=_MACHINE,
+            show_default=False,
+        ),
+    ] = None,
     activations: Annotated[
         list[Path] | None,
         typer.Option(
@@ -103,6 +118,13 @@ def build(
     ] = False,
     config: Config = None,
     print_config: PrintConfig = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run parts for about a minute, say what the whole would cost, and stop.")
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Have tensorboard, wandb or trackio follow the build, in OUT-tracking.", show_default=False),
+    ] = None,
     as_json: options.JsonLines = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_MACHINE)
@@ -132,52 +154,82 @@ def build(
     if print_config:
         print_options(context)
         return
-    options.workers(ray, workers)
-    if activations:
-        paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
-        _build_given(paths, tokens, tokenizer, out=out, annotate=annotate, as_json=as_json, asked=asked)
+    if several := sweep(context, models):
+        build_each(context, several)
         return
-    if tokens:
-        raise typer.BadParameter("--tokens belong to --activations")
-
-    import torch
-
-    from .. import api
-    from ..building.run import check_request
-    from ..demo.corpus import documents_of
-    from ..models.load import load_model, outline
-    from .display import display
-
+    options.workers(ray, workers)
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
-    folder = out or Path("dictionaries") / re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
-    source, field = options.sources(text), asked["field"]
-    how = {"dtype": asked["dtype"], "device": asked["device"]}
-    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    documents_of(source, field=field)  # a misspelt file or option must not cost the reading of the weights
-    asked["keep_activations"] = "all" if keep_activations else "none"
-    check_request(BuildRequest(out=folder, ray=ray, **asked), outline(model, **origin))
-    loaded = load_model(model, tokenizer=tokenizer, adapter=adapter, **origin, **how)
-    with display(as_json, f"Building {model} into {folder}") as on_event, stop_on_interrupt() as stop:
-        pool: dict[str, Any] = {"stop": stop, "ray": ray, "workers": workers}
-        result = api.build(loaded, source, out=folder, annotate=annotate, on_event=on_event, **pool, **asked)
+    named = activations[0].stem if activations else re.sub(r"[^\w.-]+", "-", Path(model).name.lower()).strip("-.")
+    folder = out or Path("dictionaries") / named
+    pool: dict[str, Any] = {} if ray is None else {"ray": ray, "workers": workers}
+    if activations:
+        unread = [name for name in asked if name not in _OF_GIVEN and said(context, name)]
+        if unread := [*unread, *(["estimate"] if estimate else [])]:
+            which = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
+            raise typer.BadParameter(f"{which}: no model runs and no text is read with --activations")
+        paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
+        known: dict[str, Any] = {"tokens": tokens, "tokenizer": tokenizer, "annotate": annotate}
+        with _followed(folder, track, as_json) as news:
+            result = _given(folder, paths, asked, **known, **news)
+    else:
+        if tokens:
+            raise typer.BadParameter("--tokens belong to --activations")
+        asked["keep_activations"] = "all" if keep_activations else "none"
+        origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        put_on: dict[str, Any] = {"tokenizer": tokenizer, "adapter": adapter, "origin": origin}
+        request = BuildRequest(out=folder, **pool, **asked)
+        from .. import api
+
+        loaded, source = _checked(model, text, request, **put_on)
+        if estimate:
+            tell_estimate(loaded, source, request, as_json=as_json)
+            return
+        with _followed(folder, track, as_json, f"Building {model} into {folder}") as news:
+            result = api.build(loaded, source, out=folder, annotate=annotate, **pool, **news, **asked)
+    keep_config(context, folder)
     if not as_json:
         _print_dictionaries(result)
 
 
-def _build_given(
-    paths: list[Path],
-    tokens: list[Path] | None,
-    tokenizer: str | None,
-    *,
-    out: Path | None,
-    annotate: bool,
-    as_json: bool,
-    asked: dict[str, Any],
-) -> None:
-    from .. import api
-    from ..building.options import GivenRequest
+def _checked(
+    model: str, text: list[str] | None, request: BuildRequest, *, origin: dict[str, Any], **put_on: Any
+) -> tuple[LoadedModel, list[Path] | None]:
+    """The model and the text; what can be refused is, before the weights are read."""
+    from ..building.run import check_request
+    from ..demo.corpus import documents_of
+    from ..models.load import load_model, outline
+
+    source = options.sources(text)
+    documents_of(source, field=request.field)
+    check_request(request, outline(model, **origin))
+    return load_model(model, dtype=request.dtype, device=request.device, **put_on, **origin), source
+
+
+@contextmanager
+def _followed(folder: Path, track: Sequence[str] | None, as_json: bool, title: str = "") -> Iterator[dict[str, Any]]:
+    """The display of a build, trackers, and what stops it."""
     from .display import display
+
+    trackers: list[Any] = []
+    if track:
+        from ..building.tracking import tracker
+
+        trackers = [tracker(name, folder) for name in track]
+    with display(as_json, title) as on_event, stop_on_interrupt() as stop:
+
+        def tell(event: Any) -> None:
+            for told in (on_event, *trackers):
+                told(event)
+
+        yield {"on_event": tell, "stop": stop}
+
+
+def _given(folder: Path, paths: list[Path], asked: dict[str, Any], **known: Any) -> BuildResult:
+    """Build on activations that are there."""
+    from .. import api
 
     fitting: dict[str, Any] = {
         name: value for name, value in asked.items() if name in GivenRequest.model_fields and value is not None
@@ -187,11 +239,7 @@ def _build_given(
             del fitting[name]  # of activations that are there, all; and the only column that holds any
     if (site := asked["sites"]) is not None:
         fitting["site"] = site
-    fitting |= {"out": out or Path("dictionaries") / paths[0].stem, "tokens": tokens, "tokenizer": tokenizer}
-    with display(as_json) as on_event, stop_on_interrupt() as stop:
-        result = api.build_from_activations(paths, annotate=annotate, on_event=on_event, stop=stop, **fitting)
-    if not as_json:
-        _print_dictionaries(result)
+    return api.build_from_activations(paths, out=folder, **known, **fitting)
 
 
 def _print_dictionaries(result: BuildResult) -> None:
