@@ -1,11 +1,15 @@
 """A tiny model with a real tokenizer, saved as a user would have it, and some text for it."""
 
+import io
 import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from exemplar_partitioning.cli import main
 
 # One thread: on a busy machine, threads that wait for each other make small matrices a hundred times slower.
 torch.set_num_threads(1)
@@ -93,3 +97,20 @@ def tree(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "build.json"
     }
+
+
+@pytest.fixture
+def ep_main(monkeypatch, capsys):
+    """The command as `ep` runs it, into a pipe: (exit code, standard output, standard error)."""
+
+    def run(*arguments, columns=100, typed=""):
+        monkeypatch.setattr(sys, "argv", ["ep", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        monkeypatch.setenv("COLUMNS", str(columns))
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+        return code or 0, *capsys.readouterr()
+
+    return run

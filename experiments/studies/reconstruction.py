@@ -32,10 +32,11 @@ from torch.nn.functional import normalize
 
 from ep_experiments.nulls import gaussian_directions
 from ep_experiments.reconstruction import arms
-from ep_experiments.reconstruction.autoencoders import Autoencoder, Recipe, train
+from ep_experiments.reconstruction.autoencoders import Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.evaluating.result import Bootstrap
+from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 from exemplar_partitioning.files import to_json
 
 MAIN, OTHERS = 15, (10, 20)
@@ -454,16 +455,16 @@ class Study:
                 self.keep(f"{recipe.kind}-{recipe.l0_coefficient:g}", _tensors(sae))
         self.say(f"{recipes[0].kind} on {tokens:,}, block {layer}: {seconds * len(recipes):.1f} s")
 
-    def add_sae(self, facts: dict[str, Any], sae: Autoencoder) -> None:
+    def add_sae(self, facts: dict[str, Any], sae: SparseAutoencoder) -> None:
         """Own codes on validation and test, and pursuit over the decoder on test."""
         for name in ("validation", "test"):
             measure = self.measures[facts["layer"], name]
             code_nf = sae.encode(measure.text.x_nd)
             l0 = float((code_nf != 0).sum(dim=1).float().mean())
-            about = facts | {"codes": "own", "on": name, "directions": len(sae.w_dec), "k": None, "l0": l0}
+            about = facts | {"codes": "own", "on": name, "directions": len(sae.W_dec), "k": None, "l0": l0}
             about["dead"] = int((~(code_nf != 0).any(dim=0)).sum())
             self.record(about, measure, sae.decode(code_nf), ce=name == "test")
-        self.add(facts | {"codes": "pursuit"}, sae.w_dec, sae.b_dec, every=facts["order"] == 0)
+        self.add(facts | {"codes": "pursuit"}, sae.W_dec, sae.b_dec, every=facts["order"] == 0)
 
     # measuring ---------------------------------------------------------------------------------------------------
 
@@ -599,8 +600,8 @@ def _whole_documents(windows: Windows, chosen_b: np.ndarray, tokens: int) -> np.
     return chosen_b[np.isin(windows.document_b[chosen_b], documents[:enough])]
 
 
-def _tensors(sae: Autoencoder) -> dict[str, Tensor]:
-    found = {"W_enc": sae.w_enc, "b_enc": sae.b_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec}
+def _tensors(sae: SparseAutoencoder) -> dict[str, Tensor]:
+    found = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
     return found | ({"threshold": sae.threshold} if sae.threshold is not None else {})
 
 

@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import unicodedata
+from functools import partial
 
 import pytest
 from rich.cells import cell_len
@@ -13,7 +14,6 @@ from rich.cells import cell_len
 import exemplar_partitioning as ep
 from annotated import EMPTY, HOSTILE, annotated
 from conftest import sentences
-from exemplar_partitioning.cli import main
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.folder.model import model_of
@@ -23,19 +23,8 @@ SAFE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 @pytest.fixture
-def show(monkeypatch, capsys):
-    """The command as `ep` runs it, into a pipe: (exit code, standard output, standard error)."""
-
-    def run(*arguments, columns=80):
-        monkeypatch.setattr(sys, "argv", ["ep", "show", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", str(columns))
-        try:
-            code = main()
-        except SystemExit as end:
-            code = end.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+def show(ep_main):
+    return partial(ep_main, "show", columns=80)
 
 
 @pytest.fixture(scope="module")

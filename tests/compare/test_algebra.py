@@ -133,7 +133,7 @@ def test_combined_folders(tmp_path):
         ep.combine("difference", b, a, tmp_path / "none")
     with pytest.raises(EPError, match="exists already"):
         ep.combine("difference", a, b, tmp_path / "left")
-    with pytest.raises(EPError, match="one of union"):
+    with pytest.raises(EPError, match="expected union"):
         ep.combine("sum", a, b, tmp_path / "sum")
 
 

@@ -82,7 +82,7 @@ def test_autoencoders_trained_side_by_side_are_those_trained_alone_and_learn():
     both = train(recipes, x, rows, 80, 50)
     for recipe, sae in zip(recipes, both, strict=True):
         (alone,) = train([recipe], x, rows[:1], 80, 50)
-        torch.testing.assert_close(alone.w_dec, sae.w_dec, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(alone.W_dec, sae.W_dec, rtol=1e-3, atol=1e-4)
         code = sae.encode(x)
         assert (code > 0).sum(dim=1).max() <= 4 and share_left(x, sae.decode(code)) < 0.5
     (frozen,) = train([Recipe("frozen", 3e-3, k=4)], x, rows[:1], 80, 50)

@@ -1,6 +1,5 @@
 """Labels: kept, never lost, made from tokens; and asked of a real server that speaks the protocol."""
 
-import io
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,6 @@ import pytest
 
 from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning.annotating import endpoint, local, questions
-from exemplar_partitioning.cli import main
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import unsealed
 from exemplar_partitioning.folder import dictionary as store
@@ -36,20 +35,8 @@ def d(tmp_path):
 
 
 @pytest.fixture
-def ep_label(monkeypatch, capsys):
-    """The command as `ep` runs it: (exit code, standard output, standard error)."""
-
-    def run(*arguments, typed=""):
-        monkeypatch.setattr(sys, "argv", ["ep", "label", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        monkeypatch.setenv("COLUMNS", "100")
-        try:
-            code = main()
-        except SystemExit as end:
-            code = end.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+def ep_label(ep_main):
+    return partial(ep_main, "label")
 
 
 def counted(**counts):

@@ -72,7 +72,7 @@ def test_reprs_are_short(dictionary):
 
 
 def test_kinds_and_percentiles_that_are_none_are_named(dictionary):
-    with pytest.raises(ep.EPError, match="expected one of nearest, farthest, random"):
+    with pytest.raises(ep.EPError, match="expected nearest, farthest or random"):
         dictionary.annotation.examples(3, "nearst")
     build = dictionary.path.parents[1]
     assert ep.load(build, percentile="2").path == dictionary.path

@@ -1,8 +1,8 @@
 """Text unlike a dictionary's: scores and tails by hand, false alarms kept when simulated and on real text, `ep ood`."""
 
 import json
-import sys
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -16,7 +16,6 @@ from scipy.stats import betabinom
 import exemplar_partitioning as ep
 from annotated import annotated
 from conftest import sentences
-from exemplar_partitioning.cli import main
 from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.files import unsealed
@@ -27,19 +26,8 @@ from exemplar_partitioning.novelty.scores import SCORES, SHARPNESS, token_scores
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """The command as `ep` runs it: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ep", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        try:
-            code = main()
-        except SystemExit as end:
-            code = end.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+def command(ep_main):
+    return partial(ep_main, columns=120)
 
 
 @pytest.fixture(scope="module")

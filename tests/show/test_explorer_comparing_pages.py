@@ -9,7 +9,7 @@ import exemplar_partitioning as ep
 from annotated import HOSTILE, annotated
 from exemplar_partitioning.compare.tree import paths
 from exemplar_partitioning.show.explorer import matches
-from explorer_browser import NEEDED, chromium, go, hearable, ready, until, window
+from explorer_browser import NEEDED, go, hearable, ready, until, window
 from explorer_site import get, served
 
 pytestmark = NEEDED
@@ -33,18 +33,6 @@ def built(tmp_path_factory):
 def site(built):
     with served(*(built[0] / name for name in ("build", "twin", "wide"))) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as launched:
-        yield launched
-
-
-@pytest.fixture
-def page(browser, site):
-    with window(browser, site) as opened:
-        yield opened
 
 
 def column(page, at):

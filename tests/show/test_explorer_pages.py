@@ -9,7 +9,7 @@ from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning.act.fluency import GRID
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
-from explorer_browser import NAMELESS, NEEDED, chromium, go, hearable, ready, until, window
+from explorer_browser import NAMELESS, NEEDED, go, hearable, ready, until, window
 from explorer_site import build_tiny, get, served
 
 pytestmark = NEEDED
@@ -33,18 +33,6 @@ def site(build, tmp_path_factory):
         patch.setenv("EP_CACHE", str(tmp_path_factory.mktemp("cache")))
         with served(build) as address:
             yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as launched:
-        yield launched
-
-
-@pytest.fixture
-def page(browser, site):
-    with window(browser, site) as opened:
-        yield opened
 
 
 def test_start_leads_to_a_dictionary_and_back(page):

@@ -11,12 +11,14 @@ Shapes: s runs, b rows of a batch, f features, d = d_model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
 
 Kind = Literal["topk", "batchtopk", "jumprelu", "frozen"]
 """frozen: topk whose decoder stays the random directions it began with, as in Sanity Checks for SAEs (2602.14111)."""
@@ -35,30 +37,6 @@ class Recipe:
     k: int = 32
     l0_coefficient: float = 1.0
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Autoencoder:
-    """Trained: `relu((x - b_dec) W_enc + b_enc)`, the k largest or those above the threshold, times W_dec, + b_dec."""
-
-    w_enc: Float[Tensor, "d f"]
-    b_enc: Float[Tensor, " f"]
-    w_dec: Float[Tensor, "f d"]
-    b_dec: Float[Tensor, " d"]
-    k: int | None
-    threshold: Float[Tensor, " f"] | None
-
-    def encode(self, x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
-        """Codes."""
-        pre_nf = (x_nd - self.b_dec) @ self.w_enc + self.b_enc
-        if self.k is None:
-            assert self.threshold is not None
-            return pre_nf.relu() * (pre_nf > self.threshold)
-        return _topk(pre_nf, self.k)
-
-    def decode(self, code_nf: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
-        """What codes stand for."""
-        return code_nf @ self.w_dec + self.b_dec
 
 
 def _topk(pre: Tensor, k: int) -> Tensor:
@@ -163,7 +141,7 @@ class Training:
             return 1 / warm + (1 - 1 / warm) * min(step / max(warm - 1, 1), 1)
         return min(1.0, (self.steps - step) / max(decay, 1))
 
-    def finished(self, run: int, x_nd: Float[Tensor, "n d"]) -> Autoencoder:
+    def finished(self, run: int, x_nd: Float[Tensor, "n d"]) -> SparseAutoencoder:
         """A run's autoencoder for activations as they come, decoder norms and the scale folded in.
 
         x_nd: of training; batchtopk takes from them the threshold at which k features are active on average.
@@ -171,19 +149,19 @@ class Training:
         norm_f = self.w_dec[run].detach().norm(dim=-1).clamp(min=1e-12)
         rescaled = self.kind != "jumprelu"
         threshold = None if rescaled else self.threshold[run, 0].detach() / self.scale * norm_f
-        sae = Autoencoder(
-            self.w_enc[run].detach() * norm_f,
-            self.b_enc[run, 0].detach() * norm_f / self.scale,
-            self.w_dec[run].detach() / norm_f[:, None],
-            self.b_dec[run, 0].detach() / self.scale,
-            self.k if self.kind in ("topk", "frozen") else None,
-            threshold,
+        sae = SparseAutoencoder(
+            W_enc=self.w_enc[run].detach() * norm_f,
+            b_enc=self.b_enc[run, 0].detach() * norm_f / self.scale,
+            W_dec=self.w_dec[run].detach() / norm_f[:, None],
+            b_dec=self.b_dec[run, 0].detach() / self.scale,
+            kind="jumprelu" if self.kind == "jumprelu" else "relu" if self.kind == "batchtopk" else "topk",
+            threshold=threshold,
+            k=self.k if self.kind in ("topk", "frozen") else None,
         )
         if self.kind != "batchtopk":
             return sae
-        pre_nf = ((x_nd - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()
-        least = float(pre_nf.flatten().topk(self.k * len(pre_nf), sorted=False).values.min())
-        return Autoencoder(sae.w_enc, sae.b_enc, sae.w_dec, sae.b_dec, None, torch.full_like(sae.b_enc, least))
+        least = sae.encode(x_nd).flatten().topk(self.k * len(x_nd), sorted=False).values.min()
+        return replace(sae, kind="jumprelu", threshold=least.expand_as(sae.b_enc))
 
 
 def _initial(seed: int, features: int, d: int) -> Tensor:
@@ -205,7 +183,7 @@ def train(
     rows: Sequence[Int64[Tensor, " m"]],
     features: int,
     batch: int,
-) -> list[Autoencoder]:
+) -> list[SparseAutoencoder]:
     """Train on the rows of each run, in the order given, whole batches only.
 
     Args:
