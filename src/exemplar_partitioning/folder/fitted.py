@@ -12,7 +12,7 @@ from .saveable import write
 
 
 class ExemplarPartition(estimator.ExemplarPartition):
-    """Exemplar Partitioning as a scikit-learn estimator, as in the core, that can be saved."""
+    """The core's `ExemplarPartition`, an estimator of scikit-learn, that can be saved once it is fitted."""
 
     def save(self, out: str | Path, *, site: str = "activations") -> Path:
         """Write what was fitted to a new folder `<out>/<site>/p<percentile>`.

@@ -22,7 +22,7 @@ from .schema import (
 
 
 class Dictionary(core.Dictionary):
-    """Frozen exemplars with their centre and threshold, as in the core, that can be saved."""
+    """The core's `Dictionary`, frozen exemplars with their centre and threshold, that can be saved."""
 
     def save(self, out: str | Path, *, percentile: float, site: str = "activations") -> Path:
         """Write it to a new folder `<out>/<site>/p<percentile>`.
