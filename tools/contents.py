@@ -25,7 +25,8 @@ def wheel_faults(wheel: Path) -> list[str]:
         held = set(archive.namelist())
     info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
     wanted = {name.removeprefix("src/") for name in tracked(f"src/{PACKAGE}")}
-    wanted |= {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    wanted |= {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
+    wanted |= {f"{info}/licenses/{name}" for name in ("LICENSE", "NOTICE")}
     return _faults(wheel, held, wanted)
 
 

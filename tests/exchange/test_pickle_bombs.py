@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are set by POSIX calls")
 
-SECONDS, FACTOR, FLOOR = 10, 12, 24 << 20  # by byte of the file, and in any case; pages of the interpreter included
+SECONDS, FACTOR, FLOOR = 10, 3, 8 << 20  # by byte of the file, and in any case; pages of the interpreter included
 
 READ = """
 import json, os, resource, signal, sys, time

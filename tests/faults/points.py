@@ -33,7 +33,7 @@ from .foreign import published
 from .pool import PRELOAD, REFUSED, SAME, WRONG
 
 SITE = "resid_post.1"
-SECONDS = 120  # of a command; beyond, it hangs
+SECONDS = 600  # of a command; beyond, it hangs
 _BUILD = (
     *("--site", SITE, "--max-tokens", "9000", "--calibration-batch", "1000", "--calibration-sample", "3000"),
     *("--saturation-window", "100000", "--threads", "1", "--checkpoint-seconds", "0", "--no-annotate"),
@@ -109,33 +109,13 @@ def verbs(folder: Path) -> list[Verb]:
     there = ("exists already", "already")
     apart_texts = ("--positive", str(folder / "with.txt"), "--negative", str(folder / "without.txt"), "--name", "king")
     return [
-        Verb("transport", (*carry, "--max-tokens", "4000", "--out", "{out}"), again=there),
         *(
             Verb(f"combine {name}", ("combine", name, two, b, "--out", "{out}"), again=there)
             for name, b in (("union", one), ("difference", one), ("intersection", one), ("merge", apart))
         ),
         Verb("match --out", ("match", one, apart, "--out", "{out}")),
         Verb("match --out, a second time", ("match", one, apart, "--out", "{out}"), put(str(folder / "matched"))),
-        Verb("figures", ("figures", built, "--out", "{out}", "--percentile", "2")),
-        Verb("report", ("report", one, "--out", "{out}/new.html", "--top", "3"), _made),
         Verb("concept", ("concept", one, *apart_texts, "--model", tiny, "--out", "{out}/new"), _made, there),
-        Verb(
-            "evaluate --figure",
-            (
-                "evaluate",
-                one,
-                str(text),
-                "--model",
-                tiny,
-                "--max-tokens",
-                "1000",
-                "-k",
-                "1,2",
-                "--figure",
-                "{out}/new.svg",
-            ),
-            _made,
-        ),
         Verb(
             "steer --save",
             (
@@ -181,6 +161,26 @@ def verbs(folder: Path) -> list[Verb]:
         ),
         Verb("annotate", (*annotate, "{out}", str(text)), put(plain), there),
         Verb("annotate --replace", (*annotate, "{out}", str(more), "--replace"), put(built)),
+        Verb("transport", (*carry, "--max-tokens", "4000", "--out", "{out}"), again=there),
+        Verb("figures", ("figures", built, "--out", "{out}", "--percentile", "2")),
+        Verb("report", ("report", one, "--out", "{out}/new.html", "--top", "3"), _made),
+        Verb(
+            "evaluate --figure",
+            (
+                "evaluate",
+                one,
+                str(text),
+                "--model",
+                tiny,
+                "--max-tokens",
+                "1000",
+                "-k",
+                "1,2",
+                "--figure",
+                "{out}/new.svg",
+            ),
+            _made,
+        ),
     ]
 
 
