@@ -18,6 +18,7 @@ BENCHMARKS = (
     "large",
     "bounds",
     "long",
+    "lasting",
     "identical",
     "interrupted",
     "whole",
