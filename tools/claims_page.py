@@ -80,15 +80,21 @@ def _settings() -> list[tuple[str, str, str]]:
         return []
     settings = _read("few/smollm2.json")["settings"]
     won, lost = ([s["setting"] for s in settings if s["verdict"] == verdict] for verdict in ("win", "lose"))
-    where = f"in {', '.join(won)}" if won else "in none"
-    worse = f"; worse than some rival by .02 or more in {len(lost)}" if lost else ""
     kinds = "few labels, few units, another language, tokens"
-    found = f"{where} of {len(settings)} settings stated beforehand ({kinds}){worse}"
+    where = f"in {len(won)} of {len(settings)} settings stated beforehand ({kinds}): {', '.join(won) or 'none'}"
+    worse = f"; worse than some rival by .02 or more with {' or '.join(lost)}" if lost else ""
+    one = next(s for s in settings if s["setting"] == "one unit")
+    value = {row["arm"]: row["auroc"][0] for row in one["table"]}
+    rival = max((v, name) for name, v in value.items() if name != "regions")
     return [
         (
             "(Asked here.) Somewhere regions tell concepts better than words, dense activations and other directions",
-            f"By .02 or more above each of them {found}",
-            f"regions detect better than words, dense activations and random directions | {found}",
+            f"By .02 or more above each of them {where}{worse}. One unit by 32 labelled texts, over {one['units']} "
+            f"intents: region {value['regions']:.3f}, {rival[1]} {rival[0]:.3f}, word {value['words']:.3f}",
+            "one region tells more than any one word, coordinate or other direction | "
+            f"AUROC {value['regions']:.3f} against "
+            f"{rival[0]:.3f} ({rival[1]}) and {value['words']:.3f} (word), by 32 labelled texts; regions win in "
+            f"{len(won)} of {len(settings)} settings",
         )
     ]
 
