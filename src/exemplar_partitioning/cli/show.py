@@ -112,6 +112,7 @@ def _as_json(dictionary: OnDisk, top: int, sort: str) -> dict[str, Any]:
 
 
 def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> None:
+    from ..folder.interest import ENOUGH, advised
     from ..folder.summary import DictionarySummary
     from .display import dictionaries_table
 
@@ -120,6 +121,10 @@ def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> Non
     title = f"{path}: {config.model.id} ({config.model.dtype}) on {config.text.source}"
     out.print(Text(visible(title), style="bold"))
     out.print(dictionaries_table(DictionarySummary.of(d.config) for d in chosen))
+    if (best := advised(chosen)) is not None:
+        config, share = best[0].config, best[1]
+        told = f"{share:.0%} of its regions hold {ENOUGH} members or more, and several words"
+        out.print(f"To read first: percentile {config.calibration.percentile:g} of {config.site.name}; {told}")
     for d in chosen:
         out.print(_table(d, top, sort, out.width))
 

@@ -9,6 +9,7 @@ Shapes: k regions, p (region, token) pairs.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ ENOUGH = 30
 COMMON = 0.01
 """Share of the regions that promote a token, from which it tells nothing about one of them."""
 
+_MOST = 0.5  # share of regions that makes a percentile fit for reading
 _SPREAD = 8  # documents among the examples from which more say no more
 _UNNAMED = 0.25  # what a member counts that none of its region's characteristic tokens names
 _TIMES = 2.0  # as much as the average region, from which a token is promoted beyond it
@@ -168,6 +170,20 @@ def ordered(dictionary: OnDisk, sort: str = "interest") -> Int64[np.ndarray, " k
         return dictionary.annotation.interest.order
     sizes = dictionary.annotation.regions["members"] if dictionary.annotated else dictionary.regions["arrivals"]
     return np.argsort(-sizes.to_numpy(), kind="stable")
+
+
+def advised(dictionaries: Sequence[OnDisk]) -> tuple[OnDisk, float] | None:
+    """The finest dictionary most of whose regions are worth reading, and their share: ENOUGH members, several words.
+
+    None where none is such, or there is nothing to choose from.
+    """
+    annotated = [dictionary for dictionary in dictionaries if dictionary.annotated]
+    for dictionary in sorted(annotated, key=lambda d: d.config.calibration.percentile) if len(annotated) > 1 else ():
+        interest = dictionary.annotation.interest
+        share = float(((interest.members >= ENOUGH) & ~interest.single_word).mean())
+        if share >= _MOST:
+            return dictionary, share
+    return None
 
 
 def shown(dictionary: OnDisk, sort: str = "interest", keep: str = "") -> list[int]:

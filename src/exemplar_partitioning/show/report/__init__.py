@@ -36,9 +36,9 @@ _METRICS = {
     "separation_ratio": "separation ratio",
     "silhouette": "silhouette",
     "max_similarity": "largest similarity",
-    "gini": "Gini of sizes",
-    "effective": "effective regions",
-    "utilisation": "utilisation",
+    "gini": "Gini of sizes, in this sample",
+    "effective": "regions that this sample uses",
+    "utilisation": "share of all that it uses",
 }
 
 

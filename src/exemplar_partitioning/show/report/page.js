@@ -92,9 +92,8 @@ function show(tip, place, i, event) {
 
 const shown = new Set(data.shown);
 const log = { type: "log", dtick: 1 };
-const count = { rangemode: "tozero" };
 line("sizes", data.sizes, { ...log, title: { text: "rank" } }, { ...log, title: { text: "members" } }, "members");
-line("growth", data.growth, { ...count, title: { text: "activations streamed" } }, { ...count, title: { text: "regions" } }, "regions");
+line("growth", data.growth, { ...log, title: { text: "activations streamed" } }, { ...log, title: { text: "regions" } }, "regions");
 
 const place = document.getElementById("map");
 const tip = document.getElementById("tip");

@@ -30,21 +30,21 @@ function headline(d) {
   ];
   if (a) {
     tiles.push([percent(a.coverage), `of ${count(a.n_activations)} members within θ`]);
-    tiles.push([count(Math.round(a.effective)), `regions in effective use, ${count(a.empty)} empty`]);
+    tiles.push([count(Math.round(a.effective)), `effective regions, ${count(a.empty)} empty`]);
   }
   return h("ul", { class: "tiles" }, tiles.map(([value, what]) => h("li", {}, h("b", {}, value), h("span", {}, what))));
 }
 
 function growth(d) {
   const [n, k] = d.growth.at(-1) ?? [0, 0];
-  const half = d.growth.find(([, regions]) => regions >= k / 2);
+  const half = d.growth.findIndex(([, regions]) => regions >= k / 2); // within the first point, when is not known
   return plot(
     "Growth",
-    `${count(k)} regions after ${count(n)} activations; half of them after ${count(half?.[0])}.`,
+    `${count(k)} regions after ${count(n)} activations; half of them ${half > 0 ? "after" : "within the first"} ${count(d.growth[half]?.[0])}.`,
     () => ({
       data: [line(d.growth, "regions", "%{y:,} regions after %{x:,} activations<extra></extra>")],
       x: ["activations", { type: "log", dtick: 1 }],
-      y: ["regions", {}],
+      y: ["regions", { type: "log", dtick: 1 }],
     }),
   );
 }
@@ -83,9 +83,9 @@ const METRICS = {
   separation_ratio: "separation ratio",
   silhouette: "silhouette",
   max_similarity: "largest similarity",
-  gini: "Gini of sizes",
-  effective: "effective regions",
-  utilisation: "utilisation",
+  gini: "Gini of sizes, in this sample",
+  effective: "regions that this sample uses",
+  utilisation: "share of all that it uses",
 };
 
 function quality(a) {
@@ -120,7 +120,7 @@ function settings(d) {
   ];
   if (d.annotation) {
     const a = d.annotation;
-    pairs.splice(5, 0, ["Annotation", `${a.text.source}: ${count(a.n_tokens)} tokens of ${count(a.n_documents)} documents; ${count(a.skipped)} skipped; Gini ${fixed(a.gini)}`]);
+    pairs.splice(5, 0, ["Annotation", `${a.text.source}: ${count(a.n_tokens)} tokens of ${count(a.n_documents)} documents; ${count(a.skipped)} skipped; Gini of sizes ${fixed(a.gini)}`]);
   }
   return section("How it was made", facts(pairs));
 }
