@@ -20,7 +20,7 @@ def ask(
     loaded: LoadedModel,
     on_answer: Callable[[Outcome], None] = lambda _: None,
 ) -> Outcome:
-    """Put the questions, a few at a time, and save labels as they come; on_answer is told after each few.
+    """Put the questions as text to continue, and save labels as they come; on_answer is told after each few.
 
     Raises EPError if a question leaves the model no room to answer.
     """
@@ -28,7 +28,7 @@ def ask(
     for start in range(0, len(planned.questions), _AT_ONCE):
         asked = planned.questions[start : start + _AT_ONCE]
         new, prompts = [], [question.prompt for question in asked]
-        for question, answer in zip(asked, generate(loaded, prompts, max_new_tokens=_ANSWER), strict=True):
+        for question, answer in zip(asked, generate(loaded, prompts, max_new_tokens=_ANSWER, chat=False), strict=True):
             try:
                 text = label_of(answer.text)
             except NoLabel as error:

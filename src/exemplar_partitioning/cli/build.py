@@ -182,12 +182,14 @@ def build(
         put_on: dict[str, Any] = {"tokenizer": tokenizer, "adapter": adapter, "origin": origin}
         request = BuildRequest(out=folder, **pool, **asked)
         from .. import api
+        from ..demo.corpus import documents_of
 
         loaded, source = _checked(model, text, request, **put_on)
         if estimate:
             tell_estimate(loaded, source, request, as_json=as_json)
             return
-        with _followed(folder, track, as_json, f"Building {model} into {folder}") as news:
+        size = documents_of(source, field=request.field).size
+        with _followed(folder, track, as_json, f"Building {model} into {folder}", size) as news:
             result = api.build(loaded, source, out=folder, annotate=annotate, **pool, **news, **asked)
     keep_config(context, folder)
     if not as_json:
@@ -209,7 +211,9 @@ def _checked(
 
 
 @contextmanager
-def _followed(folder: Path, track: Sequence[str] | None, as_json: bool, title: str = "") -> Iterator[dict[str, Any]]:
+def _followed(
+    folder: Path, track: Sequence[str] | None, as_json: bool, title: str = "", size: int | None = None
+) -> Iterator[dict[str, Any]]:
     """The display of a build, trackers, and what stops it."""
     from .display import display
 
@@ -218,7 +222,7 @@ def _followed(folder: Path, track: Sequence[str] | None, as_json: bool, title: s
         from ..building.tracking import tracker
 
         trackers = [tracker(name, folder) for name in track]
-    with display(as_json, title) as on_event, stop_on_interrupt() as stop:
+    with display(as_json, title, size) as on_event, stop_on_interrupt() as stop:
 
         def tell(event: Any) -> None:
             for told in (on_event, *trackers):
@@ -245,10 +249,11 @@ def _given(folder: Path, paths: list[Path], asked: dict[str, Any], **known: Any)
 def _print_dictionaries(result: BuildResult) -> None:
 
     from .display import dictionaries_table, unmixed
+    from .terminal import counted
 
     console = Console()
     took = f" from {result.tokens:,} tokens in {result.seconds:,.0f} s" if result.tokens else ", complete already"
-    console.print(f"\n[bold]{len(result.dictionaries)} dictionaries[/]{took}", highlight=False)
+    console.print(f"\n[bold]{counted(len(result.dictionaries), 'dictionary')}[/]{took}", highlight=False)
     console.print(dictionaries_table(result.dictionaries))
     if warning := unmixed(result.dictionaries):
         console.print(warning, markup=False, highlight=False, soft_wrap=True)

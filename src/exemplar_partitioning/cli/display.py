@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..folder.summary import DictionarySummary
     from ..stream import ProgressEvent
 
+_BYTES_PER_TOKEN = 4  # of text, roughly
 _SEVERAL = 6  # dictionaries that a line names
 _PLAIN_SECONDS = 15.0  # between lines when nobody looks at a terminal
 
@@ -90,12 +91,15 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def display(as_json: bool, title: str = "") -> Iterator[Callable[[ProgressEvent], None]]:
-    """What shows events as they come: JSON lines on standard output, or a display for people on standard error."""
+def display(as_json: bool, title: str = "", size: int | None = None) -> Iterator[Callable[[ProgressEvent], None]]:
+    """What shows events as they come: JSON lines on standard output, or a display for people on standard error.
+
+    size: bytes of the text, if they are known: the bar is measured against it where the budget is larger.
+    """
     if as_json:
         yield _print_json
         return
-    shown = _Display()
+    shown = _Display(size)
     if title:
         shown.print(title)
     with shown.live if shown.console.is_terminal else nullcontext():
@@ -110,18 +114,19 @@ def _print_json(event: ProgressEvent) -> None:
 class _Display:
     """A bar, and a table of the dictionaries that grow, on a terminal; a line now and then elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int | None = None) -> None:
+        self.there = size and max(1, size // _BYTES_PER_TOKEN)
         self.console = Console(stderr=True)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
+            TextColumn("{task.completed:,.0f} of {task.fields[about]}{task.total:,.0f} tokens"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.task = self.progress.add_task("loading", total=None, rate="", visible=False)
+        self.task = self.progress.add_task("loading", total=None, rate="", about="", visible=False)
         self.last_printed = 0.0
 
     def print(self, line: str) -> None:
@@ -134,14 +139,27 @@ class _Display:
         growing = getattr(event, "dictionaries", None)  # none of an annotation, which has nothing that grows
         usual = "annotating" if growing is None else "clustering" if growing else "calibrating"
         rate = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ""
-        read: dict[str, Any] = {"completed": event.tokens, "total": event.max_tokens, "rate": rate, "visible": True}
+        total, about = self._total(event)
+        read: dict[str, Any] = {
+            "completed": event.tokens,
+            "total": total,
+            "about": about,
+            "rate": rate,
+            "visible": True,
+        }
         self.progress.update(self.task, description=_DOING.get(event.kind, usual), **read)
         if self.live.is_started:
             self.live.update(Group(self.progress, *([dictionaries_table(growing)] if growing else [])))
         elif event.kind != "progress" or time.monotonic() - self.last_printed > _PLAIN_SECONDS:
             self.last_printed = time.monotonic()
-            line = f"{event.kind}: {event.tokens:,} of {event.max_tokens:,} tokens  {rate}  {_in_a_line(growing or ())}"
+            line = f"{event.kind}: {event.tokens:,} of {about}{total:,} tokens  {rate}  {_in_a_line(growing or ())}"
             self.print(line.rstrip())
+
+    def _total(self, event: ProgressEvent) -> tuple[int, str]:
+        """Tokens that will be read, and a word before them if that is a guess from the size of the text."""
+        if self.there is None or self.there >= event.max_tokens:
+            return event.max_tokens, ""
+        return max(self.there, event.tokens), "about "
 
 
 def _in_a_line(growing: Sequence[DictionarySummary]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .dictionary import StoredDictionary
 
 _NEAR, _SHOWN = 6, 6  # nearest regions; examples of a kind
+_CARD = "font:14px/1.45 system-ui,sans-serif;max-width:52em;margin:1em auto;padding:0 1em;color:#222;background:#fff"
 _BARS = 48  # pixels of the highest bar
 
 
@@ -110,6 +111,19 @@ class Region:
         )
         parts.append("nearest regions: " + "; ".join(near))
         return "".join(f'<div style="margin:4px 0">{part}</div>' for part in filter(None, parts))
+
+    def card(self) -> str:
+        """One HTML file about it, to send or to keep: no script, nothing from elsewhere."""
+        config = self.dictionary.config
+        where = f"{config.model.id} {config.site.name}, percentile {config.calibration.percentile:g}"
+        title = _text(f"Region {self.index}: {self.label.text}")
+        about = f"{_text(where)}, {self.dictionary.k:,} regions; {self.dictionary.content_id[:16]}"
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"/>'
+            f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"/><title>{title}</title></head>'
+            f'<body style="{_CARD}">{self._repr_html_()}<p style="color:#666">{about}</p></body></html>'
+        )
 
     def _histogram(self) -> str:
         counts = self.dictionary.annotation.histogram[self.index]

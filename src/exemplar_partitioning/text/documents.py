@@ -13,6 +13,7 @@ from .raw import decoded_lines, open_binary
 from .readers import Document, Reading, SkipCallback
 from .tables import METADATA, saved_shards
 
+_PLAIN = (".txt", ".md", ".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv")
 _LONGEST_NAME = 255  # bytes of a name between slashes
 _GIVE_TEXTS = "Texts themselves are given in a list: [text]."
 
@@ -22,11 +23,12 @@ Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[str | Path] | I
 class DocumentSource:
     """Documents that can be iterated, from the start each time; see `read_documents`.
 
-    `name` describes the source in a few words and does not depend on where its files lie.
+    `name` describes the source in a few words and does not depend on where its files lie; `size` are its bytes, where
+    they are plain text.
     """
 
-    def __init__(self, name: str, start: Callable[[], Iterator[Document]]) -> None:
-        self.name = name
+    def __init__(self, name: str, start: Callable[[], Iterator[Document]], size: int | None = None) -> None:
+        self.name, self.size = name, size
         self._start = start
 
     def __iter__(self) -> Iterator[Document]:
@@ -150,7 +152,9 @@ def _from_sources(sources: Sequence[object], reading: Reading) -> DocumentSource
 
     names = [*files, *(HUB_PREFIX + dataset for dataset in hub)]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return DocumentSource(", ".join(names[:3]) + more, start)
+    plain = not hub and all(path.suffix.lower() in _PLAIN for path in files.values())
+    size = sum(path.stat().st_size for path in files.values()) if plain else None
+    return DocumentSource(", ".join(names[:3]) + more, start, size)
 
 
 def _named_files(sources: list[str]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...folder import bookmarks
 from ...folder.text_search import excerpt, ranked
 from .library import View
 from .views import brief, by_number, by_text, check_order, containing, numbers, shown, size_is
@@ -28,6 +29,7 @@ def regions(
     descending: bool = True,
     several: bool = False,
     members: int = 0,
+    kept: str = "",
     offset: int = 0,
     limit: int = 100,
 ) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def regions(
         descending: from the largest on.
         several: leave out regions of a single word.
         members: leave out smaller regions.
+        kept: name of a list of bookmarks; regions of it alone.
         offset: of the page's first row.
         limit: rows of the page, at most.
 
@@ -53,6 +56,8 @@ def regions(
     how = _found(view, query) if within == "any" else {}
     matching = np.array([*how], np.int64) if how else containing(view, query, within)
     matching = matching[_kept(view, several, members)[matching]]
+    if kept:
+        matching = matching[np.isin(matching, bookmarks.read(view.dictionary).get(kept, []))]
     if sort != "best" or not how:
         matching = _ordered(view, matching, "interest" if sort == "best" else sort, descending)
     page = shown(matching, offset, limit)

@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import DataError, EPError, ResourceError
+from ...folder import bookmarks
 from . import comparing, lists, views
 from .answers import Json, library, number, order, view
 from .background import Background, StillComputing
@@ -57,6 +58,9 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/api/dictionaries/{key}/regions/{region:int}", _region),
             Route("/api/dictionaries/{key}/regions/{region:int}/relatives", _relatives),
             Route("/api/dictionaries/{key}/regions/{region:int}/label", _label, methods=["POST"]),
+            Route("/api/dictionaries/{key}/regions/{region:int}/card", _card),
+            Route("/api/dictionaries/{key}/bookmarks", _bookmarks),
+            Route("/api/dictionaries/{key}/bookmarks", _bookmark, methods=["POST"]),
             Route("/api/dictionaries/{key}/map", _map),
             Route("/api/dictionaries/{key}/read", _of_text(Live.read), methods=["POST"]),
             Route("/api/dictionaries/{key}/decompose", _of_text(Live.decompose), methods=["POST"]),
@@ -204,8 +208,9 @@ def _overview(request: Request) -> Response:
 
 
 def _regions(request: Request) -> Response:
-    filters = {"several": request.query_params.get("several") == "1", "members": number(request, "members", 0)}
-    return Json(lists.regions(view(request), **order(request, "best"), **filters))
+    asked = request.query_params
+    filters = {"several": asked.get("several") == "1", "members": number(request, "members", 0)}
+    return Json(lists.regions(view(request), **order(request, "best"), **filters, kept=asked.get("list", "")))
 
 
 def _region(request: Request) -> Response:
@@ -225,6 +230,28 @@ async def _label(request: Request) -> Response:
         return views.brief(seen, [region])[0]
 
     return Json(await run_in_threadpool(change))
+
+
+def _card(request: Request) -> Response:
+    seen, region = view(request), request.path_params["region"]
+    page = seen.dictionary[seen.check_region(region)].card()
+    name = f'attachment; filename="{seen.key}-{region}.html"'
+    return Response(page, media_type="text/html; charset=utf-8", headers={"content-disposition": name})
+
+
+def _bookmarks(request: Request) -> Response:
+    return Json({"lists": bookmarks.read(view(request).dictionary)})
+
+
+async def _bookmark(request: Request) -> Response:
+    name = await _body(request, "list")
+    asked = await request.json()
+    region, kept = asked.get("region"), asked.get("kept", True)
+    if type(region) is not int or type(kept) is not bool:
+        raise EPError('send a JSON object such as {"list": "to read", "region": 42, "kept": true}')
+    seen = view(request)
+    put = partial(bookmarks.put, seen.dictionary, name, seen.check_region(region), kept)
+    return Json({"lists": await run_in_threadpool(put)})
 
 
 def _map(request: Request) -> Response:

@@ -21,6 +21,12 @@ const FILTERS = [["several", "1", "hide single-word regions"], ["members", "30",
 
 export default async function render(main, { key }) {
   document.title = "Regions";
+  const lists = h("select", { "aria-label": "List of bookmarks", hidden: true, onchange: (event) => list.go({ list: event.target.value }) });
+  get(api(key, "/bookmarks")).then(({ lists: kept }) => {
+    const here = new URLSearchParams(location.search).get("list") ?? "";
+    lists.replaceChildren(h("option", { value: "" }, "all regions"), ...Object.entries(kept).map(([name, regions]) => h("option", { value: name, selected: name === here }, `${visible(name)} (${count(regions.length)})`)));
+    lists.hidden = !Object.keys(kept).length;
+  }, () => {});
   const boxes = FILTERS.map(([name, value]) => h("input", { type: "checkbox", id: `filter-${name}`, onchange: (event) => list.go({ [name]: event.target.checked ? value : "" }) }));
   const list = listing({
     what: "regions",
@@ -34,7 +40,7 @@ export default async function render(main, { key }) {
       boxes.forEach((box, i) => (box.checked = state[FILTERS[i][0]] === FILTERS[i][1]));
     },
     more: h("button", { type: "button", title: "the order of the search, or of interest", onclick: () => list.go({ sort: "best", desc: "1" }) }, "best first"),
-    after: FILTERS.map(([name, , text]) => h("label", { for: `filter-${name}` }, boxes[FILTERS.findIndex(([each]) => each === name)], ` ${text}`)),
+    after: [lists, ...FILTERS.map(([name, , text]) => h("label", { for: `filter-${name}` }, boxes[FILTERS.findIndex(([each]) => each === name)], ` ${text}`))],
   });
   put(main, h("h1", {}, "Regions"), list.parts);
   await list.refresh();

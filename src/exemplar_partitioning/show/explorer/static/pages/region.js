@@ -5,6 +5,7 @@ import { levels, named } from "../dictionaries.js";
 import { count, facts, fixed, h, lift, notice, parted, percent, put, section, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 import { onKey } from "../keys.js";
+import { picture } from "../picture.js";
 import { bars, mark, plot } from "../plots.js";
 
 const FIRST = 8; // examples of a kind, until more are asked for
@@ -22,6 +23,7 @@ export default async function render(main, { key, region, all }) {
     notice(r.not_annotated),
     notice(r.labels_error, "error"),
     labelling(r),
+    keeping(r),
     numbers(r),
     h(
       "div",
@@ -90,6 +92,37 @@ function labelling(r) {
   onKey("e", open);
   show(r.label);
   return h("div", { class: "labelling" }, h("p", {}, text, " ", source, " ", edit), form, problem);
+}
+
+// Lists in the dictionary's folder that the region is in, and the region as a card to send.
+function keeping(r) {
+  const [kept, problem] = [h("span"), h("span", { "aria-live": "assertive" })];
+  const name = h("input", { type: "text", maxlength: "60", size: "14", list: "lists", "aria-label": "List to put it into", placeholder: "a list, e.g. to read" });
+  const names = h("datalist", { id: "lists" });
+  const show = ({ lists }) => {
+    const within = Object.keys(lists).filter((list) => lists[list].includes(r.region));
+    kept.replaceChildren(...within.flatMap((list) => [h("a", { href: `${page(r.key, "/regions")}?${new URLSearchParams({ list })}` }, visible(list)), h("button", { type: "button", class: "quiet", "aria-label": `take it out of ${visible(list)}`, onclick: () => change(list, false) }, "×"), " "]));
+    names.replaceChildren(...Object.keys(lists).map((list) => h("option", { value: list })));
+  };
+  async function change(list, keep) {
+    try {
+      show(await post(api(r.key, "/bookmarks"), { list, region: r.region, kept: keep }));
+      problem.replaceChildren();
+      status(keep ? "Kept" : "Taken out");
+    } catch (error) {
+      problem.replaceChildren(notice(error.message, "error"));
+    }
+  }
+  const card = `/api/${api(r.key, `/regions/${r.region}/card`)}`;
+  const draw = () => picture(card, `${r.key}-${r.region}.png`).catch((error) => problem.replaceChildren(notice(error.message, "error")));
+  const form = h(
+    "form",
+    { class: "bar keeping", onsubmit: (event) => (event.preventDefault(), change(name.value, true)) },
+    h("span", { class: "dim" }, "In lists"), kept, name, names, h("button", {}, "Keep"),
+    h("span", { class: "dim" }, "Card to send:"), h("a", { href: card, download: "" }, "HTML"), h("button", { type: "button", onclick: draw }, "PNG"),
+  );
+  get(api(r.key, "/bookmarks")).then(show, (error) => problem.replaceChildren(notice(error.message, "error")));
+  return h("div", {}, form, problem);
 }
 
 function numbers(r) {

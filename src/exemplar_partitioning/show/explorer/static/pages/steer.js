@@ -1,6 +1,6 @@
 // What the model writes before and after acting on regions. The address holds the state.
 
-import { api, page, post, regionPage } from "../api.js";
+import { api, get, page, post, regionPage } from "../api.js";
 import { count, fixed, h, notice, percent, put, visible } from "../dom.js";
 
 const TICKS = [-2, -1, 0, 1, 2]; // of the slider, from end to end; the number beside it takes any
@@ -39,6 +39,24 @@ export default async function render(main, { key, all }) {
     h("button", { type: "button", title: `alpha ${ROW.join(", ")}, one after the other`, onclick: row }, "a row of strengths"),
     h("datalist", { id: "ticks" }, TICKS.map((x) => h("option", { value: x }))),
   );
+  // Words in place of a number: regions that are about them, to choose from.
+  const hits = h("p", { class: "hits", "aria-live": "polite" });
+  const find = h("input", { type: "search", id: "steer-find", size: "16", placeholder: "words of a label", autocomplete: "off" });
+  let looking;
+  find.addEventListener("input", () => {
+    clearTimeout(looking);
+    looking = setTimeout(async () => {
+      const q = find.value.trim();
+      const found = q ? await get(api(key, "/regions"), { q, limit: 6 }).catch(() => ({ regions: [] })) : { regions: [] };
+      hits.replaceChildren(...found.regions.flatMap((row) => [h("button", { type: "button", onclick: () => take(row.region) }, `${row.region} `, h("bdi", { class: "label" }, visible(row.label))), " "]));
+      if (q && !found.regions.length) hits.textContent = "no region is about these words";
+    }, 200);
+  });
+  function take(region) {
+    box.region.value = String(region);
+    hits.replaceChildren();
+    changed(0);
+  }
   const [chosen, problem, legend, verdict] = [h("p", { class: "chosen" }), h("div"), h("div"), h("p", { class: "verdict", "aria-live": "polite" })];
   const strengths = h("div", { class: "strengths" });
   const progress = h("p", { class: "dim progress", "aria-live": "polite" });
@@ -50,7 +68,8 @@ export default async function render(main, { key, all }) {
     h(
       "form",
       { class: "steering", onsubmit: submitted },
-      h("div", { class: "bar" }, field("region", "region"), field("do", "mode"), field("direction", "basis"), field("at", "tokens"), field("new tokens", "new")),
+      h("div", { class: "bar" }, field("region", "region"), h("div", { class: "field" }, h("label", { class: "dim", for: "steer-find" }, "or find it"), find), field("do", "mode"), field("direction", "basis"), field("at", "tokens"), field("new tokens", "new")),
+      hits,
       chosen,
       alpha,
       h("label", { class: "dim", for: box.prompt.id }, "prompt"),
