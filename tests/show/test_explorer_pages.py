@@ -218,8 +218,33 @@ def test_a_label_is_written_kept_and_taken_back(page, build):
     page.get_by_role("button", name="Edit label").click()
     page.get_by_label("Label", exact=True).fill("")
     page.get_by_role("button", name="Save").click()
-    page.wait_for_selector("text=made from its tokens")
+    page.wait_for_selector("text=by contrast with nearby regions")
     assert page.locator(".label.big").inner_text() == automatic
+
+
+def test_a_region_is_kept_in_a_list_and_drawn_on_a_card(page, build, tmp_path):
+    from exemplar_partitioning.folder import bookmarks
+
+    d = store.load(build, percentile=2)
+    go(page, "/d/resid_post.1-p2/regions/0")  # at a hostile token
+    page.get_by_label("List to put it into").fill("to <b>read</b>")
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("link", name="to <b>read</b>").click()
+    ready(page)
+    assert page.locator("tbody tr").count() == 1 and bookmarks.read(d) == {"to <b>read</b>": [0]}
+    page.locator("tbody a").first.click()
+    ready(page)
+    with page.expect_download() as picture:
+        page.get_by_role("button", name="PNG").click()
+    picture.value.save_as(tmp_path / "card.png")
+    assert (tmp_path / "card.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "card.png").stat().st_size > 20_000
+    with page.expect_download() as card:
+        page.get_by_role("link", name="HTML").click()
+    card.value.save_as(tmp_path / "card.html")
+    assert (tmp_path / "card.html").read_text() == d[0].card() and "<script>" not in d[0].card()
+    page.get_by_role("button", name="take it out").click()
+    until(page, "document.querySelectorAll('.keeping a[href*=list]').length === 0")
+    assert bookmarks.read(d) == {}
 
 
 def test_hostile_tokens_are_text(page):
@@ -497,6 +522,17 @@ def test_a_region_leads_to_steering_along_it(steering, live_site):
     assert steering.locator(".chosen").inner_text() == 'region 4 <img src=x onerror="window.hacked = 1">'
     assert steering.locator("main img").count() == 0
     get(url, {"text": ""})
+
+
+def test_a_region_is_found_by_its_label_and_steered_along(steering, live_site):
+    d = store.load(live_site[1], percentile=5)
+    go(steering, "/d/resid_post.1-p5/steer")
+    steering.get_by_label("or find it").fill(re.findall(r"[a-z]{3,}", d[2].label.text)[0])
+    hit = steering.locator(".hits button").first
+    region = hit.inner_text().split()[0]
+    hit.click()
+    until(steering, f"document.querySelector('#steer-region').value === '{region}'")
+    settled(steering, f"region {region} added")
 
 
 def test_the_page_says_whether_its_text_reads(steering, live_site):

@@ -34,7 +34,7 @@ from .contrast import FUNCTION, KINDS, NEIGHBOURS, WORD, Evidence, Passage, labe
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
 
-_VERSION = 1  # of the labels and the rule: what was kept by another is made anew
+_VERSION = 2  # of the labels and the rule: what was kept by another is made anew
 _CLOSE = 4  # words on each side of the member's own that count half, as those farther off count a quarter
 _STEM = 6  # letters by which words are alike
 _RARE = 0.005  # share of the passages; rarer words weigh no more

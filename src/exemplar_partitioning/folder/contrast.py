@@ -158,7 +158,7 @@ def label(here: Evidence, others: Sequence[Evidence]) -> str | None:
         owns = Counter(p.own for p in here.passages if re.fullmatch(KINDS[kind], p.own))
         own = [phrase for phrase in phrases if re.fullmatch(KINDS[kind], phrase)]
         phrases = list(dict.fromkeys([*(own or [word for word, _ in owns.most_common(2)]), *phrases]))[:_HEADS]
-    said = [(f"{kind}, such as " if kind else "") + " / ".join(map(_quoted, phrases))]
+    said = [(f"{kind}, such as " if kind else "") + " / ".join(dict.fromkeys(map(_quoted, phrases)))]
     inside = {form for phrase in phrases for word in WORD.findall(phrase.casefold()) for form in _forms(word)}
     before = [
         word

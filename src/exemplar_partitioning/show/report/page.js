@@ -93,7 +93,8 @@ function show(tip, place, i, event) {
 const shown = new Set(data.shown);
 const log = { type: "log", dtick: 1 };
 line("sizes", data.sizes, { ...log, title: { text: "rank" } }, { ...log, title: { text: "members" } }, "members");
-line("growth", data.growth, { ...log, title: { text: "activations streamed" } }, { ...log, title: { text: "regions" } }, "regions");
+const few = { ...log, dtick: "D2" };
+line("growth", data.growth, { ...few, title: { text: "activations streamed" } }, { ...few, title: { text: "regions" } }, "regions");
 
 const place = document.getElementById("map");
 const tip = document.getElementById("tip");
