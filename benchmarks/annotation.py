@@ -97,9 +97,7 @@ def main() -> None:
         rows.append(compare(folder, tokens, target, {} if rows else memory))
         write(  # after each: the longest takes a while
             "annotation",
-            quick=given.quick,
-            seed=data.SEED,
-            about=__doc__ or "",
+            **data.stated(given, __doc__),
             data={"text": data.text_name(), "context": data.CONTEXT},
             rows=rows,
         )

@@ -109,7 +109,7 @@ def main() -> None:
     sizes, rows = ((2_000,), 512) if given.quick else (SIZES, ROWS)
     found = [row for k in sizes for row in measured(k, rows)]
     facts = {"text": data.text_name(), "rows": rows, "site": f"{data.MODELS['smollm2']} {data.SITES['smollm2']}"}
-    write("bounds", quick=given.quick, seed=data.SEED, about=__doc__ or "", data=facts, rows=found)
+    write("bounds", **data.stated(given, __doc__), data=facts, rows=found)
 
 
 if __name__ == "__main__":

@@ -73,15 +73,10 @@ def main() -> None:
     )
     write(
         "calibration",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={
-            "text": data.text_name(),
-            "activations": batches * batch,
+            **data.described(np.concatenate(x_bnd)),
             "batch": batch,
-            "d": x_bnd[0].shape[1],
-            "sha256": data.digest(np.concatenate(x_bnd)),
             "percentiles": PERCENTILES,
         },
         rows=[row],

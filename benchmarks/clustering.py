@@ -133,15 +133,10 @@ def main() -> None:
             )
     write(
         "clustering",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={
-            "text": data.text_name(),
-            "activations": n,
+            **data.described(x_nd),
             "batch": data.BATCH,
-            "d": x_nd.shape[1],
-            "sha256": data.digest(x_nd),
             "thresholds": {f"{p:g}": thresholds[p] for p in PERCENTILES},
         },
         rows=rows,

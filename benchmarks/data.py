@@ -9,12 +9,14 @@ Shapes: n activations, w windows, s positions, d = d_model, k exemplars.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -117,6 +119,16 @@ def _extract(path: Path, model: str, dtype: str, done: int, batches: int) -> Non
 def digest(x: np.ndarray) -> str:
     """Short sha256 of an array's bytes, so that two runs can be told to have used the same data."""
     return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()[:16]
+
+
+def described(x_nd: np.ndarray) -> dict[str, Any]:
+    """Activations of the text, for the record."""
+    return {"text": text_name(), "activations": len(x_nd), "d": x_nd.shape[1], "sha256": digest(x_nd)}
+
+
+def stated(given: argparse.Namespace, about: str | None) -> dict[str, Any]:
+    """How a benchmark was asked for, and what it says of itself, as `measure.write` takes it."""
+    return {"quick": given.quick, "seed": SEED, "about": about or ""}
 
 
 def clustered_directions(

@@ -78,9 +78,7 @@ def main() -> None:
         )
     write(
         "decomposition",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={"text": data.text_name(), "rows": n, "atoms": K, "d": x_nd.shape[1], "steps": STEPS},
         rows=rows,
     )

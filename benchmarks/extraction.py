@@ -93,9 +93,7 @@ def main() -> None:
             )
     write(
         "extraction",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={"text": data.text_name(), "windows": count, "context": data.CONTEXT},
         rows=rows,
     )

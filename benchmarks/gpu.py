@@ -83,7 +83,7 @@ def main() -> None:
         clustering(k, d, turns, extracted),
     ]
     about = {"device": torch.cuda.get_device_name(), "activations": data.BATCH, "text": data.text_name()}
-    write("gpu", quick=given.quick, seed=data.SEED, about=__doc__ or "", data=about, rows=rows)
+    write("gpu", **data.stated(given, __doc__), data=about, rows=rows)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def main() -> None:
         )
     write(
         "identical",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={"text": data.text_name(), "activations": n, "prefix": prefix, "sha256": data.digest(x_nd)},
         rows=rows,
     )

@@ -131,7 +131,7 @@ def main() -> None:
     for size in sizes:
         rows += measured(*size)
         synthetic.cache_clear()
-        write("large", quick=given.quick, seed=data.SEED, about=__doc__ or "", data={"activations": size[1]}, rows=rows)
+        write("large", **data.stated(given, __doc__), data={"activations": size[1]}, rows=rows)
 
 
 if __name__ == "__main__":

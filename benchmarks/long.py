@@ -128,9 +128,7 @@ def main() -> None:
     }
     write(
         "long",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={"activations": rows, "directions": k, "d": D, "threshold": THRESHOLD},
         rows=[*found, Row("the whole stream", found=speed_row)],
     )

@@ -179,15 +179,10 @@ def main() -> None:
         judged += at(percentile, batches, turns)
         write(
             "peers",
-            quick=given.quick,
-            seed=data.SEED,
-            about=__doc__ or "",
+            **data.stated(given, __doc__),
             data={
-                "text": data.text_name(),
-                "activations": len(x_nd),
+                **data.described(x_nd),
                 "held out": len(held_nd),
-                "d": x_nd.shape[1],
-                "sha256": data.digest(x_nd),
                 "thresholds": {f"{p:g}": thresholds[p] for p in percentiles},
             },
             rows=judged,

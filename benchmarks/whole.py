@@ -147,9 +147,7 @@ def main() -> None:
     )
     write(
         "whole",
-        quick=given.quick,
-        seed=data.SEED,
-        about=__doc__ or "",
+        **data.stated(given, __doc__),
         data={
             "text": data.text_name(),
             "activations": size["windows"] * (data.CONTEXT - 1),

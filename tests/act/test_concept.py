@@ -16,11 +16,9 @@ WORDS = ["fox", "river", "stone", "dog", "old", "grey", "walks", "sees", "under"
 
 
 @pytest.fixture(scope="module")
-def built(tiny_folder, text_file, tmp_path_factory):
-    out = tmp_path_factory.mktemp("concept") / "out"
-    options = {"calibration_batch": 500, "calibration_sample": 1000, "context_size": 32, "max_tokens": 4000}
-    ep.build(str(tiny_folder), [text_file], out=out, sites="resid_post.1", percentiles=[2], **options)
-    return ep.load_model(str(tiny_folder)), ep.load(out)
+def built(acting):
+    loaded, out = acting
+    return loaded, ep.load(out, site="resid_post.1", percentile=2)
 
 
 def texts(n, word, seed):

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
@@ -17,11 +18,9 @@ from exemplar_partitioning.exchange.vectors import save_vector
 
 
 @pytest.fixture(scope="module")
-def built(tiny_folder, text_file, tmp_path_factory):
-    out = tmp_path_factory.mktemp("fluency") / "out"
-    options = {"calibration_batch": 500, "calibration_sample": 1000, "context_size": 32, "max_tokens": 4000}
-    ep.build(str(tiny_folder), [text_file], out=out, sites="resid_post.1", percentiles=[10], **options)
-    return ep.load_model(str(tiny_folder)), ep.load(out)
+def built(acting):
+    loaded, out = acting
+    return loaded, ep.load(out, site="resid_post.1", percentile=10)
 
 
 def test_perplexity_is_what_the_model_says_word_by_word(built):
@@ -100,7 +99,7 @@ def test_alpha_auto_steers_by_what_the_search_finds(built):
 
 
 def test_the_command_and_python_take_the_same_default():
-    assert float(command.__kwdefaults__["alpha"]) == ALPHA == ep.steer.__kwdefaults__["alpha"]
+    assert float(signature(command).parameters["alpha"].default) == ALPHA == ep.steer.__kwdefaults__["alpha"]
 
 
 def test_a_step_as_a_file(built, tmp_path):

@@ -45,11 +45,9 @@ def test_chance_alone_is_rarely_significant():
 
 
 @pytest.fixture(scope="module")
-def built(tiny_folder, text_file, tmp_path_factory):
-    out = tmp_path_factory.mktemp("localise") / "out"
-    options = {"calibration_batch": 500, "calibration_sample": 1000, "context_size": 32, "max_tokens": 4000}
-    ep.build(str(tiny_folder), [text_file], out=out, sites="resid_post.0", percentiles=[10], **options)
-    return ep.load_model(str(tiny_folder)), ep.load(out)
+def built(acting):
+    loaded, out = acting
+    return loaded, ep.load(out, site="resid_post.0", percentile=10)
 
 
 def test_a_behaviour_that_follows_the_last_word_is_found_at_the_last_position(built):

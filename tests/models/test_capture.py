@@ -15,16 +15,6 @@ from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.sites import POINTS, Site, resolve_sites
 from tiny_models import FAMILIES, N_LAYERS, VOCAB, random_windows, tiny
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost such small matrices more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 

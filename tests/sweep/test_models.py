@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from sweep.check import Outcome, checked
 from sweep.small import UNTRIED, classes, small
@@ -50,15 +49,6 @@ def table(tried: dict[str, Outcome]) -> str:
         "activations equal transformers' hidden states, steering touches the tokens it says, and the lens of the last "
         "block equals the logits, unless the row says otherwise.\n\n" + "\n".join(rows) + "\n"
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost such small matrices more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("default")  # what the families themselves say when built or run
