@@ -126,12 +126,12 @@ def draw_calibration():
     for i, (p, theta) in enumerate(zip(percentiles, thetas, strict=True)):
         top = 1.2 - 0.09 * i
         left.axvline(theta, ymax=top, color=ACCENT, lw=0.8, clip_on=False)
-        left.annotate(f" p = {p}", (theta, top), xycoords=("data", "axes fraction"), va="top", fontsize=7.5)
+        left.annotate(f" percentile {p}", (theta, top), xycoords=("data", "axes fraction"), va="top", fontsize=7.5)
     left.set(xlabel="cosine distance of two activations", yticks=[])
     left.set_title("Distances of all pairs, and theta for five percentiles", fontsize=9, loc="left", pad=34)
     counts = [len(scratch.lead(u_nd, theta)[0]) for theta in thetas]
     right.plot(percentiles, counts, marker="*", ms=9, color=ACCENT, lw=1)
-    right.set(xlabel="percentile p", ylabel="regions", yscale="log")
+    right.set(xlabel="percentile", ylabel="regions", yscale="log")
     right.set(xticks=percentiles, yticks=counts, yticklabels=counts)
     right.minorticks_off()
     right.set_title("Small is fine: regions by percentile", fontsize=9, loc="left", pad=34)

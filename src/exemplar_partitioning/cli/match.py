@@ -154,8 +154,9 @@ def show(matching: Matching, top: int) -> None:
 
 def _cosines(summary: dict[str, Any]) -> Table:
     """The best cosine of each region in the other dictionary, and under each null."""
-    names = ("median", "p90", "p99")
-    shown = table(Column("best cosine", no_wrap=True), *(f">{name}" for name in (*names, "cutoff", "above it")))
+    names = {"median": "median", "p90": "top 10%", "p99": "top 1%"}
+    heads = (f">{head}" for head in (*names.values(), "cutoff", "above it"))
+    shown = table(Column("best cosine", no_wrap=True), *heads)
     for side, direction in (("to_b", "A in B"), ("to_a", "B in A")):
         cosine = summary[f"cosine_{side}"]
         shown.add_row(direction, *(fixed(cosine[name]) for name in names), "", "")

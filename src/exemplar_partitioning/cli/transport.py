@@ -92,8 +92,9 @@ def _show(source: StoredDictionary, carried: StoredDictionary, outcome: dict[str
         d = outcome["drift"]
         of, common, null = d["cosine"], d["cosine_common_centre"], d["null"]
         out.print(
-            f"drift: cosine of a region's exemplar here and there, median {of['median']:.3f} (p10 {of['p10']:.3f}); "
+            f"drift: cosine of a region's exemplar here and there, median {of['median']:.3f}, the lowest tenth below "
+            f"{of['p10']:.3f}; "
             + (f"around one centre {common['median']:.3f}; " if common else "")
-            + f"of different regions {null['median']:.3f} (p99 {null['p99']:.3f}); "
+            + f"of different regions {null['median']:.3f}, the highest hundredth above {null['p99']:.3f}; "
             f"{d['recognised']:.1%} nearest to themselves (chance {d['recognised_null']:.2%})"
         )

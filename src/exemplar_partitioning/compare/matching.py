@@ -202,7 +202,7 @@ def match(
         model_a: where the first's model is, or the model.
         model_b: the second's.
         field: column or key that holds the text.
-        max_tokens: of text to read.
+        max_tokens: of text to read; 50,000 unless told.
         rebuild: of a, with another order of the text: how similar regions are that did come back.
         null: which null sets the cutoff; by default `random exemplars` where there is a text, else `reflections`.
         false_alarms: share of matches without correspondence that may be called persisted.

@@ -126,7 +126,7 @@ def roundtrip(
         model_a: where the first's model is, or the model.
         model_b: the second's.
         field: column or key that holds the text.
-        max_tokens: of text to read.
+        max_tokens: of text to read; 50,000 unless told.
         final: of a text, only the last token of each window is a unit (prompts).
         device: of the forward passes.
         seed: of the random pairings.

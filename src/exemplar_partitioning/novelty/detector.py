@@ -167,7 +167,7 @@ class Detector:
             token_false_alarms: of tokens, every document counting alike; by default the same.
             confidence: share of such fits that keep to the rate for documents, each by itself; None for the average.
             score: one of SCORES; a document's is the mean over its tokens.
-            max_tokens: of text to read.
+            max_tokens: of text to read; 500,000 unless told.
             field: column or key that holds the text.
             seed: of the part of the documents that sets the scale.
 
