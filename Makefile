@@ -102,7 +102,7 @@ pythons: .venvs/release/.ready ## which wheels there are of every pin
 # The laws, models, files and command line with every dependency as old as pyproject.toml allows (torch is the pinned one).
 FLOOR_TESTS := tests/core/test_leader.py tests/core/test_calibration.py tests/core/test_dictionary.py tests/core/test_estimator.py \
   tests/folder/test_store.py tests/building/test_build.py tests/models/test_load.py tests/models/test_capture.py \
-  tests/act/test_interventions.py tests/text/test_documents.py tests/cli/test_cli.py tests/cli/test_tutorial.py \
+  tests/act/test_interventions.py tests/text/test_documents.py tests/cli/test_cli.py tests/cli/test_pages.py \
   tests/cli/test_show.py tests/show/test_explorer_api.py tests/show/test_report.py
 floor: .venvs/floor/.ready ## tests with the oldest dependencies allowed
 	.venvs/floor/bin/python -m pytest $(FLOOR_TESTS) --override-ini filterwarnings=default \
