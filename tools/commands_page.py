@@ -1,5 +1,9 @@
-"""The generated part of reference/command-line.md, from the verbs themselves; `tools/pages.py` puts it there."""
+"""The generated parts of the reference: verbs of the command line, and keywords of what takes a request.
 
+`tools/pages.py` puts them into reference/command-line.md and reference/building.md.
+"""
+
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +11,38 @@ from typing import Any, get_args, get_origin
 
 from typer.main import get_command
 
+import exemplar_partitioning as ep
 from exemplar_partitioning import cli
 
 
 def listing() -> str:
     """Every verb of `ep` with its arguments and options; verbs that other packages add are not among them."""
     return "\n\n".join(part for name, command in _verbs(get_command(cli.app), "ep") for part in _verb(name, command))
+
+
+def keywords(name: str) -> str:
+    """The keywords of `ep.build` and the like as a Markdown table, from its signature and docstring."""
+    function = getattr(ep, name)
+    told = dict(re.findall(r"^    (\w+): (.+)$", inspect.getdoc(function) or "", re.MULTILINE))
+    rows = [
+        [f"`{key}`", f"`{_type(p.annotation)}`", _value(p.default), _plain(told[key])]
+        for key, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    ]
+    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    return "\n".join(["| keyword | type | default | |", "|---|---|---|---|", *lines])
+
+
+def _type(annotation: Any) -> str:
+    """A type as it is written, without what pydantic adds."""
+    text = inspect.formatannotation(annotation).replace("Annotated[", "").replace(", SkipValidation]", "")
+    return re.sub(r"\b(?:\w+\.)+(\w+)|collections\.abc\.", r"\1", text)
+
+
+def _value(default: Any) -> str:
+    if default is inspect.Parameter.empty:
+        return "required"
+    return "never" if callable(default) else f"`{default!r}`"
 
 
 def _verbs(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -46,7 +76,7 @@ def _shape(argument: Any) -> str:
 def _row(p: Any) -> str:
     names = _shape(p) if p.param_type_name == "argument" else ", ".join(p.opts + p.secondary_opts)
     cells = [f"`{names}`", _kind(p), _default(p), _plain(p.help or "")]
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _kind(p: Any) -> str:

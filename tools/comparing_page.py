@@ -57,8 +57,8 @@ def _checkpoints(r: dict) -> str:
 
 
 _CHECKPOINTS = (
-    "checkpoint | regions | any match | persisted | introduced | drift: median (p10) | nearest to themselves "
-    "| pairs of exemplars | ten nearest shared | tokens that stay"
+    "checkpoint | regions | any match | persisted | introduced | drift: median (lowest tenth below) "
+    "| nearest to themselves | pairs of exemplars | ten nearest shared | tokens that stay"
 )
 
 
@@ -92,7 +92,7 @@ def _chance(rows: list[dict]) -> list[str]:
         "1.0%",
         "1.0%",
         "99.0%",
-        f"{median} (p99 {p99})",
+        f"{median} (highest hundredth above {p99})",
         _range([d["recognised_null"] for d in drift], ".1%"),
         *(f"≤ {max(values):.3f}" for values in highest),
     ]

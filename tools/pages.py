@@ -71,7 +71,7 @@ def draw(result: dict) -> None:
         colour = colours(0.85 * i / max(1, len(dictionaries) - 1))
         calibration, build = d["calibration"], d["build"]
         n, k = zip(*build["growth"], strict=True)
-        label = f"p = {calibration['percentile']:g}  (theta = {calibration['threshold']:.3f})"
+        label = f"percentile {calibration['percentile']:g}  (theta = {calibration['threshold']:.3f})"
         growth.plot(n, k, marker=".", ms=3, lw=1.4, color=colour, label=label)
         if build["stopped"] == "saturated":
             growth.plot(n[-1], k[-1], marker="s", ms=5, color=colour)
@@ -101,6 +101,33 @@ def dictionaries_table(result: dict) -> str:
             f"| {c['percentile']:g} | {c['threshold']:.4f} | {b['k']:,} | {b['n_activations']:,} "
             f"| {u['estimate']:.1e} ({u['low']:.1e} to {u['high']:.1e}) | {ends[b['stopped']]} |"
         )
+    return "\n".join(lines)
+
+
+def first_build(result: dict) -> str:
+    """What the tutorial's build ends with."""
+    lines = ["| percentile | theta | regions | missing mass | one word alone |", "|--:|--:|--:|--:|--:|"]
+    lines += [
+        f"| {d['calibration']['percentile']:g} | {d['calibration']['threshold']:.3f} | {d['build']['k']:,} "
+        f"| {d['build']['unseen']['estimate']:.2%} | {d['one_word']:.0%} of regions |"
+        for d in result["dictionaries"]
+    ]
+    return "\n".join(lines)
+
+
+def choices(result: dict) -> str:
+    """What each percentile costs and gives."""
+    lines = [
+        "| percentile | theta | regions | memory of the exemplars | clustering, one core | missing mass "
+        "| one word alone |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {d['calibration']['percentile']:g} | {d['calibration']['threshold']:.3f} | {d['build']['k']:,} "
+        f"| {d['bytes_of_exemplars'] / 1e6:.1f} MB | {d['seconds_to_cluster']:.1f} s "
+        f"| {d['build']['unseen']['estimate']:.2%} | {d['one_word']:.0%} |"
+        for d in result["dictionaries"]
+    ]
     return "\n".join(lines)
 
 
@@ -271,6 +298,8 @@ def pages() -> dict[Path, dict[str, str]]:
     return found | {
         README: {"verdicts": _module("claims_page").verdicts(), "speed": benchmarks_table(IN_README)},
         DOCS / "look.md": parts(json.loads(RESULT.read_bytes())),
+        DOCS / "how-to" / "choose.md": {"choices": choices(json.loads(RESULT.read_bytes()))},
+        DOCS / "tutorial.md": {"first-build": first_build(json.loads(RESULT.read_bytes()))},
         DOCS / "speed.md": {"benchmarks": benchmarks_table(), **machines.speed_parts()},
         DOCS / "behaviours.md": found[DOCS / "behaviours.md"]
         | {name: behaviour(name) for name in TRIED}
@@ -279,6 +308,10 @@ def pages() -> dict[Path, dict[str, str]]:
         DOCS / "scaling.md": machines.scaling_parts(),
         DOCS / "errors.md": machines.errors_parts(),
         DOCS / "reference" / "command-line.md": {"verbs": _module("commands_page").listing()},
+        DOCS / "reference" / "building.md": {
+            f"keywords-{name}": _module("commands_page").keywords(name)
+            for name in ("build", "build_from_activations", "annotate")
+        },
     }
 
 

@@ -1,15 +1,20 @@
-"""Record what the README shows of a build: `python tools/record.py DIR` writes docs/results/smollm2.json."""
+"""Record what pages show of a build: `python tools/record.py DIR` writes docs/results/smollm2.json.
+
+DIR is the folder of `ep build --max-tokens 120_000 --keep-activations --out DIR`: clustering is timed on what it kept.
+"""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 import exemplar_partitioning as ep
 from exemplar_partitioning.files import to_json
+from exemplar_partitioning.folder.interest import SINGLE_WORD
 from exemplar_partitioning.folder.listing import find
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "smollm2.json"
@@ -30,6 +35,7 @@ def record(root: Path) -> dict:
         dictionaries.append(
             {name: config[name] for name in ("site", "calibration", "build", "text", "versions")}
             | {"model": config["model"]["id"], "dtype": config["model"]["dtype"], "content_id": d.content_id}
+            | measured(d, root)
             | {"arrivals_by_rank": [[int(rank), int(arrivals[rank - 1])] for rank in ranks]}
         )
     known = ep.load(root, percentile=2).annotation.regions["members"].to_numpy()
@@ -42,6 +48,20 @@ def record(root: Path) -> dict:
         "dictionaries": dictionaries,
         "listing": shown(root, LISTED),
         "region": shown(root, region),
+    }
+
+
+def measured(d: ep.StoredDictionary, root: Path) -> dict:
+    """What a choice of percentile costs and gives: bytes, processor seconds of clustering, one-word regions."""
+    clustering = ep.LeaderClustering(d.center, d.threshold)
+    began = time.process_time()
+    file = root / "activations" / f"{d.config.site.name}.f32"
+    clustering.add(np.memmap(file, np.float32, mode="r").reshape(-1, d.d_model))
+    seconds = time.process_time() - began
+    return {
+        "bytes_of_exemplars": d.exemplars.numpy().nbytes,
+        "seconds_to_cluster": seconds,
+        "one_word": float(np.nanmean(d.annotation.interest.identity >= SINGLE_WORD)),
     }
 
 

@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
     "benchmarks.md": "benchmarks/README.md",
 }
+PLAIN = {"region", "member", "site", "exemplar", "centre", "percentile", "covered"}  # too frequent to be pointed out
 FROM_SCRATCH = ROOT / "examples" / "ep_from_scratch.py"
 NOTEBOOKS = {f"{path.stem}.md": path for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))}
+AS_NOTEBOOK = (
+    "*A notebook, with the outputs of a run: [download it]({}), open it in Jupyter or VS Code and run all cells. In a "
+    "clone it is in `examples/notebooks`, and `make setup` has made the environment for it, `.venv`.*"
+)
 MOVED = {source: name for name, source in PAGES.items()} | {
     "README.md": "index.md",
     "examples/ep_from_scratch.py": "from-scratch.md",
@@ -39,6 +46,7 @@ def on_files(files: Any, config: Any) -> Any:
     for name, path in NOTEBOOKS.items():
         text, pictures = _notebook(path)
         files.append(File.generated(config, name, content=text))
+        files.append(File.generated(config, path.name, content=path.read_bytes()))
         for picture, content in pictures.items():
             files.append(File.generated(config, picture, content=content))
     return files
@@ -50,7 +58,8 @@ def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 
     resources = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
     text, resources = MarkdownExporter().from_filename(str(path), resources=resources)
-    return text, resources["outputs"]
+    head, _, rest = text.partition("\n\n")
+    return f"{head}\n\n{AS_NOTEBOOK.format(path.name)}\n\n{rest}", resources["outputs"]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -58,15 +67,40 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     link = r"^```.*?^```|(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)"
     here = Path(page.file.src_uri).parent
     markdown = re.sub(link, lambda found: _on_site(found, here, files), markdown, flags=re.DOTALL | re.MULTILINE)
+    if page.file.src_uri != "glossary.md":
+        markdown += "\n\n" + _explained()
     if page.file.src_uri == "errors.md":
         markdown = markdown.replace(error_messages.MARKER, error_messages.listing())
     return markdown
 
 
+def _explained() -> str:
+    """Words of the glossary as abbreviations: wherever one stands, a reader who points at it sees what it means."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    plain = [(word, re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", meaning)) for word, meaning in rows[2:]]
+    words = [(part, meaning) for names, meaning in plain for part in names.strip("`").split(", ")]
+    return "\n".join(f"*[{word}]: {meaning}" for word, meaning in words if word not in PLAIN)
+
+
+@cache
+def _constants() -> dict[str, str]:
+    """What the constants of the package stand for, where one name stands for one value."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "src").rglob("*.py"):
+        for name, value in re.findall(r"^([A-Z][A-Z_]+) = ([\d_.*e-]+|\".*\"|\(.*\))$", file.read_text(), re.MULTILINE):
+            found.setdefault(name, set()).add(escape(value))
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+
+
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """No page makes the reader's browser ask another host for anything."""
+    """No page makes the reader's browser ask another host for anything; defaults are values, not constants' names."""
     from mkdocs.exceptions import PluginError
 
+    if page.file.src_uri.startswith("reference/"):
+        values = _constants()
+        output = re.sub(
+            r"<code>([A-Z][A-Z_]+)</code>", lambda name: f"<code>{values.get(name[1], name[1])}</code>", output
+        )
     if asks := re.search(
         r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""", output
     ):

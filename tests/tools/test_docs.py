@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -88,3 +89,69 @@ def test_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+EXPERIMENTS = "attribution autoencoders behaviours comparing concept-detection probes reconstruction regions "
+EXPERIMENTS += "saturation strange-text"
+
+
+def visible(page: Path) -> int:
+    """Words of a page that are seen before anything is unfolded."""
+    text = re.sub(r"<details.*?</details>|<!--.*?-->|^```\w*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return sum(bool(re.search(r"\w", word)) for word in re.sub(r"\]\([^)]*\)", "]", text).split())
+
+
+def notebook_text(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize(
+    ("pages", "least", "most"),
+    [
+        (["README.md"], 300, 700),
+        (["docs/index.md"], 150, 250),
+        (["docs/tutorial.md", "docs/two-models.md"], 300, 900),
+        ([name_of(page) for page in sorted((ROOT / "docs" / "how-to").glob("*.md"))], 300, 500),
+        (["docs/results.md"], 300, 500),
+        ([f"docs/{name}.md" for name in EXPERIMENTS.split()], 100, 1200),
+    ],
+    ids=["readme", "home", "tutorial", "how-to", "results", "experiments"],
+)
+def test_pages_are_as_long_as_their_kind(pages, least, most):
+    counts = {page: visible(ROOT / page) for page in pages}
+    assert {page: count for page, count in counts.items() if not least <= count <= most} == {}
+
+
+def test_notebooks_say_no_more_than_a_tutorial():
+    for path in (ROOT / "examples" / "notebooks").glob("*.ipynb"):
+        assert len(notebook_text(path).split()) <= 900
+
+
+def test_an_experiment_begins_with_what_was_asked_and_ends_with_what_would_change_our_mind():
+    for name in EXPERIMENTS.split():
+        page = (ROOT / "docs" / f"{name}.md").read_text()
+        assert "Asked:" in page.partition("\n## ")[0], name
+        assert re.search("what would change our mind", page, re.IGNORECASE), name
+        assert re.search(r"^\|", page.partition("\n## ")[0], re.MULTILINE), f"{name}: no table on top"
+
+
+def test_the_readme_has_what_it_promises():
+    page = (ROOT / "README.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```\n+```text\n\S", page, re.MULTILINE | re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 7
+    assert len(re.findall(r"!\[[^\]]+\]\(", page)) == 1
+
+    def rows(part: str) -> int:
+        [table] = re.findall(rf"<!-- {part} -->\n(.*?)<!-- /{part} -->", page, re.DOTALL)
+        return sum(line.startswith("|") for line in table.splitlines()) - 2
+
+    assert rows("verdicts") in (7, 8) and rows("speed") == 3
+
+
+def test_a_percentile_is_never_called_p():
+    for page in [*PAGES, *sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))]:
+        text = re.sub(r'"image/png": "[^"]*"|`[^`\n]*`|/p\d+|\.p\d+', "", page.read_text())
+        assert not re.search(r"(?<![\w.])p(?: ?= ?| )?[1-9]\d?(?![\d.,]*%?\w)(?! of)|\*p\*|percentile p\b", text), (
+            page.name
+        )

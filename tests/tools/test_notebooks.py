@@ -54,14 +54,29 @@ def small_world(tiny_folder, tmp_path, monkeypatch):
     return tmp_path / "work"
 
 
+REAL = "2_acting"  # acts with the packaged model on the packaged dictionary
+
+
 @pytest.mark.filterwarnings("default")  # of the kernel's own machinery
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != REAL], ids=lambda path: path.stem)
 def test_a_notebook_runs(path, small_world):
-    ran = module("notebooks").run(path, small_world, before=SMALL_TEXT)
+    check_run(path, module("notebooks").run(path, small_world, before=SMALL_TEXT), first=2)
+
+
+@pytest.mark.packaged
+@pytest.mark.filterwarnings("default")
+def test_the_notebook_with_the_packaged_model_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    [path] = [path for path in NOTEBOOKS if path.stem == REAL]
+    check_run(path, module("notebooks").run(path, tmp_path), first=1)
+
+
+def check_run(path, ran, first):
     kept = nbformat.read(path, as_version=4)
     assert [cell.source for cell in ran.cells] == [cell.source for cell in kept.cells]
     code = [cell for cell in ran.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(2, len(code) + 2))
+    assert [cell.execution_count for cell in code] == list(range(first, len(code) + first))
     kinds = {kind for cell in code for output in cell.outputs for kind in output.get("data", {})}
     assert "image/png" in kinds
 
