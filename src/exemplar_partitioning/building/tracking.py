@@ -29,6 +29,9 @@ def tracker(name: str, folder: str | Path, *, project: str = "exemplar-partition
         folder: of the build; its name is the run's.
         project: that wandb and trackio file it under.
 
+    Returns:
+        A function of a build's events.
+
     Raises:
         EPError: another tracker, or one that is not installed.
     """

@@ -62,12 +62,34 @@ def union(a: Dictionary, b: Dictionary) -> Dictionary:
 
 
 def difference(a: Dictionary, b: Dictionary) -> Dictionary:
-    """Regions of a that b lacks; perhaps none. Of the same centre and threshold; see `union`."""
+    """Regions of a that b lacks; perhaps none. Of the same centre and threshold; see `union`.
+
+    Args:
+        a: a dictionary.
+        b: another, with the same centre and threshold.
+
+    Returns:
+        A dictionary with the same centre and threshold.
+
+    Raises:
+        EPError: another centre or threshold.
+    """
     return _combined("difference", a, b)[0]
 
 
 def intersection(a: Dictionary, b: Dictionary) -> Dictionary:
-    """Regions of a that b has, with a's exemplars; perhaps none. Of the same centre and threshold; see `union`."""
+    """Regions of a that b has, with a's exemplars; perhaps none. Of the same centre and threshold; see `union`.
+
+    Args:
+        a: a dictionary.
+        b: another, with the same centre and threshold.
+
+    Returns:
+        A dictionary with the same centre and threshold.
+
+    Raises:
+        EPError: another centre or threshold.
+    """
     return _combined("intersection", a, b)[0]
 
 
