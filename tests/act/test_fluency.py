@@ -99,7 +99,8 @@ def test_alpha_auto_steers_by_what_the_search_finds(built):
 
 
 def test_the_command_and_python_take_the_same_default():
-    assert float(signature(command).parameters["alpha"].default) == ALPHA == ep.steer.__kwdefaults__["alpha"]
+    shown = signature(command).parameters["alpha"].annotation.__metadata__[0].show_default
+    assert float(shown.split(",")[0]) == ALPHA == ep.steer.__kwdefaults__["alpha"]
 
 
 def test_a_step_as_a_file(built, tmp_path):

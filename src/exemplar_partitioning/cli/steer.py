@@ -63,6 +63,7 @@ def steer(
     Words in red have left the manifold: their activation lies farther than theta from every exemplar. Beside each
     text: its perplexity under the model as it is, its repetition, and the same for a random step of that length.
     """
+    from ..act.fluency import ALPHA
     from ..errors import EPError
 
     if sum(given is not None for given in (region, label, concept)) != 1:
@@ -75,7 +76,7 @@ def steer(
         where["basis"] = basis if ablate else chosen.direction
     else:
         regions = options.regions(region) if region is not None else [_labelled(dictionary, label or "")]
-    alpha = alpha or "0.25"
+    alpha = alpha or f"{ALPHA:g}"
     for index in regions:
         dictionary.check_region(index)
     if save is not None and (ablate or "," in alpha):
