@@ -13,6 +13,7 @@ from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.dictionary import StoredDictionary
 from exemplar_partitioning.folder.invariants import content_ids
 from exemplar_partitioning.folder.listing import percentile_name
+from made_up import model_record, text_record
 
 SITE = "resid_post.1"
 HOSTILE = [
@@ -79,28 +80,9 @@ def _config(k: int, d: int, percentile: float, threshold: float, n: int, center_
     steps = np.unique(np.linspace(max(1, n // 40), n, 40).astype(int))
     grown = np.maximum(1, k * (1 - np.exp(-5 * steps / n)) / (1 - np.exp(-5))).astype(int)
     return records.Config(
-        model=records.ModelRecord(
-            id="synthetic-<b>model</b>",
-            revision=None,
-            architecture="LlamaForCausalLM",
-            d_model=d,
-            n_layers=3,
-            vocab_size=len(VOCABULARY),
-            dtype="float32",
-            fingerprint="f" * 64,
-            tokenizer_hash="a" * 64,
-            license=None,
-        ),
+        model=model_record("synthetic-<b>model</b>", d_model=d, vocab_size=len(VOCABULARY)),
         site=records.SiteRecord(name=SITE, transformer_lens="blocks.1.hook_resid_post", module_path="model.layers.1"),
-        text=records.TextRecord(
-            source="synthetic.jsonl",
-            context_size=128,
-            prepend_bos=True,
-            bos_id=1,
-            shuffle_buffer=10,
-            seed=0,
-            digest="d" * 64,
-        ),
+        text=text_record("synthetic.jsonl"),
         calibration=records.CalibrationRecord(
             percentile=percentile,
             threshold=threshold,

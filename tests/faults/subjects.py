@@ -34,7 +34,6 @@ from exemplar_partitioning.exchange.from_paper import import_published
 from exemplar_partitioning.exchange.from_sae import load_sae
 from exemplar_partitioning.folder import checkpoints
 from exemplar_partitioning.folder import dictionary as store
-from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.activations import Kept, Spill
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.folder.listing import OnDisk
@@ -46,6 +45,7 @@ from exemplar_partitioning.novelty.detector import Detector, FittedOn, Scale, _e
 from exemplar_partitioning.novelty.scores import SHARPNESS
 from exemplar_partitioning.show.map import layout
 from exemplar_partitioning.text.documents import read_documents
+from made_up import model_record
 
 from .mutations import mutated
 from .pool import OTHER, REFUSED, SAME, WRONG, Work
@@ -181,18 +181,7 @@ def _one_file(name: str) -> Subject:
 
 
 def _settings() -> BuildSettings:
-    model = records.ModelRecord(
-        id="tiny",
-        revision=None,
-        architecture="LlamaForCausalLM",
-        d_model=8,
-        n_layers=2,
-        vocab_size=50,
-        dtype="float32",
-        fingerprint="f" * 64,
-        tokenizer_hash="a" * 64,
-        license=None,
-    )
+    model = model_record("tiny", d_model=8, vocab_size=50, n_layers=2)
     return BuildSettings(
         model=model,
         text="a.jsonl",

@@ -20,6 +20,7 @@ from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder import schema as records
 from exemplar_partitioning.folder.invariants import content_ids
 from exemplar_partitioning.folder.listing import find
+from made_up import model_record, text_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "schema-1.0"
 SCHEMA = Path(__file__).parents[2] / "docs" / "config.schema.json"
@@ -49,32 +50,13 @@ def example(path, k=5, percentile=2.5, layer=1):
         schema=records.REGIONS_SCHEMA,
     )
     config = records.Config(
-        model=records.ModelRecord(
-            id="example",
-            revision=None,
-            architecture="LlamaForCausalLM",
-            d_model=d,
-            n_layers=3,
-            vocab_size=100,
-            dtype="float32",
-            fingerprint="f" * 64,
-            tokenizer_hash="a" * 64,
-            license=None,
-        ),
+        model=model_record("example", d_model=d, vocab_size=100),
         site=records.SiteRecord(
             name=f"resid_post.{layer}",
             transformer_lens=f"blocks.{layer}.hook_resid_post",
             module_path=f"model.layers.{layer}",
         ),
-        text=records.TextRecord(
-            source="file.jsonl",
-            context_size=128,
-            prepend_bos=True,
-            bos_id=1,
-            shuffle_buffer=10,
-            seed=0,
-            digest="d" * 64,
-        ),
+        text=text_record("file.jsonl"),
         calibration=records.CalibrationRecord(
             percentile=percentile, threshold=0.25, spread=0.001, batch=100, n_activations=200, center_norm=2.9580398915
         ),
