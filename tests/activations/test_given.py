@@ -1,5 +1,7 @@
 """Activations that were given: every container gives the same rows, and what is not known is said to be so."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,12 +11,16 @@ from hypothesis import given as over
 from hypothesis import settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import exemplar_partitioning as ep
 from conftest import tree
 from exemplar_partitioning.activations.given import Tokens, given
+from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError, Interrupted
 from exemplar_partitioning.folder.invariants import check
+from exemplar_partitioning.folder.labels import Labels
+from tiny_tokenizer import make_tokenizer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(640, 24)).astype(np.float32)
@@ -157,6 +163,19 @@ class TestRefusals:
             with pytest.raises(EPError, match=what):
                 rows(given(tmp_path / f"{name}.npy"))
 
+    def test_a_folder_that_grows_while_it_is_read(self, tmp_path):
+        np.save(tmp_path / "a.npy", X)
+        with pytest.raises(DataError, match="came while"):
+            for _, _block in given(tmp_path).start():
+                np.save(tmp_path / "b.npy", X)
+
+    @pytest.mark.parametrize("wrong", [10**6, -100])
+    def test_ids_that_are_none_of_the_tokenizers(self, wrong):
+        ids = IDS.copy()
+        ids[17] = wrong
+        with pytest.raises(EPError, match=f"token id {wrong} is none of"):
+            rows(given(X, Tokens(ids, make_tokenizer())))
+
     def test_an_unknown_file_and_text_readers_that_point_here(self, tmp_path):
         (tmp_path / "x.mat").write_bytes(b"")
         np.save(tmp_path / "x.npy", X)
@@ -197,3 +216,12 @@ def test_the_site_is_read_off_the_name_of_the_array(tmp_path):
     np.savez(tmp_path / "x.npz", **{"blocks.3.hook_resid_post": X})
     ep.build_from_activations(tmp_path / "x.npz", out=tmp_path / "o", percentiles=[10])
     assert ep.load(tmp_path / "o", site="blocks.3.hook_resid_post").config.site.name == "resid_post.3"
+
+
+def test_regions_without_tokens_are_named_by_their_rows(tmp_path):
+    ep.build_from_activations(X, out=tmp_path / "o", percentiles=[10], annotate=True)
+    d = ep.load(tmp_path / "o")
+    documents = d.regions["document"].to_pylist()
+    assert [Labels.read(d).best(region).text for region in range(d.k)] == documents
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "o"), "--region", "0"], env={"COLUMNS": "100"})
+    assert shown.exit_code == 0 and re.search(rf"nearest +0\.000 +{documents[0]} @0", shown.stdout)

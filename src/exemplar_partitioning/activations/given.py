@@ -54,6 +54,16 @@ class Tokens:
     def bos_id(self) -> int | None:
         return getattr(self.tokenizer, "bos_token_id", None)
 
+    def check(self, ids: np.ndarray | None) -> None:
+        """Raise EPError for ids that are none of the tokenizer's, or below the one that stands for an unknown token."""
+        most = np.iinfo(np.int32).max if self.tokenizer is None else len(self.tokenizer)
+        if ids is not None and len(ids) and not NO_TOKEN <= ids.min() <= ids.max() < most:
+            wrong = ids.max() if ids.max() >= most else ids.min()
+            raise EPError(
+                f"token id {wrong} is none of {'the' if self.tokenizer is None else f'the {most:,} of the'} tokenizer; "
+                "give the one that cut the text (tokenizer=), and ids as it gave them"
+            )
+
     @cached_property
     def flat(self) -> tuple[np.ndarray, int | None] | None:
         """All ids one after another, int32, and the length of the sequences if all have one."""
@@ -175,6 +185,7 @@ class Given:
                     if len(ids) < len(x_nd):
                         raise EPError(f"there are {len(known[0]):,} token ids, and more activations; expected one each")
                 at += len(x_nd)
+                self.tokens.check(ids)
                 yield splitter(name, block, start, x_nd, ids=ids)
             _forget(block.x)
         yield splitter.rest()
@@ -312,7 +323,14 @@ def given(x: Any, tokens: Tokens | None = None, *, field: str | None = None) -> 
         found = shards(x)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         name = ", ".join(shard.name for shard in found[:3]) + more
-        return Given(name, lambda: ((shard.name, block) for shard in found for block in shard.blocks(field)), tokens)
+
+        def blocks() -> Iterator[tuple[str, Block]]:
+            for shard in found:
+                yield from ((shard.name, block) for block in shard.blocks(field))
+            if new := [shard.name for shard in shards(x) if shard not in found]:
+                raise DataError(f"{new[0]} came while {name} was read; wait until all is there, then begin anew")
+
+        return Given(name, blocks, tokens)
     if hasattr(x, "shape") or hasattr(x, "to_numpy") or (isinstance(x, list | tuple) and not _holds_matrices(x)):
         array = _array(x)
         array = array[None] if array.ndim == 1 else array

@@ -143,9 +143,11 @@ def _examples(rows: list[dict[str, Any]], threshold: float, top: int, out: Conso
         for rank, row in enumerate([row for row in rows if row["kind"] == kind][:top]):
             styles = [shade(distance, threshold) for distance in row["distances"]]
             name = f"{'' if rank else kind:<{MARGIN}}"
-            line = in_context(row["tokens"], row["at"], styles, width, marked=out.color_system is None)
+            known = any(row["tokens"])  # else the row that an activation was is all there is to tell
+            tokens = row["tokens"] if known else [place(row, width)]
+            line = in_context(tokens, row["at"], styles, width, marked=known and out.color_system is None)
             parts = [(name, "dim"), f"{row['distance']:.3f}  ", line]
-            if document:
+            if document and known:
                 parts.append((f"  {place(row, document)}", "dim"))
             yield Text.assemble(*parts, no_wrap=True)
 

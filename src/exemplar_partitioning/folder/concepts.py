@@ -182,7 +182,7 @@ def _evidence(annotation: Annotation) -> tuple[list[Evidence], list[list[list[st
     rows = iter(annotation.example_columns(["kind", "rank", "document", "at", "tokens"]).to_pylist())
     evidence, held = list[Evidence](), list[list[list[str]]]()
     for region in regions:
-        examples = [row for row in (next(rows) for _ in range(region["examples"])) if row["tokens"]]
+        examples = [row for row in (next(rows) for _ in range(region["examples"])) if any(row["tokens"])]
         left_out = held_out(examples)
         once = {row["document"]: row for row in examples if row["kind"] != "farthest"}
         passages = [Passage.of(row["tokens"], row["at"]) for name, row in once.items() if name not in left_out]

@@ -24,10 +24,11 @@ def automatic(
     Says the token most members are, with its share, or else the 2 to 4 most telling; and tokens that often come
     just before. Where the tokens are many, also what exemplar and mean both promote, but for `common` tokens,
     which any direction may promote. Tokens that differ only in case or space around them count as one.
-    Without annotation (None) or members: the exemplar's token and what came before it.
+    Without annotation (None), members or known tokens: the exemplar's token and what came before it, else its row.
     Never empty, always one line, at most about 150 characters.
     """
-    if region_row is None or not region_row["members"] or not region_row["top_tokens"]:
+    known = region_row is not None and any(row["token_id"] >= 0 for row in region_row["top_tokens"])
+    if region_row is None or not known or not region_row["members"]:
         return _observed(exemplar_row)
     members = region_row["members"]
     groups = _groups(region_row["top_tokens"])

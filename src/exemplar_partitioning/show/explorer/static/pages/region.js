@@ -172,7 +172,8 @@ function examples(r) {
 }
 
 function one(example, threshold) {
-  const words = example.tokens.map((text, i) => warm(text, example.distances[i], threshold, { class: i === example.at ? "at" : "" }, i === example.at ? "mark" : "span"));
+  const told = example.tokens.some(Boolean) ? example.tokens : [example.document]; // without tokens, the row that it was
+  const words = told.map((text, i) => warm(text, example.distances[i], threshold, { class: i === example.at ? "at" : "" }, i === example.at ? "mark" : "span"));
   return h("li", {}, h("span", { class: "num", title: `${visible(example.document)}, token ${count(example.position)}` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
 }
 
