@@ -38,9 +38,9 @@ KS = (1, 2, 5, 16)
 STEPS = 32  # of pursuit
 DRAWS = 3  # orders of documents, draws of random activations
 SITE, PERCENTILE = 15, 0.7
-PLAN = Plan(train=140, test=100, context_size=32)
+PLAN = Plan(train=120, test=80, context_size=24)
 TOKENS = 30_000  # directions are made from
-TASKS = 12
+TASKS = 6
 
 Code = Any  # activations [n, d] to features [n, f], float32
 
