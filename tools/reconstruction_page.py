@@ -38,6 +38,8 @@ def parts() -> dict[str, str]:
         "reconstruction-l0": _curve(),
         "reconstruction-ratios": _ratios(),
         "reconstruction-percentiles": _percentiles(),
+        "reconstruction-probes": _sparse_probes(),
+        "reconstruction-letters": _letters(),
     }
 
 
@@ -165,4 +167,37 @@ def _percentiles() -> str:
         sizes, values = [row["directions"] for row in frame], [row["relative"] for row in frame]
         cells = f"| | {min(values):.3f} to {max(values):.3f} | | |"
         lines.append(f"| 1, 2 and 4 as one | {min(sizes):,} to {max(sizes):,} {cells}")
+    return "\n".join(lines)
+
+
+def _sparse_probes() -> str:
+    """AUROC of few features by arm, with what exemplars are ahead by, and what only re-seeding does."""
+    summary = json.loads(RESULT.with_name("sparse.json").read_bytes())["summary"]
+    at = {(line["arm"], line["k"]): line for line in summary}
+    ks = [k for k in dict.fromkeys(line["k"] for line in summary) if k is not None]
+    lines = ["| AUROC (exemplars ahead by) | " + " | ".join(f"k = {k}" for k in ks) + " | all |"]
+    lines += ["|---|" + "--:|" * (len(ks) + 1)]
+    for arm in dict.fromkeys(line["arm"] for line in summary):
+        cells = []
+        for k in (*ks, None):
+            line = at.get((arm, k), {})
+            apart = line.get("exemplars_ahead_by")
+            more = f" ({apart['difference']:+.3f}, {apart['low']:+.3f} to {apart['high']:+.3f})" if apart else ""
+            cells.append(f"{line['auroc']:.3f}{more}" if line else "")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    lines.append("| *detectable* | " + " | ".join(f"{at['exemplars', k]['detectable']:.3f}" for k in ks) + " | |")
+    return "\n".join(lines)
+
+
+def _letters() -> str:
+    """What features tell of first letters, by arm and percentile."""
+    found = json.loads(RESULT.with_name("letters.json").read_bytes())
+    lines = ["| features | percentile | number | F1, best | F1, split | split into | absorbed |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|"]
+    for line in found["arms"]:
+        cells = [f"{line[name][0]:.2f} ({line[name][1]:.2f} to {line[name][2]:.2f})" for name in ("main", "union")]
+        percentile = "" if line["percentile"] is None else f"{line['percentile']:g}"
+        split, absorbed = line["split"], line["absorbed"]
+        cells += [f"{split[0]:.1f}", f"{absorbed[0]:.2f} ({absorbed[1]:.2f} to {absorbed[2]:.2f})"]
+        lines.append(f"| {line['arm']} | {percentile} | {line['features']:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

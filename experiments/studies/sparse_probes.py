@@ -1,7 +1,7 @@
 """K-sparse probes on codes: what a few features of a code tell of a text's class.
 
     python -m experiments.studies.sparse_probes --activations DIR --sae FILE [--sae FILE ...] --cache DIR
-        [--out docs/results/probes/sparse.json]
+        [--out docs/results/reconstruction/sparse.json]
 
 DIR is the folder of `experiments.studies.reconstruction run --small`; directions come from its pool of activations.
 FILE is an autoencoder that its full run kept. Part 4 of PREREGISTRATION.md of `ep_experiments/reconstruction`.
@@ -50,7 +50,7 @@ def main() -> None:
     options.add_argument("--activations", type=Path, required=True)
     options.add_argument("--sae", type=Path, action="append", default=[])
     options.add_argument("--cache", type=Path, required=True)
-    options.add_argument("--out", type=Path, default=Path("docs/results/probes/sparse.json"))
+    options.add_argument("--out", type=Path, default=Path("docs/results/reconstruction/sparse.json"))
     given = options.parse_args()
     codes = dict(of_directions(load_file(given.activations / "pool-activations.safetensors")[str(SITE)].float()))
     for path in given.sae:
