@@ -83,3 +83,12 @@ def hearable(page):
     assert page.locator("#status").get_attribute("aria-live") == "polite"
     page.keyboard.press("Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", path
+
+
+def fits(page, path, scheme, width=400):
+    """A page as wide as its window, in the colours that were asked for."""
+    go(page, path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    light = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]) > 128")
+    assert light == (scheme == "light")

@@ -9,7 +9,7 @@ import exemplar_partitioning as ep
 from annotated import HOSTILE, annotated
 from exemplar_partitioning.compare.tree import paths
 from exemplar_partitioning.show.explorer import matches
-from explorer_browser import NEEDED, go, hearable, ready, until, window
+from explorer_browser import NEEDED, fits, go, hearable, ready, until, window
 from explorer_site import get, served
 
 pytestmark = NEEDED
@@ -402,9 +402,6 @@ def test_pages_can_be_heard(page):
 def test_pages_fit_a_narrow_screen_in_both_themes(browser, site, scheme):
     with window(browser, site, width=400, scheme=scheme) as page:
         for path in PAGES:
-            go(page, path)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
-            light = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]) > 128")
-            assert light == (scheme == "light")
+            fits(page, path, scheme)
         go(page, BOTH)
         assert page.locator(".list").evaluate("(e) => e.scrollWidth <= e.parentElement.clientWidth")

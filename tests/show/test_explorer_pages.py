@@ -9,7 +9,7 @@ from annotated import EMPTY, HOSTILE, annotated
 from exemplar_partitioning.act.fluency import GRID
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.labels import Labels
-from explorer_browser import NAMELESS, NEEDED, go, hearable, ready, until, window
+from explorer_browser import NAMELESS, NEEDED, fits, go, hearable, ready, until, window
 from explorer_site import build_tiny, get, served
 
 pytestmark = NEEDED
@@ -294,11 +294,7 @@ def test_map_shows_what_is_pointed_at_and_opens_it(page, build):
 def test_pages_fit_a_narrow_screen_in_both_themes(browser, site, scheme):
     with window(browser, site, width=400, scheme=scheme) as page:
         for path in PAGES:
-            go(page, path)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
-            assert page.evaluate("document.documentElement.dataset.theme") == scheme
-            light = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]) > 128")
-            assert light == (scheme == "light")
+            fits(page, path, scheme)
 
 
 def test_the_theme_is_switched_and_remembered(page):
