@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 import exemplar_partitioning as ep
 from annotated import annotated
@@ -18,6 +19,8 @@ def test_figures_are_drawn(pair, name, tmp_path):
     figure = getattr(pair[0].plot, name)()
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5_000 and figure.axes
+    shown, _ = DisplayFormatter().format(figure)
+    assert shown["image/svg+xml"].lstrip().startswith("<?xml")
 
 
 def test_the_map_shows_every_region(pair):

@@ -197,6 +197,7 @@ def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[F
 
     figure = Figure(figsize=(width, height or 0.7 * width), layout="constrained")
     FigureCanvasAgg(figure)
+    vars(figure)["_repr_svg_"] = lambda: to_bytes(figure, "svg").decode()  # shown in notebooks without pyplot
     return figure, figure.subplots(squeeze=False, **subplots)[:, 0].tolist()
 
 

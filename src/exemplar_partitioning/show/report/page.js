@@ -93,7 +93,7 @@ function show(tip, place, i, event) {
 const shown = new Set(data.shown);
 const log = { type: "log", dtick: 1 };
 line("sizes", data.sizes, { ...log, title: { text: "rank" } }, { ...log, title: { text: "members" } }, "members");
-const few = { ...log, dtick: "D2" };
+const few = { ...log, dtick: "D2", tickformat: "~s" };
 line("growth", data.growth, { ...few, title: { text: "activations streamed" } }, { ...few, title: { text: "regions" } }, "regions");
 
 const place = document.getElementById("map");

@@ -43,8 +43,8 @@ function growth(d) {
     `${count(k)} regions after ${count(n)} activations; half of them ${half > 0 ? "after" : "within the first"} ${count(d.growth[half]?.[0])}.`,
     () => ({
       data: [line(d.growth, "regions", "%{y:,} regions after %{x:,} activations<extra></extra>")],
-      x: ["activations", { type: "log", dtick: "D2" }],
-      y: ["regions", { type: "log", dtick: "D2" }],
+      x: ["activations", { type: "log", dtick: "D2", tickformat: "~s" }],
+      y: ["regions", { type: "log", dtick: "D2", tickformat: "~s" }],
     }),
   );
 }
