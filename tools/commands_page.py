@@ -106,4 +106,5 @@ def _default(p: Any) -> str:
 def _plain(text: str) -> str:
     """A help text in one line a paragraph; globs are no emphasis."""
     paragraphs = re.split(r"\n\s*\n", text.replace("\b", ""))
-    return "\n\n".join(" ".join(part.split()).replace("*", r"\*") for part in paragraphs)
+    text = "\n\n".join(" ".join(part.split()).replace("*", r"\*") for part in paragraphs)
+    return re.sub(r"(?<![`\w-])--[a-z]+(?:-[a-z]+)*", r"`\g<0>`", text)  # options do not break at their dashes
