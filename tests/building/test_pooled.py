@@ -7,6 +7,7 @@ import torch
 import exemplar_partitioning as ep
 from exemplar_partitioning.models.capture import Extractor
 from exemplar_partitioning.models.sites import resolve_sites
+from exemplar_partitioning.ray.wire import Windows
 from exemplar_partitioning.stream import extract, text_chunks
 from exemplar_partitioning.text.readers import Document
 from exemplar_partitioning.text.windowing import Windowing
@@ -76,3 +77,18 @@ def test_builds_and_annotations_know_documents(loaded, texts, tmp_path):
 def test_at_most_so_many_documents_are_read(loaded, texts, tmp_path):
     result = ep.build(loaded, texts, out=tmp_path / "out", documents=20, **OPTIONS)
     assert result.dictionaries[0].n_activations == 20
+
+
+def test_a_worker_pools_as_the_owner_would(loaded, texts):
+    (site,) = resolve_sites("resid_post.1", loaded.architecture)
+    extractor, windowing = Extractor(loaded.model, [site]), Windowing(context_size=16, pool="mean", positions="every:3")
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    for chunk in text_chunks(documents, loaded, windowing, 10**9):
+        here, there = (extract(extractor, each, lambda _: None)[site] for each in (chunk, Windows.of(chunk).chunk))
+        assert torch.equal(here, there)
+
+
+def test_pooled_dictionaries_grow_on(loaded, texts, tmp_path):
+    ep.build(loaded, texts[:30], out=tmp_path / "old", **OPTIONS)
+    ((old, new),) = ep.extend(tmp_path / "old", texts[30:], model=loaded, out=tmp_path / "new")
+    assert new.config.build.n_activations == old.config.build.n_activations + len(texts[30:])

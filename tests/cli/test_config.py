@@ -1,6 +1,7 @@
 """Options from a file: what is printed is read again, the command line goes first, unknown keys name the nearest."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,3 +92,22 @@ def test_options_that_mean_nothing_to_activations_are_refused(tmp_path, option):
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
     done = CliRunner().invoke(app, ["build", "--activations", str(tmp_path / "x.npy"), option])
     assert done.exit_code == 2 and option.partition("=")[0] in done.output
+
+
+def test_models_in_a_row_are_built_on_the_same_tokens(tiny_folder, text_file, tmp_path):
+    for name in ("step-2", "step-10"):
+        shutil.copytree(tiny_folder, tmp_path / name)
+    options = ["--site", "resid_post.1", "--percentile", "20", "--max-tokens", "3000", "--no-annotate"]
+    models = [part for name in ("step-2", "step-10") for part in ("--model", str(tmp_path / name))]
+    done = CliRunner().invoke(app, ["build", str(text_file), *models, *options, "--out", str(tmp_path / "row")])
+    assert done.exit_code == 0, done.output
+    row = ep.row([ep.load(tmp_path / "row" / name) for name in ("step-2", "step-10")])
+    assert row.steps[0].persisted_k.all() and (row.begins[1] == 0).all()
+    told = CliRunner().invoke(app, ["match", str(tmp_path / "row"), "--row", "--json"])
+    assert [each["name"] for each in json.loads(told.stdout)["rows"]] == ["step-2", "step-10"]
+    file = tmp_path / "step-10" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    file.write_text(json.dumps(tokenizer))
+    again = CliRunner().invoke(app, ["build", str(text_file), *models, *options, "--out", str(tmp_path / "other")])
+    assert "into different tokens" in str(again.exception) and not (tmp_path / "other").exists()
