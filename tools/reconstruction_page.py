@@ -38,6 +38,7 @@ def parts() -> dict[str, str]:
         "reconstruction-l0": _curve(),
         "reconstruction-ratios": _ratios(),
         "reconstruction-percentiles": _percentiles(),
+        "reconstruction-variants": _variants(),
         "reconstruction-probes": _sparse_probes(),
         "reconstruction-letters": _letters(),
     }
@@ -200,4 +201,21 @@ def _letters() -> str:
         split, absorbed = line["split"], line["absorbed"]
         cells += [f"{split[0]:.1f}", f"{absorbed[0]:.2f} ({absorbed[1]:.2f} to {absorbed[2]:.2f})"]
         lines.append(f"| {line['arm']} | {percentile} | {line['features']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _variants() -> str:
+    """What changed directions rebuild, beside the same of part 3."""
+    found = json.loads(RESULT.with_name("variants.json").read_bytes())["rows"]
+    lines = ["| directions, L0 32 | FVU, other documents | mean relative error |", "|---|--:|--:|"]
+    shown = set()
+    for row in found:
+        name = NAMES.get(row["arm"], row["arm"])
+        if row["arm"] == "topk":
+            codes = "own codes" if row["codes"] == "own" else "pursuit over its decoder"
+            name = f"TopK on the same tokens, five times, {codes}"
+        if name in shown:
+            continue  # means stand among the curves and among the variants
+        shown.add(name)
+        lines.append(f"| {name} | {_interval(row['fvu_others'])} | {row['relative']:.3f} |")
     return "\n".join(lines)
