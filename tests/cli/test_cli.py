@@ -12,6 +12,7 @@ import pytest
 
 import exemplar_partitioning as ep
 from conftest import tree
+from exemplar_partitioning.cli import main
 
 BUILD = ["--site", "resid_post.1", "--percentile", "2,10", "--calibration-batch", "500", "--context-size", "32"]
 
@@ -126,7 +127,8 @@ def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder,
     assert run("build", model, text_file, "--out", tmp_path / "o").returncode == 3
 
 
-def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path):
+def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path, monkeypatch, capsys):
+    """Two in processes of their own, the others as `ep` ends here."""
     out = tmp_path / "o"
     (tmp_path / "binary.txt").write_bytes(b"\x00\xff\xfe" * 50)
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
@@ -149,10 +151,18 @@ def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_pa
         (["show", tmp_path], 2, "holds no dictionary"),
         (["show", built[0], "--percentile", "3"], 2, "resid_post.1/p2"),
     ]
-    for arguments, code, word in cases:
-        done = run(*arguments, *(["--out", out] if arguments[0] == "build" else []))
-        assert (done.returncode, word in done.stderr) == (code, True), (arguments, done.returncode, done.stderr)
-        assert "Traceback" not in done.stderr
+    for number, (arguments, code, word) in enumerate(cases):
+        line = [*map(str, arguments), *(["--out", str(out)] if arguments[0] == "build" else [])]
+        if number in (0, 5):
+            done = run(*line)
+            ended, said = done.returncode, done.stderr
+        else:
+            monkeypatch.setattr(sys, "argv", ["ep", *line])
+            with pytest.raises(SystemExit) as end:
+                main()
+            ended, said = end.value.code, capsys.readouterr().err
+        assert (ended, word in said) == (code, True), (arguments, ended, said)
+        assert "Traceback" not in said
         assert not out.exists()
 
 

@@ -375,7 +375,7 @@ def _read_index(folder: Path) -> str:
 
 def _kept(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    spill = Spill(folder / "work", (SITE,), 8)
+    spill = Spill(folder / "work", {SITE: 8})
     spill.open()
     for part in range(2):
         x_nd = torch.from_numpy(rng.normal(size=(30, 8)).astype(np.float32))
@@ -389,7 +389,7 @@ def _read_kept(folder: Path) -> str:
     assert kept is not None
     if not kept.serves("f" * 64, [SITE]):
         return digest(None)
-    chunks = [kept.read(f"{part}" * 64, 30) for part in range(2)]
+    chunks = [kept.read(f"{part}" * 64, 30, [SITE]) for part in range(2)]
     return digest(kept.lasting, kept.spill.tokens, *(chunk and chunk[SITE] for chunk in chunks))
 
 
