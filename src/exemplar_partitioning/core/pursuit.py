@@ -32,7 +32,7 @@ def check_count(k: object, most: int, why: str) -> None:
     """EPError unless k is a number of regions that can be had; why: what the most of them is."""
     if most < 1:
         raise EPError("a dictionary without regions decomposes nothing")
-    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= most:
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= int(k) <= most:
         raise EPError(f"k must be a whole number from 1 to {most}, {why}; got {k!r}")
 
 
