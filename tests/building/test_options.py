@@ -16,7 +16,7 @@ from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder.schema import TextRecord
 from exemplar_partitioning.text.windowing import Windowing
 
-ONLY_PYTHON = {"on_event", "stop"}
+ONLY_PYTHON = {"on_event", "stop", "progress"}
 SPELLED = {"prepend_bos": "--bos", "sites": "--site", "percentiles": "--percentile"}
 
 
