@@ -137,7 +137,8 @@ def auroc(score: Float[np.ndarray, "m ..."], positive_m: Bool[np.ndarray, " m"])
         return np.full(shape, np.nan)
     if pairs <= FEW_PAIRS:
         with_p, without_n = np.asarray(score)[positive_m], np.asarray(score)[~positive_m]
-        return sum((row > without_n).sum(axis=0) + (row >= without_n).sum(axis=0) for row in with_p) / (2 * pairs)
+        won = [(row > without_n).sum(axis=0) + (row >= without_n).sum(axis=0) for row in with_p]
+        return np.sum(won, axis=0) / (2 * pairs)
     columns_km = np.ascontiguousarray(np.reshape(score, (len(score), -1)).T)
     without_kn, with_kp = np.sort(columns_km[:, ~positive_m], axis=1), columns_km[:, positive_m]
     twice = [

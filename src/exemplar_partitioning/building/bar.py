@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ..stream import ProgressEvent
 from .options import RunRequest
 
+R = TypeVar("R", bound=RunRequest)
+
 
 @contextmanager
-def shown(request: RunRequest) -> Iterator[RunRequest]:
+def shown(request: R) -> Iterator[R]:
     """The request with a bar that is told of events, too, if it asks for one."""
     if not request.progress:
         yield request

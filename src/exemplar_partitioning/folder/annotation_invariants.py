@@ -56,7 +56,7 @@ def check_means(annotation: Annotation, tensors: dict[str, np.ndarray]) -> None:
     mean_kd, histogram = tensors["mean_directions"], tensors["histogram"]
     shapes = (mean_kd.shape, mean_kd.dtype.name, histogram.shape, histogram.dtype.name)
     require(
-        shapes == ((d.k, d.d_model), "float32", (d.k, BINS), "int32"),
+        shapes == ((d.k, d.config.width), "float32", (d.k, BINS), "int32"),
         path,
         "other shapes than docs/format.md says",
     )
