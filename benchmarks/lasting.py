@@ -43,7 +43,7 @@ def build(folder: Path, quick: bool) -> Iterator[Row]:
     import exemplar_partitioning as ep
     from conftest import sentences, tiny_llama
 
-    tokens = 100_000 if quick else 1_000_000
+    tokens = 100_000 if quick else 5_000_000
     documents = sentences(4000, seed=1)
     watch, rng = Watch(tokens), Random(0)
 

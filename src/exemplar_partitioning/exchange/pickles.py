@@ -5,8 +5,8 @@ Python's own unpickler runs what the file names, and an allow-list of names is n
 interprets the few instructions that data needs; it imports and calls nothing by name. Each instruction is charged for
 what it may allocate, and all of them together may cost three times the file and four megabytes; more is refused. So
 time and memory are proportional to the file's size. (Arrays and text cost what they take in the file, small numbers
-and tuples up to ten times as much, since Python keeps an object for each: published dictionaries come to 1.4 to 2.7
-times their size.)
+and tuples up to ten times as much, since Python keeps an object for each: dictionaries in the paper's layout come to
+1.4 times their size at d = 2,048 and 2.3 times at d = 576.)
 """
 
 from __future__ import annotations
