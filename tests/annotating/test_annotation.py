@@ -451,7 +451,7 @@ def test_parts_merge_to_the_whole(built, tiny_folder, text_file, order):
     given = [(d.config.site.name, d) for d in dictionaries], loaded.architecture.vocab_size
     whole, merged, parts = Gathered(*given), Gathered(*given), [Gathered(*given) for _ in order]
     source = read_documents([text_file], field="text")
-    for i, chunk in enumerate(text_chunks(source, loaded, dictionaries[0].config.text, 10**9)):
+    for i, chunk in enumerate(text_chunks(source, loaded, dictionaries[0].config.text.windowing, 10**9)):
         for gathered in (whole, parts[i % 3]):
             x = {str(site): x_nd for site, x_nd in extract(extractor, chunk, lambda _: None).items()}
             gathered.add(ChunkRows(chunk), x)

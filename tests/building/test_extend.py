@@ -48,7 +48,7 @@ def test_it_is_the_stream_of_both_texts(built, tiny_folder, new_text, tmp_path):
     extractor = Extractor(loaded.model, resolve_sites("resid_post.1", loaded.architecture))
     assert [old.config.calibration.percentile for old, _ in grown] == [3, 10]
     for old, new in grown:
-        windowing = old.config.text
+        windowing = old.config.text.windowing
         clustering = LeaderClustering(old.center, old.threshold)
         for documents in (sentences(150, seed=1), new_text):
             for chunk in text_chunks(read_documents(documents), loaded, windowing, 10**6):

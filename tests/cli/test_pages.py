@@ -229,4 +229,4 @@ def test_what_is_not_run_says_why():
         text.splitlines()[0].removeprefix(NOT_RUN) for page in pages for _, text, _ in blocks(page) if not runs(text)
     ]
     assert all(len(reason) > 8 for reason in reasons)
-    assert len(reasons) == 21
+    assert len(reasons) == 22

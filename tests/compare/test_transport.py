@@ -231,7 +231,7 @@ def test_two_real_models(tmp_path):
         for i, n in enumerate(nouns)
     ]
     small = ep.load_model("smollm2-135m-instruct", device="cpu")
-    ep.build(small, texts, out=tmp_path / "d", sites="resid_post.10", percentiles=(3,), calibration_batch=100)
+    ep.build(small, texts, out=tmp_path / "d", sites="resid_post.10", percentiles=(8,), calibration_batch=100)
     a = ep.load(tmp_path / "d")
     other = ep.load_model("gemma-3-270m", device="cpu")
     there = ep.transport(a, other, tmp_path / "t", site="resid_post.8", source_model=small)
