@@ -1,6 +1,6 @@
 """Builds on 8, 64 and 1,024 workers, simulated from recorded growth: traffic, the owner's load, time.
 
-Events, chunk by chunk, as `distributed/build.py` has them: a worker holds three chunks at most, extracts one after
+Events, chunk by chunk, as `ray/build.py` has them: a worker holds three chunks at most, extracts one after
 the other, is told what was born when it is given a chunk, and proposes the rows its snapshot does not cover; the
 owner takes chunks one after the other in stream order, then workers count between two extractions. How many rows a
 snapshot does not cover is the share of rows that founded exemplars when it was new: the slope of the recorded growth,

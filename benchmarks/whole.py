@@ -1,6 +1,6 @@
 """The whole build: SmolLM2 block 15 in fp32, five percentiles, 65,536 tokens of real text.
 
-Ours: `exemplar_partitioning.building.build` as users call it, from texts to a folder of five dictionaries,
+Ours: `ep.build` as users call it, from texts to a folder of five dictionaries,
 checkpoints included. Textbook: for each percentile, extract the calibration sample, calibrate, then extract the
 stream anew and cluster it until a batch brings no new region. Windows, order and calibration batches are the
 same; neither side is charged for loading the model, nor the textbook for writing files.

@@ -106,8 +106,7 @@ class StoredDictionary(Dictionary, OnDisk):
     @cached_property
     def plot(self) -> Any:
         """Figures of matplotlib: `plot.sizes()`, `plot.growth()`, `plot.map()`, `plot.distances()`, `plot.sphere()`."""
-        drawing = import_module(f"{__package__}.plots".replace(".folder.", ".show."))  # rooms below import none above
-        return drawing.Plots(self)
+        return import_module("exemplar_partitioning.show.plots").Plots(self)  # the one look upwards: for `d.plot`
 
     def table(self) -> Any:
         """A row for each region, the most interesting first, with labels: see `folder.region.table`.
