@@ -29,7 +29,7 @@ test: setup ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Every causal language model class of transformers, tiny; writes docs/models-tried.md.
 sweep: setup ## every causal language model class, tiny (slow)

@@ -90,6 +90,14 @@ def text_file(tmp_path_factory):
     return path
 
 
+# Files that take longest. They begin, so that no core waits for one of them at the end.
+LONGEST = ("test_ray.py", "test_pages.py", "test_notebooks.py", "test_build.py", "test_cli.py", "test_probes.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def tree(folder):
     """Every file below a folder with its bytes, but for the log that holds times."""
     return {
