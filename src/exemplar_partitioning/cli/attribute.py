@@ -58,8 +58,8 @@ def attribute(
         top=top,
         chat=chat,
     )
-    labels = Labels.read(dictionary)
-    texts = {effect.region: labels.best(effect.region).text for effect in attribution.effects}
+    shown = [effect.region for effect in attribution.effects]
+    texts = {label.region: label.text for label in Labels.read(dictionary).some(shown)}
     if as_json:
         effects = [asdict(effect) | {"label": texts[effect.region]} for effect in attribution.effects]
         print_json(asdict(attribution) | {"effects": effects})

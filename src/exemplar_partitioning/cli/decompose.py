@@ -54,8 +54,8 @@ def decompose(
         basis=basis,
         method=method,
     )
-    labels = Labels.read(dictionary)
-    texts = {region: labels.best(region).text for token in tokens for region in token.regions}
+    shown = sorted({region for token in tokens for region in token.regions})
+    texts = {label.region: label.text for label in Labels.read(dictionary).some(shown)}
     if as_json:
         rows = [token.as_json() | {"labels": [texts[region] for region in token.regions]} for token in tokens]
         print_json({"dictionary": str(dictionary.path), "basis": basis, "method": method, "k": k, "tokens": rows})

@@ -103,7 +103,7 @@ def label(
 
 
 def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_json: bool) -> None:
-    from ..folder.labels import Labels
+    from ..folder.labels import Labels, detection
 
     labels = Labels.read(dictionary)
     if text is not None:
@@ -116,7 +116,7 @@ def _by_hand(dictionary: StoredDictionary, region: int, text: str | None, as_jso
 
     out = console()
     for rank, label in enumerate(given):
-        about = f"  ({visible(label.source)}{'' if label.score is None else f', detection {label.score:.2f}'})"
+        about = f"  ({visible(label.source)}{detection(label.score)})"
         out.print(named("" if rank else f"region {region}", visible(label.text), (about, "dim")))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ..folder.annotation import BIN_WIDTH
-from ..folder.labels import Labels
+from ..folder.labels import Labels, detection
 from ..folder.origin import describe
 from ..text.visible import visible
 from .terminal import MARGIN, console, counted, cut, fixed, highlighted, in_context, named, place, shade
@@ -92,8 +92,8 @@ def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text.assemble((f"region {exemplar['region']}", "bold"), where)
     for rank, label in enumerate(shown["labels"]):
         text = (visible(label["text"]), "" if rank else "bold")
-        about = "" if label.get("score") is None else f", detection {label['score']:.2f}"
-        yield named("" if rank else "label", text, (f"  ({visible(label['source'])}{about})", "dim"))
+        about = f"  ({visible(label['source'])}{detection(label['score'])})"
+        yield named("" if rank else "label", text, (about, "dim"))
     if evidence is None:
         yield named("online", f"{counted(exemplar['arrivals'], 'activation')} came to it while it was built")
         return

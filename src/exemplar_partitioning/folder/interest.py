@@ -168,8 +168,13 @@ def ordered(dictionary: OnDisk, sort: str = "interest") -> Int64[np.ndarray, " k
         raise EPError(f"regions cannot be sorted by {sort!r}; expected interest or members")
     if dictionary.annotated and sort == "interest":
         return dictionary.annotation.interest.order
-    sizes = dictionary.annotation.regions["members"] if dictionary.annotated else dictionary.regions["arrivals"]
-    return np.argsort(-sizes.to_numpy(), kind="stable")
+    return np.argsort(-sizes(dictionary), kind="stable")
+
+
+def sizes(dictionary: OnDisk) -> Int64[np.ndarray, " k"]:
+    """Members of every region; online counts without annotation."""
+    column = dictionary.annotation.regions["members"] if dictionary.annotated else dictionary.regions["arrivals"]
+    return column.to_numpy()
 
 
 def advised(dictionaries: Sequence[OnDisk]) -> tuple[OnDisk, float] | None:

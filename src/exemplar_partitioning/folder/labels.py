@@ -63,6 +63,11 @@ class _File(BaseModel):
     labels: list[Label]
 
 
+def detection(score: float | None) -> str:
+    """What is said of a label's score behind its source."""
+    return "" if score is None else f", detection {score:.2f}"
+
+
 class Labels:
     """The labels of a dictionary's regions as they were when read; `set` and `add` read again before they write.
 
@@ -81,7 +86,7 @@ class Labels:
 
     def best(self, region: int) -> Label:
         """The label to show: by hand before a model's before the one by contrast before that from tokens."""
-        return self.all(region)[0]
+        return self.some([self.dictionary.check_region(region)])[0]
 
     def all(self, region: int) -> list[Label]:
         """Every label of a region with its score, best first; the last is always the one from tokens."""
@@ -93,7 +98,9 @@ class Labels:
 
     def some(self, regions: Sequence[int]) -> list[Label]:
         """The best label of each of some regions with its score, in their order; much faster than one by one."""
-        best = {label.region: label for label in sorted(self.stored(), key=lambda label: label.order, reverse=True)}
+        wanted = set(regions)
+        stored = [label for label in self._stored.values() if label.region in wanted]
+        best = {label.region: label for label in sorted(stored, key=lambda label: label.order, reverse=True)}
         made = {region: label for region in regions if region not in best and (label := self._by_contrast(region))}
         rest = {label.region: label for label in self._automatic(r for r in regions if r not in best and r not in made)}
         return [self._scored((best | made | rest)[int(region)]) for region in regions]

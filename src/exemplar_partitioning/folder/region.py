@@ -13,7 +13,7 @@ import pyarrow as pa
 from ..text.visible import visible
 from .annotation import BIN_WIDTH
 from .interest import ordered
-from .labels import Label, Labels
+from .labels import Label, Labels, detection
 
 if TYPE_CHECKING:
     from .dictionary import StoredDictionary
@@ -94,7 +94,7 @@ class Region:
 
     def _repr_html_(self) -> str:
         row, evidence = self.exemplar, self.evidence
-        about = f"({_text(self.label.source)}{_scored(self.label)})"
+        about = f"({_text(self.label.source)}{detection(self.label.score)})"
         parts = [f"<b>Region {self.index}</b> <bdi>{_text(self.label.text)}</bdi> {about}"]
         parts.append(f"<bdi>{_text(str(row['context'] or ''))}<mark>{_text(str(row['token'] or ''))}</mark></bdi>")
         if evidence is not None:
@@ -161,10 +161,6 @@ def table(dictionary: StoredDictionary) -> pa.Table:
         columns |= {"contrast": interest.contrast, "promotes": interest.promoted}
         columns["tokens"] = [[row["token"] for row in rows] for rows in evidence["top_tokens"].to_pylist()]
     return pa.table(columns).take(pa.array(ordered(dictionary)))
-
-
-def _scored(label: Label) -> str:
-    return "" if label.score is None else f", detection {label.score:.2f}"
 
 
 def _text(text: str) -> str:

@@ -201,11 +201,6 @@ def blank(width: float, height: float | None = None, **subplots: Any) -> tuple[F
     return figure, figure.subplots(squeeze=False, **subplots)[:, 0].tolist()
 
 
-def size_of(dictionary: StoredDictionary) -> Int64[np.ndarray, " k"]:
-    """Members of every region; online counts without annotation."""
-    return _count(dictionary, "members" if dictionary.annotated else "online counts")
-
-
 def _count(dictionary: StoredDictionary, counted: str) -> Int64[np.ndarray, " k"]:
     """`members` or `online counts` of every region."""
     column = dictionary.annotation.regions["members"] if counted == "members" else dictionary.regions["arrivals"]
@@ -268,8 +263,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _short_labels(dictionary: StoredDictionary, regions: Int64[np.ndarray, " m"]) -> list[str]:
     """Their labels in few characters that the font has."""
-    labels = Labels.read(dictionary)
-    best = [labels.best(int(region)) for region in regions]
+    best = Labels.read(dictionary).some(regions.tolist())
     texts = [_tokens_of(label.text) if label.source in MADE else label.text for label in best]
     shown = [_drawable(visible(text)) for text in texts]
     return [text if len(text) <= _LABEL else text[: _LABEL - 1] + "\u2026" for text in shown]

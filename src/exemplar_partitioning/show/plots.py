@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..folder.dictionary import StoredDictionary
+from ..folder.interest import sizes
 from . import figures
 from . import map as atlas
 
@@ -82,7 +83,7 @@ class Plots:
             from matplotlib import colormaps
 
             figure, (axes,) = figures.blank(width, 0.75 * width)
-            place_k2, size_k = atlas.layout(d), figures.size_of(d)
+            place_k2, size_k = atlas.layout(d), sizes(d)
             order = np.argsort(-size_k, kind="stable")  # small ones on top
             area_k = 2 + _AREA * size_k / max(1, size_k.max())
             circles = {"linewidths": 0.3, "edgecolors": "white", "alpha": 0.8, "s": area_k[order]}
