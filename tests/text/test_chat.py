@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exemplar_partitioning.errors import DataError, EPError
-from exemplar_partitioning.text.chat import in_template, rendered, template_date, token_roles, tokens_and_roles
+from exemplar_partitioning.text.chat import ids_and_offsets, in_template, rendered, template_date, token_roles
 from exemplar_partitioning.text.conversations import Conversation, conversation_of
 from exemplar_partitioning.text.documents import read_documents
 from exemplar_partitioning.text.windowing import Windowing
@@ -117,6 +117,13 @@ def test_systems_inputs_and_tools_belong_to_a_conversation():
 def test_what_is_no_conversation_is_told_with_its_turn(messages, message):
     with pytest.raises(DataError, match=message):
         list(read_documents([{"messages": messages}]))
+
+
+def tokens_and_roles(tokenizer, conversation: Conversation):
+    """Token ids of a conversation, and the role of each."""
+    prompt = rendered(tokenizer, conversation)
+    ids, offsets = ids_and_offsets(tokenizer, prompt.text)
+    return ids, token_roles(prompt.spans, offsets)
 
 
 def said(tokenizer, conversation: Conversation) -> list[tuple[str, str]]:

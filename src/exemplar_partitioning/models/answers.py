@@ -93,7 +93,7 @@ def _fitting(
 
 def _asking(document: Document) -> Document:
     """The conversation up to where the model answers."""
-    turns = document.turns or ({"role": "user", "content": document.text},)
+    turns = document.said
     while turns and turns[-1]["role"] == "assistant":
         turns = turns[:-1]
     if not turns:

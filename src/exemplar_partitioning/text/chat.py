@@ -113,19 +113,6 @@ def token_roles(spans: Sequence[Span], offsets: Sequence[tuple[int, int]], base:
     return roles
 
 
-def tokens_and_roles(
-    tokenizer: Any, conversation: Conversation, date: str | None = None
-) -> tuple[np.ndarray, list[str | None]]:
-    """Token ids of a conversation, int32 [n], and the role of each token; see `rendered` and `token_roles`.
-
-    Raises:
-        EPError: the conversation cannot be rendered, or the tokenizer does not tell where tokens lie.
-    """
-    prompt = rendered(tokenizer, conversation, date)
-    ids, offsets = ids_and_offsets(tokenizer, prompt.text)
-    return ids, token_roles(prompt.spans, offsets)
-
-
 def ids_and_offsets(tokenizer: Any, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Token ids of a text, int32 [n], and where each token lies in it; EPError if the tokenizer does not tell."""
     if not getattr(tokenizer, "is_fast", False):

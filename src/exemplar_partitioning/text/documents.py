@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, EPError
-from .formats import format_of, known_extensions, read_file
+from .formats import FORMATS, format_of, known_extensions, read_file
 from .hub import HUB_PREFIX, read_hub, require_hub
 from .raw import decoded_lines, open_binary
 from .readers import Document, Reading, SkipCallback
 from .tables import METADATA, saved_shards
 
-_PLAIN = (".txt", ".md", ".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv")
+_PLAIN = FORMATS.keys() - {".parquet", ".arrow"}  # as many bytes as their text has, about
 _LONGEST_NAME = 255  # bytes of a name between slashes
 _GIVE_TEXTS = "Texts themselves are given in a list: [text]."
 

@@ -26,6 +26,11 @@ class Document:
     tools: tuple[Any, ...] = ()
     mask: Any = None
 
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """Its turns; a text is one, of the user."""
+        return self.turns or ({"role": "user", "content": self.text},)
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -230,8 +230,7 @@ def _located(
     if not windowing.chat:
         text, spans = _as_read(document, tokenizer, windowing), (Span(0, len(document.text), "user", 0),)
     else:
-        turns = document.turns or ({"role": "user", "content": document.text},)
-        prompt = rendered(tokenizer, Conversation(turns, document.tools), windowing.template_date)
+        prompt = rendered(tokenizer, Conversation(document.said, document.tools), windowing.template_date)
         text, spans = prompt.text, prompt.spans
     return *ids_and_offsets(tokenizer, text), spans
 
