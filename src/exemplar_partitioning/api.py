@@ -110,6 +110,10 @@ def _given(request: Callable[P, GivenRequest]) -> Callable[[Callable[..., BuildR
     return partial(_asking, request)  # pyright: ignore[reportArgumentType]
 
 
+def _lacks_evidence(result: BuildResult) -> bool:
+    return not all(OnDisk(folder).annotated for folder in find(result.path))
+
+
 @_build(BuildRequest)
 def build(
     model: str | PreTrainedModel | LoadedModel = DEFAULT_MODEL, text: Text = None, *, request: BuildRequest
@@ -138,7 +142,7 @@ def build(
             from .ray.team import Ray
 
             result = building.build(model, text, asked, on(Ray(asked.ray, asked.workers)))
-        if asked.annotate and not all(OnDisk(folder).annotated for folder in find(result.path)):
+        if asked.annotate and _lacks_evidence(result):
             kept = Kept.beside(result.path)
             budget = kept.spill.tokens if kept else min(asked.max_tokens, ANNOTATED)
             machine = {"device": asked.device, "ray": asked.ray, "workers": asked.workers}
@@ -171,7 +175,7 @@ def build_from_activations(x: Any, *, request: GivenRequest) -> BuildResult:
 
     with shown(request) as asked:
         result = build_given(x, asked)
-        if asked.annotate and not all(OnDisk(folder).annotated for folder in find(result.path)):
+        if asked.annotate and _lacks_evidence(result):
             known = {"tokens": asked.tokens, "tokenizer": asked.tokenizer, "field": asked.field}
             how = {"max_tokens": ANNOTATED, "on_event": asked.on_event, "stop": asked.stop}
             annotate(result.path, activations=x, **how, **known)

@@ -202,16 +202,20 @@ def concept(
     return Concept(name, dictionary.content_id, regions, threshold, alpha, direction_d, report)
 
 
+def own_tokens(dictionary: StoredDictionary, loaded: LoadedModel, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text's own tokens; what exceeds the context is left out."""
+    special, length = special_token_ids(loaded.tokenizer), dictionary.config.text.context_size or 128
+    ids = (loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+    return [[i for i in each if i not in special][:length] for each in ids]
+
+
 def activations(
     dictionary: StoredDictionary, loaded: LoadedModel, texts: Sequence[str]
 ) -> tuple[Float[np.ndarray, "n d"], Int64[np.ndarray, " n"]]:
     """Activations of the texts' own tokens, and which text each is of; what exceeds the context is left out."""
-    special = special_token_ids(loaded.tokenizer)
     prefix = [bos_id(loaded)] if dictionary.config.text.prepend_bos else []
-    length = dictionary.config.text.context_size or 128
     windows = []
-    for text in texts:
-        ids = [i for i in loaded.tokenizer(text, add_special_tokens=False)["input_ids"] if i not in special][:length]
+    for text, ids in zip(texts, own_tokens(dictionary, loaded, texts), strict=True):
         if not ids:
             raise EPError(f"a text has no tokens: {text[:40]!r}; leave it out")
         windows.append(np.array([*prefix, *ids]))

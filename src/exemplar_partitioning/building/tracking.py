@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,7 @@ def tracker(name: str, folder: str | Path, *, project: str = "exemplar-partition
     """
     if name not in TRACKERS:
         raise EPError(f"there is no tracker {name!r}; expected {', '.join(TRACKERS)}")
-    if name == "tensorboard":
-        require_extra("tracking", name, of="following a build with tensorboard")
-    elif find_spec(name) is None:
-        raise EPError(
-            f"following a build with {name} needs {name}, which is not installed: python -m pip install {name}"
-        )
+    require_extra("tracking", name, of=f"following a build with {name}")
     place = Path(f"{folder}-tracking")
     log, close = _opened(name, place, project)
     last = 0.0

@@ -182,13 +182,11 @@ def build(
         put_on: dict[str, Any] = {"tokenizer": tokenizer, "adapter": adapter, "origin": origin}
         request = BuildRequest(out=folder, **pool, **asked)
         from .. import api
-        from ..demo.corpus import documents_of
 
-        loaded, source = _checked(model, text, request, **put_on)
+        loaded, source, size = _checked(model, text, request, **put_on)
         if estimate:
             tell_estimate(loaded, source, request, as_json=as_json)
             return
-        size = documents_of(source, field=request.field).size
         with _followed(folder, track, as_json, f"Building {model} into {folder}", size) as news:
             result = api.build(loaded, source, out=folder, annotate=annotate, **pool, **news, **asked)
     keep_config(context, folder)
@@ -198,16 +196,16 @@ def build(
 
 def _checked(
     model: str, text: list[str] | None, request: BuildRequest, *, origin: dict[str, Any], **put_on: Any
-) -> tuple[LoadedModel, list[Path] | None]:
-    """The model and the text; what can be refused is, before the weights are read."""
+) -> tuple[LoadedModel, list[Path] | None, int | None]:
+    """The model, and the text with its bytes; what can be refused is, before the weights are read."""
     from ..building.run import check_request
     from ..demo.corpus import documents_of
     from ..models.load import load_model, outline
 
     source = options.sources(text)
-    documents_of(source, field=request.field)
+    size = documents_of(source, field=request.field).size
     check_request(request, outline(model, **origin))
-    return load_model(model, dtype=request.dtype, device=request.device, **put_on, **origin), source
+    return load_model(model, dtype=request.dtype, device=request.device, **put_on, **origin), source, size
 
 
 @contextmanager

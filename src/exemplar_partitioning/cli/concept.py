@@ -82,15 +82,14 @@ def watch(
 
     Each text is answered as soon as it is read.
     """
-    from ..act.concept import Concept, activations
+    from ..act.concept import Concept, activations, own_tokens
     from ..errors import EPError
-    from ..models.identity import special_token_ids
     from ..text.tokens import token_texts
 
     dictionary = chosen.dictionary
     found = Concept.load(folder, dictionary)
     loaded = chosen.loaded
-    special, length, out = special_token_ids(loaded.tokenizer), dictionary.config.text.context_size or 128, console()
+    out = console()
     for text in _lines():
         try:
             x_nd, _ = activations(dictionary, loaded, [text])
@@ -98,7 +97,7 @@ def watch(
             typer.echo(f"ep: {error}", err=True)
             continue
         score_n = found.scores(dictionary, x_nd)
-        ids = [i for i in loaded.tokenizer(text, add_special_tokens=False)["input_ids"] if i not in special][:length]
+        (ids,) = own_tokens(dictionary, loaded, [text])
         pieces = list(zip(token_texts(loaded.tokenizer, ids), score_n.tolist(), strict=True))
         if as_json:
             flagged = [{"position": i, "text": piece, "score": score} for i, (piece, score) in enumerate(pieces)]

@@ -91,8 +91,6 @@ def sweep(context: typer.Context, models: list[str] | None) -> list[tuple[str, d
         names = [f"{key}={_name(value)}" if [*swept] != ["model"] else _name(value) for key, value in chosen.items()]
         parsed = {key: options[key].process_value(context, value) for key, value in chosen.items()}
         runs.append((",".join(names), params | parsed | {"models": None}))
-    if len(runs) == 1:  # named with --model: a run like any other
-        return [("", runs[0][1])]
     return runs
 
 
@@ -124,9 +122,8 @@ def as_yaml(context: typer.Context, *, lasting: bool = False) -> str:
     """The options of a command as YAML, with what they mean; lasting: those alone that decide what it gives."""
     import yaml
 
-    lines = []
+    lines, left_out = [], (*_NOT_KEPT, *(_OF_THE_MOMENT if lasting else ()))
     for parameter in context.command.params:
-        left_out = (*_NOT_KEPT, *(_OF_THE_MOMENT if lasting else ()))
         if parameter.name is None or parameter.name in left_out:
             continue
         value = _plain(context.params.get(parameter.name))

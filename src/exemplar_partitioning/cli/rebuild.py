@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import tempfile
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def _build(config: Path, out: Path) -> None:
 def compared(old: Path, new: Path) -> dict[str, Any]:
     """Whether two builds hold the same files: `same`, `files`, `equal`, `differs` (the first) and `why`."""
     files = list(dict.fromkeys([*_files(old), *_files(new)]))
-    equal = [name for name in files if _bytes(old / name) is not None and _bytes(old / name) == _bytes(new / name)]
+    equal, _, _ = filecmp.cmpfiles(old, new, files, shallow=False)
     first = next((name for name in files if name not in equal), None)
     why = [] if first is None else [*_why(old / "build.json", new / "build.json"), *_why(old / first, new / first)]
     return {"same": first is None, "files": len(files), "equal": len(equal), "differs": first, "why": why}
@@ -78,10 +79,6 @@ def _files(root: Path) -> Iterator[str]:
         yield from (file.relative_to(root).as_posix() for file in ordered)
     if (root / "answers.jsonl").is_file():
         yield "answers.jsonl"
-
-
-def _bytes(file: Path) -> bytes | None:
-    return file.read_bytes() if file.is_file() else None
 
 
 def _why(old: Path, new: Path) -> Iterator[str]:

@@ -27,7 +27,7 @@ def build_each(context: typer.Context, runs: list[tuple[str, dict[str, Any]]]) -
     from ..folder.listing import RUNS
 
     callback: Any = context.command.callback
-    if len(runs) == 1:
+    if len(runs) == 1:  # named with --model: a run like any other
         context.params |= runs[0][1]
         context.invoke(callback, **context.params)
         return
@@ -35,9 +35,8 @@ def build_each(context: typer.Context, runs: list[tuple[str, dict[str, Any]]]) -
     names = [name for name, _ in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise EPError(f"two runs would be called {twice[0]}; name folders that end differently")
-    if any("resume" in params and not params["resume"] and (out / name).exists() for name, params in runs):
-        present = next(out / name for name, _ in runs if (out / name).exists())
-        raise EPError(f"{present} exists already; go on with --resume, or choose another folder with --out")
+    if present := [out / name for name, params in runs if not params["resume"] and (out / name).exists()]:
+        raise EPError(f"{present[0]} exists already; go on with --resume, or choose another folder with --out")
     _check_same_tokens([params for _, params in runs])
     for number, (name, params) in enumerate(runs, 1):
         typer.secho(f"{number} of {len(runs)}: {name}", bold=True, err=True)

@@ -135,20 +135,10 @@ def _table(dictionary: OnDisk, top: int, sort: str, width: int) -> Table:
     config = dictionary.config
     size, heading = ("members", "members") if annotation else ("arrivals", "online count")
     total = annotation.record.n_activations if annotation else config.build.n_activations - config.build.skipped
-    documents = not annotation or width >= _WIDE
+    documents, detection = not annotation or width >= _WIDE, annotation is not None and width >= _WIDE
     sizes = max(8, len(heading))
-    room = max(
-        20,
-        width
-        - 6
-        - sizes
-        - 5
-        - 3 * 2
-        - (11 if annotation and width >= _WIDE else 0)
-        - (_DOCUMENT + 2 if documents else 0),
-    )
+    room = max(20, width - 6 - sizes - 5 - 3 * 2 - 11 * detection - (_DOCUMENT + 2) * documents)
     label_room = (room - 2) * 3 // 5 if annotation else 0
-    detection = annotation is not None and width >= _WIDE
     context_room = room - label_room - (2 if annotation else 0)
     shown = table(
         Column("region", justify="right", min_width=6),

@@ -41,12 +41,13 @@ def transport(
     from ..compare.common_tokens import common_tokens, places
     from ..compare.structure import drift, structure
     from ..compare.transport import transport as run
+    from ..folder.model import model_of
     from ..folder.origin import read_origin
     from ..models.load import load_model
 
     source = options.chosen_dictionary(a, site, percentile)
     loaded = load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    own = options.reader(source.path, source_model, trust_remote_code, device)
+    own = model_of(source, source_model, device=device, trust_remote_code=True) if trust_remote_code else source_model
     carried = run(source, loaded, out, site=to_site, source_model=own, keep_center=keep_center)
     common = None
     if text:

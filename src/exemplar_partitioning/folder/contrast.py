@@ -1,6 +1,6 @@
 """Labels from what a region's members have that those of the nearest regions do not: words, phrases and what is near.
 
-Nothing held out is looked at (`folder.detection`), so that a label may be tried on it.
+Nothing held out is looked at (`folder.concepts`), so that a label may be tried on it.
 
 Shapes: k regions, r neighbours.
 """

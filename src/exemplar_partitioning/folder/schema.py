@@ -113,9 +113,9 @@ class SiteRecord(_Part):
     )
 
     @classmethod
-    def of(cls, site: Site, width: int, architecture: Architecture) -> SiteRecord:
-        """A site of a model."""
-        path, width_there = site.module_path(architecture), None if site.in_stream else width
+    def of(cls, site: Site, width: int, architecture: Architecture | None = None) -> SiteRecord:
+        """A site of a model; of one that is not here, the module is not known."""
+        path, width_there = architecture and site.module_path(architecture), None if site.in_stream else width
         return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=path, width=width_there)
 
     @classmethod
@@ -124,8 +124,7 @@ class SiteRecord(_Part):
         from ..models.sites import named_site
 
         if (site := named_site(name)) is not None:
-            there = None if site.in_stream else width
-            return cls(name=str(site), transformer_lens=site.transformer_lens, module_path=None, width=there)
+            return cls.of(site, width)
         if not (folder := re.sub(r"[^\w.@-]+", "-", name).strip("-.")):
             raise EPError(f"site is {name!r}; expected a name such as resid_post.12")
         return cls(name=folder, transformer_lens=None, module_path=None)

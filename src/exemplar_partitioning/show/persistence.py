@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import require_extra
-from .figures import DOUBLE, blank, style
+from .figures import DOUBLE, blank, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +22,10 @@ def persistence(row: Row, width: float = DOUBLE) -> Figure:
     Crosses tell how many regions of each would be said to persist into the next if nothing corresponded. Raises
     EPError without matplotlib.
     """
-    require_extra("figures", "matplotlib", of="a figure")
-    n = len(row.dictionaries)
-    height_nb = np.zeros((n, n))
-    for at, begins in enumerate(row.begins):
-        height_nb[at] = np.bincount(begins, minlength=n)
+    rows, n = row.rows(), len(row.dictionaries)
+    height_nb = np.array([each["begun"] + [0] * (n - len(each["begun"])) for each in rows], float)
     top_nb = height_nb.cumsum(axis=1)
-    with style():
+    with drawing(row.dictionaries):
         from matplotlib import colormaps
 
         figure, (axes,) = blank(width, max(2.4, 0.42 * width))
@@ -41,7 +37,7 @@ def persistence(row: Row, width: float = DOUBLE) -> Figure:
                 ends = [at + _BAR / 2, at + 1 - _BAR / 2]
                 between = slice(at, at + 2)
                 axes.fill_between(ends, bottom_n[between], top_n[between], color=colours[begin], alpha=0.3, lw=0)
-        chance = [step.false_alarms * len(step.persisted_k) for step in row.steps]
+        chance = [each["by_chance"] for each in rows[1:]]
         axes.plot(np.arange(1, n) - 0.5, chance, "x", color="#d55e00", ms=4, label="carried on by chance, at most")
         few = n <= 8
         angle = {} if few else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}

@@ -113,9 +113,6 @@ def _ordered(view: View, regions: np.ndarray, sort: str, descending: bool) -> np
     if sort == "lens" and view.annotation is not None:
         texts = ["\n".join(tokens[:_SHOWN_TOKENS]) for tokens in view.annotation.interest.promoted]
         return by_text(regions, texts, descending)
-    if sort == "score":
-        scores = [label.score for label in view.labels()[0]]
-        return by_number(regions, np.array(scores, float), descending)
     if sort in ("interest", "lens") and view.annotation is None:
         sort = "size"
     return by_number(regions, numbers(view, sort), descending)

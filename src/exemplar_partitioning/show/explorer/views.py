@@ -154,6 +154,8 @@ def numbers(view: View, name: str) -> np.ndarray:
         return np.arange(view.dictionary.k, dtype=float)
     if name == "size":
         return view.sizes_k.astype(float)
+    if name == "score":
+        return np.array([label.score for label in view.labels()[0]], float)
     if view.annotation is None:
         return np.full(view.dictionary.k, np.nan)
     if name in ("interest", "identity", "documents", "contrast"):
