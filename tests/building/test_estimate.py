@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import exemplar_partitioning as ep
+from exemplar_partitioning.building import estimate as estimating
 from exemplar_partitioning.building.estimate import estimate
 from exemplar_partitioning.building.options import BuildRequest
 from exemplar_partitioning.cli import app
@@ -39,13 +40,20 @@ def test_an_estimate_is_of_the_order_of_the_build(loaded, tmp_path, text_file):
     assert 0.2 < guess.regions / sum(d.k for d in result.dictionaries) < 5
 
 
-def test_ten_times_the_tokens_take_ten_times_the_model(loaded, tmp_path, text_file):
+def test_ten_times_the_tokens_take_ten_times_the_model(loaded, tmp_path, text_file, monkeypatch):
     texts = [document.text for document in read_documents(text_file)]
     small, large = (cost(loaded, texts, asked(tmp_path, max_tokens=n), 0.2) for n in (10**6, 10**7))
     rate = large.extraction / large.tokens * large.tokens_per_second, small.extraction / small.tokens
     assert rate[0] == pytest.approx(1) and small.tokens_per_second * rate[1] == pytest.approx(1)
     kept = cost(loaded, texts, asked(tmp_path, max_tokens=10**7, keep_activations="all"), 0.2)
     assert kept.disk > 10**6 * 4 * loaded.architecture.d_model
+    request = asked(tmp_path, max_tokens=10**6)
+    sites = resolve_sites(request.sites, loaded.architecture)
+    once = estimating._measured(loaded, read_documents(texts), sites, request, 0.2)  # the same measurement for both
+    monkeypatch.setattr(estimating, "_measured", lambda *_: once)
+    small, large = (cost(loaded, texts, asked(tmp_path, max_tokens=n)) for n in (10**6, 10**7))
+    assert large.extraction == pytest.approx(10 * small.extraction)
+    assert small.extraction == pytest.approx(10**6 * once[2] / once[1])
 
 
 def test_too_little_text_is_named(loaded, tmp_path):

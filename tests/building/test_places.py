@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import exemplar_partitioning as ep
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
+from exemplar_partitioning.files import seal
 from exemplar_partitioning.folder.activations import Kept
 from exemplar_partitioning.models.hooks import applied
 
@@ -145,5 +146,6 @@ def test_a_record_of_another_width_is_damage(built, tmp_path):
     shutil.copytree(built / "mlp_act.1" / "p10", tmp_path / "p10")
     path = tmp_path / "p10" / "config.json"
     path.write_text(path.read_text().replace('"width": ', '"width": 1'))
-    with pytest.raises(DataError):
+    seal(path)
+    with pytest.raises(DataError, match=r"config\.json says k = \d+, d_model = 1\d+"):
         ep.load(tmp_path / "p10")

@@ -12,7 +12,6 @@ import pytest
 
 import exemplar_partitioning as ep
 from conftest import tree
-from exemplar_partitioning.cli import main
 
 BUILD = ["--site", "resid_post.1", "--percentile", "2,10", "--calibration-batch", "500", "--context-size", "32"]
 
@@ -132,7 +131,7 @@ def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder,
     assert run("build", model, text_file, "--out", tmp_path / "o").returncode == 3
 
 
-def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path, ep_main):
     """Two in processes of their own, the others as `ep` ends here."""
     out = tmp_path / "o"
     (tmp_path / "binary.txt").write_bytes(b"\x00\xff\xfe" * 50)
@@ -162,10 +161,7 @@ def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_pa
             done = run(*line)
             ended, said = done.returncode, done.stderr
         else:
-            monkeypatch.setattr(sys, "argv", ["ep", *line])
-            with pytest.raises(SystemExit) as end:
-                main()
-            ended, said = end.value.code, capsys.readouterr().err
+            ended, _, said = ep_main(*line, columns=120)
         assert (ended, word in said) == (code, True), (arguments, ended, said)
         assert "Traceback" not in said
         assert not out.exists()

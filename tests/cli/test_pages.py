@@ -202,12 +202,17 @@ def quiet(monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
 
 
+MADE = {"export": "exported/cfg.json", "explore-label": "report.html"}  # what a reader of the page has at its end
+
+
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
 def test_a_how_to_page_runs(page, mine, shrink, quiet, tmp_path, monkeypatch):
     shrink()
     shutil.copytree(mine, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     run_page(page, scope_of(page))
+    if page.stem in MADE:
+        assert (tmp_path / MADE[page.stem]).is_file()
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "index.md"], ids=lambda page: page.stem)

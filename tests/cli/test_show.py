@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import unicodedata
@@ -72,7 +73,7 @@ def test_a_region_with_its_evidence(synthetic, show):
     out = show(synthetic, "--percentile", 2, "--region", region, "--top", 2, columns=120)[1]
     row, exemplar = d.annotation.region(region), d.region(region)
     assert f"region {region} of {d.k}" in out and f"theta {d.threshold:.3f}" in out
-    assert "my own words  (hand)" in out and "(tokens" in out
+    assert "my own words  (hand)" in out and re.search(r"\(tokens(, detection \d\.\d\d)?\)", out)
     assert f"{row['members']:,}, {row['members'] / d.annotation.record.n_activations:.2%} of all" in out
     assert f"{row['coherence']:.3f}" in out and f"{row['stability']:.3f}" in out
     assert f"{exemplar['document']} @{exemplar['position']}" in out and f"«{exemplar['token'].strip()}»" in out

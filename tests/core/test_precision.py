@@ -87,7 +87,13 @@ def everything(x: np.ndarray, device: str, prefilter: str) -> list[bytes]:
             d.margins(x),
             members.count_k,
         ),
-        *(d.encode(x), d.encode(x, "signed"), d.encode(x, "binary"), d.decode(d.encode(x, "topk"))),
+        *(
+            d.encode(x),
+            d.encode(x, "signed"),
+            d.encode(x, "binary"),
+            d.encode(x, "cosine"),
+            d.decode(d.encode(x, "topk")),
+        ),
         *(members.direction_kd, members.mean_directions, *nearest(x, clustering.exemplars, device=device)),
         *(
             *d.assign_directions(x),

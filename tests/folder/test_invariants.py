@@ -92,10 +92,14 @@ def column(column_name, values, name="regions.parquet"):
     def change(given):
         old = given[column_name].to_pylist()
         new = values(old) if callable(values) else [values] * len(old)
-        field = given.schema.field(column_name)
-        return given.set_column(given.schema.get_field_index(column_name), field, pa.array(new, field.type))
+        return replaced(given, column_name, new)
 
     return table(change, name)
+
+
+def replaced(given, name, new):
+    field = given.schema.field(name)
+    return given.set_column(given.schema.get_field_index(name), field, pa.array(new, field.type))
 
 
 def reverse(given):
@@ -136,8 +140,7 @@ def two_rows(name):
         order = sorted(range(len(members)), key=lambda i: -members[i])
         a, b = next((a, b) for a, b in pairwise(order) if lists[a][0]["token"] != lists[b][0]["token"])
         lists[a], lists[b] = lists[b], lists[a]
-        field = given.schema.field(name)
-        return given.set_column(given.schema.get_field_index(name), field, pa.array(lists, field.type))
+        return replaced(given, name, lists)
 
     return table(change, "annotation/regions.parquet")
 
@@ -151,8 +154,7 @@ def later(given):
         if before < row and births[row] - births[before] > 1 and births[before + 1] > births[before] + 1:
             births[before] += 1
             break
-    field = given.schema.field("arrival_index")
-    return given.set_column(given.schema.get_field_index("arrival_index"), field, pa.array(births, field.type))
+    return replaced(given, "arrival_index", births)
 
 
 def covers(change):
@@ -316,7 +318,7 @@ TAMPERINGS = {
     "a later schema": config("schema_version", value="9.0"),
     "another format": config("format", value="exemplar-partitioning/annotation"),
     "arrivals one later": column("arrival_index", lambda old: [n + 1 for n in old]),
-    "an exemplar one later than in its window": table(lambda t: later(t)),
+    "an exemplar one later than in its window": table(later),
     "the missing mass of another": json_of(
         "config.json", lambda c: c["build"]["unseen"].update(low=0.0, estimate=c["build"]["unseen"]["low"] / 2)
     ),

@@ -53,7 +53,7 @@ def test_builds_keep_answers_and_annotate_on_them(loaded, tmp_path):
     assert annotated.annotation.record.n_activations == d.config.build.n_activations
     assert annotated.annotation.record.text.digest == d.config.text.digest
     (out / "answers.jsonl").write_text("{}\n[")
-    with pytest.raises((DataError, EPError)):
+    with pytest.raises(DataError, match=r"answers\.jsonl is damaged"):
         ep.annotate(out, model=loaded, replace=True)
 
 

@@ -65,15 +65,15 @@ def test_three_workers(alone, cluster, tiny_folder, text_file, tmp_path):
 
 def test_killed_workers_leave_no_trace(alone, cluster, tiny_folder, text_file, tmp_path):
     """kill -9 while they calibrate, while they propose, while they annotate."""
-    rng, killed = random.Random(0), []
+    rng, killed = random.Random(0), {"build": 0, "annotate": 0}
 
     def kill(event):
         due = {"build": (1, 5), "annotate": (2,)}[stage]
         seen.append(event.kind)
         if seen.count("progress") in due and seen.count("progress") not in done and (there := workers()):
             done.add(seen.count("progress"))
-            killed.append(rng.choice(there))
-            killed[-1].kill()
+            rng.choice(there).kill()
+            killed[stage] += 1
 
     stage, seen, done = "build", [], set()
     ep.build(str(tiny_folder), [text_file], out=tmp_path, ray="auto", workers=2, on_event=kill, **OPTIONS)
@@ -81,7 +81,7 @@ def test_killed_workers_leave_no_trace(alone, cluster, tiny_folder, text_file, t
     stage, seen, done = "annotate", [], set()
     ep.annotate(tmp_path, [text_file], model=str(tiny_folder), ray="auto", workers=2, on_event=kill)
     assert tree(tmp_path) == tree(alone)
-    assert len(killed) >= 2
+    assert killed == {"build": 2, "annotate": 1}
 
 
 def _owner(folder, text, out, address):

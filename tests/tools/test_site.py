@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,7 @@ INTERNAL = {"check_region", "check_pursuit", "blocks", "assign_block", "verified
 CORE = {"LeaderClustering", "MemberStatistics"}  # told as a whole
 
 
+@cache
 def callables() -> dict[str, object]:
     """Functions of the reference, and the methods of its classes."""
     told = {}
