@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from words_page import interval
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
@@ -173,11 +175,6 @@ def table(head: str, rows: list[list[str]]) -> str:
     right = [all(row[i][:1] in "+-0123456789" for row in rows) for i in range(len(names))]
     lines = [names, ["--:" if figures else "---" for figures in right], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def interval(values: list[float], form: str = ".3f") -> str:
-    """An estimate with its interval."""
-    return f"{values[0]:{form}} ({values[1]:{form}} to {values[2]:{form}})"
 
 
 def signed(values: list[float], form: str = "+.3f") -> str:

@@ -54,6 +54,12 @@ def mean_interval(
     return float(value_n.mean()), *interval(weight_bn @ value_n / len(value_n))
 
 
+def mean_spread(value_n: Float64[np.ndarray, " n"], count: int = DRAWS) -> list[float]:
+    """The mean of those figures that are known, and its 95 % interval; NaN thrice if there are none."""
+    known_n = value_n[~np.isnan(value_n)]
+    return [round(value, 4) for value in mean_interval(known_n, resamples(max(1, len(known_n)), count, seed=0))]
+
+
 def clustered(cluster_n: np.ndarray, count: int, seed: int) -> Int64[np.ndarray, "b n"]:
     """Draws of whole clusters: items that share one (texts of a document, tasks of a family) come and go together."""
     _, of_n = np.unique(cluster_n, return_inverse=True)

@@ -22,7 +22,7 @@ from exemplar_partitioning.models.loaded import LoadedModel
 from . import nulls
 from .activations import TextActivations
 from .axbench import baselines
-from .paired import interval, mean_interval, resamples
+from .paired import interval, mean_spread, resamples
 
 SHOWN = 10  # tokens of a label
 ITEMS = 10  # held-out members, and others
@@ -70,7 +70,8 @@ def run(loaded: LoadedModel, acts: TextActivations, plan: Plan) -> dict[str, Any
             facts.setdefault(name, {"one_form": round(one_form(clusters, form_v[token_n]), 4)})
         rows += [
             {"percentile": percentile, "arm": name, "k": regions.k, "scored": len(draws[0]), **facts[name],
-             "score": _mean(np.concatenate(draws)), "regions_above": _apart(of["regions"][0], np.concatenate(draws))}
+             "score": mean_spread(np.concatenate(draws)),
+             "regions_above": _apart(of["regions"][0], np.concatenate(draws))}
             for name, draws in of.items()
         ]  # fmt: skip
     return {"plan": asdict(plan), "activations": n, "held_out": n - first_held, "rows": rows}
@@ -145,10 +146,6 @@ def one_form(clusters: Clusters, form_n: Int64[np.ndarray, " n"]) -> float:
     count = coo_array((np.ones(inside.sum()), (clusters.of_n[inside], form_n[inside]))).tocsr()
     members_k = count.sum(axis=1)
     return float((count.max(axis=1).toarray().ravel() >= ONE_FORM * members_k)[members_k > 0].mean())
-
-
-def _mean(value_k: Float64[np.ndarray, " k"]) -> list[float]:
-    return [round(v, 4) for v in mean_interval(value_k, resamples(len(value_k), RESAMPLES, 0))]
 
 
 def _apart(a_k: Float64[np.ndarray, " a"], b_k: Float64[np.ndarray, " b"]) -> list[float]:

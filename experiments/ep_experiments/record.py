@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import platform
 import shlex
+import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from exemplar_partitioning.files import to_json, write_new
 from exemplar_partitioning.models.loaded import ModelInfo
 
 _PACKAGES = ("exemplar-partitioning", "torch", "transformers", "numpy", "scikit-learn")
@@ -34,6 +37,13 @@ def record(
         "minutes": round(seconds / 60, 1),
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def write_study(file: Path, name: str, info: ModelInfo, begun: float, result: dict[str, Any], *, study: str) -> None:
+    """Write what a study found, whole, with its head. begun: by the monotonic clock."""
+    head = record(name, sys.argv[1:], info, 0, time.monotonic() - begun, study=study)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_new(file, to_json(head | result))
 
 
 def _short(argument: str) -> str:

@@ -9,7 +9,6 @@ are those of `ep experiment axbench --dtype bfloat16` at resid_post.15; missing 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ from ep_experiments.activations import TextActivations, text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import cosines
 from ep_experiments.axbench.columns import DualRidge, Ordinary, arms
-from ep_experiments.axbench.detect import ORDINARY_CONTEXT, RESAMPLES, ordinary_texts
+from ep_experiments.axbench.detect import ORDINARY_CONTEXT, ordinary_texts
 from ep_experiments.axbench.readouts import Examples, Rule, auroc, pool
 from ep_experiments.concepts import Concept, ConceptSet, read_concepts
-from ep_experiments.paired import difference, mean_interval, resamples
-from ep_experiments.record import record
+from ep_experiments.paired import difference, mean_spread
+from ep_experiments.record import write_study
 from exemplar_partitioning.demo.corpus import documents_of
-from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.loaded import LoadedModel
 
@@ -57,9 +55,9 @@ def main() -> None:
         acts = text_activations(loaded, [SITE], found.texts, cache=given.cache, context_size=CONTEXT)[SITE]
         rows += detected(found, acts, ordinary, given.cache)
         folds += chosen(found, acts, ordinary)
-    head = record("concepts", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="concepts")
-    result = head | {"site": SITE, "percentile": given.percentile, "k": ordinary.regions.k}
-    given.out.write_bytes(to_json(result | summary(rows) | {"choice": choice(folds), "concepts": rows}))
+    result = {"site": SITE, "percentile": given.percentile, "k": ordinary.regions.k}
+    result |= summary(rows) | {"choice": choice(folds), "concepts": rows}
+    write_study(given.out, "concepts", loaded.info, begun, result, study="concepts")
 
 
 def ordinary_at(loaded: LoadedModel, cache: Path, percentile: float, tokens: int = TOKENS) -> Ordinary:
@@ -137,7 +135,7 @@ def chosen(given: ConceptSet, acts: TextActivations, ordinary: Ordinary) -> list
 def choice(folds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every rule's mean over concepts with its interval, best first."""
     rules = [name for name in folds[0] if name != "name"]
-    table = [{"rule": rule, "auroc": _mean(np.array([row[rule] for row in folds]))} for rule in rules]
+    table = [{"rule": rule, "auroc": mean_spread(np.array([row[rule] for row in folds]))} for rule in rules]
     return sorted(table, key=lambda row: -row["auroc"][0])
 
 
@@ -148,8 +146,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     table = [
         {
             "what": what,
-            **{kind: _mean(value_ck[:, k]) for k, kind in enumerate(KINDS)},
-            "genres": {genre: _mean(value_ck[genre_c == genre, 0]) for genre in sorted(set(genre_c))},
+            **{kind: mean_spread(value_ck[:, k]) for k, kind in enumerate(KINDS)},
+            "genres": {genre: mean_spread(value_ck[genre_c == genre, 0]) for genre in sorted(set(genre_c))},
         }
         for what, value_ck in values.items()
     ]
@@ -167,11 +165,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _above(regions_ck: np.ndarray, other_ck: np.ndarray, kind: int) -> list[float]:
     apart = difference(regions_ck[:, kind], other_ck[:, kind])
     return [round(apart[name], 4) for name in ("difference", "low", "high")]
-
-
-def _mean(value_c: np.ndarray) -> list[float]:
-    value_c = value_c[~np.isnan(value_c)]
-    return [round(float(v), 4) for v in mean_interval(value_c, resamples(len(value_c), RESAMPLES, seed=0))]
 
 
 def _rounded(value: float) -> float | None:

@@ -9,25 +9,22 @@ corpora.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ep_experiments.activations import text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import cosines, standardised
-from ep_experiments.axbench.columns import Arm, arms, of_table
+from ep_experiments.axbench.columns import Arm, arms, both_signs, of_table
 from ep_experiments.axbench.readouts import Encode, Examples, Pooled, Rule, Weights, auroc, ridge
 from ep_experiments.paired import auroc as weighted_auroc
-from ep_experiments.paired import clustered, difference, interval, mean_interval, resamples
-from ep_experiments.record import record
+from ep_experiments.paired import clustered, difference, interval, mean_spread, spread
+from ep_experiments.record import write_study
 from exemplar_partitioning.act.localise import holm
-from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.models.loaded import LoadedModel
 
@@ -57,10 +54,8 @@ def main() -> None:
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
     study = Study(loaded, given.data, given.cache)
     settings = [*study.few_labels(), study.language(), study.tokens()]
-    head = record("few", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="few")
     about = {"site": SITE, "percentile": PERCENTILE, "k": study.ordinary.regions.k, "rule": WIN}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(to_json(head | about | {"settings": settings}))
+    write_study(given.out, "few", loaded.info, begun, about | {"settings": settings}, study="few")
 
 
 class Study:
@@ -160,8 +155,7 @@ class Study:
                 yield name, *_both(encode, given)
         scaled = standardised(self.ordinary.x_nd)
         yield "activation", *_both(scaled, given)
-        signed = lambda x_nd: torch.cat([scaled(x_nd), -scaled(x_nd)], dim=1)  # noqa: E731
-        yield "highest activation", *_both(signed, given)
+        yield "highest activation", *_both(both_signs(self.ordinary.x_nd), given)
         yield "words", *given.words
 
 
@@ -201,7 +195,7 @@ def judged(setting: str, scores: Scores) -> dict[str, Any]:
     """Means, paired differences of regions to every rival, and what the rule says."""
     rivals = [name for name in scores if name != "regions"]
     found = [difference(scores["regions"], scores[name]) for name in rivals]
-    table = [{"arm": name, "auroc": _mean(value_c)} for name, value_c in scores.items()]
+    table = [{"arm": name, "auroc": mean_spread(value_c)} for name, value_c in scores.items()]
     return _verdict(setting, len(scores["regions"]), table, rivals, found)
 
 
@@ -213,7 +207,7 @@ def from_resamples(setting: str, value_b: Scores, difference_b: Scores) -> dict[
         below = float((apart_b[1:] <= 0).mean())
         p = max(2 * min(below, 1 - below), 1 / len(apart_b))
         found.append({"difference": float(apart_b[0]), "low": low, "high": high, "p": p})
-    table = [{"arm": name, "auroc": [_round(of[0]), *map(_round, interval(of[1:]))]} for name, of in value_b.items()]
+    table = [{"arm": name, "auroc": spread(of)} for name, of in value_b.items()]
     return _verdict(setting, len(KINDS_OF_TOKENS), table, list(difference_b), found)
 
 
@@ -229,10 +223,6 @@ def _verdict(
     loses = any(row["difference"] <= -WIN and row["high"] < 0 for row in found)
     verdict = "win" if wins else "lose" if loses else "level"
     return {"setting": setting, "units": units, "verdict": verdict, "table": table, "pairs": pairs}
-
-
-def _mean(value_c: np.ndarray) -> list[float]:
-    return [_round(v) for v in mean_interval(value_c, resamples(len(value_c), 4000, seed=0))]
 
 
 _round: Callable[[float], float] = lambda value: round(float(value), 4)  # noqa: E731

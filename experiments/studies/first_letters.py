@@ -22,11 +22,9 @@ import torch
 from jaxtyping import Bool, Int64
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ep_experiments.activations import text_activations
-from ep_experiments.nulls import random_exemplars
-from ep_experiments.paired import interval, resamples
+from ep_experiments.paired import mean_spread
 from ep_experiments.probes.features import one_hot
 from ep_experiments.probes.logistic import prepared
 from ep_experiments.reconstruction import arms
@@ -129,13 +127,12 @@ def features(
     """Which features of every arm are active on which words."""
     calibration = calibrate([pool_nd[:BATCH]], list(PERCENTILES))
     center_d = torch.as_tensor(calibration.center).float()
-    u_nd = normalize(pool_nd - center_d, dim=1)
     for percentile in PERCENTILES:
         exemplars_kd = arms.exemplars(pool_nd, center_d, calibration.thresholds[percentile])
         k = len(exemplars_kd)
         sets = {"exemplars": exemplars_kd}
-        sets["k-means"] = arms.lloyd(random_exemplars(u_nd, k, 0), u_nd, 10)
-        sets["random activations"] = random_exemplars(u_nd, k, 0)
+        sets["k-means"] = arms.spherical_kmeans(pool_nd, center_d, k, 0)
+        sets["random activations"] = arms.random_activations(pool_nd, center_d, k, 0)
         for name, directions_kd in sets.items():
             d = Dictionary(center_d, directions_kd, 1.0)
             if name == "exemplars":
@@ -189,9 +186,7 @@ def pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def mean(value_l: np.ndarray) -> list[float]:
     """With its 95 % interval, letters drawn anew."""
-    value_l = value_l[~np.isnan(value_l)]
-    drawn_b = resamples(len(value_l), 1000, 0) @ value_l / len(value_l)
-    return [round(float(value), 4) for value in (value_l.mean(), *interval(drawn_b))]
+    return mean_spread(value_l, 1000)
 
 
 def kin(chosen: dict[str, list[int]], fine: Dictionary, coarse: Dictionary) -> dict[str, Any]:

@@ -323,7 +323,7 @@ class Study:
         self.say(f"curve {layer}, order {order}")
 
     def small(self, layer: int, order: int) -> None:
-        """Part 3: directions, an autoencoder of the same tokens seen ten times, and at the first block the variants."""
+        """Part 3: directions, an autoencoder of the same tokens, seen five times, and at the first block variants."""
         self.curve(layer, order)
         self.trained(layer, [Recipe("topk", seed=order)], self.sizes.few, self.sizes.batch, epochs=5)
         self.write()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,13 +29,12 @@ from ep_experiments.behaviours.known import refuses
 from ep_experiments.behaviours.prompts import advbench, harmbench
 from ep_experiments.behaviours.scoring import judged
 from ep_experiments.paired import above_null, difference
-from ep_experiments.record import record
+from ep_experiments.record import write_study
 from exemplar_partitioning.act.edits import off, orthonormal
 from exemplar_partitioning.act.localise import holm, last_activations, rates, wilson
 from exemplar_partitioning.core.calibration import calibrate
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.core.leader import LeaderClustering
-from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.generate import encode, generate
 from exemplar_partitioning.models.hooks import applied
 from exemplar_partitioning.models.load import load_model
@@ -60,9 +58,8 @@ def main() -> None:
     begun = time.monotonic()
     loaded = load_model("qwen2.5-coder-0.5b-instruct", dtype="bfloat16", device="cpu")
     result = Study(loaded, given.folder).run()
-    head = record("single activations", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="single")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(to_json(head | {"site": SITE, "percentile": PERCENTILE} | result))
+    about = {"site": SITE, "percentile": PERCENTILE}
+    write_study(given.out, "single activations", loaded.info, begun, about | result, study="single")
 
 
 class Study:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ep_experiments.record import record
+from ep_experiments.record import write_study
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.missing_mass import missing_mass, recent_births, uneven_births
-from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.capture import extract_rows
 from exemplar_partitioning.models.identity import special_token_ids
 from exemplar_partitioning.models.load import bos_id, load_model
@@ -66,12 +64,10 @@ def main() -> None:
         "shuffled": np.random.default_rng(0).permutation(len(kept)),
     }
     results = [row for name, order_w in orders.items() for row in measured(name, x_nd, order_w)]
-    head = record("sorted text", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="sorted_text")
     sources = [name.partition(" ")[0] for name, _ in kept]
     counts = {source: sources.count(source) for source in dict.fromkeys(sources)}
     about = {"site": SITE, "windows": len(kept), "every": step, "a_window": len(PLACES), "sources": counts}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(to_json(head | about | {"results": results}))
+    write_study(given.out, "sorted text", loaded.info, begun, about | {"results": results}, study="sorted_text")
 
 
 def sorted_documents(path: Path) -> list[Document]:

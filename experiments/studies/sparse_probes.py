@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ep_experiments.nulls import random_exemplars
 from ep_experiments.paired import difference, macro_auroc
 from ep_experiments.probes.features import Plan, Rows, read_rows
 from ep_experiments.probes.logistic import probe, top_features
@@ -77,11 +76,10 @@ def of_directions(x_nd: Tensor) -> Iterator[tuple[tuple[str, int], Code]]:
         calibration = calibrate([ordered_nd[:BATCH]], [PERCENTILE])
         center_d = torch.as_tensor(calibration.center).float()
         exemplars_kd = arms.exemplars(ordered_nd, center_d, calibration.thresholds[PERCENTILE])
-        u_nd = normalize(ordered_nd - center_d, dim=1)
         sets = {
             "exemplars": exemplars_kd,
             "means": arms.means(exemplars_kd, ordered_nd, center_d),
-            "random activations": random_exemplars(u_nd, len(exemplars_kd), draw),
+            "random activations": arms.random_activations(ordered_nd, center_d, len(exemplars_kd), draw),
         }
         for name, directions_kd in sets.items():
             yield (name, draw), pursued(Dictionary(center_d, directions_kd, 1.0))

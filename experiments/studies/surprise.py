@@ -10,7 +10,6 @@ Shapes: n activations, t documents, k regions, d = d_model.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from ep_experiments.axbench import baselines
 from ep_experiments.axbench.detect import ORDINARY_CONTEXT, ordinary_texts
 from ep_experiments.concepts import read_concepts
 from ep_experiments.ood.methods import nearest
-from ep_experiments.paired import auroc, interval, resampled_by_kind
-from ep_experiments.record import record
+from ep_experiments.paired import auroc, resampled_by_kind, spread
+from ep_experiments.record import write_study
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.demo.corpus import documents_of
-from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.load import load_model
 from exemplar_partitioning.novelty.scores import SHARPNESS
 
@@ -79,9 +77,8 @@ def main() -> None:
         acts = read(documents_of_tokens(given.data / "corpora", kind), LENGTH)
         documents[name] = beginnings(acts, np.arange(len(acts)))
     result = judged(scored(x_nd, documents))
-    head = record("surprise", sys.argv[1:], loaded.info, 0, time.monotonic() - begun, study="surprise")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(to_json(head | {"site": SITE, "built": BUILT} | result))
+    about = {"site": SITE, "built": BUILT}
+    write_study(given.out, "surprise", loaded.info, begun, about | result, study="surprise")
 
 
 def beginnings(acts: TextActivations, rows: np.ndarray) -> list[Tensor]:
@@ -151,18 +148,14 @@ def judged(found: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, Any]:
     mean_b = {arm: np.mean([np.mean(draws, axis=0) for draws in of], axis=0) for arm, of in total_b.items()}
     for arm, value_b in mean_b.items():
         draw_d = np.mean([draws[:, 0] for draws in total_b[arm]], axis=0)
-        row: dict[str, Any] = {"arm": arm, "auroc": _spread(value_b), "draws": [_round(v) for v in sorted(draw_d)]}
+        row: dict[str, Any] = {"arm": arm, "auroc": spread(value_b), "draws": [_round(v) for v in sorted(draw_d)]}
         row["by"] = {kind: _round(kinds[kind, arm][0]) for kind in found}
         what, _, percentile = arm.rpartition(", ")
         if percentile in {f"{p:g}" for p in PERCENTILES} and "regions" not in what:
             base = f"{'surprise of' if what.startswith('surprise') else 'distance to'} regions, {percentile}"
-            row["regions_above"] = _spread(mean_b[base] - value_b)
+            row["regions_above"] = spread(mean_b[base] - value_b)
         rows.append(row)
     return {"documents": {kind: len(next(iter(of.values()))[0]) for kind, of in found.items()}, "rows": rows}
-
-
-def _spread(value_b: np.ndarray) -> list[float]:
-    return [_round(v) for v in (value_b[0], *interval(value_b[1:]))]
 
 
 def _round(value: float) -> float:

@@ -45,13 +45,18 @@ class Ordinary:
     def u_nd(self) -> Float32[Tensor, "n d"]:
         return baselines.centred(self.x_nd, self.regions.center)
 
+    @cached_property
+    def centroids(self) -> Tensor:
+        """Of spherical k-means, as many as there are regions."""
+        return torch.from_numpy(baselines.spherical_kmeans(self.u_nd, self.regions.k, 0))
+
     def draws(self, name: str) -> list[Tensor]:
         """Sets of directions of a name; several of what is drawn at random."""
         k, d_model = self.regions.k, self.regions.d_model
         if name == "regions":
             return [self.regions.exemplars]
         if name == "k-means":
-            return [torch.from_numpy(baselines.spherical_kmeans(self.u_nd, k, 0))]
+            return [self.centroids]
         if name == "random exemplars":
             return [nulls.random_exemplars(self.u_nd, k, seed) for seed in range(DRAWS)]
         return [nulls.gaussian_directions(d_model, k, seed) for seed in range(DRAWS)]
@@ -101,7 +106,7 @@ def arms(
     acts: TextActivations, texts: Sequence[str], fitted_on: Sequence[int], ordinary: Ordinary, cache: Path | None = None
 ) -> list[Arm]:
     """Every arm on some texts. fitted_on: texts whose words make the vocabulary.  cache: where columns are kept."""
-    both = _both_signs(ordinary.x_nd)
+    both = both_signs(ordinary.x_nd)
     made = [
         Arm(name, draw, _pooled(acts, baselines.cosines(ordinary.regions.center, e_kd), cache))
         for name in DIRECTIONS
@@ -147,6 +152,6 @@ def _pooled(acts: TextActivations, encode: Encode, cache: Path | None) -> Column
     return columns
 
 
-def _both_signs(x_nd: Tensor) -> Encode:
+def both_signs(x_nd: Tensor) -> Encode:
     standardised = baselines.standardised(x_nd)
     return lambda y_nd: torch.cat([z_nd := standardised(y_nd), -z_nd], dim=1)
