@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,12 +24,13 @@ from ...errors import DataError, EPError, ResourceError
 from ...folder import bookmarks
 from . import comparing, lists, views
 from .answers import Json, library, number, order, view
+from .asked import answered, field, live, of_text, whole
 from .background import Background, StillComputing
-from .library import Library, NotFound, View
+from .library import Library, NotFound
 from .live import LIMIT, Live
 from .overlaps import Overlaps
 from .steering import Steering
-from .turns import CalledOff, Job
+from .turns import CalledOff
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
@@ -62,9 +62,9 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/api/dictionaries/{key}/bookmarks", _bookmarks),
             Route("/api/dictionaries/{key}/bookmarks", _bookmark, methods=["POST"]),
             Route("/api/dictionaries/{key}/map", _map),
-            Route("/api/dictionaries/{key}/read", _of_text(Live.read), methods=["POST"]),
-            Route("/api/dictionaries/{key}/decompose", _of_text(Live.decompose), methods=["POST"]),
-            Route("/api/dictionaries/{key}/attribute", _of_text(Live.attribute), methods=["POST"]),
+            Route("/api/dictionaries/{key}/read", of_text(Live.read), methods=["POST"]),
+            Route("/api/dictionaries/{key}/decompose", of_text(Live.decompose), methods=["POST"]),
+            Route("/api/dictionaries/{key}/attribute", of_text(Live.attribute), methods=["POST"]),
             Route("/api/dictionaries/{key}/steer", _steer, methods=["POST"]),
             *comparing.ROUTES,
             Route("/", index),
@@ -168,30 +168,6 @@ def _nowhere(request: Request, error: Exception) -> Response:
     return _page(request, status=404)
 
 
-async def _body(request: Request, field: str) -> str:
-    try:
-        value = (await request.json())[field]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EPError(f'send a JSON object such as {{"{field}": "..."}}') from error
-    if not isinstance(value, str):
-        raise EPError(f"{field} must be a text; got {type(value).__name__}")
-    return _whole(field, value)
-
-
-def _whole(field: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise EPError(f"{field} holds half a character at {error.start}: half of a surrogate pair") from error
-    return text
-
-
-def _live(request: Request) -> Live:
-    if request.app.state.live is None:
-        raise EPError("no model is loaded: start `ep explore` with --live")
-    return request.app.state.live
-
-
 def _dictionaries(request: Request) -> Response:
     state = request.app.state
     return Json(
@@ -222,7 +198,7 @@ def _relatives(request: Request) -> Response:
 
 
 async def _label(request: Request) -> Response:
-    text = await _body(request, "text")
+    text = await field(request, "text")
 
     def change() -> dict[str, Any]:
         seen, region = view(request), request.path_params["region"]
@@ -244,7 +220,7 @@ def _bookmarks(request: Request) -> Response:
 
 
 async def _bookmark(request: Request) -> Response:
-    name = await _body(request, "list")
+    name = await field(request, "list")
     asked = await request.json()
     region, kept = asked.get("region"), asked.get("kept", True)
     if type(region) is not int or type(kept) is not bool:
@@ -258,42 +234,15 @@ def _map(request: Request) -> Response:
     return Json(views.chart(view(request)))
 
 
-def _of_text(work: Callable[[Live, View, str, Job], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """What answers with what the model makes of a text of the moment."""
-
-    async def endpoint(request: Request) -> Response:
-        text, live = await _body(request, "text"), _live(request)
-        return await _answered(request, lambda job: work(live, view(request), text, job))
-
-    return endpoint
-
-
-async def _answered(request: Request, work: Callable[[Job], dict[str, Any]]) -> Response:
-    """What the model says; nothing, as soon as its page is gone."""
-    page = request.headers.get("x-page", "")[:80]
-    job = Job(f"{page} {request.url.path}" if page else "")
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        job.call_off()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return Json(await run_in_threadpool(work, job))
-    finally:
-        watching.cancel()
-
-
 async def _steer(request: Request) -> Response:
-    live = _live(request)
+    model = live(request)
     try:
         body = await request.json()
     except (ValueError, RecursionError):
         body = None
     asked = Steering.of(body)
-    _whole("prompt", asked.prompt)
-    return await _answered(request, lambda job: live.steer(view(request), asked, job))
+    whole("prompt", asked.prompt)
+    return await answered(request, lambda job: model.steer(view(request), asked, job))
 
 
 def listen(port: int | None, preferred: int) -> socket.socket:
