@@ -1,6 +1,7 @@
 """A tiny model with a real tokenizer, saved as a user would have it, and some text for it."""
 
 import io
+import os
 import signal
 import sys
 
@@ -13,6 +14,7 @@ from exemplar_partitioning.cli import main
 
 # One thread: on a busy machine, threads that wait for each other make small matrices a hundred times slower.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands, kernels and workers that tests start
 # In the background of a shell it is ignored, and so it would be in the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -92,6 +94,11 @@ def text_file(tmp_path_factory):
 
 # Files that take longest. They begin, so that no core waits for one of them at the end.
 LONGEST = ("test_ray.py", "test_pages.py", "test_notebooks.py", "test_build.py", "test_cli.py", "test_probes.py")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: some tests wait for a browser, a server or a cluster."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items):

@@ -113,7 +113,7 @@ def test_interrupt_saves_and_resume_ends_the_same(built, tiny_folder, text_file,
     assert results(tmp_path / "o") == results(built[0])
 
 
-def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder, text_file, tmp_path):
+def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder, text_file, tmp_path, ep_main):
     """The weights here are none: whoever reads them first says so."""
     model = tmp_path / "weightless"
     shutil.copytree(tiny_folder, model)
@@ -126,9 +126,9 @@ def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder,
         ([text_file, "--out", tmp_path / "taken"], "is a file"),
     ):
         out = [] if "--out" in wrong else ["--out", tmp_path / "o"]
-        done = run("build", model, *wrong, *out)
-        assert (done.returncode, said in done.stderr, "weightless" in done.stderr) == (2, True, False), done.stderr
-    assert run("build", model, text_file, "--out", tmp_path / "o").returncode == 3
+        code, _, shown = ep_main("build", model, *wrong, *out)
+        assert (code, said in shown, "weightless" in shown) == (2, True, False), shown
+    assert ep_main("build", model, text_file, "--out", tmp_path / "o")[0] == 3
 
 
 def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_path, ep_main):

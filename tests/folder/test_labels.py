@@ -1,5 +1,6 @@
 """Labels: kept, never lost, made from tokens; and asked of a real server that speaks the protocol."""
 
+import contextlib
 import json
 import os
 import re
@@ -276,7 +277,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(BrokenPipeError):  # a client that waits no longer
+            self.wfile.write(data)
 
     def log_message(self, *_):
         pass

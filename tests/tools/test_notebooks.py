@@ -46,8 +46,7 @@ def small_world(tiny_folder, tmp_path, monkeypatch):
     config = json.loads((model / "config.json").read_text())
     config["max_position_embeddings"] = 256  # windows as a real model reads them
     (model / "config.json").write_text(json.dumps(config))
-    for name, value in {"EP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.delenv("MPLBACKEND", raising=False)
     (tmp_path / "work").mkdir()
