@@ -87,8 +87,7 @@ def _parts(shown: dict[str, Any], top: int, out: Console) -> Iterator[Renderable
 
 def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
     d, evidence, exemplar = shown["dictionary"], shown["evidence"], shown["exemplar"]
-    where = f" of {d['k']:,}   {visible(d['model'])} {d['site']} percentile {d['percentile']:g}   "
-    where += f"theta {d['threshold']:.3f}"
+    where = f" of {d['k']:,}   {visible(d['model'])} {d['site']} percentile {d['percentile']:g}"
     yield Text.assemble((f"region {exemplar['region']}", "bold"), where)
     for rank, label in enumerate(shown["labels"]):
         text = (visible(label["text"]), "" if rank else "bold")
@@ -102,7 +101,7 @@ def _head(shown: dict[str, Any]) -> Iterator[RenderableType]:
         yield named("members", "none: no token of the annotation's text is nearest to this exemplar")
         return
     share, within = members / d["annotated_activations"], evidence["within"] / members
-    yield named("members", f"{members:,}, {share:.2%} of all; {within:.1%} of them within theta")
+    yield named("members", f"{members:,}, {share:.2%} of all; {within:.1%} of them within theta {d['threshold']:.3f}")
     yield named("coherence", f"{_number(evidence['coherence'])} (length of the members' mean direction, at most 1)")
     halves = f"{evidence['half']:,} and {counted(members - evidence['half'], 'member')}"
     yield named("stability", f"{_number(evidence['stability'])} (cosine of the means of two halves: {halves})")
@@ -133,7 +132,8 @@ def _distances(
         within, beyond = "".join(bars[: theta + 1]), "".join(bars[theta + 1 :])
         yield Text.assemble((name, "dim"), (within, "cyan"), (beyond, "yellow"))
     mean = f"mean {evidence['mean_distance']:.3f} \u00b1 {_number(evidence['std_distance'])}"
-    yield Text(" " * MARGIN + f"{'0':<{wide * theta}}\u2191 theta {threshold:.3f}   {mean}")
+    yield Text(" " * MARGIN + f"{'0':<{wide * theta}}\u2191 theta")
+    yield named("", mean)
 
 
 def _examples(rows: list[dict[str, Any]], threshold: float, top: int, out: Console) -> Iterator[RenderableType]:
