@@ -38,18 +38,24 @@ def main() -> None:
     given = parser.parse_args()
     check_parts(parser, given.parts, tuple(PARTS))
     chosen = bool(given.parts or given.only or given.missing)
-    rows = {row.what: row for row in kept_rows("faults", ["\0"] * chosen, quick=given.quick)}
+    rows = _rows(given.quick) if chosen else {}
     for name in given.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="ep-faults-") as folder:
             Path(folder).chmod(0o755)
             for what, outcomes in PARTS[name](Path(folder), given.quick):
                 row = f"{name}: {what}"
                 if given.only in row and not (given.missing and row in rows):
-                    rows[row] = _row(row, outcomes)
+                    made = {row: _row(row, outcomes)}
+                    rows = (_rows(given.quick) if chosen or rows else {}) | made  # another run may have added some
                     _keep(rows, given.quick)
     print(_total(list(rows.values())))
     if wrong := _total(list(rows.values()))["wrong"]:
         sys.exit(f"{wrong} cases came out wrong")
+
+
+def _rows(quick: bool) -> dict[str, Row]:
+    """Those of the result as it is on the disk."""
+    return {row.what: row for row in kept_rows("faults", ["\0"], quick=quick)}
 
 
 Outcomes = Iterable[tuple[str, str]]  # one of the kinds of faults.pool, and what was said; tried as it is read
@@ -182,6 +188,24 @@ def killed(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
         yield job.name, outcomes(job)
 
 
+def ray(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+    """Workers of a cluster killed 52 times, and what they depend on."""
+    from faults.clusters import Cluster
+
+    cluster: list[Cluster] = []
+
+    def made() -> Cluster:
+        tokens = 40_000 if quick else 400_000
+        cluster[:] = cluster or [Cluster(*_model_and_text(folder, tokens // 10), folder, tokens)]
+        return cluster[0]
+
+    for count in (1, 2, 3, 4):
+        yield f"{count} workers", _all(lambda count: made().workers(count, 1 if quick else 13, SEED + count), count)
+    for name in ("", "gcs_server"):
+        trials = [lambda name=name, after=after: made().owner(name, after) for after in (1, 3)[: 1 if quick else 2]]
+        yield f"{name or 'the process that decides'}, then --resume", _each(*trials)
+
+
 def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     """Every verb of the command line, disturbed at each of its writes."""
     from faults import points as tried
@@ -249,15 +273,15 @@ def _writings(folder: Path, quick: bool) -> list:
     return disk.writings(model, text, folder)
 
 
-def _model_and_text(folder: Path) -> tuple[Path, Path]:
+def _model_and_text(folder: Path, documents: int = 300) -> tuple[Path, Path]:
     from conftest import sentences, tiny_llama
 
     text = folder / "corpus.jsonl"
-    text.write_text("".join(json.dumps({"text": line}) + "\n" for line in sentences(300, seed=1)))
+    text.write_text("".join(json.dumps({"text": line}) + "\n" for line in sentences(documents, seed=1)))
     return tiny_llama(folder / "tiny"), text
 
 
-_PARTS = (damaged, hostile, bombs, tampered, web, killed, points, full, readonly, together, clocks, names, memory)
+_PARTS = (damaged, hostile, bombs, tampered, web, killed, ray, points, full, readonly, together, clocks, names, memory)
 PARTS: dict[str, Callable[[Path, bool], Iterator[tuple[str, Outcomes]]]] = {part.__name__: part for part in _PARTS}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from exemplar_partitioning.demo import wheels
 from exemplar_partitioning.demo.models import PACKAGED_MODELS, packaged_model
 from exemplar_partitioning.demo.wheels import (
     DEFAULT_TEXT_WHEEL,
@@ -21,6 +22,7 @@ from exemplar_partitioning.demo.wheels import (
     cache_dir,
     check_owner,
     fetch_wheel,
+    kept,
     require_free,
 )
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
@@ -225,6 +227,31 @@ def test_a_model_that_anybody_may_change_is_refused(tmp_path):
     (tmp_path / "config.json").chmod(0o666)
     with pytest.raises(DataError, match=r"config\.json belongs to another user, or everybody may write"):
         check_owner(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="makes files of another user")
+@pytest.mark.parametrize("what", ["atlas/a.npz", "atlas"])
+@pytest.mark.parametrize("theirs", [lambda path: os.chown(path, 1, 1), lambda path: path.chmod(0o777)])
+def test_what_others_could_have_put_into_the_cache_is_refused(tmp_path, monkeypatch, what, theirs):
+    monkeypatch.setenv("EP_CACHE", str(tmp_path))
+    path = kept("atlas/a.npz", lambda path: path.write_bytes(b"mine"))
+    theirs(tmp_path / what)
+    with pytest.raises(DataError, match="belongs to another user, or everybody may write"):
+        kept("atlas/a.npz", lambda path: pytest.fail("made again"))
+    assert path.read_bytes() == b"mine"
+
+
+def test_what_follows_from_others_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("EP_CACHE", str(tmp_path))
+    done, replace = [], Path.replace
+    monkeypatch.setattr(wheels, "flush", lambda path: done.append(("flush", path.name)))
+    monkeypatch.setattr(Path, "replace", lambda path, to: done.append(("name", path.name)) or replace(path, to))
+    path = kept("atlas/a.npz", lambda path: path.write_bytes(b"mine"))
+    named = [("name", "a.npz"), ("name", "a.npz.sha256")]
+    assert done == [("flush", "a.npz"), ("flush", "a.npz.sha256"), *named, ("flush", "atlas")]
+    assert not list((tmp_path / "locks").iterdir()) and not list((tmp_path / "staging").iterdir())
+    path.write_bytes(b"another's")
+    assert kept("atlas/a.npz", lambda path: path.write_bytes(b"again")).read_bytes() == b"again"
 
 
 def test_locks_are_taken_away_and_let_one_in_at_a_time(tmp_path):

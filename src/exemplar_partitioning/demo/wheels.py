@@ -6,6 +6,7 @@ Layout of the cache (`$EP_CACHE`, else `$XDG_CACHE_HOME/exemplar-partitioning`, 
 
     wheels/<file name>.whl      as published; checked against the pinned sha256 at every use
     models/<name>-c<n>/         a transformers folder, converted once from GGUF (n: version of the conversion)
+    search/, atlas/, labels/    what follows from a dictionary, each file with its hash beside it
     staging/                    work in progress; nothing in here is ever trusted
 
 A file or folder appears under its final name by one rename of finished work, so a process killed at any
@@ -25,10 +26,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import DataError, ResourceError
-from ..files import disk_errors, flush, held_file, sha256
+from ..files import disk_errors, flush, held_file, is_sealed, seal, sha256
 
 Notify = Callable[[str], None]
 """Takes one line of news meant for a person."""
@@ -74,16 +76,21 @@ def cache_dir() -> Path:
     return root / "exemplar-partitioning"
 
 
-def check_owner(folder: Path) -> None:
-    """Refuse what others could have put into the cache: hashes that lie beside a file tell nothing of that."""
+def check_owner(path: Path) -> None:
+    """Refuse what others could have put into the cache: hashes that lie beside a file tell nothing of that.
+
+    Folders that it lies in count too: who may write to them could exchange it later.
+    """
     if not hasattr(os, "geteuid"):  # Windows
         return
-    trusted = {0, os.geteuid(), cache_dir().stat().st_uid}  # whoever made the cache was chosen by who uses it
-    for path in (folder, *folder.rglob("*")):
-        status = path.stat()
+    root = cache_dir()
+    trusted = {0, os.geteuid(), root.stat().st_uid}  # whoever made the cache was chosen by who uses it
+    around = (folder for folder in path.parents if root in folder.parents)
+    for each in (path, *path.rglob("*"), *around):
+        status = each.stat()
         if status.st_uid not in trusted or status.st_mode & stat.S_IWOTH:
             raise DataError(
-                f"{path} belongs to another user, or everybody may write to it, so what it holds cannot be trusted; "
+                f"{each} belongs to another user, or everybody may write to it, so what it holds cannot be trusted; "
                 "set EP_CACHE to a folder of your own, or have its files belong to you, root or the cache's owner alone"
             )
 
@@ -213,6 +220,47 @@ def staging() -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def kept(name: str, make: Callable[[Path], object]) -> Path:
+    """A file that follows from others, in the cache: made if it is not there yet, or not what was written.
+
+    Args:
+        name: of the file below the cache, in a folder of its kind.
+        make: writes it to a path.
+
+    Raises:
+        ResourceError: the cache cannot be written.
+        DataError: somebody else could have put it there.
+    """
+    path = cache_dir() / name
+    with locked(name.replace("/", "-")):
+        if not _is_whole(path):
+            with staging() as work:
+                make(work / path.name)
+                seal(work / path.name)
+                files = sorted(work.iterdir())
+                for file in files:
+                    flush(file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                for file in files:  # the hash comes last
+                    file.replace(path.parent / file.name)
+                flush(path.parent)
+    check_owner(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        status = path.stat()
+        return _sealed(path, status.st_mtime_ns, status.st_size)
+    except OSError:
+        return False
+
+
+@lru_cache
+def _sealed(path: Path, *_changed: int) -> bool:
+    return is_sealed(path)
 
 
 def require_free(need: int, what: str) -> None:

@@ -19,13 +19,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from math import log
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..demo.wheels import cache_dir, locked, staging
+from ..demo.wheels import kept
 from ..errors import ResourceError
 from ..files import read_tensors, sha256
 from .annotation import Annotation
@@ -99,19 +100,17 @@ def _stem(word: str) -> str:
 
 def _kept(annotation: Annotation) -> pa.Table:
     """From the user's cache, or made and put there; where nothing can be written, made alone."""
-    dictionary = annotation.dictionary
     mark = sha256(annotation.path / "annotation.json")[:32]
-    path = cache_dir() / "labels" / f"{dictionary.content_id[:32]}-{mark}-{_VERSION}.parquet"
-    made = None
-    with suppress(ResourceError, OSError), locked(f"labels-{path.stem}"):
-        with suppress(OSError, pa.ArrowException):  # none yet, or half a file
-            return pq.read_table(path)
-        made = _make(annotation)
-        with staging() as work:
-            pq.write_table(made, work / "labels", compression="zstd")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (work / "labels").replace(path)
-    return made if made is not None else _make(annotation)
+    made: list[pa.Table] = []
+
+    def make(path: Path) -> None:
+        made.append(_make(annotation))
+        pq.write_table(made[0], path, compression="zstd")
+
+    with suppress(ResourceError, OSError):
+        path = kept(f"labels/{annotation.dictionary.content_id[:32]}-{mark}-{_VERSION}.parquet", make)
+        return made[0] if made else pq.read_table(path)
+    return made[0] if made else _make(annotation)
 
 
 def _make(annotation: Annotation) -> pa.Table:

@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..demo.wheels import cache_dir, check_owner, locked, staging
+from ..demo.wheels import kept
 from ..errors import EPError
-from ..files import is_sealed, seal, sha256
+from ..files import sha256
 from .annotation import FOLDER, Annotation
 from .labels import Labels
 from .listing import OnDisk
@@ -126,31 +125,9 @@ def _opened(dictionary: OnDisk) -> sqlite3.Connection:
     """The index, made if it is not in the cache."""
     evidence = dictionary.path / FOLDER / "annotation.json"
     mark = sha256(evidence)[:32] if dictionary.annotated else "none"
-    path = cache_dir() / "search" / f"{dictionary.content_id[:32]}-{mark}-{_VERSION}.sqlite"
-    with locked(f"search-{path.stem}"):
-        if not _is_whole(path):
-            with staging() as work:
-                _write(work / path.name, dictionary)
-                seal(work / path.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                for file in sorted(work.iterdir()):  # the hash comes last
-                    file.replace(path.parent / file.name)
-    check_owner(path)
+    name = f"{dictionary.content_id[:32]}-{mark}-{_VERSION}.sqlite"
+    path = kept(f"search/{name}", lambda path: _write(path, dictionary))
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the file is an index as it was written."""
-    try:
-        status = path.stat()
-        return _sealed(path, status.st_mtime_ns, status.st_size)
-    except OSError:
-        return False
-
-
-@lru_cache
-def _sealed(path: Path, *_changed: int) -> bool:
-    return is_sealed(path)
 
 
 def _write(path: Path, dictionary: OnDisk) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from threadpoolctl import threadpool_limits
 
-from ..demo.wheels import cache_dir, locked, staging
+from ..demo.wheels import kept
 from ..folder.dictionary import StoredDictionary
 
 _PLACED = 3000  # by t-SNE; the rest follow them
@@ -28,14 +28,13 @@ def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     nearest of those. Computed once, then read from the user's cache (`EP_CACHE`): the dictionary's own
     folder may be read-only. Raises ResourceError if the cache cannot be written.
     """
-    name = f"{dictionary.content_id}-{_VERSION}.npz"
-    path = cache_dir() / "atlas" / name
-    with locked(f"atlas-{name}"):
-        xy_k2 = _cached(path, dictionary.k)
-        if xy_k2 is None:
-            xy_k2 = _layout(dictionary.exemplars.numpy(), dictionary.regions["arrivals"].to_numpy())
-            _keep(path, xy_k2)
-    return xy_k2
+
+    def make(path: Path) -> None:
+        np.savez(path, xy=_layout(dictionary.exemplars.numpy(), dictionary.regions["arrivals"].to_numpy()))
+
+    path = kept(f"atlas/{dictionary.content_id}-{_VERSION}.npz", make)
+    with path.open("rb") as file, np.load(file) as arrays:
+        return arrays["xy"]
 
 
 def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
@@ -49,23 +48,6 @@ def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     middle = dictionary.regions["arrivals"].to_numpy() @ (around_k / np.maximum(np.abs(around_k), 1e-12))
     longitude_k = np.angle(around_k * np.exp(-1j * np.angle(middle)))
     return np.stack([longitude_k, np.arctan2(z, np.hypot(x, y))], axis=1).astype(np.float32)
-
-
-def _cached(path: Path, k: int) -> Float32[np.ndarray, "k 2"] | None:
-    """Positions kept earlier; None if there are none, or not these (a zip file knows its checksum)."""
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            xy_k2 = arrays["xy"]
-    except Exception:  # whatever a damaged zip provokes: it is made again
-        return None
-    return xy_k2 if xy_k2.shape == (k, 2) and xy_k2.dtype == np.float32 else None
-
-
-def _keep(path: Path, xy_k2: Float32[np.ndarray, "k 2"]) -> None:
-    with staging() as work:
-        np.savez(work / "atlas.npz", xy=xy_k2)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (work / "atlas.npz").replace(path)
 
 
 def _layout(e_kd: Float32[np.ndarray, "k d"], count_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k 2"]:
