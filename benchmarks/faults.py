@@ -132,7 +132,7 @@ def hostile(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 
 
 def bombs(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
-    """Pickles that are small and ask for much, under a limit of memory and of processor time."""
+    """Pickles and containers that are small and ask for much, under a limit of memory and of processor time."""
     from exchange import test_pickle_bombs as made
     from faults.pool import OTHER, REFUSED, WRONG
 
@@ -141,7 +141,7 @@ def bombs(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
         for what, said in made.tried(folder, 3 if quick else None).items():
             yield kinds.get(said.split(":")[0], WRONG), f"{what}: {said}"
 
-    yield f"pickles, {made.FACTOR} times their size and {made.FLOOR >> 20} MB", outcomes()
+    yield f"pickles and containers, {made.FACTOR} times their size and {made.FLOOR >> 20} MB", outcomes()
 
 
 def tampered(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:

@@ -1,13 +1,16 @@
-"""Pickles that are small and ask for much: each is refused or read in memory and time proportional to its size.
+"""Pickles and containers that ask for much: each is refused or read in memory and time proportional to its size.
 
 Every file is read in a process of its own, which may not allocate more than the bound, nor take longer.
 """
 
+import io
 import json
+import math
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ import json, os, resource, signal, sys, time
 from pathlib import Path
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.exchange.from_paper import import_published
+from exemplar_partitioning.exchange.from_sae import load_sae
 from exemplar_partitioning.exchange.pickles import read_pickle
 import exemplar_partitioning as ep, torch, pyarrow.parquet
 torch.set_num_threads(1)
@@ -30,7 +34,9 @@ def child(path, bound, seconds):
     resource.setrlimit(resource.RLIMIT_AS, (pages + bound, pages + bound))
     signal.setitimer(signal.ITIMER_PROF, seconds)  # of this process, whatever else runs
     try:
-        if path.name.startswith("import"):
+        if path.is_dir():
+            load_sae(path)
+        elif path.name.startswith("import"):
             import_published(path, path.parent / f"out-{path.stem}", site="resid_post.1", percentile=2.0)
         else:
             read_pickle(path)
@@ -164,6 +170,76 @@ IMPORTS = {
 }  # fmt: skip
 
 
+def npy(shape: tuple[int, ...], content: bytes = b"", dtype: str = "<f4") -> bytes:
+    header = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + content
+
+
+def npz(**members: bytes) -> dict[str, bytes]:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members.items():
+            archive.writestr(f"{member}.npy", content)
+    return {"params.npz": file.getvalue()}
+
+
+def weights(dtype: str = "F32", item: int = 4, **shapes: tuple[int, ...]) -> bytes:
+    """A safetensors file of ones."""
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + math.prod(shape) * item]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"\0\0\x80\x3f" * (end // 4) + bytes(end % 4)
+
+
+def saelens(config: object, content: bytes) -> dict[str, bytes]:
+    return {"cfg.json": json.dumps(config).encode(), "sae_weights.safetensors": content}
+
+
+RESCALED = {"architecture": "topk", "k": 2, "rescale_acts_by_decoder_norm": True}
+MANY = 200_000
+ZEROS = bytes(50_000_000)
+NORMAL = {"W_enc": (6, 4), "b_enc": (4,), "W_dec": (4, 6), "b_dec": (6,)}
+CONTAINERS: dict[str, dict[str, bytes]] = {
+    "an npz of nothing but zeros": npz(
+        **{name: npy((5000, 2500), ZEROS) for name in ("W_enc", "W_dec")}, b_enc=npy((2500,), bytes(10_000))
+    ),
+    "an npz of half precision zeros": npz(W_enc=npy((5000, 5000), ZEROS, "<f2")),
+    "an npz of bytes": npz(W_enc=npy((5000, 10_000), ZEROS, "|u1")),
+    "an npz of truth values": npz(W_enc=npy((50_000_000,), ZEROS, "|b1")),
+    "an npz of complex numbers": npz(W_enc=npy((2500, 2500), bytes(50_000_000), "<c8")),
+    "an npz of long texts": npz(W_enc=npy((1,), ZEROS, "<U12500000")),
+    "an npz longer than it says": npz(W_enc=npy((4,), ZEROS)),
+    "an npz of more than it has": npz(W_enc=npy((1 << 40,), bytes(64))),
+    "an npz of a shape that wraps": npz(W_enc=npy((1 << 33, 1 << 33), bytes(64))),
+    "an npz of records": npz(W_enc=npy((2, 2), bytes(64), "V1000000000")),
+    "an npz of many arrays": npz(**{f"a{i}": npy((4,), bytes(16)) for i in range(3000)}),
+    "an npz with a name many times": npz(**{"W_enc" + "x" * 60_000: npy((4,), bytes(16))}),
+    "an npz in an npz": npz(W_enc=npz(a=npy((4,), ZEROS))["params.npz"]),
+    "weights rescaled without end": saelens(
+        RESCALED, weights(W_enc=(MANY, 1), b_enc=(1,), W_dec=(MANY, 1), b_dec=(MANY,))
+    ),
+    "a bias rescaled without end": saelens(
+        RESCALED, weights(W_enc=(1, MANY), b_enc=(MANY, 1), W_dec=(MANY, 1), b_dec=(1,))
+    ),
+    "a threshold without end": saelens(
+        {"architecture": "jumprelu"}, weights(**NORMAL, threshold=(MANY, 1))
+    ),
+    "weights of one byte": saelens({}, weights("U8", 1, W_enc=(2000, 2000), b_enc=(4,), W_dec=(4, 2000))),
+    "weights of float8": saelens({}, weights("F8_E4M3", 1, W_enc=(2000, 2000), b_enc=(4,), W_dec=(4, 2000))),
+    "weights of half precision": saelens(
+        {}, weights("F16", 2, W_enc=(1000, 2000), b_enc=(2000,), W_dec=(2000, 1000), b_dec=(1000,))
+    ),
+    "many tensors": saelens({}, weights(**NORMAL, **{f"t{i}": (1,) for i in range(20_000)})),
+    "tensors of no size": saelens({}, weights(**dict.fromkeys(NORMAL, (0,) * 60))),
+    "a tensor of many dimensions": saelens({}, weights(W_enc=(1,) * 5000)),
+    "k without end": saelens({"architecture": "topk", "k": 10**300}, weights(**NORMAL)),
+    "a config that nests": {**saelens({}, weights(**NORMAL)), "cfg.json": b'{"a":' * 100_000},
+    "a config of many keys": saelens({f"k{i}": i for i in range(50_000)}, weights(**NORMAL)),
+    "a name without end": saelens({"model_name": "x" * 2_000_000}, weights(**NORMAL)),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     return tried(tmp_path_factory.mktemp("bombs"))
@@ -177,6 +253,12 @@ def tried(folder, count=None):
             path = folder / f"{kind} {what}.pkl"
             path.write_bytes(content)
             cases.append((str(path), FLOOR + FACTOR * len(content)))
+    for what, files in list(CONTAINERS.items())[:count]:
+        path = folder / f"hold {what}"
+        path.mkdir()
+        for file, content in files.items():
+            (path / file).write_bytes(content)
+        cases.append((str(path), FLOOR + FACTOR * sum(map(len, files.values()))))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ, json.dumps(cases)],
@@ -189,7 +271,14 @@ def tried(folder, count=None):
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
-@pytest.mark.parametrize("what", [*(f"read {what}" for what in READS), *(f"import {what}" for what in IMPORTS)])
+@pytest.mark.parametrize(
+    "what",
+    [
+        *(f"read {what}" for what in READS),
+        *(f"import {what}" for what in IMPORTS),
+        *(f"hold {what}" for what in CONTAINERS),
+    ],
+)
 def test_memory_and_time_are_bounded_by_the_files_size(outcomes, what):
     assert outcomes[what].split(":")[0] in ("read", "refused"), outcomes[what]
     assert "Memory" not in outcomes[what]

@@ -11,9 +11,11 @@ Shapes: n activations, f features, d = d_model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from ..errors import DataError, EPError
 from ..files import foreign, read_json
 
 Kind = Literal["relu", "topk", "jumprelu"]
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_MARGIN = 4 << 20  # bytes, beyond three times the size of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,8 @@ def _saelens(folder: Path) -> SparseAutoencoder:
     w_enc, b_enc, w_dec = (_named(folder, tensors, name) for name in ("W_enc", "b_enc", "W_dec"))
     threshold = tensors.get("threshold", tensors.get("topk_threshold"))
     if architecture.endswith("topk") and config.get("rescale_acts_by_decoder_norm"):
+        if w_dec.T.shape != w_enc.shape or w_enc.shape[1:] != b_enc.shape:  # broadcast, they could fill any memory
+            raise DataError(f"{folder}: W_enc {[*w_enc.shape]}, W_dec {[*w_dec.shape]} and b_enc do not fit together")
         norm_f = w_dec.norm(dim=1)
         w_enc, b_enc, w_dec = w_enc * norm_f, b_enc * norm_f, w_dec / norm_f[:, None]
     kind: Kind = "relu" if architecture == "standard" else "topk" if architecture == "topk" else "jumprelu"
@@ -200,17 +206,43 @@ def _gemma_scope(path: Path) -> SparseAutoencoder:
 def _named(path: Path, tensors: dict[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
         raise DataError(
-            f"{path} holds no {name}, only {', '.join(sorted(tensors))}; the file is incomplete or another's"
+            f"{path} holds no {name}, only {', '.join(sorted(tensors))[:300]}; the file is incomplete or another's"
         )
     return tensors[name]
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     with foreign(path, "safetensors"):
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        tensors = load_file(path)
+    if odd := {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in _FLOATS}:
+        raise DataError(f"{path} holds {', '.join(sorted(odd))}; expected float16, bfloat16, float32 or float64")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _holds(archive: ZipFile, member: ZipInfo) -> bool:
+    """Whether an array's shape is within its bytes: numpy makes room for the shape first."""
+    with archive.open(member) as file:
+        old = np.lib.format.read_magic(file) == (1, 0)
+        shape, _, dtype = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)
+    return math.prod(shape) * dtype.itemsize <= member.file_size
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
+    size, tensors = path.stat().st_size, dict[str, Tensor]()
+    left = room = 3 * size + _MARGIN
     # opened here, since numpy leaves a damaged file open
     with foreign(path, "arrays"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
+        members = arrays.zip.infolist()
+        if sum(member.file_size for member in members) <= room and all(_holds(arrays.zip, one) for one in members):
+            for name in arrays.files:
+                array = arrays[name]
+                left -= 4 * array.size + array.nbytes * (array.dtype != np.float32)
+                if left < 0:
+                    break
+                tensors[name] = torch.from_numpy(array.astype(np.float32, copy=False))
+            else:
+                return tensors
+    raise DataError(
+        f"{path} has {size:,} bytes and asks for more than {room:,} of memory, or for more than it holds: it is "
+        "damaged, or made to fill memory"
+    )
