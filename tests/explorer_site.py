@@ -46,18 +46,19 @@ def get(url, body=None):
     return json.loads(text)
 
 
-def build_tiny(folder, text_file, out):
+def build_tiny(folder, text_file, out, sites="resid_post.1", **settings):
     """A real build over the tiny model at percentiles 5 and 20: its folder."""
     ep.build(
         str(folder),
         [text_file],
         out=out,
-        sites="resid_post.1",
+        sites=sites,
         percentiles=[5, 20],
         calibration_batch=500,
         calibration_sample=2000,
         saturation_window=4000,
         context_size=32,
         shuffle_buffer=50,
+        **settings,
     )
     return out

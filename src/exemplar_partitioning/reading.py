@@ -79,7 +79,7 @@ class TokenDecomposition:
         return asdict(self)
 
 
-class _Read(NamedTuple):
+class TextTokens(NamedTuple):
     """A text's own tokens: offsets, ids, pieces, which are special; and their activations at each site."""
 
     position_n: np.ndarray
@@ -104,7 +104,7 @@ def read(
     text. batch_size, on_batch: of windows, as the Extractor has them.
     Raises EPError for another model or an empty text.
     """
-    tokens = _tokens_of(dictionaries, loaded, text, batch_size, on_batch)
+    tokens = tokens_of(dictionaries, loaded, text, batch_size, on_batch)
     readings = []
     for dictionary in dictionaries:
         region_n, distance_n = dictionary.assign(tokens.activations[dictionary.config.site.name].numpy())
@@ -151,7 +151,7 @@ def decomposed(
         EPError: another model, a text without tokens, or a k out of range.
     """
     dictionary.check_pursuit(k, basis=basis, method=method)
-    tokens = _tokens_of([dictionary], loaded, text)
+    tokens = tokens_of([dictionary], loaded, text)
     x_nd = tokens.activations[dictionary.config.site.name]
     parts = dictionary.decompose(x_nd, k, basis=basis, method=method)
     norm_n = torch.linalg.vector_norm(x_nd - dictionary.center, dim=1)
@@ -173,13 +173,14 @@ def decomposed(
     return answer
 
 
-def _tokens_of(
+def tokens_of(
     dictionaries: Sequence[StoredDictionary],
     loaded: LoadedModel,
     text: str,
     batch_size: int = 16,
     on_batch: Callable[[int], None] | None = None,
-) -> _Read:
+) -> TextTokens:
+    """A text's tokens with their activations at the sites of some dictionaries; arguments as in `read`."""
     windowing = _in_order(dictionaries[0])
     for dictionary in dictionaries:
         check_model(dictionary, loaded)
@@ -200,7 +201,7 @@ def _tokens_of(
         text_n = torch.from_numpy(~special_n)
         own = {name: x_nd[text_n].double().mean(0).float().expand_as(x_nd) for name, x_nd in own.items()}
     pieces = token_texts(loaded.tokenizer, ids[ordinary])
-    return _Read(positions[ordinary], ids[ordinary], pieces, special_n, own)
+    return TextTokens(positions[ordinary], ids[ordinary], pieces, special_n, own)
 
 
 def _in_order(dictionary: StoredDictionary) -> Windowing:

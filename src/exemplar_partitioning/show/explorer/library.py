@@ -207,15 +207,18 @@ class Library:
                 view = self.open(key)
                 _ = view.labels(), view.top_tokens, view.lens
 
-    def siblings(self, view: View) -> Iterator[View]:
-        """The same site at other percentiles, finest first; not those that are damaged, whose own page tells."""
-        site = view.dictionary.config.site.name
+    def mates(self, view: View, site: str | None = None) -> Iterator[View]:
+        """Dictionaries of the same model in its build, or of one site of it; not those that are damaged."""
         for entry in self.entries.values():
-            if entry.key == view.key or not entry.config or entry.build_folder != view.entry.build_folder:
+            if not entry.config or entry.build_folder != view.entry.build_folder:
                 continue
-            if same_model(entry.config.model, view.dictionary.config.model) and entry.config.site.name == site:
-                with contextlib.suppress(EPError):
+            if same_model(entry.config.model, view.dictionary.config.model) and site in (None, entry.config.site.name):
+                with contextlib.suppress(EPError):  # told on its own page
                     yield self.open(entry.key)
+
+    def siblings(self, view: View) -> Iterator[View]:
+        """The same site at other percentiles, finest first."""
+        return (mate for mate in self.mates(view, view.dictionary.config.site.name) if mate.key != view.key)
 
     def others(self, view: View) -> Iterator[View]:
         """Dictionaries of the same width in other builds, those of the same site and percentile first."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from ...act.attribute import attribute
 from ...act.fluency import ALPHA, Fluency, fluency, strongest
@@ -19,13 +22,15 @@ from ...act.steer import Acting
 from ...errors import EPError, ResourceError
 from ...folder.dictionary import StoredDictionary
 from ...folder.model import check_model
+from ...models.capture import Extractor
 from ...models.generate import encode
 from ...models.loaded import LoadedModel
-from ...reading import decomposed, read, written
+from ...models.sites import resolve_sites
+from ...reading import TextTokens, decomposed, read, tokens_of, written
 from .library import View
 from .steering import Steering
 from .turns import Job, Turns
-from .views import brief
+from .views import named
 
 LIMIT = 20_000  # characters of a text
 PARTS = 8  # regions of a token
@@ -65,8 +70,23 @@ class Live:
         return {
             "threshold": view.dictionary.threshold,
             "tokens": tokens,
-            "regions": _named(view, (token["region"] for token in tokens)),
+            "regions": named(view, (token["region"] for token in tokens)),
         }
+
+    def tokens(self, dictionaries: Sequence[StoredDictionary], text: str, job: Job) -> TextTokens:
+        """A text's tokens with their activations. Raises EPError as `read` does."""
+        with self._turns.turn(job):
+            return tokens_of(
+                dictionaries, self.loaded, _checked(text), WINDOWS, on_batch=lambda _: self._turns.pass_on(job)
+            )
+
+    def activations(self, dictionary: StoredDictionary, ids: Sequence[int], sites: Sequence[str]) -> dict[str, Tensor]:
+        """Activations [t, d] of token ids, by site. Raises EPError if the dictionary is another model's."""
+        check_model(dictionary, self.loaded)
+        resolved = {name: resolve_sites(name, self.loaded.architecture)[0] for name in sites}
+        with self._turns.turn(Job()):
+            read = Extractor(self.loaded.model, list(resolved.values())).extract([np.array(ids)])
+        return {name: read[site] for name, site in resolved.items()}
 
     def decompose(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
         """Of which regions every token is made, and a few words about each of them.
@@ -78,7 +98,7 @@ class Live:
             tokens = [
                 token.as_json() for token in decomposed(d, self.loaded, _checked(text), min(PARTS, d.k, d.d_model))
             ]
-        return {"tokens": tokens, "regions": _named(view, (region for token in tokens for region in token["regions"]))}
+        return {"tokens": tokens, "regions": named(view, (region for token in tokens for region in token["regions"]))}
 
     def attribute(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
         """On which regions, at which tokens, it hangs that the most likely next token is not the second likeliest.
@@ -88,7 +108,7 @@ class Live:
         d, text = view.dictionary, _checked(text)
         with self._turns.turn(job or Job()):
             answer = asdict(attribute(self.loaded, d, text, k=min(ATTRIBUTED, d.k, d.d_model)))
-        return {"attribution": answer, "regions": _named(view, (effect["region"] for effect in answer["effects"]))}
+        return {"attribution": answer, "regions": named(view, (effect["region"] for effect in answer["effects"]))}
 
     def steer(self, view: View, asked: Steering, job: Job | None = None) -> dict[str, Any]:
         """What the model writes before and after acting on regions, token by token.
@@ -131,7 +151,7 @@ class Live:
             "chat": bool(getattr(self.loaded.tokenizer, "chat_template", None)),
             "before": before,
             "after": after,
-            "regions": _named(view, [*asked.regions, *(token["region"] for token in before + after)]),
+            "regions": named(view, [*asked.regions, *(token["region"] for token in before + after)]),
         }
 
     def _trying(self, asked: Steering, dictionary: StoredDictionary, job: Job, alpha: float) -> Acting:
@@ -160,9 +180,3 @@ def _checked(text: str) -> str:
     if len(text) > LIMIT:
         raise EPError(f"the text has {len(text):,} characters; give at most {LIMIT:,}")
     return text
-
-
-def _named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:
-    """A few words about each of some regions, by number."""
-    named = sorted({region for region in regions if region is not None})
-    return {str(row["region"]): row for row in brief(view, named)}

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import DataError, EPError, ResourceError
 from ...folder import bookmarks
-from . import comparing, lists, views
+from . import comparing, layers, lists, tokens, views
 from .answers import Json, library, number, order, view
 from .asked import answered, field, live, of_text, whole
 from .background import Background, StillComputing
@@ -67,6 +67,8 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/api/dictionaries/{key}/attribute", of_text(Live.attribute), methods=["POST"]),
             Route("/api/dictionaries/{key}/steer", _steer, methods=["POST"]),
             *comparing.ROUTES,
+            *tokens.ROUTES,
+            *layers.ROUTES,
             Route("/", index),
             Route("/d/{key}", index),
             Route("/d/{key}/regions", index),
@@ -74,6 +76,9 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             Route("/d/{key}/map", charts),
             Route("/d/{key}/tree", index),
             Route("/d/{key}/live", index),
+            Route("/d/{key}/layers", index),
+            Route("/d/{key}/token", index),
+            Route("/d/{key}/stack", index),
             Route("/d/{key}/steer", index),
             Route("/compare", index),
             Route("/static/plotly.min.js", _plotly),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,12 @@ def brief(view: View, regions: Sequence[int] | np.ndarray) -> list[dict[str, Any
         }
         for i in regions
     ]
+
+
+def named(view: View, regions: Iterable[int | None]) -> dict[str, Any]:
+    """Some regions in a few words each, by number."""
+    chosen = sorted({region for region in regions if region is not None})
+    return {str(row["region"]): row for row in brief(view, chosen)}
 
 
 def check_order(sort: str, sorts: Sequence[str], within: str) -> None:

@@ -19,3 +19,9 @@ export function warm(text, distance, threshold, props = {}, tag = "span") {
 
 export const legend = (threshold) =>
   h("p", { class: "dim legend" }, "colour: distance to the exemplar, ", [0, threshold / 2, threshold, 1].map((x) => [warm(x.toFixed(2), x, threshold), " "]), `underlined: within θ = ${fixed(threshold, 4)}`);
+
+// Hues far apart, by the order in which regions occur, so that they stay as one types on.
+export function far() {
+  const seen = new Map();
+  return (region) => seen.get(region) ?? seen.set(region, `${(seen.size * 137.508 + 40) % 360}deg`).get(region);
+}

@@ -17,7 +17,8 @@ export function madeOf(key, made, hue) {
   );
 }
 
-function bar(key, each, regions, hue) {
+// Parts of a token as links, as wide as their share.
+export function bar(key, each, regions, hue) {
   const sum = each.weights.reduce((a, b) => a + Math.abs(b), 0);
   const parts = each.regions.map((region, i) => {
     const weight = each.weights[i] / each.norm;

@@ -1,7 +1,7 @@
 // Which page this is; what all pages share.
 
 import { get, page } from "./api.js";
-import { describe, levels, named, several } from "./dictionaries.js";
+import { blocks, describe, levels, mates, named, several } from "./dictionaries.js";
 import { h, notice } from "./dom.js";
 import { onKey } from "./keys.js";
 
@@ -12,7 +12,10 @@ const PAGES = [
   [/^\/d\/([^/]+)\/regions\/(\d+)$/, "region"],
   [/^\/d\/([^/]+)\/map$/, "map"],
   [/^\/d\/([^/]+)\/tree$/, "tree"],
+  [/^\/d\/([^/]+)\/layers$/, "layers"],
   [/^\/d\/([^/]+)\/live$/, "live"],
+  [/^\/d\/([^/]+)\/token$/, "token"],
+  [/^\/d\/([^/]+)\/stack$/, "stack"],
   [/^\/d\/([^/]+)\/steer$/, "steer"],
   [/^\/compare$/, "compare"],
 ];
@@ -43,7 +46,10 @@ function navigation(name, key, all) {
     );
     const links = [["overview", "Overview", ""], ["list", "Regions", "/regions"], ["map", "Map", "/map"]];
     if (levels(all, key).length > 1) links.push(["tree", "Tree", "/tree"]);
-    if (all.live) links.push(["live", "Live", "/live"], ["steer", "Steer", "/steer"]);
+    if (blocks(all, key).length > 1) links.push(["layers", "Layers", "/layers"]);
+    if (all.live) links.push(["live", "Live", "/live"]);
+    if (mates(all, key).length > 1 && (all.live || name === "stack")) links.push(["stack", "Stacked", "/stack"]);
+    if (all.live) links.push(["steer", "Steer", "/steer"]);
     const current = name === "region" ? "list" : name;
     nav.append(choose, ...links.map(([target, text, rest]) => h("a", { href: page(key, rest), "aria-current": target === current ? "page" : null }, text)));
     onKey("o", () => location.assign(page(key)));
@@ -57,7 +63,7 @@ function navigation(name, key, all) {
   }
 }
 
-const KEPT = { list: "/regions", region: "/regions", map: "/map", tree: "/tree", live: "/live", steer: "/steer" };
+const KEPT = { list: "/regions", region: "/regions", map: "/map", tree: "/tree", live: "/live", steer: "/steer", stack: "/stack", layers: "/layers" };
 
 async function show() {
   document.getElementById("theme").addEventListener("click", toggleTheme);

@@ -1,8 +1,9 @@
 // Any text, read by the model through the dictionary as one types.
 
 import { api, page, post, regionPage } from "../api.js";
+import { mates } from "../dictionaries.js";
 import { count, fixed, h, notice, parted, put, status, table, token, visible } from "../dom.js";
-import { legend, warm } from "../heat.js";
+import { far, legend, warm } from "../heat.js";
 import { hangsOn, madeOf } from "../made.js";
 
 const FIRST = "The old king walks under the stone bridge and sees the river.";
@@ -16,11 +17,12 @@ export default async function render(main, { key, all }) {
   const box = h("textarea", { rows: "3", "aria-label": "Text to read", spellcheck: "false", maxlength: String(all.longest_text), title: `at most ${count(all.longest_text)} characters` });
   const modes = ["region", "distance"];
   const buttons = modes.map((mode) => h("button", { type: "button", onclick: () => choose(mode) }, `colour by ${mode}`));
-  const views = { tokens: () => listed(key, read), "made of": (text) => made(text), "next token": (text) => hangs(text) };
+  const views = { tokens: (text) => listed(key, read, text), "made of": (text) => made(text), "next token": (text) => hangs(text) };
   const tabs = Object.keys(views).map((name) => h("button", { type: "button", onclick: () => look(name) }, name));
   const [problem, key_, shown, rows] = [h("div"), h("div"), h("p", { class: "text live", "aria-label": "Tokens" }), h("div")];
   put(main, h("h1", {}, "Live"), box, h("div", { class: "bar choice", role: "group", "aria-label": "Colours" }, buttons), problem, key_, shown);
-  put(main, h("div", { class: "bar choice", role: "group", "aria-label": "Below" }, tabs), rows);
+  const stacked = h("a", { href: page(key, "/stack") }, "in every dictionary");
+  put(main, h("div", { class: "bar choice", role: "group", "aria-label": "Below" }, tabs, mates(all, key).length > 1 && stacked), rows);
 
   let [mode, below, read, asked] = ["region", "tokens", null, 0];
   const made = async (text) => madeOf(key, await post(api(key, "/decompose"), { text }), far());
@@ -49,6 +51,7 @@ export default async function render(main, { key, all }) {
   }
   async function refresh() {
     const mine = ++asked;
+    stacked.href = page(key, `/stack?${new URLSearchParams({ text: box.value })}`);
     if (!box.value.trim()) return;
     try {
       const started = performance.now();
@@ -77,12 +80,6 @@ export default async function render(main, { key, all }) {
   await refresh();
 }
 
-// Hues far apart, by the order in which regions occur, so that they stay as one types on.
-function far() {
-  const seen = new Map();
-  return (region) => seen.get(region) ?? seen.set(region, `${(seen.size * 137.508 + 40) % 360}deg`).get(region);
-}
-
 function word(key, each, read, mode, hue) {
   if (each.region === null) return h("span", { class: "dim", title: "no region" }, visible(each.text));
   const title = `region ${each.region}: ${visible(read.regions[each.region].label)}; distance ${fixed(each.distance)}${each.within ? ", within θ" : ""}`;
@@ -92,7 +89,8 @@ function word(key, each, read, mode, hue) {
   return [space, h("a", { ...props, class: `hue ${each.within ? "near" : ""}`, style: { "--hue": hue(each.region) } }, visible(text) || "∅")];
 }
 
-function listed(key, read) {
+function listed(key, read, text) {
+  const about = (each) => page(key, `/token?${new URLSearchParams({ text, at: read.tokens.indexOf(each) })}`);
   return table(
     "Tokens with their regions",
     [
@@ -101,6 +99,7 @@ function listed(key, read) {
       ["Label", (each) => (each.region === null ? "" : h("bdi", { class: "label" }, visible(read.regions[each.region].label))), "grow"],
       ["Distance", (each) => fixed(each.distance), "num"],
       ["Within θ", (each) => (each.within ? "yes" : "no"), ""],
+      ["", (each) => each.region !== null && h("a", { href: about(each), "aria-label": `made of, and nearest regions of ${visible(each.text)}` }, "made of"), "nowrap"],
     ],
     read.tokens,
     { class: "small" },

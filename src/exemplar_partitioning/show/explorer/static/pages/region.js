@@ -1,7 +1,7 @@
 // A region: what it is called, what belongs to it, where it comes from, what it promotes, what lies beside it.
 
 import { api, get, page, post, regionPage } from "../api.js";
-import { levels, named } from "../dictionaries.js";
+import { blocks, levels, named } from "../dictionaries.js";
 import { count, facts, fixed, h, lift, notice, parted, percent, put, section, status, table, token, visible } from "../dom.js";
 import { legend, warm } from "../heat.js";
 import { onKey } from "../keys.js";
@@ -19,7 +19,7 @@ export default async function render(main, { key, region, all }) {
   const m = r.members;
   put(
     main,
-    heading(r, levels(all, key).length > 1),
+    heading(r, levels(all, key).length > 1, blocks(all, key).length > 1),
     notice(r.not_annotated),
     notice(r.labels_error, "error"),
     labelling(r),
@@ -41,13 +41,13 @@ function move(r, step) {
   if (to >= 0 && to < r.k) location.assign(regionPage(r.key, to));
 }
 
-function heading(r, inTree) {
+function heading(r, inTree, inRow) {
   const link = (text, to, title) => (to >= 0 && to < r.k ? h("a", { href: regionPage(r.key, to), "aria-label": title, title }, text) : h("span", { class: "dim" }, text));
   return h(
     "div",
     { class: "heading" },
     h("h1", {}, `Region ${r.region} `, token(r.exemplar.token)),
-    h("span", { class: "turn" }, h("a", { href: page(r.key, `/steer?region=${r.region}`), title: "act on this region while the model writes" }, "Steer"), " · ", inTree && [h("a", { href: page(r.key, `/tree#${r.region}`) }, "In the tree"), " · "], link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
+    h("span", { class: "turn" }, h("a", { href: page(r.key, `/steer?region=${r.region}`), title: "act on this region while the model writes" }, "Steer"), " · ", inTree && [h("a", { href: page(r.key, `/tree#${r.region}`) }, "In the tree"), " · "], inRow && [h("a", { href: page(r.key, `/layers?region=${r.region}#follow`), title: "its nearest regions in the blocks before and after" }, "Through layers"), " · "], link("‹ previous", r.region - 1, "previous region, key p"), " · ", link("next ›", r.region + 1, "next region, key n")),
   );
 }
 
@@ -150,7 +150,7 @@ function provenance(r) {
   return section(
     "Exemplar",
     h("p", { class: "text" }, h("bdi", {}, visible(e.context), space, h("mark", {}, visible(word) || "∅"))),
-    h("p", { class: "dim", title: visible(e.document) }, `${visible(e.document.split("/").at(-1))}, token ${count(e.position)} · id ${e.token_id} · norm ${fixed(e.raw_norm, 1)} · activation ${count(e.arrival_index)} of the stream · ${count(e.arrivals)} arrivals · `, h("code", {}, e.content_id)),
+    h("p", { class: "dim", title: visible(e.document) }, `${visible(e.document.split("/").at(-1))}, token ${count(e.position)} · id ${e.token_id} · norm ${fixed(e.raw_norm, 1)} · activation ${count(e.arrival_index)} of the stream · ${count(e.arrivals)} arrivals · `, h("code", {}, e.content_id), " · ", h("a", { href: page(r.key, `/token?region=${r.region}`) }, "nearest regions, and in other dictionaries")),
     name,
   );
 }
@@ -163,7 +163,7 @@ function examples(r) {
   const show = (kind, all = false) => {
     const rows = r.examples.filter((example) => example.kind === kind);
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(kinds[i] === kind)));
-    list.replaceChildren(...rows.slice(0, all ? rows.length : FIRST).map((example) => one(example, r.threshold)));
+    list.replaceChildren(...rows.slice(0, all ? rows.length : FIRST).map((example) => one(r.key, example, r.threshold)));
     const more = rows.length - FIRST;
     if (!all && more > 0) list.append(h("li", { class: "more" }, h("button", { type: "button", onclick: () => show(kind, true) }, `${more} more`)));
   };
@@ -171,10 +171,11 @@ function examples(r) {
   return section("Members", h("div", { class: "bar choice", role: "group", "aria-label": "Which members" }, buttons), legend(r.threshold), list);
 }
 
-function one(example, threshold) {
+function one(key, example, threshold) {
   const told = example.tokens.some(Boolean) ? example.tokens : [example.document]; // without tokens, the row that it was
+  const about = page(key, `/token?${new URLSearchParams({ region: example.region, example: `${example.kind}-${example.rank}` })}`);
   const words = told.map((text, i) => warm(text, example.distances[i], threshold, { class: i === example.at ? "at" : "" }, i === example.at ? "mark" : "span"));
-  return h("li", {}, h("span", { class: "num", title: `${visible(example.document)}, token ${count(example.position)}` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
+  return h("li", {}, h("a", { class: "num", href: about, title: `${visible(example.document)}, token ${count(example.position)}: of what it is made, and what it is near to` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
 }
 
 function lenses(m, beyond) {

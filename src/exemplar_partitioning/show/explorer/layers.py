@@ -1,0 +1,155 @@
+"""One place in block after block of a build: how many regions it has, which persist, and one of them followed.
+
+Shapes: k regions of a dictionary, d = d_model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...compare.nulls import DRAWS
+from ...compare.row import Row, Step, row
+from ...errors import EPError
+from .answers import Json, library, view
+from .library import View
+from .views import brief, size_is
+
+_PRODUCTS = 2e10  # multiplications a second, about, of one core
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The dictionaries of a place, and which of them is asked about.
+
+    Attributes:
+        mates: of every block and percentile.
+        blocks: those of the percentile that is asked about, by block.
+    """
+
+    seen: View
+    mates: list[View]
+    blocks: list[View]
+
+    @classmethod
+    def of(cls, request: Request) -> Layers:
+        seen = view(request)
+        mates = [mate for mate in library(request).mates(seen) if _place(mate) == _place(seen)]
+        percentile = seen.dictionary.config.calibration.percentile
+        return cls(seen, mates, [m for m in mates if m.dictionary.config.calibration.percentile == percentile])
+
+    @property
+    def why_not(self) -> str | None:
+        """Why regions cannot be followed from block to block; None where they can."""
+        if self.seen.dictionary.config.site.width is not None:
+            return f"{_place(self.seen)} of one block and of the next have no coordinates in common."
+        if len(self.blocks) < 2:
+            return f"There is one block of {_place(self.seen)} at this percentile; build several with --site."
+        return None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names the computation."""
+        return ("layers", *(block.key for block in self.blocks))
+
+    @cached_property
+    def seconds(self) -> float:
+        """How long persistence takes, about."""
+        pairs = itertools.pairwise(block.dictionary for block in self.blocks)
+        return sum(2 * (1 + DRAWS) * a.k * b.k * a.d_model for a, b in pairs) / _PRODUCTS
+
+
+def _place(view: View) -> str:
+    """A site without its block, such as resid_post."""
+    return view.dictionary.config.site.name.rpartition(".")[0]
+
+
+def overview(layers: Layers) -> dict[str, Any]:
+    """Regions of the place at every block and percentile, and what following them would take."""
+    sites: dict[str, list[dict[str, Any]]] = {}
+    for mate in layers.mates:
+        config = mate.dictionary.config
+        sites.setdefault(config.site.name, []).append(
+            {"key": mate.key, "percentile": config.calibration.percentile, "k": mate.dictionary.k}
+            | {"threshold": mate.dictionary.threshold, "stopped": config.build.stopped}
+        )
+    percentile = layers.seen.dictionary.config.calibration.percentile
+    return {
+        "place": _place(layers.seen),
+        "percentile": percentile,
+        "sites": [{"site": site, "dictionaries": rows} for site, rows in sites.items()],
+        "why_not": layers.why_not,
+        "seconds": layers.seconds,
+        "command": f"ep match {layers.seen.entry.build_folder} --neighbours --site '{_place(layers.seen)}.*' "
+        f"--percentile {percentile:g} --out persistence",
+    }
+
+
+def persistence(layers: Layers, followed: Row) -> dict[str, Any]:
+    """From each block to the next, what persists, beside its null."""
+    rows = [
+        row | {"key": block.key, "site": block.dictionary.config.site.name}
+        for row, block in zip(followed.rows(), layers.blocks, strict=True)
+    ]
+    summary = followed.summary()
+    return {name: summary[name] for name in ("null", "false_alarms")} | {"rows": rows}
+
+
+def follow(layers: Layers, region: int, followed: Row | None) -> dict[str, Any]:
+    """A region's nearest in the blocks after its own, from each to the next, and in those before it."""
+    blocks, at = layers.blocks, layers.blocks.index(layers.seen)
+    steps: list[Step | None] = [None] * (len(blocks) - 1) if followed is None else [*followed.steps]
+    line = [_stop(layers.seen, layers.seen.check_region(region), None, None)]
+    for i in range(at, len(blocks) - 1):
+        line.append(_next(blocks[i], line[-1]["region"], blocks[i + 1], steps[i], forwards=True))
+    for i in range(at, 0, -1):
+        line.insert(0, _next(blocks[i], line[0]["region"], blocks[i - 1], steps[i - 1], forwards=False))
+    return {"at": at, "line": line, "size_is": size_is(layers.seen)}
+
+
+def _next(here: View, region: int, there: View, step: Step | None, *, forwards: bool) -> dict[str, Any]:
+    (nearest,), (distance,) = there.dictionary.assign_directions(here.exemplars_kd[[region]])
+    cutoff = None if step is None else step.null.cutoffs(step.false_alarms)[0 if forwards else 1]
+    return _stop(there, int(nearest), 1 - float(distance), cutoff)
+
+
+def _stop(view: View, region: int, cosine: float | None, cutoff: float | None) -> dict[str, Any]:
+    persists = None if cutoff is None or cosine is None else cosine > cutoff
+    place = {"key": view.key, "site": view.dictionary.config.site.name}
+    return place | {"cosine": cosine, "cutoff": cutoff, "persists": persists} | brief(view, [region])[0]
+
+
+def _overview(request: Request) -> Response:
+    return Json(overview(Layers.of(request)))
+
+
+def _followable(request: Request) -> Layers:
+    layers = Layers.of(request)
+    if layers.why_not is not None:
+        raise EPError(layers.why_not)
+    return layers
+
+
+def _persistence(request: Request) -> Response:
+    layers = _followable(request)
+    compute = partial(row, [block.dictionary for block in layers.blocks])
+    return Json(persistence(layers, request.app.state.background.get(layers.key, compute)))
+
+
+def _follow(request: Request) -> Response:
+    layers = _followable(request)
+    known = request.app.state.background.peek(layers.key)
+    return Json(follow(layers, request.path_params["region"], known))
+
+
+ROUTES = [
+    Route("/api/dictionaries/{key}/layers", _overview),
+    Route("/api/dictionaries/{key}/layers/persistence", _persistence),
+    Route("/api/dictionaries/{key}/regions/{region:int}/layers", _follow),
+]
