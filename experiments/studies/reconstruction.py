@@ -245,7 +245,7 @@ class Study:
             ("validation", np.flatnonzero(held_b & ~test_b), self.sizes.validation),
             ("test", np.flatnonzero(test_b), self.sizes.test),
         ):
-            part_b = _whole_documents(self.windows, chosen_b, tokens)
+            part_b = whole_documents(self.windows, chosen_b, tokens)
             texts[name] = part_b, self.activations(name, part_b)
         self.x = self.activations("pool", self.pool_b)
         self.document_n = self.windows.rows(self.pool_b)
@@ -590,7 +590,7 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _whole_documents(windows: Windows, chosen_b: np.ndarray, tokens: int) -> np.ndarray:
+def whole_documents(windows: Windows, chosen_b: np.ndarray, tokens: int) -> np.ndarray:
     """Windows of whole documents, drawn at random, until there are so many tokens."""
     documents = np.random.default_rng(0).permutation(np.unique(windows.document_b[chosen_b]))
     held = {int(document): 0 for document in documents}

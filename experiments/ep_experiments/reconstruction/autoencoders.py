@@ -188,16 +188,16 @@ def train(
 
     Args:
         recipes: of one kind and k.
-        x_nd: activations, where the work is to be done.
+        x_nd: activations, of any floating type, where the work is to be done.
         rows: for each run, what it sees and in which order; equally many.
         features: of each autoencoder.
         batch: rows of a step.
     """
     steps = len(rows[0]) // batch
-    training = Training(recipes, x_nd[rows[0][:_SAMPLE]], features, steps)
+    training = Training(recipes, x_nd[rows[0][:_SAMPLE]].float(), features, steps)
     for at_sb in _batches(rows, batch, steps):
-        training.step(x_nd[at_sb])
-    return [training.finished(run, x_nd[chosen[:4096]]) for run, chosen in enumerate(rows)]
+        training.step(x_nd[at_sb].float())
+    return [training.finished(run, x_nd[chosen[:4096]].float()) for run, chosen in enumerate(rows)]
 
 
 def _batches(rows: Sequence[Tensor], batch: int, steps: int) -> Iterator[Tensor]:
