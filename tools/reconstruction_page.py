@@ -123,30 +123,44 @@ def _curve() -> str:
     return "\n".join(lines)
 
 
-def tokens_for(arm: str, run: int, figure: str, target: float) -> str:
-    """The least tokens at which an arm is as good, log-linear between those measured."""
+def tokens_for(arm: str, run: int, figure: str, target: float) -> tuple[int, str]:
+    """The least tokens at which an arm is as good, log-linear between those measured; "<" or ">" if beyond these."""
     better = (lambda value: value <= target) if figure.startswith("fvu") else (lambda value: value >= target)
     curve = sorted((row["tokens"], row[figure][0]) for row in pick(arm=arm, run=run, k=32) if figure in row)
     if better(curve[0][1]):
-        return f"at most {curve[0][0]:,}"
+        return curve[0][0], "<"
     for (low, before), (high, after) in pairwise(curve):
         if better(after):
             share = (target - before) / (after - before)
-            return f"{round(math.exp(math.log(low) + share * math.log(high / low)), -3):,.0f}"
-    return f"more than {curve[-1][0]:,}"
+            return round(math.exp(math.log(low) + share * math.log(high / low)), -3), ""
+    return curve[-1][0], ">"
 
 
 def _ratios() -> str:
-    """Tokens that each arm needs for what an autoencoder's own codes reach."""
-    lines = ["| as good as | by | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
+    """How many times an arm's tokens the autoencoder took, over seeds of it and draws of the documents."""
+    lines = ["| TopK on | by | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
     lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
-    for tokens, shown in ((100_000, "TopK on 0.1 M"), (1_000_000, "TopK on 1 M"), (5_000_001, "TopK on 5 M")):
-        of = trained("topk", tokens, "own")
+    for tokens, shown in ((100_000, "0.1 M"), (1_000_000, "1 M"), (5_000_001, "5 M")):
         for figure, name in (("fvu_others", "FVU, other documents"), ("recovered_zero", "CE recovered")):
-            target = sum(row[figure][0] for row in of) / len(of)
-            cells = [" and ".join(tokens_for(arm, run, figure, target) for run in (0, 1)) for arm in DIRECTIONS]
+            targets = [row[figure][0] for row in trained("topk", tokens, "own")]
+            cells = [
+                _ratio([(tokens, *tokens_for(arm, run, figure, target)) for target in targets for run in (0, 1)])
+                for arm in DIRECTIONS
+            ]
             lines.append(f"| {shown} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _ratio(pairs: list[tuple[int, int, str]]) -> str:
+    """Least and largest; less than so many where an arm is not as good at the most tokens measured in a draw."""
+    ratios = sorted((theirs / ours, beyond) for theirs, ours, beyond in pairs)
+    if all(beyond == ">" for _, beyond in ratios):
+        return " and ".join(f"less than {ratio:.2g}" for ratio in dict.fromkeys(ratio for ratio, _ in ratios))
+    ends = [
+        ("less than " if beyond == ">" else "at least " if beyond == "<" else "") + f"{ratio:.2g}"
+        for ratio, beyond in (ratios[0], ratios[-1])
+    ]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _percentiles() -> str:

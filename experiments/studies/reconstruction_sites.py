@@ -42,7 +42,8 @@ from .reconstruction import HELD_OUT, Windows, activations, read_model, whole_do
 CPU = torch.device("cpu")
 POOL, FEW = 60_000, 30_000  # training tokens
 HELD = {"test": 2_000, "validation": 1_000}
-KS, K = (1, 2, 4, 8, 16, 32, 64), 32
+KS, K = (1, 4, 16, 32, 64), 32
+MAIN = ("exemplars", "means", "random", "topk")  # at every L0 and by cross-entropy in order 0
 PERCENTILES = (0.5, 1.0, 2.0, 4.0)
 CURVE = (7_500, 15_000, POOL)
 SOLVED, STEPS = 5_000, 16  # rows and steps of the codes that least squares looks at
@@ -213,19 +214,18 @@ class Study:
     def _directions(self, layer: int, percentile: float, order: int, tokens: int) -> Iterator[dict[str, Any]]:
         stream = self.stream(layer, order, tokens)
         x_nd, center_d = stream.x_nd, stream.center_d
-        ks = KS if order == 0 and tokens == FEW else (4, K)
         facts = {"layer": layer, "order": order, "tokens": tokens, "percentile": percentile}
 
         def rows(arm: str, make: Callable[[], Tensor]) -> Iterator[dict[str, Any]]:
             begun = time.process_time()
             made_kd = make()
             about = facts | {"arm": arm, "seconds": time.process_time() - begun}
-            yield from self.pursued(about, made_kd, center_d, ks)
+            yield from self.pursued(about, made_kd, center_d)
 
         begun = time.process_time()
         exemplars_kd = arms.exemplars(x_nd, center_d, stream.thresholds[percentile])
         seconds, k = time.process_time() - begun, len(exemplars_kd)
-        yield from self.pursued(facts | {"arm": "exemplars", "seconds": seconds}, exemplars_kd, center_d, ks)
+        yield from self.pursued(facts | {"arm": "exemplars", "seconds": seconds}, exemplars_kd, center_d)
         yield from rows("means", lambda: arms.means(exemplars_kd, x_nd, center_d))
         yield from rows("random", lambda: arms.random_activations(x_nd, center_d, k, order))
         yield from rows("k-means", lambda: arms.spherical_kmeans(x_nd, center_d, k, order))
@@ -240,7 +240,7 @@ class Study:
         made_kd, tau = arms.of_size(lambda share: arms.grown(u_nd, share, K, 2 * k, rows=128), k, 5)
         facts = {"layer": layer, "order": order, "tokens": FEW, "percentile": None, "arm": "ITDA", "tau": tau}
         facts["seconds"] = (time.process_time() - begun) / 5
-        yield from self.pursued(facts, made_kd[:k], stream.center_d, KS if order == 0 else (4, K))
+        yield from self.pursued(facts, made_kd[:k], stream.center_d)
 
     def autoencoder(self, layer: int, recipe: Recipe, tokens: int = FEW, passes: int = 1) -> Iterator[dict[str, Any]]:
         """Trained on an order's first activations: its own codes, and pursuit over its decoder."""
@@ -258,9 +258,8 @@ class Study:
             l0 = float((code_nf != 0).sum(dim=1).float().mean())
             about = facts | {"codes": "own", "directions": len(sae.W_dec), "k": None, "l0": l0}
             about["dead"] = int((~(code_nf != 0).any(dim=0)).sum())
-            yield self.row(about, name, sae.decode(code_nf), ce=name == "test")
-        every = recipe.seed == 0 and recipe.kind == "topk" and tokens == FEW
-        yield from self.pursued(facts, sae.W_dec, sae.b_dec, KS if every else (4, K))
+            yield self.row(about, name, sae.decode(code_nf), ce=name == "test" and _whole(facts))
+        yield from self.pursued(facts, sae.W_dec, sae.b_dec)
 
     def variants(self, layer: int, order: int, part: str) -> Iterator[dict[str, Any]]:
         """What might rebuild better than means, all with as many directions; on validation as well."""
@@ -308,19 +307,22 @@ class Study:
             begun = time.process_time()
             made_kd = make()
             about = facts | {"arm": name, "seconds": time.process_time() - begun}
-            yield from self.pursued(about, made_kd, center_d, (K,), both=True)
+            yield from self.pursued(about, made_kd, center_d, both=True)
 
     # measuring ---------------------------------------------------------------------------------------------------
 
     def pursued(
-        self, facts: dict[str, Any], directions_kd: Tensor, center_d: Tensor, ks: Sequence[int], *, both: bool = False
+        self, facts: dict[str, Any], directions_kd: Tensor, center_d: Tensor, *, both: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Directions with pursuit on test, or validation too; cross-entropy at K."""
+        """Directions with pursuit on test, or validation too."""
         about = {"codes": "pursuit", **facts, "directions": len(directions_kd)}
         for name in ("validation", "test") if both else ("test",):
-            measure = self.measure(facts["layer"], name)
-            for k, x_nd in rebuilt_at(directions_kd, center_d, measure.text.x_nd, ks).items():
-                yield self.row(about | {"k": k, "l0": float(k)}, name, x_nd, ce=name == "test" and k == K)
+            ks = KS if _whole(facts) and name == "test" else (K,)
+            for k, x_nd in rebuilt_at(
+                directions_kd, center_d, self.measure(facts["layer"], name).text.x_nd, ks
+            ).items():
+                ce = name == "test" and k == K and _whole(facts)
+                yield self.row(about | {"k": k, "l0": float(k)}, name, x_nd, ce=ce)
 
     def row(self, facts: dict[str, Any], name: str, x_nd: Tensor, *, ce: bool) -> dict[str, Any]:
         """One measurement, with its sums over documents."""
@@ -328,6 +330,13 @@ class Study:
         row = facts | {"on": name, "error": measure.error(x_nd).tolist(), "relative": measure.relative(x_nd)}
         row["fvu"] = float(measure.error(x_nd).sum() / measure.total_w.sum())
         return row | ({"ce": measure.ce(x_nd).tolist()} if ce else {})
+
+
+def _whole(facts: dict[str, Any]) -> bool:
+    """Measured at every L0, and by cross-entropy."""
+    return (
+        facts["order"] == 0 and facts["tokens"] == FEW and facts["arm"] in MAIN and facts["percentile"] in (1.0, None)
+    )
 
 
 def _claimed(file: Path) -> bool:
