@@ -1,9 +1,11 @@
-"""The generated part of attribution.md, from docs/results/attribution/smollm2.json."""
+"""The generated part of attribution.md and its figure, from docs/results/attribution/smollm2.json."""
 
+import hashlib
 import json
 from pathlib import Path
 
-RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "attribution" / "smollm2.json"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RESULT, FIGURE = DOCS / "results" / "attribution" / "smollm2.json", DOCS / "figures" / "attribution.svg"
 SHOWN = (1, 4, 16, 64, 256)
 
 
@@ -20,12 +22,19 @@ def parts() -> dict[str, str]:
 
 
 def figure_files() -> dict[Path, str]:
-    """None."""
-    return {}
+    """The figure, and the digest of what it follows from."""
+    from ep_experiments.attribution import plots
+
+    return {FIGURE: hashlib.sha256(RESULT.read_bytes() + Path(plots.__file__).read_bytes()).hexdigest()}
 
 
 def draw() -> None:
-    """Nothing."""
+    """Write the figure."""
+    from ep_experiments.attribution.plots import attribution_figure
+    from exemplar_partitioning.show.figures import to_bytes
+
+    svg = to_bytes(attribution_figure(json.loads(RESULT.read_bytes())), "svg")
+    FIGURE.write_bytes(svg + f"<!-- source sha256 {figure_files()[FIGURE]} -->\n".encode())
 
 
 def _curves(r: dict) -> str:

@@ -1,5 +1,6 @@
-"""The tables of docs/reconstruction.md, and its line of claims, from docs/results/reconstruction/full.json."""
+"""The tables of docs/reconstruction.md, its figure and its line of claims, from docs/results/reconstruction/*.json."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -7,7 +8,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "reconstruction" / "full.json"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RESULT, FIGURE = DOCS / "results" / "reconstruction" / "full.json", DOCS / "figures" / "reconstruction.svg"
 NAMES = {
     "exemplars": "exemplars",
     "means": "means of members",
@@ -34,6 +36,7 @@ def rows() -> list[dict]:
 def parts() -> dict[str, str]:
     """Generated parts by the names in their markers."""
     return {
+        "reconstruction-short": _short(),
         "reconstruction": _arms(),
         "reconstruction-l0": _curve(),
         "reconstruction-ratios": _ratios(),
@@ -45,12 +48,30 @@ def parts() -> dict[str, str]:
 
 
 def figure_files() -> dict[Path, str]:
-    """None."""
-    return {}
+    """The figure, and the digest of what it follows from."""
+    from ep_experiments.reconstruction import plots
+
+    code = Path(plots.__file__).read_bytes() + Path(__file__).read_bytes()
+    return {FIGURE: hashlib.sha256(RESULT.read_bytes() + code).hexdigest()}
 
 
 def draw() -> None:
-    """Nothing."""
+    """Write the figure: block 15, one draw of the documents, one seed."""
+    from ep_experiments.reconstruction.plots import reconstruction_figure
+    from exemplar_partitioning.show.figures import to_bytes
+
+    names = {"random": "random activations"}
+    curves = {names.get(arm, arm): pick(arm=arm, tokens=FEW, run=0) for arm in (*DIRECTIONS, "Gaussian")}
+    for tokens, shown, codes, how in (
+        (100_000, "0.1 M", "pursuit", "pursuit"),
+        (5_000_001, "5 M", "pursuit", "pursuit"),
+        (5_000_001, "5 M", "own", "own codes"),
+    ):
+        curves[f"TopK of {shown}, {how}"] = pick(arm="topk", tokens=tokens, codes=codes, order=0, lr=1e-3)
+    for rows_ in curves.values():
+        rows_.sort(key=lambda row: row["l0"])
+    svg = to_bytes(reconstruction_figure(curves), "svg")
+    FIGURE.write_bytes(svg + f"<!-- source sha256 {figure_files()[FIGURE]} -->\n".encode())
 
 
 def pick(**wanted: object) -> list[dict]:
@@ -76,6 +97,24 @@ def trained(kind: str, tokens: int, codes: str, epochs: int = 1) -> list[dict]:
         nearest = min(pick(arm=kind, tokens=tokens, codes="own"), key=lambda row: abs(math.log(row["l0"] / 32)))
         found = [row for row in found if row["l0_coefficient"] == nearest["l0_coefficient"]]
     return found
+
+
+def _short() -> str:
+    """The arms that decide, with intervals over documents."""
+    shown = {
+        "exemplars of 0.2 M tokens": pick(arm="exemplars", tokens=FEW, k=32),
+        "means of their members": pick(arm="means", tokens=FEW, k=32),
+        "as many activations at random": pick(arm="random", tokens=FEW, k=32),
+        "as many Gaussian directions": pick(arm="Gaussian", tokens=FEW, k=32),
+        "k-means centroids of the same tokens": pick(arm="k-means", tokens=FEW, k=32),
+        "TopK, the same tokens ten times, own codes": trained("topk", FEW, "own", 10),
+        "TopK of 5 M tokens, own codes": trained("topk", 5_000_001, "own"),
+        "TopK of 5 M tokens, pursuit over its decoder": trained("topk", 5_000_001, "pursuit"),
+    }
+    lines = ["| L0 32 | FVU, other documents | CE recovered (zero) | (mean) |", "|---|--:|--:|--:|"]
+    for name, (first, *_) in shown.items():
+        lines.append(f"| {name} | " + " | ".join(_interval(first[figure]) for figure in FIGURES[1:]) + " |")
+    return "\n".join(lines)
 
 
 def _arms() -> str:
@@ -140,9 +179,14 @@ def _ratios() -> str:
     """How many times an arm's tokens the autoencoder took, over seeds of it and draws of the documents."""
     lines = ["| TopK on | by | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
     lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
-    for tokens, shown in ((100_000, "0.1 M"), (1_000_000, "1 M"), (5_000_001, "5 M")):
+    for tokens, shown, codes in (
+        (100_000, "0.1 M", "own"),
+        (1_000_000, "1 M", "own"),
+        (5_000_001, "5 M", "own"),
+        (100_000, "0.1 M, pursuit over its decoder", "pursuit"),
+    ):
         for figure, name in (("fvu_others", "FVU, other documents"), ("recovered_zero", "CE recovered")):
-            targets = [row[figure][0] for row in trained("topk", tokens, "own")]
+            targets = [row[figure][0] for row in trained("topk", tokens, codes)]
             cells = [
                 _ratio([(tokens, *tokens_for(arm, run, figure, target)) for target in targets for run in (0, 1)])
                 for arm in DIRECTIONS

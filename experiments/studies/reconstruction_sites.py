@@ -177,7 +177,7 @@ class Study:
             document_n = torch.from_numpy(np.unique(self.windows.rows(part_b), return_inverse=True)[1])
             ids_bs = torch.from_numpy(self.windows.ids_bs[part_b]).long()
             text = Text(ids_bs, torch.from_numpy(self.windows.text_bs[part_b]), x_nd, document_n)
-            self._measures[layer, name] = Measure(self.model, f"resid_post.{layer}", text)
+            self._measures[layer, name] = Measure(None, f"resid_post.{layer}", text)  # the model when it is needed
         return self._measures[layer, name]
 
     def stream(self, layer: int, order: int, tokens: int = FEW) -> Stream:
@@ -200,6 +200,7 @@ class Study:
     def baselines(self, layer: int) -> Iterator[dict[str, Any]]:
         """Sums over documents that all others are set against."""
         measure = self.measure(layer, "test")
+        measure.model = self.model
         for name in ("total", "count", "clean", "zero", "mean"):
             yield {"layer": layer, "baseline": name, "sums": getattr(measure, f"{name}_w").tolist()}
 
@@ -329,7 +330,10 @@ class Study:
         measure = self.measure(facts["layer"], name)
         row = facts | {"on": name, "error": measure.error(x_nd).tolist(), "relative": measure.relative(x_nd)}
         row["fvu"] = float(measure.error(x_nd).sum() / measure.total_w.sum())
-        return row | ({"ce": measure.ce(x_nd).tolist()} if ce else {})
+        if ce:
+            measure.model = self.model
+            row["ce"] = measure.ce(x_nd).tolist()
+        return row
 
 
 def _whole(facts: dict[str, Any]) -> bool:
