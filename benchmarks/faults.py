@@ -174,6 +174,16 @@ def web(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     yield "requests", outcomes()
 
 
+def pages(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
+    from explorer_browser import CHROMIUM
+    from faults.pages import TEXTS, looked_at
+
+    if CHROMIUM is None:
+        print("no Chromium to look at pages with: pages of hostile text are not tried")
+        return
+    yield "of hostile text, in a browser", _all(looked_at, folder, 2 if quick else len(TEXTS))
+
+
 def killed(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import kills
     from faults.pool import SAME, WRONG
@@ -281,7 +291,23 @@ def _model_and_text(folder: Path, documents: int = 300) -> tuple[Path, Path]:
     return tiny_llama(folder / "tiny"), text
 
 
-_PARTS = (damaged, hostile, bombs, tampered, web, killed, ray, points, full, readonly, together, clocks, names, memory)
+_PARTS = (
+    damaged,
+    hostile,
+    bombs,
+    tampered,
+    web,
+    pages,
+    killed,
+    ray,
+    points,
+    full,
+    readonly,
+    together,
+    clocks,
+    names,
+    memory,
+)
 PARTS: dict[str, Callable[[Path, bool], Iterator[tuple[str, Outcomes]]]] = {part.__name__: part for part in _PARTS}
 
 

@@ -78,6 +78,7 @@ def verbs(folder: Path) -> list[Verb]:
     ):
         ran = run(line, folder)
         assert ran.code == 0, ran.said
+    (folder / "sweep.yaml").write_text("seed: [0, 1]\nmax_tokens: 3000\n")
     (folder / "a.pkl").write_bytes(published(30, 24))
     np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32))
     for name, word in (("with", "king"), ("without", "dog")):
@@ -106,6 +107,10 @@ def verbs(folder: Path) -> list[Verb]:
         "--out",
         "{out}",
     )
+    steer = (
+        *("steer", one, "--region", "3", "--alpha", "0.5", "--prompt", "the king", "--max-new-tokens", "3"),
+        *("--model", tiny, "--save"),
+    )
     there = ("exists already", "already")
     apart_texts = ("--positive", str(folder / "with.txt"), "--negative", str(folder / "without.txt"), "--name", "king")
     return [
@@ -116,14 +121,12 @@ def verbs(folder: Path) -> list[Verb]:
         Verb("match --out", ("match", one, apart, "--out", "{out}")),
         Verb("match --out, a second time", ("match", one, apart, "--out", "{out}"), put(str(folder / "matched"))),
         Verb("concept", ("concept", one, *apart_texts, "--model", tiny, "--out", "{out}/new"), _made, there),
+        Verb("steer --save", (*steer, "{out}/new.safetensors"), _made, ("must be a new file",)),
+        Verb("steer --save, for llama.cpp", (*steer, "{out}/new.gguf"), _made, ("must be a new file",)),
+        Verb("match --row --out", ("match", one, grown, "--row", "--percentile", "2", "--out", "{out}")),
         Verb(
-            "steer --save",
-            (
-                *("steer", one, "--region", "3", "--alpha", "0.5", "--prompt", "the king", "--max-new-tokens", "3"),
-                *("--model", tiny, "--save", "{out}/new.safetensors"),
-            ),
-            _made,
-            ("must be a new file",),
+            "build of a sweep",
+            ("build", tiny, str(text), *_BUILD, "--config", str(folder / "sweep.yaml"), "--out", "{out}", "--resume"),
         ),
         Verb("search", ("search", one, "king"), _made, cache=True),
         Verb("show demo", ("show", "demo", "--percentile", "4"), _made, cache=True),
@@ -317,7 +320,7 @@ class Trial:
     @cached_property
     def whole(self) -> tuple[int, dict[str, bytes | None]]:
         """How many writes it takes, and what is there then."""
-        out = self._fresh("whole")
+        out = self._empty()
         ran = self._run(out)
         assert ran.code == 0, f"{self.verb.name}: {ran.said}"
         made = everything(out)
@@ -334,11 +337,16 @@ class Trial:
     def _run(self, out: Path, **fault: Any) -> Ran:
         return _ended(*self._start(out, **fault))
 
-    def _fresh(self, name: str) -> Path:
-        out = self.folder / f"out-{name}"
+    def _empty(self) -> Path:
+        """The same place for all, as some files say where they were made."""
+        out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         self.verb.before(out)
         return out
+
+    def _fresh(self) -> Path:
+        _ = self.whole
+        return self._empty()
 
     def at(self, fault: str, points: int) -> Iterator[Outcome]:
         """The verb with a fault at each write, or at so many of them, spread evenly."""
@@ -348,7 +356,7 @@ class Trial:
 
     def _one(self, fault: str, at: int) -> Outcome:
         what = f"{self.verb.name}, {fault} at write {at} of {self.writes}"
-        out = self._fresh("disturbed")
+        out = self._fresh()
         ran = self._run(out, fault=fault, at=at)
         if problem := _unclear(fault, ran) or _half(out):
             return WRONG, f"{what}: {problem}"
@@ -370,7 +378,7 @@ class Trial:
         for index in range(points):
             at = 1 + index * self.writes // points
             what = f"{self.verb.name}, {pattern or 'the folder'} removed at write {at} of {self.writes}"
-            out = self._fresh("removed")
+            out = self._fresh()
             ran = self._run(out, fault=pattern, at=at)
             if "Traceback" in ran.said or ran.code not in (0, 2, 3, 4):
                 yield WRONG, f"{what}: {_last(ran)}"
@@ -381,7 +389,7 @@ class Trial:
 
     def twice(self) -> Outcome:
         """Two of the same at once: one gets through at least, in the same bytes."""
-        out = self._fresh("twice")
+        out = self._fresh()
         both = [self._start(out) for _ in range(2)]
         ran = [_ended(*one) for one in both]
         clear = all(one.code in (0, 2, 4) and "Traceback" not in one.said for one in ran)

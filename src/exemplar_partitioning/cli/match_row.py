@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 def tell(row: Row, *, out: Path | None, csv: bool, as_json: bool) -> None:
     """Show a row, and write summary.json, its table and persistence.svg to a folder."""
     if out is not None:
-        from ..files import write_new
         from ..show.figures import to_bytes
         from ..show.persistence import persistence
 
         picture = to_bytes(persistence(row), "svg")
-        write_tables(out, row.summary(), {"row": row.table()}, csv=csv)
-        write_new(out / "persistence.svg", picture)
+        write_tables(out, row.summary(), {"row": row.table()}, csv=csv, persistence=picture)
     if as_json:
         print_json(row.summary())
         return

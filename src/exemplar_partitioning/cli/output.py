@@ -25,15 +25,17 @@ def print_json(value: Any) -> None:
     typer.echo(json_text(value, indent=2))
 
 
-def write_tables(out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Table], *, csv: bool) -> None:
-    """Each table as a file and summary.json, which says that the tables are there, in a folder that may be there."""
+def write_tables(
+    out: Path, summary: Mapping[str, Any], tables: dict[str, pa.Table], *, csv: bool, **pictures: bytes
+) -> None:
+    """Tables, pictures (SVG) and summary.json, which says that they are there, in a folder that may be there."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     from ..files import disk_errors, to_json, write_together
 
-    files = {}
+    files = {out / f"{name}.svg": picture for name, picture in pictures.items()}
     for name, table in tables.items():
         content = pa.BufferOutputStream()
         (pyarrow.csv.write_csv if csv else pyarrow.parquet.write_table)(table, content)

@@ -7,6 +7,7 @@ GGUF control vectors are read by llama.cpp (`--control-vector`) and by repeng (`
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float
@@ -56,8 +57,8 @@ def _write_gguf(
 ) -> None:
     from gguf import GGUFWriter
 
-    with disk_errors(path):
-        writer = GGUFWriter(path, "controlvector")
+    with disk_errors(path), TemporaryDirectory() as work:
+        writer = GGUFWriter(Path(work) / path.name, "controlvector")
         hint = (dictionary.config.model.architecture or "unknown").removesuffix("ForCausalLM").lower()
         writer.add_string("controlvector.model_hint", hint)
         writer.add_uint32("controlvector.layer_count", 1)
@@ -67,3 +68,4 @@ def _write_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        write_new(path, (Path(work) / path.name).read_bytes())
