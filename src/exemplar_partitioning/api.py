@@ -14,6 +14,7 @@ from .annotating.options import AnnotateRequest
 from .building import run as building
 from .building.bar import shown
 from .building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
+from .building.run_file import keep_build, keep_given
 from .building.settings import BuildResult
 from .core.nearest import Prefilter
 from .demo.dictionary import packaged
@@ -142,6 +143,7 @@ def build(
             from .ray.team import Ray
 
             result = building.build(model, text, asked, on(Ray(asked.ray, asked.workers)))
+        keep_build(result.path, model, text, asked)
         if asked.annotate and _lacks_evidence(result):
             kept = Kept.beside(result.path)
             budget = kept.spill.tokens if kept else min(asked.max_tokens, ANNOTATED)
@@ -175,6 +177,7 @@ def build_from_activations(x: Any, *, request: GivenRequest) -> BuildResult:
 
     with shown(request) as asked:
         result = build_given(x, asked)
+        keep_given(result.path, x, asked)
         if asked.annotate and _lacks_evidence(result):
             known = {"tokens": asked.tokens, "tokenizer": asked.tokenizer, "field": asked.field}
             how = {"max_tokens": ANNOTATED, "on_event": asked.on_event, "stop": asked.stop}

@@ -72,6 +72,35 @@ def test_every_folder_keeps_what_made_it_and_is_rebuilt(tmp_path):
     assert "holds no run.yaml" in str(rebuilt(tmp_path / "o", "--verify").exception)
 
 
+def test_builds_in_python_keep_what_made_them_too(tiny_folder, text_file, tmp_path):
+    model = ep.load_model(tiny_folder, dtype="bfloat16")
+    options = {"sites": iter(["resid_post.0"]), "percentiles": iter([20]), "max_tokens": 2000, "annotate": True}
+    ep.build(model, [text_file], out=tmp_path / "o", **options)
+    kept = yaml.safe_load((tmp_path / "o" / "run.yaml").read_text())
+    assert (kept["model"], kept["dtype"], kept["text"]) == (str(tiny_folder), "bfloat16", [str(text_file)])
+    assert (kept["sites"], kept["percentiles"], kept["annotate"]) == (["resid_post.0"], [20.0], True)
+    done = rebuilt(tmp_path / "o", "--verify")
+    assert done.exit_code == 0, done.output
+    ep.build(model.model, ["One text."] * 40, out=tmp_path / "p", percentiles=[20])
+    with pytest.raises(EPError, match=r"model was given in Python \(LlamaForCausalLM\)"):
+        raise rebuilt(tmp_path / "p", "--verify").exception
+    written = (tmp_path / "p" / "run.yaml").read_text()
+    assert "text: !python 'list of 40'" in written
+    (tmp_path / "p" / "run.yaml").write_text(written.replace("!python 'LlamaForCausalLM'", str(tiny_folder)))
+    assert "text was given in Python" in str(rebuilt(tmp_path / "p", "--verify").exception)
+
+
+def test_activations_in_python_keep_what_is_known_of_them(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32))
+    known = {"model": "org/encoder", "site": "image", "max_tokens": 200, "annotate": True}
+    ep.build_from_activations(str(tmp_path / "x.npy"), out=tmp_path / "o", percentiles=[20], **known)
+    done = rebuilt(tmp_path / "o", "--out", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    assert ep.load(tmp_path / "again").config.model.id == "org/encoder"
+    ep.build_from_activations(np.load(tmp_path / "x.npy"), out=tmp_path / "p", percentiles=[20])
+    assert "activations was given in Python (ndarray of 300)" in str(rebuilt(tmp_path / "p", "--verify").exception)
+
+
 def test_lists_of_values_are_a_sweep(tmp_path):
     done = given(tmp_path, percentiles=[[10, 20], [30]], max_tokens=[100, 300])
     assert done.exit_code == 0, done.output

@@ -16,7 +16,7 @@ from ..building.options import DEFAULT_MODEL, BuildRequest, GivenRequest
 from ..text.windowing import Windowing
 from . import options
 from .asking import asking
-from .config import Config, PrintConfig, keep_config, said, sweep
+from .config import Config, PrintConfig, said, sweep
 from .config import print_config as print_options
 from .interrupts import stop_on_interrupt
 from .runs import build_each, tell_estimate
@@ -70,7 +70,7 @@ def build(
         typer.Option(
             "--model",
             help="A model; given again, a row of them, each built on the same text, in OUT/<model>. Every argument is "
-            "text then.",
+            "text then. Of activations, the name of the model that gave them.",
             rich_help_panel=_MACHINE,
             show_default=False,
         ),
@@ -154,7 +154,7 @@ def build(
     if print_config:
         print_options(context)
         return
-    if several := sweep(context, models):
+    if several := sweep(context, None if activations else models):
         build_each(context, several)
         return
     options.workers(ray, workers)
@@ -170,10 +170,13 @@ def build(
         if unread := [*unread, *(["estimate"] if estimate else [])]:
             which = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
             raise typer.BadParameter(f"{which}: no model runs and no text is read with --activations")
-        paths = [*activations, *([] if model == DEFAULT_MODEL else [Path(model)]), *map(Path, text or [])]
+        paths = [*activations, *([Path(model)] if said(context, "model") else []), *map(Path, text or [])]
         known: dict[str, Any] = {"tokens": tokens, "tokenizer": tokenizer, "annotate": annotate}
+        if theirs := models or ([] if said(context, "model") or model == DEFAULT_MODEL else [model]):
+            known["model"] = theirs[-1]
+        chosen = {name: value for name, value in asked.items() if said(context, name, or_in_file=True)}
         with _followed(folder, track, as_json) as news:
-            result = _given(folder, paths, asked, **known, **news)
+            result = _given(folder, paths, chosen, **known, **news)
     else:
         if tokens:
             raise typer.BadParameter("--tokens belong to --activations")
@@ -189,7 +192,6 @@ def build(
             return
         with _followed(folder, track, as_json, f"Building {model} into {folder}", size) as news:
             result = api.build(loaded, source, out=folder, annotate=annotate, **pool, **news, **asked)
-    keep_config(context, folder)
     if not as_json:
         _print_dictionaries(result)
 
@@ -236,10 +238,7 @@ def _given(folder: Path, paths: list[Path], asked: dict[str, Any], **known: Any)
     fitting: dict[str, Any] = {
         name: value for name, value in asked.items() if name in GivenRequest.model_fields and value is not None
     }
-    for name in ("max_tokens", "field"):
-        if fitting.get(name) == BuildRequest.model_fields[name].default:
-            del fitting[name]  # of activations that are there, all; and the only column that holds any
-    if (site := asked["sites"]) is not None:
+    if (site := asked.get("sites")) is not None:
         fitting["site"] = site
     return api.build_from_activations(paths, out=folder, **known, **fitting)
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-FILE = "run.yaml"  # beside the dictionaries that a run gave
+from ..building.run_file import PYTHON, Option, PythonObject, as_yaml, plain
+
 _NOT_KEPT = ("config", "print_config", "help", "estimate", "models")
-_OF_THE_MOMENT = ("resume", "as_json", "track")  # do not decide what a run gives
 _JOINED = ("percentiles", "sites", "roles")  # written as lists, or with commas between
 _SWEPT = "exemplar_partitioning.swept"
 _LARGEST = 1 << 20  # characters of a file of options
@@ -31,7 +31,7 @@ def _read(context: typer.Context, file: Path | None) -> Path | None:
             text = opened.read(_LARGEST)
         if len(text) == _LARGEST:
             raise ValueError(f"a file of options is shorter than {_LARGEST:,} characters")
-        values = yaml.safe_load(text) or {}
+        values = yaml.load(text, Loader=_loader()) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise EPError(f"{file} cannot be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
@@ -49,6 +49,11 @@ def _read(context: typer.Context, file: Path | None) -> Path | None:
         each = value if isinstance(value, list) else [value]
         if several and each and isinstance(each[0], list):
             each = [part for parts in each for part in (parts if isinstance(parts, list) else [parts])]
+        if objects := [part for part in each if isinstance(part, PythonObject)]:
+            raise EPError(
+                f"{file} says that {key} was given in Python ({objects[0]}), which no file holds: write in its place "
+                "where it lies, or repeat the build in Python"
+            )
         if not all(part is None or isinstance(part, bool | int | float | str) for part in each):
             raise EPError(f"{file} has something else than text, numbers or a list of them for {key}; write it as that")
         if isinstance(value, list) and value and (not several or isinstance(value[0], list)):
@@ -56,6 +61,15 @@ def _read(context: typer.Context, file: Path | None) -> Path | None:
     context.meta[_SWEPT] = {key: [_given(value, key) for value in values] for key, values in swept.items()}
     context.default_map = {key: _given(value[0] if key in swept else value, key) for key, value in values.items()}
     return file
+
+
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader): ...
+
+    Loader.add_constructor(PYTHON, lambda loader, node: PythonObject(node.value))
+    return Loader
 
 
 def _several(parameter: Any) -> bool:
@@ -94,10 +108,10 @@ def sweep(context: typer.Context, models: list[str] | None) -> list[tuple[str, d
     return runs
 
 
-def said(context: typer.Context, key: str) -> bool:
+def said(context: typer.Context, key: str, *, or_in_file: bool = False) -> bool:
     """Whether the command line itself says it."""
     source = context.get_parameter_source(key)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", *(["DEFAULT_MAP"] if or_in_file else []))
 
 
 def _name(value: Any) -> str:
@@ -108,35 +122,11 @@ def _name(value: Any) -> str:
 
 def print_config(context: typer.Context) -> None:
     """All options with their values and meanings, as a file that --config reads."""
-    sys.stdout.write(as_yaml(context))
-
-
-def keep_config(context: typer.Context, folder: Path) -> None:
-    """Leave in a folder what it was made by, for `ep rebuild`."""
-    from ..files import write_new
-
-    write_new(folder / FILE, as_yaml(context, lasting=True).encode())
-
-
-def as_yaml(context: typer.Context, *, lasting: bool = False) -> str:
-    """The options of a command as YAML, with what they mean; lasting: those alone that decide what it gives."""
-    import yaml
-
-    lines, left_out = [], (*_NOT_KEPT, *(_OF_THE_MOMENT if lasting else ()))
-    for parameter in context.command.params:
-        if parameter.name is None or parameter.name in left_out:
-            continue
-        value = _plain(context.params.get(parameter.name))
-        line = yaml.safe_dump({parameter.name: value}, default_flow_style=True, width=10**6).strip()[1:-1]
-        meaning = " ".join((getattr(parameter, "help", None) or "").split())
-        lines.append(f"# {meaning}\n{'# ' if value is None else ''}{line}\n")
-    return "".join(lines)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value] or None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    parameters = [each for each in context.command.params if each.name and each.name not in _NOT_KEPT]
+    values = {each.name: plain(context.params.get(each.name)) for each in parameters}
+    sys.stdout.write(
+        as_yaml(Option(each.name, values[each.name], getattr(each, "help", None) or "") for each in parameters)
+    )
 
 
 Config = Annotated[

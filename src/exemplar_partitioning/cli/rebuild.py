@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..building.run_file import FILE
 from ..errors import EPError
 from . import options
-from .config import FILE
 from .output import print_json
 
 _NOT_OF_THE_BUILD = ("labels.json", "origin.json")  # beside the dictionaries, by people or other commands
@@ -36,8 +36,8 @@ def rebuild(
         raise typer.BadParameter("say where the new build goes with --out, or compare alone with --verify")
     if not (path / FILE).is_file():
         raise EPError(
-            f"{path} holds no {FILE}: it was not built by `ep build`, or by an earlier version; write one with "
-            "`ep build ... --print-config`"
+            f"{path} holds no {FILE}: it was saved by other means than a build, or by an earlier version; write "
+            "one with `ep build ... --print-config`"
         )
     with tempfile.TemporaryDirectory(prefix="ep-rebuild-", dir=path.absolute().parent) as place:
         again = out or Path(place) / path.name

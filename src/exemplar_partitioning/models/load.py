@@ -50,6 +50,9 @@ def load_model(
         DataError: files that are damaged, or do not hold all weights of the model.
         EPError: unknown model, dtype or device, or a model that does not pass the tests.
     """
+    asked = {"model": model, "tokenizer": tokenizer, "adapter": adapter, "revision": revision, "dtype": dtype}
+    named = all(value is None or isinstance(value, str | Path) for value in asked.values())
+    asked |= {"device": device, "trust_remote_code": trust_remote_code}
     if isinstance(tokenizer, str | Path):
         tokenizer = find(tokenizer, None, trust_remote_code).tokenizer
     if not isinstance(model, str | Path):
@@ -78,6 +81,7 @@ def load_model(
         loaded, tokenizer or its_tokenizer, source.name, revision=revision, license=license, remote_code=remote
     )
     source.check_published(described.info.weights or "", described.info.dtype)
+    described = replace(described, asked=asked if named else None)
     if tokenizer is not None:
         return described
     at = str(source.path.resolve()) if source.path and not packaged else source.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,7 @@ class LoadedModel:
 
     Attributes:
         source: name, absolute path or hub id it was loaded from, and revision of a hub id; None for a model object.
+        asked: what `load_model` was, by parameter; None where that was a model object or a tokenizer object.
     """
 
     model: Any
@@ -66,6 +68,7 @@ class LoadedModel:
     info: ModelInfo
     architecture: Architecture
     source: tuple[str, str | None] | None = None
+    asked: Mapping[str, Any] | None = None
 
     @property
     def no_lens(self) -> str | None:

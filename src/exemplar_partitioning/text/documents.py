@@ -88,7 +88,7 @@ def _source_of(sources: Sources, reading: Reading) -> DocumentSource:
             "a list of these, or an iterable of strings."
         )
     if isinstance(sources, Sequence) and sources:
-        are_sources = [_looks_like_source(item) for item in sources]
+        are_sources = [looks_like_source(item) for item in sources]
         if all(are_sources):
             return _from_sources(sources, reading)
         if any(are_sources):
@@ -100,7 +100,8 @@ def _source_of(sources: Sources, reading: Reading) -> DocumentSource:
     return _from_strings(sources, reading)
 
 
-def _looks_like_source(item: object) -> bool:
+def looks_like_source(item: object) -> bool:
+    """Whether what is in a list is where text lies, rather than a text."""
     if isinstance(item, Path):
         return True
     if not isinstance(item, str) or "\n" in item or "\0" in item or len(item) > 4096:
