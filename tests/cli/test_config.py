@@ -82,8 +82,7 @@ def test_builds_in_python_keep_what_made_them_too(tiny_folder, text_file, tmp_pa
     done = rebuilt(tmp_path / "o", "--verify")
     assert done.exit_code == 0, done.output
     ep.build(model.model, ["One text."] * 40, out=tmp_path / "p", percentiles=[20])
-    with pytest.raises(EPError, match=r"model was given in Python \(LlamaForCausalLM\)"):
-        raise rebuilt(tmp_path / "p", "--verify").exception
+    assert "model was given in Python (LlamaForCausalLM)" in str(rebuilt(tmp_path / "p", "--verify").exception)
     written = (tmp_path / "p" / "run.yaml").read_text()
     assert "text: !python 'list of 40'" in written
     (tmp_path / "p" / "run.yaml").write_text(written.replace("!python 'LlamaForCausalLM'", str(tiny_folder)))

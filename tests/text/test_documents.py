@@ -262,6 +262,7 @@ def test_sources_that_are_none(tmp_path, monkeypatch):
         ("*.x*", r"no text files here \(found: \.xml\)"),
         ("*.txt", r"no text files here"),
         (["missing.txt", "A text, not a file."], "cannot tell whether"),
+        ("", "from an empty name"),
         (b"bytes", "from bytes"),
         (7, "from int"),
         ([{"body": "a"}], r"row 0: no 'text' among its fields \(body\)"),

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.text.documents import read_documents, read_prompts
-from exemplar_partitioning.text.raw import DOCUMENT_BYTES, decoded_lines
+from exemplar_partitioning.text.raw import DOCUMENT_BYTES, RECORD_VALUES, decoded_lines
+from exemplar_partitioning.text.tables import _unpacked
 
 ROWS = [f"row {i} " + "x" * 40 for i in range(2000)]
 LINES = "".join(json.dumps({"text": row}) + "\n" for row in ROWS).encode()
@@ -150,6 +151,47 @@ def test_a_long_document_in_parquet_is_refused_in_little_memory(tmp_path, others
         write_statistics=False,
     )
     assert_refused(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("writer", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_a_long_document_in_arrow_is_refused_in_little_memory(tmp_path, writer, dictionary):
+    texts = pa.array(["short", "word " * 20_000_000])
+    table = pa.table({"text": texts.dictionary_encode() if dictionary else texts})
+    path, packed = tmp_path / "a.arrow", pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as file, writer(file, table.schema, options=packed) as stream:
+        stream.write_table(table)
+    assert path.stat().st_size < 100_000
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.text(max_size=9), max_size=4) | st.none(), max_size=30))
+def test_the_size_of_a_packed_batch_is_that_of_its_columns(compression, rows):
+    columns = {"a": pa.array(rows, pa.list_(pa.string())), "b": pa.array(range(len(rows)), pa.int32())}
+    batch, file = pa.record_batch(columns), pa.BufferOutputStream()
+    with pa.ipc.new_stream(file, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as stream:
+        stream.write_batch(batch)
+    _, message = pa.ipc.MessageReader.open_stream(file.getvalue())
+    size, n = _unpacked(message)
+    assert n == len(rows)
+    assert (size == 0) if compression is None else batch.nbytes <= size <= batch.get_total_buffer_size() + 64 * 8
+
+
+VALUES = [("a.jsonl", '{"text": "a", "rest": [%s1]}\n', "{},"), ("a.json", '["a", [%s1]]', "[],")]
+
+
+@pytest.mark.parametrize(("name", "around", "value"), [*VALUES, ("a.csv", "text,rest\na,%s1\n", "ab,")])
+def test_many_values_are_no_record_though_a_text_may_hold_as_many_marks(tmp_path, name, around, value):
+    path = tmp_path / name
+    path.write_text(around % (value * RECORD_VALUES))
+    with pytest.raises(DataError, match=r"holds more than 1,000,000 values"):
+        list(read_documents(path))
+    marks = f'"{value * RECORD_VALUES}",'
+    path.write_text(around % marks if name != "a.json" else f"[{marks[:-1]}]")
+    assert len(list(read_documents(path))) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")

@@ -80,6 +80,8 @@ def read_documents(
 
 
 def _source_of(sources: Sources, reading: Reading) -> DocumentSource:
+    if sources == "":
+        raise EPError(f"cannot read documents from an empty name. Expected a path. {_GIVE_TEXTS}")
     if isinstance(sources, (str, Path)):
         return _from_sources([sources], reading)
     if isinstance(sources, (bytes, dict)) or not isinstance(sources, Iterable):

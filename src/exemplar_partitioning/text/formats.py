@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import DataError
-from .raw import COMPRESSIONS, DOCUMENT_BYTES, damage_named, decoded_lines, open_binary, too_long, whole
+from .raw import COMPRESSIONS, DOCUMENT_BYTES, check_values, damage_named, decoded_lines, open_binary, too_long, whole
 from .readers import Document, Reading
 from .tables import Columns, Row, read_arrow, read_parquet
 
@@ -37,6 +37,7 @@ def read_jsonl(path: Path, name: str, columns: Columns) -> Iterator[Row]:
             if not line.strip():
                 continue
             where = f"{name}, line {row + 1}"
+            check_values(line, where)
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -118,6 +119,7 @@ class _Ahead:
         self._text, self.at = self._text[self.at :], 0
         if len(self._text) > DOCUMENT_BYTES:
             raise too_long(self.where)
+        check_values(self._text, self.where)
         try:
             with damage_named(self.where):
                 piece = self._characters.read(max(_PIECE, len(self._text)))
@@ -137,7 +139,13 @@ def read_csv(path: Path, name: str, columns: Columns) -> Iterator[Row]:
 def csv_rows(stream: io.BufferedIOBase, name: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV stream, their needed cells by column; None where a row is too short."""
     csv.field_size_limit(max(csv.field_size_limit(), DOCUMENT_BYTES))
-    table = csv.reader(decoded_lines(stream, name), strict=True, delimiter=delimiter)
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(decoded_lines(stream, name), 1):
+            check_values(line, f"{name}, line {number}", delimiter)
+            yield line
+
+    table = csv.reader(lines(), strict=True, delimiter=delimiter)
     try:
         header = next(table, [])
         needed = {column: header.index(column) for column in columns(header, name)}

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -22,9 +23,12 @@ else:
 BUFFER_BYTES = 1 << 16
 # Nothing longer is read as one: a few hundred kilobytes of gzip can hold a document of gigabytes.
 DOCUMENT_BYTES = 1 << 25
+# Nor is what has more values: `{},` is three bytes of a file and sixty-four of memory.
+RECORD_VALUES = 1_000_000
 COMPRESSIONS = (".gz", ".zst", ".bz2")
 
 _LONGEST_WINDOW = {int(zstd.DecompressionParameter.window_log_max): 31}  # 2 GiB, the format's limit on 64 bits
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # its end may be still to come
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -79,6 +83,18 @@ def too_long(where: str) -> DataError:
         f"{where}: longer than {DOCUMENT_BYTES >> 20} MB, which is the most that is read as one. Cut it into "
         "documents, one a row or a file."
     )
+
+
+def check_values(record: str, where: str, between: str = ",[{") -> None:
+    """Raise DataError for a record of many values, however short; characters that stand in quoted text do not count."""
+    if len(record) < RECORD_VALUES or (values := sum(map(record.count, between))) <= RECORD_VALUES:
+        return
+    values -= sum(quoted[0].count(mark) for quoted in _QUOTED.finditer(record) for mark in between)
+    if values > RECORD_VALUES:
+        raise DataError(
+            f"{where}: holds more than {RECORD_VALUES:,} values, which are not read as one record. Leave out what "
+            "is no text."
+        )
 
 
 def whole(stream: io.BufferedIOBase, name: str) -> bytes:

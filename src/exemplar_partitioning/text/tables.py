@@ -1,6 +1,7 @@
 """Tables of columns: parquet, arrow, and folders that `datasets` saved, in bounded memory."""
 
 import json
+import struct
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, EPError
-from .raw import BUFFER_BYTES, COMPRESSIONS, DOCUMENT_BYTES, damage_named, open_binary, too_long
+from .raw import BUFFER_BYTES, COMPRESSIONS, DOCUMENT_BYTES, RECORD_VALUES, damage_named, open_binary, too_long
 
 PARQUET_ROWS = 64
 # Text is not compressed so much; one long text repeated is.
@@ -41,6 +42,7 @@ def read_arrow(path: Path, name: str, columns: Columns) -> Iterator[Row]:
     """One document a row of an IPC file, or of a stream as `datasets` writes it; a batch in memory at a time."""
     _plain(path, name)
     with damage_named(name), pa.memory_map(str(path)) as file:
+        _batches_bounded(file, name)
         options = pa.ipc.IpcReadOptions(use_threads=False)
         if file.read(6) == b"ARROW1":
             with pa.ipc.open_file(file, options=options) as table:
@@ -84,10 +86,57 @@ def _bounded(metadata: pq.FileMetaData, columns: list[str], name: str) -> None:
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for part in map(group.column, range(group.num_columns)):
             size = part.total_uncompressed_size
-            if part.path_in_schema.split(".")[0] not in columns or size <= DOCUMENT_BYTES:
+            if part.path_in_schema.split(".")[0] not in columns:
+                continue
+            if part.num_values > RECORD_VALUES * group.num_rows:
+                raise too_long(f"{name}, column '{part.path_in_schema}'")
+            if size <= DOCUMENT_BYTES:
                 continue
             if size > DOCUMENT_BYTES * group.num_rows or size > _EXPANSION * part.total_compressed_size:
                 raise too_long(f"{name}, column '{part.path_in_schema}'")
+
+
+def _batches_bounded(file: pa.MemoryMappedFile, name: str) -> None:
+    """Raise DataError for batches that are compressed texts much longer than the file; they are read as wholes."""
+    file.seek(8 if file.read(6) == b"ARROW1" else 0)
+    for message in pa.ipc.MessageReader.open_stream(file):
+        if message.type in ("record batch", "dictionary"):
+            size, rows = _unpacked(message)
+            if size > DOCUMENT_BYTES and (size > DOCUMENT_BYTES * rows or size > _EXPANSION * message.body.size):
+                raise too_long(name)
+    file.seek(0)
+
+
+def _unpacked(message: pa.Message) -> tuple[int, int]:
+    """Bytes of a batch of records, or of a dictionary, once it is decompressed, 0 if it is not compressed; its rows.
+
+    They are in the message's flatbuffer (Arrow's format/Message.fbs) and at the head of each compressed buffer.
+    """
+    data, body = memoryview(message.metadata), memoryview(message.body)
+
+    def number(at: int, kind: str = "<I") -> int:
+        return struct.unpack_from(kind, data, at)[0]
+
+    def field(table: int, which: int) -> int:
+        fields = table - number(table, "<i")
+        at = number(fields + 4 + 2 * which, "<H") if 4 + 2 * which < number(fields, "<H") else 0
+        return table + at if at else 0
+
+    batch = field(number(0), 2)
+    batch += number(batch)
+    if message.type == "dictionary":
+        batch = field(batch, 1)
+        batch += number(batch)
+    rows = field(batch, 0)
+    buffers, compression = field(batch, 2), field(batch, 3)
+    size = 0
+    if compression and buffers:
+        buffers += number(buffers)
+        for each in range(buffers + 4, buffers + 4 + 16 * number(buffers), 16):
+            start, length = number(each, "<q"), number(each + 8, "<q")
+            if length >= 8:
+                size += max(0, struct.unpack_from("<q", body, start)[0])
+    return size, number(rows, "<q") if rows else 0
 
 
 def saved_shards(folder: Path) -> list[Path] | None:
