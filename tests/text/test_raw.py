@@ -180,7 +180,7 @@ def test_the_size_of_a_packed_batch_is_that_of_its_columns(compression, rows):
     assert (size == 0) if compression is None else batch.nbytes <= size <= batch.get_total_buffer_size() + 64 * 8
 
 
-VALUES = [("a.jsonl", '{"text": "a", "rest": [%s1]}\n', "{},"), ("a.json", '["a", [%s1]]', "[],")]
+VALUES = [("a.jsonl", '{"text": "a", "rest": [%s1]}\n', "{},"), ("a.json", '["a", [%s1]]', "{},")]
 
 
 @pytest.mark.parametrize(("name", "around", "value"), [*VALUES, ("a.csv", "text,rest\na,%s1\n", "ab,")])
