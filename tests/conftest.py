@@ -106,11 +106,11 @@ def pytest_collection_modifyitems(items):
 
 
 def tree(folder):
-    """Every file below a folder with its bytes, but for the log that holds times."""
+    """Every file below a folder with its bytes, but for the log that holds times and the options that hold its name."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "build.json"
+        if path.is_file() and path.name not in ("build.json", "run.yaml")
     }
 
 

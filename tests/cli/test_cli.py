@@ -62,18 +62,13 @@ def test_show(built):
     assert d.region(biggest[0]["region"]).items() <= biggest[0].items()
 
 
-def results(folder):
-    """Bytes of all files but the request's own, which names the folder."""
-    return {name: data for name, data in tree(folder).items() if name != "run.yaml"}
-
-
 def test_build_annotates_unless_told_not_to(built, tiny_folder, text_file, tmp_path):
     out, _ = built
     assert ep.load(out, percentile=2).annotation.record.text.source == "corpus.jsonl"
     done = run("build", tiny_folder, text_file, *BUILD, "--out", tmp_path / "o", "--no-annotate")
     assert done.returncode == 0, done.stderr
-    bare = {name: data for name, data in results(out).items() if "annotation" not in name}
-    assert results(tmp_path / "o") == bare
+    bare = {name: data for name, data in tree(out).items() if "annotation" not in name}
+    assert tree(tmp_path / "o") == bare
     shown = run("show", tmp_path / "o", "--percentile", "10")
     assert shown.returncode == 0 and "online count" in shown.stdout
 
@@ -110,7 +105,7 @@ def test_interrupt_saves_and_resume_ends_the_same(built, tiny_folder, text_file,
     assert run("show", tmp_path / "o").returncode == 2
     again = run(*command, "--resume")
     assert again.returncode == 0, again.stderr
-    assert results(tmp_path / "o") == results(built[0])
+    assert tree(tmp_path / "o") == tree(built[0])
 
 
 def test_what_is_wrong_in_a_request_is_said_before_weights_are_read(tiny_folder, text_file, tmp_path, ep_main):

@@ -305,7 +305,9 @@ class _Hook:
 def everything(out: Path) -> dict[str, bytes | None]:
     """Every path below a folder, hidden ones too; of files their bytes, but for the log that holds times."""
     return {
-        str(path.relative_to(out)): path.read_bytes() if path.is_file() and path.name != "build.json" else None
+        str(path.relative_to(out)): path.read_bytes()
+        if path.is_file() and path.name not in ("build.json", "run.yaml")
+        else None
         for path in sorted(out.rglob("*"))
         if "staging" not in path.relative_to(out).parts
     }

@@ -93,7 +93,7 @@ def keep_given(out: Path, x: Any, asked: GivenRequest) -> None:
 
 
 def _files(given: Any) -> Any:
-    several = given if isinstance(given, list | tuple) and given else [given]
+    several: list[Any] = [*given] if isinstance(given, list | tuple) and given else [given]
     return plain([Path(part) for part in several] if all(isinstance(part, str | Path) for part in several) else given)
 
 
@@ -104,4 +104,5 @@ def _keep(out: Path, asked: BuildRequest | GivenRequest, more: dict[str, Any]) -
         Option(_SPELLED.get(name, name), plain(more.get(name, getattr(asked, name))), why or "")
         for name, why in fields.items()
     ]
-    write_new(out / FILE, as_yaml(options).encode())
+    if not (out / FILE).exists():  # of a build that had ended before
+        write_new(out / FILE, as_yaml(options).encode())
