@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import oracle
 from exemplar_partitioning import Dictionary, LeaderClustering
+from exemplar_partitioning.core import nearest
 from exemplar_partitioning.core.geometry import has_direction
 from exemplar_partitioning.core.nearest import ROWS, TILE, has_bfloat16_units
 from exemplar_partitioning.errors import DataError, EPError
@@ -38,6 +39,22 @@ def test_clustering_is_the_oracles_whatever_the_batching(data, stream, prefilter
     assert clustering.online_counts.tolist() == np.bincount(expected[expected >= 0], minlength=len(births)).tolist()
     assert clustering.sole_counts.tolist() == np.minimum(soles, 2).tolist()
     assert (clustering.position, clustering.skipped) == (len(x), int((expected < 0).sum()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), streams(permuted=True))
+def test_two_largest_products_in_bfloat16_decide_as_the_oracle(data, stream):
+    """As above, where bfloat16 comes first however few exemplars there are; so does the nearest of the frozen ones."""
+    x, center, theta = stream
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "_NARROW", 2)
+        clustering, ids = cluster(x, center, theta, data.draw(cuts(len(x))), "bfloat16")
+        frozen = Dictionary(clustering.center, clustering.exemplars, theta, prefilter="bfloat16").ids(x)
+    exemplars, births, expected, soles = oracle.leader_clustering(x, center, theta)
+    assert (clustering.births.tolist(), ids.tolist()) == (births.tolist(), expected.tolist())
+    assert clustering.sole_counts.tolist() == np.minimum(soles, 2).tolist()
+    if len(placed := np.flatnonzero(expected >= 0)):
+        assert frozen[placed].tolist() == oracle.assign(x[placed], center, exemplars)[0].tolist()
 
 
 @settings(max_examples=50, deadline=None)

@@ -82,19 +82,21 @@ class TopTwo:
     Attributes:
         best_n, second_n: -inf where there are fewer exemplars.
         id_n: exemplar of the largest, -1 without any.
-        eps: bound on |fast - reference|.
+        eps_n: bound on |fast - reference| before similarities are stored.
+        rounding_n: relative error of storing them.
     """
 
     best_n: Float32[Tensor, " n"]
     second_n: Float32[Tensor, " n"]
     id_n: Int64[Tensor, " n"]
-    eps: float
+    eps_n: Float32[Tensor, " n"]
+    rounding_n: Float32[Tensor, " n"]
 
     @classmethod
-    def empty(cls, like_n: Tensor, eps: float) -> TopTwo:
+    def empty(cls, like_n: Tensor, eps: float, rounding: float) -> TopTwo:
         """Of no exemplars."""
-        none_n = torch.full_like(like_n, -math.inf)
-        return cls(none_n, none_n, torch.full_like(none_n, -1, dtype=torch.int64), eps)
+        none_n, id_n = torch.full_like(like_n, -math.inf), torch.full_like(like_n, -1, dtype=torch.int64)
+        return cls(none_n, none_n, id_n, torch.full_like(like_n, eps), torch.full_like(like_n, rounding))
 
     def merge(self, other: TopTwo) -> TopTwo:
         """Of the exemplars of both."""
@@ -103,18 +105,26 @@ class TopTwo:
             torch.maximum(self.best_n, other.best_n),
             torch.maximum(lower_n, torch.maximum(self.second_n, other.second_n)),
             torch.where(other.best_n > self.best_n, other.id_n, self.id_n),
-            self.eps,
+            torch.maximum(self.eps_n, other.eps_n),
+            torch.maximum(self.rounding_n, other.rounding_n),
         )
+
+    def put(self, rows: Int64[Tensor, " r"], other: TopTwo) -> None:
+        """Take some rows of another, of the same exemplars."""
+        for name, values_n in vars(self).items():
+            values_n[rows] = getattr(other, name)
 
     @property
     def tied_n(self) -> Bool[Tensor, " n"]:
-        """Rows whose nearest exemplar the reference arithmetic has to find (lemma 3)."""
-        return self.second_n >= self.best_n - 2 * self.eps
+        """Rows whose nearest exemplar finer arithmetic has to find (lemmas 3 and 4)."""
+        stored_n = self.rounding_n * (self.best_n.abs() + 4 * self.eps_n)
+        return self.second_n >= self.best_n - 2 * (self.eps_n + stored_n)
 
-    def gaps(self, threshold: float) -> tuple[Tensor, Tensor, float]:
+    def gaps(self, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
         """By how much the two lie within a threshold, and how large that must be to be sure (lemma 5)."""
         level = 1.0 - threshold
-        return self.best_n - level, self.second_n - level, self.eps + 4 * UNIT_ROUNDOFF
+        sure_n = (self.eps_n + self.rounding_n * abs(level)) * 1.01 + 4 * UNIT_ROUNDOFF
+        return self.best_n - level, self.second_n - level, sure_n
 
 
 def at_least(least_n: Tensor, sim_ntg: Tensor, group_ng: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ Shapes: n rows of a block, r uncovered rows among them, k exemplars, d = d_model
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from .candidates import Covers
+from .candidates import Covers, TopTwo
 from .geometry import UNIT_ROUNDOFF, Block, check_threshold, directions, reference_similarity, similarity_bound
 from .intake import as_float32, intake
 from .nearest import FEW, ROWS, ExemplarMatrix, Prefilter, Search
@@ -143,34 +144,43 @@ class LeaderClustering:
         return ids_n
 
     def _add_to_few(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-        """The exemplar that each row joins, and which rows it alone covers, by the two most similar of each.
-
-        Exact arithmetic looks at the rows of which these do not tell.
-        """
-        first, theta = self.k, self.threshold
+        """The exemplar that each row joins, and which rows it alone covers, by the two most similar of each."""
+        first = self.k
         top = self._search.top_two(block)
-        gap_n, _, sure = top.gaps(theta)
-        within_n = gap_n > sure
-        if len(unsure := (gap_n.abs() <= sure).nonzero()[:, 0]):
-            within_n[unsure] = self._search.covered(block[unsure], 0, theta)
+        within_n, alone_n = self._settle(block, top)
         born_at = self._make_exemplars(block, (~within_n).nonzero()[:, 0])
         if len(born_at):
             top = top.merge(self._search.top_two(block, first, born_at))
-        gap_n, second_n, _ = top.gaps(theta)
-        open_n = torch.as_tensor(self.sole_counts < 2, device=top.id_n.device)[top.id_n]
-        alone_n = open_n & (gap_n > sure) & (second_n < -sure)
-        unsure_n = top.tied_n | (open_n & (second_n <= sure) & ((second_n >= -sure) | (gap_n <= sure)))
-        alone_n[born_at], unsure_n[born_at] = False, False  # what became an exemplar was covered by none
-        if len(rows := unsure_n.nonzero()[:, 0]):
-            # in the order of the rows looked at, the last that came before each birth
-            before_k = torch.searchsorted(rows, born_at, right=True) - 1
-            birth_row_k = torch.cat([torch.full((first,), -1, device=rows.device), before_k])
-            some = block[rows]
-            candidates = self._search.candidates(some, 0, birth_row_k, theta)
-            top.id_n[rows], _ = self._search.decide(some, candidates)
-            alone_n[rows] = self._alone(some, top.id_n[rows], candidates.covers)
-        top.id_n[born_at] = torch.arange(first, self.k, device=rows.device)
+            _, alone_n = self._settle(block, top, torch.cat([born_at.new_full((first,), -1), born_at]))
+            top.id_n[born_at], alone_n[born_at] = torch.arange(first, self.k, device=born_at.device), False
         return top.id_n, alone_n
+
+    def _settle(
+        self, block: Block, top: TopTwo, birth_row_k: Int64[Tensor, " k"] | None = None
+    ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Whether the nearest exemplar covers each row, and whether it alone does and that matters; corrects its id.
+
+        Finer arithmetic looks at the rows of which the two do not tell, and exact arithmetic at those left.
+        """
+        theta = self.threshold
+        if not self.k:
+            none_n = torch.zeros_like(top.id_n, dtype=torch.bool)
+            return none_n, none_n
+        open_k = torch.as_tensor(self.sole_counts < 2, device=top.id_n.device)
+
+        def unsure(top: TopTwo) -> Bool[Tensor, " n"]:
+            gap_n, second_n, sure_n = top.gaps(theta)
+            asked_n = torch.where(open_k[top.id_n], second_n.abs(), math.inf)
+            return (torch.minimum(gap_n.abs(), asked_n) <= sure_n) | top.tied_n
+
+        rows = self._search.sharpen(top, block, unsure, birth_row_k)
+        gap_n, second_n, _ = top.gaps(theta)
+        within_n = gap_n > 0
+        alone_n = within_n & open_k[top.id_n] & (second_n < 0)
+        if len(rows):
+            top.id_n[rows], within_n[rows], alone = self._search.exactly(block, rows, theta, birth_row_k)
+            alone_n[rows] = alone & open_k[top.id_n[rows]]
+        return within_n, alone_n
 
     def _add_to_many(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
         """The exemplar that each row joins, and which rows it alone covers, where few pairs can be computed again."""

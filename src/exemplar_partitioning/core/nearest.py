@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -29,9 +30,11 @@ Prefilter = Literal["float32", "bfloat16"]
 ROWS = 2048  # rows of a tile: many enough that overhead does not count, few enough to stay near the cache
 TILE = 2048
 DEVICE_TILE = 2**15  # on an accelerator what counts is how often it is called
-FEW = 512  # exemplars that are multiplied in float32 before directions are made ready for another arithmetic
-_NARROW = 256  # of these a tile
+FEW = 1024  # exemplars of which the two most similar are looked at first
+_NARROW = 256  # exemplars that are multiplied in float32 before directions are made ready for another arithmetic
 _GROUP = 32  # columns that share one maximum
+_SHAPE = 128  # columns by which products in bfloat16 grow: for each new shape code is made, which takes a millisecond
+_BFLOAT16 = 2.0**-8 * 1.01  # error of rounding to bfloat16, of what is rounded
 _CLEARLY_POSITIVE = 0.1  # above any margin: nothing negative comes within it of the best
 
 
@@ -55,7 +58,7 @@ class ExemplarMatrix:
         self.prefilter: Prefilter = prefilter or ("bfloat16" if has_bfloat16_units(self.device) else "float32")
         self.k = 0
         self.residual = 0.0
-        self._e = torch.zeros((_GROUP, d), device=self.device)
+        self._e = torch.zeros((_SHAPE, d), device=self.device)
         self._e_fast = self._e if self.prefilter == "float32" else self._e.bfloat16()
 
     @property
@@ -67,13 +70,13 @@ class ExemplarMatrix:
         return self._e[: self.k]
 
     def tile(self, first: int, columns: int, *, coarse: bool) -> Float[Tensor, "t d"]:
-        """Rows first..first+columns-1 as they are multiplied; up to _GROUP rows beyond the last are zeros."""
+        """Rows first..first+columns-1 as they are multiplied; up to _SHAPE rows beyond the last are zeros."""
         return (self._e_fast if coarse else self._e)[first : first + columns]
 
     def append(self, e_kd: Float32[Tensor, "k d"]) -> None:
         new_k = self.k + len(e_kd)
-        if new_k + _GROUP > len(self._e):
-            capacity = max(new_k, 2 * self.k, 256) + _GROUP
+        if new_k + _SHAPE > len(self._e):
+            capacity = max(new_k, 2 * self.k, 256) + _SHAPE
             self._e = self._grown(self._e, capacity)
             self._e_fast = self._e if self.prefilter == "float32" else self._grown(self._e_fast, capacity)
         self._e[self.k : new_k] = e_kd
@@ -99,10 +102,10 @@ def _matrix_of(e_kd: Tensor, device: str, prefilter: Prefilter) -> ExemplarMatri
     return matrix
 
 
-def _padded(t: int) -> int:
+def _padded(t: int, *, coarse: bool) -> int:
     """Columns of a tile of t exemplars, in whole groups."""
-    depth = min(_GROUP, t)
-    return depth * -(-t // depth)
+    step = _SHAPE if coarse else min(_GROUP, t)
+    return step * -(-t // step)
 
 
 class Search:
@@ -127,8 +130,8 @@ class Search:
         if self.matrix.k > FEW:
             return self.decide(block, self.candidates(block))[0]
         top = self.top_two(block)
-        if len(rows := top.tied_n.nonzero()[:, 0]):
-            top.id_n[rows] = self.decide(some := block[rows], self.candidates(some))[0]
+        if len(rows := self.sharpen(top, block, lambda top: top.tied_n)):
+            top.id_n[rows] = self.exactly(block, rows, -math.inf)[0]
         return top.id_n
 
     def covered(self, block: Block, first: int, threshold: float) -> Bool[Tensor, " n"]:
@@ -138,21 +141,77 @@ class Search:
         return within_n
 
     def top_two(self, block: Block, first: int = 0, birth_row_k: Int64[Tensor, " k"] | None = None) -> TopTwo:
-        """The two largest float32 similarities among exemplars first..k-1; for births see `candidates`."""
-        top = TopTwo.empty(block.norm_n, similarity_bound(self.matrix.d, self.matrix.device))
-        for start in range(first, self.matrix.k, _NARROW):
-            e_td = self.matrix.e_kd[start : start + _NARROW]
-            sim_nt = self._room(len(block) * len(e_td), block.y_nd.dtype).view(len(block), len(e_td))
-            torch.mm(block.y_nd, e_td.T, out=sim_nt).div_(block.norm_n[:, None])
+        """The two largest fast similarities among exemplars first..k-1; for births see `candidates`."""
+        if self.matrix.prefilter == "bfloat16" and self.matrix.k - first > _NARROW:
+            return self._top_two(*block.rounded, first, birth_row_k)
+        return self._top_two(block.y_nd, block.norm_n, first, birth_row_k)
+
+    def sharpen(
+        self,
+        top: TopTwo,
+        block: Block,
+        unsure: Callable[[TopTwo], Bool[Tensor, " n"]],
+        birth_row_k: Int64[Tensor, " k"] | None = None,
+    ) -> Int64[Tensor, " r"]:
+        """Have float32 find the two largest of unsure rows, in place; returns the rows that are unsure still."""
+        rows = unsure(top).nonzero()[:, 0]
+        if self.matrix.prefilter == "float32" or self.matrix.k <= _NARROW or not len(rows):
+            return rows
+        top.put(rows, self._top_two(*block.some(rows), 0, birth_row_k, rows))
+        return unsure(top).nonzero()[:, 0]
+
+    def exactly(
+        self, block: Block, rows: Int64[Tensor, " r"], threshold: float, birth_row_k: Int64[Tensor, " k"] | None = None
+    ) -> tuple[Int64[Tensor, " r"], Bool[Tensor, " r"], Bool[Tensor, " r"]]:
+        """By reference arithmetic, of some rows: the nearest exemplar, whether it covers, and whether it alone does."""
+        y_rd, norm_r = block.some(rows)
+        sim_rk = (y_rd @ self.matrix.e_kd.T).div_(norm_r[:, None])
+        if birth_row_k is not None:
+            sim_rk.masked_fill_(birth_row_k >= rows[:, None], -math.inf)
+        eps, level = similarity_bound(self.matrix.d, self.matrix.device) + 4 * UNIT_ROUNDOFF, 1.0 - threshold
+        several_r = (sim_rk > level + eps).sum(dim=1) > 1  # cover it, surely; then only the nearest is asked for
+        nearest_r = sim_rk.amax(dim=1) - 2 * eps
+        least_r = torch.where(several_r, nearest_r, nearest_r.clamp(max=level - eps))
+        row_p, col_p = (sim_rk >= least_r[:, None]).nonzero(as_tuple=True)
+        sim_p = self.reference_pairs(block, rows[row_p], col_p)
+        top_r = sim_p.new_full((len(rows),), -math.inf).scatter_reduce_(0, row_p, sim_p, "amax")
+        winner = sim_p == top_r[row_p]
+        id_r = torch.full_like(rows, self.matrix.k).scatter_reduce_(0, row_p[winner], col_p[winner], "amin")
+        covers_r = torch.bincount(row_p[(1.0 - sim_p) <= threshold], minlength=len(rows))
+        return id_r, (1.0 - top_r) <= threshold, (covers_r == 1) & ~several_r
+
+    def _top_two(
+        self, fast_nd: Tensor, norm_n: Tensor, first: int, birth_row_k: Tensor | None, rows: Tensor | None = None
+    ) -> TopTwo:
+        """The two largest products of rows of these lengths, as directions; of some rows of a block, or all."""
+        eps, rounding = similarity_bound(self.matrix.d, self.matrix.device), 0.0
+        if coarse := fast_nd.dtype == torch.bfloat16:
+            eps, rounding = eps + _BFLOAT16 + self.matrix.residual * 1.01, _BFLOAT16
+        top = TopTwo.empty(norm_n, eps, rounding)
+        most = FEW if coarse else _NARROW
+        for start in range(first, self.matrix.k, most):
+            t = min(most, self.matrix.k - start)
+            tile_td = self.matrix.tile(start, _padded(t, coarse=coarse), coarse=coarse)
+            sim_nt = self._multiply(fast_nd, tile_td, t).flatten(1)
             if birth_row_k is not None:
-                rows_n = torch.arange(len(block), device=sim_nt.device)
-                unborn_nt = birth_row_k[start - first :][: len(e_td)] >= rows_n[:, None]
-                sim_nt.masked_fill_(unborn_nt, -math.inf)
-            best_n, id_n = sim_nt.max(dim=1)
-            second_n = sim_nt.scatter_(1, id_n[:, None], -math.inf).amax(dim=1)
-            found = TopTwo(best_n, second_n, id_n + start, top.eps)
+                rows = torch.arange(len(fast_nd), device=sim_nt.device) if rows is None else rows
+                sim_nt[:, :t].masked_fill_(birth_row_k[start - first :][:t] >= rows[:, None], -math.inf)
+            best_n, second_n, id_n = self._largest_two(sim_nt, norm_n)
+            found = replace(top, best_n=best_n / norm_n, second_n=second_n / norm_n, id_n=id_n + start)
             top = top.merge(found) if start > first else found
         return top
+
+    @staticmethod
+    def _largest_two(sim_nt: Tensor, norm_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The two largest of each row, the second of which may come out too low if it is negative; overwrites them."""
+        order_nt = sim_nt.view(torch.int16) if sim_nt.dtype == torch.bfloat16 else sim_nt
+        id_n = _argmax(order_nt)
+        best_n = sim_nt.gather(1, id_n[:, None])[:, 0].float()
+        if order_nt.dtype == torch.int16 and not bool((best_n > _CLEARLY_POSITIVE * norm_n).all()):
+            order_nt, id_n = sim_nt, sim_nt.argmax(dim=1)  # see `_group_maxima`
+            best_n = sim_nt.gather(1, id_n[:, None])[:, 0].float()
+        sim_nt.scatter_(1, id_n[:, None], -math.inf)
+        return best_n, order_nt.amax(dim=1).view(sim_nt.dtype).float(), id_n
 
     def candidates(
         self,
@@ -172,14 +231,16 @@ class Search:
         coarse = self.matrix.prefilter == "bfloat16" and k > worth
         fast_nd, eps_n = self._fast(block, coarse=coarse)
         # the similarity that a bfloat16 product stores is itself rounded, relative to its size
-        rounding = 2.0**-8 * 1.01 if coarse else 0.0
+        rounding = _BFLOAT16 if coarse else 0.0
         level = 2.0 if threshold is None else 1.0 - threshold
         nearest = Nearest(eps_n, rounding)
         covering = None if threshold is None else Covering(eps_n, rounding, level)
         most = TILE if fast_nd.device.type == "cpu" else DEVICE_TILE
         for start in range(0, k, most):
             t = min(most, k - start)
-            sim_ntg = self._multiply(fast_nd, self.matrix.tile(first + start, _padded(t), coarse=coarse), t)
+            sim_ntg = self._multiply(
+                fast_nd, self.matrix.tile(first + start, _padded(t, coarse=coarse), coarse=coarse), t
+            )
             if birth_row_k is not None:
                 unborn_tg = self._grouped(birth_row_k[start : start + t], len(block), sim_ntg.shape[1:])
                 rows_n = torch.arange(len(block), device=fast_nd.device)
@@ -204,10 +265,11 @@ class Search:
         Column j of the tile lies at [:, j // groups, j % groups]: maxima over the middle axis then
         run along contiguous memory.
         """
-        n, columns, depth = len(fast_nd), len(tile_td), min(_GROUP, t)
+        n, columns = len(fast_nd), len(tile_td)
         sim_nt = self._room(n * columns, fast_nd.dtype).view(n, columns)
         torch.mm(fast_nd, tile_td.T, out=sim_nt)
         sim_nt[:, t:] = -math.inf
+        depth = min(_GROUP, columns)
         return sim_nt.view(n, depth, columns // depth)
 
     def _room(self, numbers: int, dtype: torch.dtype) -> Tensor:
@@ -297,6 +359,13 @@ class Search:
             u_rd = block.reference(rows)
             parts.append(reference_similarity(u_rd[inverse], self.matrix.e_kd[col_p[part]]))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=row_p.device)
+
+
+def _argmax(order_nt: Tensor) -> Int64[Tensor, " n"]:
+    """The first of the largest of each row; NumPy finds it in a fraction of torch's time."""
+    if order_nt.device.type == "cpu":
+        return torch.from_numpy(order_nt.numpy().argmax(axis=1))
+    return order_nt.argmax(dim=1)
 
 
 @full_precision()
