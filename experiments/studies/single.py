@@ -1,20 +1,23 @@
-"""Refusal: is a region's exemplar better at taking it out than a single activation drawn at random?
+"""Refusal and Chinese: is a region better at taking them out than a single activation drawn at random?
 
-    python -m experiments.studies.single REFUSAL_FOLDER --out FILE
+    python -m experiments.studies.single BEHAVIOUR DATA --out FILE
 
-Question, arms, nulls and rule: `ep_experiments/behaviours/PREREGISTRATION.md`. The folder holds harmful_train.json.gz,
-harmful_val.json.gz and harmless_val.json.gz of Arditi et al.
+Question, arms, nulls and rule: `ep_experiments/behaviours/PREREGISTRATION.md`. BEHAVIOUR is refusal or chinese; DATA is
+a folder with refusal, labelled and corpora. What each direction did is kept beside FILE, so that a run goes on.
 
-Shapes: n prompts, d = d_model.
+Shapes: n prompts, m directions, k regions, s tokens, v vocabulary, d = d_model.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +28,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ep_experiments import nulls
-from ep_experiments.behaviours.known import refuses
+from ep_experiments.axbench.baselines import mean_members, partitions
+from ep_experiments.behaviours.known import BEHAVIOURS, has_chinese
 from ep_experiments.behaviours.prompts import advbench, harmbench
 from ep_experiments.behaviours.scoring import judged
-from ep_experiments.paired import above_null, difference
+from ep_experiments.paired import above_null, difference, mcnemar
 from ep_experiments.record import write_study
 from exemplar_partitioning.act.edits import off, orthonormal
-from exemplar_partitioning.act.localise import holm, last_activations, rates, wilson
-from exemplar_partitioning.core.calibration import calibrate
-from exemplar_partitioning.core.dictionary import Dictionary
-from exemplar_partitioning.core.leader import LeaderClustering
+from exemplar_partitioning.act.localise import holm, last_activations, meets, rates, wilson
+from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.generate import encode, generate
 from exemplar_partitioning.models.hooks import applied
 from exemplar_partitioning.models.load import load_model
@@ -42,87 +44,87 @@ from exemplar_partitioning.models.loaded import LoadedModel
 from exemplar_partitioning.models.sites import resolve_sites
 
 SITE = "resid_post.18"
-PERCENTILE = 5.0
-TRAIN, TEST, FIRST, ANSWERED = 64, 104, 16, 24  # prompts of each kind; tested; of those for nulls; answered
-ORDERS = 3
-NULLS, OFF_AXIS = 20, 10
+PERCENTILE = {"refusal": 5.0, "chinese": 20.0}
+TRAIN, TEST, FIRST, ANSWERED = 64, 104, 24, 24  # prompts of each kind; tested; of those for nulls; answered
+ORDERS = 5
+NULLS, OFF_AXIS, SINGLES_ANSWERED = 20, 10, 3
+TOKENS = 12  # of an answer
 BATCH = 12
 FEWEST = 5  # prompts of a region
+ARMS = ("exemplar", "mean member", "difference of means")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A behaviour with its prompts. opening: tokens after the prompt that are read, too; odds: from logits there."""
+
+    showing: list[str]
+    others: list[str]
+    test: list[str]
+    opening: list[int]
+    odds: Callable[[Float[Tensor, "s v"]], float]
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path)
+    options.add_argument("behaviour", choices=sorted(PERCENTILE))
+    options.add_argument("data", type=Path)
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("qwen2.5-coder-0.5b-instruct", dtype="bfloat16", device="cpu")
-    result = Study(loaded, given.folder).run()
-    about = {"site": SITE, "percentile": PERCENTILE}
+    asked = (refusal if given.behaviour == "refusal" else chinese)(loaded, given.data)
+    result = Study(loaded, given.behaviour, asked, given.out.with_suffix(".kept")).run()
+    about = {"behaviour": given.behaviour, "site": SITE, "percentile": PERCENTILE[given.behaviour]}
     write_study(given.out, "single activations", loaded.info, begun, about | result, study="single")
 
 
+@dataclass
 class Study:
-    """Directions of every arm, and how far each takes the log-odds of a refusal down."""
+    """Directions of every arm, and how far each takes the log-odds of a behaviour down."""
 
-    def __init__(self, loaded: LoadedModel, folder: Path):
-        self.loaded = loaded
-        harmful, harmless, self.test = prompts(folder)
-        self.train = [*harmful, *harmless]
-        site = resolve_sites(SITE, loaded.architecture)[0]
-        self.x_nd = last_activations(loaded, [site], self.train)[site]
-        n = len(harmful)
-        self.harmful, self.harmless = self.x_nd[:n], self.x_nd[n:]
-        self.axis_d = normalize(self.harmful.mean(dim=0) - self.harmless.mean(dim=0), dim=0)
-        writes = [f"{p}.{i}" for i in range(loaded.info.n_layers) for p in ("attn_out_post", "mlp_out_post")]
+    loaded: LoadedModel
+    name: str
+    asked: Asked
+    kept: Path
+    done: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kept.is_file():
+            self.done = json.loads(self.kept.read_bytes())
+        site = resolve_sites(SITE, self.loaded.architecture)[0]
+        self.train = [*self.asked.showing, *self.asked.others]
+        self.x_nd = last_activations(self.loaded, [site], self.train)[site]
+        self.of_nd = dict(zip(("showing", "other"), self.x_nd.split(len(self.asked.showing)), strict=True))
+        self.axis_d = normalize(self.of_nd["showing"].mean(dim=0) - self.of_nd["other"].mean(dim=0), dim=0)
+        writes = [f"{p}.{i}" for i in range(self.loaded.info.n_layers) for p in ("attn_out_post", "mlp_out_post")]
         self.writes = ["resid_pre.0", *writes]
-        tokenizer = loaded.tokenizer
-        self.sorry, self.sure = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("I'm sorry", "Sure")
-        )
 
     def run(self) -> dict[str, Any]:
-        before = self._answers(self.train)
-        main, regions = self._regions(before == 1)
-        centre_d = self.x_nd.mean(dim=0)
-        draw = np.random.default_rng(0)
-        singles = {
-            kind: normalize(x_nd[nulls.random_rows(len(x_nd), NULLS, 0)] - centre_d, dim=1)
-            for kind, x_nd in (("harmful activation", self.harmful), ("harmless activation", self.harmless))
-        }
-        off_axis = singles["harmful activation"][:OFF_AXIS]
-        off_axis = normalize(off_axis - (off_axis @ self.axis_d)[:, None] * self.axis_d, dim=1)
-        sets = {
-            **singles,
-            "random region": regions[draw.choice(len(regions), NULLS, replace=len(regions) < NULLS)],
-            "random direction": nulls.gaussian_directions(self.x_nd.shape[1], NULLS, 0),
-            "harmful activation off the axis": off_axis,
-        }
-        plain_n = self._log_odds(self.test, None)
-        arms = [self._arm(name, v_d, plain_n, self.test) for name, v_d in main]
-        null_rows = [
-            {"null": name} | self._arm(name, v_d, plain_n[:FIRST], self.test[:FIRST])
-            for name, set_kd in sets.items()
-            for v_d in set_kd
-        ]
-        answered = self.test[:ANSWERED]
-        shown = {"no intervention": self._rate(answered, None)}
-        for name in ("exemplar", "mean member", "difference of means"):
-            shown[name] = self._rate(answered, next(v_d for arm, v_d in main if arm == name))
-        for name in singles:
-            shown[name] = self._rate(answered, singles[name][0])
+        shows_n = self._shows("train", self.train, None)
+        main, regions_kd = self._regions(shows_n == 1)
+        nulls_md = self._nulls(regions_kd)
+        plain_n = self._odds("plain", self.asked.test, None)
+        first = self.asked.test[:FIRST]
+        off_axis = [(f"{name} off the axis", self._off_axis(v_d)) for name, v_d in main if name in ARMS[:2]]
+        every = [(name, v_d, self.asked.test) for name, v_d in main]
+        every += [(name, v_d, first) for name, v_d in off_axis]
+        every += [(name, v_d, first) for name, v_md in nulls_md.items() for v_d in v_md]
+        rows: list[dict[str, Any]] = []
+        fall: dict[str, list[np.ndarray]] = {}
+        for i, (name, v_d, prompts) in enumerate(every):
+            fall_n = plain_n[: len(prompts)] - self._odds(f"{i}", prompts, v_d)
+            fall.setdefault(name, []).append(fall_n[:FIRST])
+            found = difference(fall_n, np.zeros(len(fall_n)))
+            facts = {"cosine": round(float(v_d @ self.axis_d), 3), "prompts": len(prompts)}
+            rows.append({"name": name} | facts | {"fall": [round(found[k], 3) for k in ("difference", "low", "high")]})
+        counts = {"train": len(self.train), "shown": int((shows_n == 1).sum()), "test": len(plain_n), "first": FIRST}
         return {
-            "prompts": {
-                "train": len(self.train),
-                "refused": int((before == 1).sum()),
-                "test": len(self.test),
-                "first": FIRST,
-            },
+            "prompts": counts | {"regions": len(regions_kd) / ORDERS},
             "plain": round(float(plain_n.mean()), 3),
-            "arms": arms,
-            "nulls": null_rows,
-            "tests": tests(arms, null_rows),
-            "answers": shown,
+            "directions": rows,
+            "tests": tests(fall, [*ARMS[:2]], list(nulls_md)),
+            "answers": self._answers(main, nulls_md),
         }
 
     def _regions(self, shows_n: np.ndarray) -> tuple[list[tuple[str, Tensor]], Tensor]:
@@ -130,98 +132,161 @@ class Study:
         main, every = [("difference of means", self.axis_d)], []
         for order in range(ORDERS):
             rows = np.random.default_rng(order).permutation(len(self.x_nd))
-            x_nd = self.x_nd[torch.from_numpy(rows)]
-            calibration = calibrate([x_nd], [PERCENTILE])
-            clustering = LeaderClustering(calibration.center, calibration.thresholds[PERCENTILE])
-            clustering.add(x_nd)
-            d = Dictionary(calibration.center, clustering.exemplars.clone(), clustering.threshold)
-            ids_n, _ = d.assign(self.x_nd.numpy())
-            meets_nk = np.zeros((len(ids_n), d.k), bool)
-            meets_nk[np.arange(len(ids_n)), ids_n] = True
-            known = [r for r in rates(meets_nk, shows_n) if r.prompts >= FEWEST]
-            best = max(known, key=lambda r: r.low).region
-            member_nd = self.x_nd[torch.from_numpy(ids_n == best)] - d.center
-            main += [
-                ("exemplar", d.exemplars[best]),
-                ("mean member", normalize(normalize(member_nd, dim=1).mean(dim=0), dim=0)),
-            ]
+            percentile = PERCENTILE[self.name]
+            d = partitions(self.x_nd[torch.from_numpy(rows)], [percentile])[percentile]
+            known = rates(meets(d, self.x_nd, np.arange(len(self.x_nd))), shows_n)
+            best = max((r for r in known if r.prompts >= FEWEST), key=lambda r: r.low).region
+            mean_d = torch.from_numpy(mean_members(d, self.x_nd)[best])
+            main += [("exemplar", d.exemplars[best]), ("mean member", normalize(mean_d, dim=0))]
             every.append(d.exemplars)
         return main, torch.cat(every)
 
-    def _arm(self, name: str, v_d: Tensor, plain_n: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
-        fall_n = plain_n - self._log_odds(prompts, v_d)
-        found = difference(fall_n, np.zeros(len(fall_n)))
-        first = float(fall_n[:FIRST].mean())
-        return {
-            "name": name,
-            "cosine": round(float(v_d @ self.axis_d), 3),
-            "fall": [round(found[key], 3) for key in ("difference", "low", "high")],
-            "first": round(first, 4),
+    def _nulls(self, regions_kd: Tensor) -> dict[str, Tensor]:
+        """Sets of directions that are no region chosen for the behaviour; some again without their part on the axis."""
+        centre_d = self.x_nd.mean(dim=0)
+        made = {
+            f"single activation, {kind}": normalize(x_nd[nulls.random_rows(len(x_nd), NULLS, 0)] - centre_d, dim=1)
+            for kind, x_nd in self.of_nd.items()
         }
+        made["random region"] = regions_kd[nulls.random_rows(len(regions_kd), NULLS, 0)]
+        apart = {f"{name} off the axis": self._off_axis(v_md[:OFF_AXIS]) for name, v_md in made.items()}
+        return made | {"random direction": nulls.gaussian_directions(self.x_nd.shape[1], NULLS, 0)} | apart
 
-    def _log_odds(self, prompts: Sequence[str], v_d: Tensor | None) -> Float[np.ndarray, " n"]:
-        """Of the opening of a refusal against that of compliance, where the answer begins."""
-        windows = [[*encode(self.loaded, prompt), *self.sorry] for prompt in prompts]
-        order, odds_n = np.argsort([len(w) for w in windows], kind="stable"), np.zeros(len(windows))
-        model = self.loaded.model
-        with self._without(v_d), torch.inference_mode():
-            for start in range(0, len(order), BATCH):
-                batch = order[start : start + BATCH]
-                longest = max(len(windows[i]) for i in batch)
-                ids_bs = torch.zeros((len(batch), longest), dtype=torch.long)
-                mask_bs = torch.zeros_like(ids_bs)
-                for row, i in enumerate(batch):
-                    ids_bs[row, : len(windows[i])] = torch.tensor(windows[i])
-                    mask_bs[row, : len(windows[i])] = 1
-                hidden_bsd = model.model(input_ids=ids_bs, attention_mask=mask_bs, use_cache=False).last_hidden_state
-                for row, i in enumerate(batch):
-                    at = len(windows[i]) - len(self.sorry) - 1
-                    logp_sv = model.lm_head(hidden_bsd[row, at : at + len(self.sorry)]).float().log_softmax(dim=-1)
-                    sorry = sum(float(logp_sv[s, token]) for s, token in enumerate(self.sorry))
-                    odds_n[i] = sorry - float(logp_sv[0, self.sure[0]])
-        return odds_n
+    def _off_axis(self, v_d: Tensor) -> Tensor:
+        return normalize(v_d - (v_d @ self.axis_d)[..., None] * self.axis_d, dim=-1)
 
-    def _without(self, v_d: Tensor | None) -> Any:
-        edit = (lambda x_nd: x_nd) if v_d is None else off(orthonormal(v_d[None]), torch.zeros_like(v_d))
-        return applied(self.loaded.model, edit, self.writes if v_d is not None else self.writes[:1])
+    def _answers(self, main: list[tuple[str, Tensor]], nulls_md: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Share of answers that show it, of the first order's arms and of some single activations."""
+        tried: list[tuple[str, Tensor | None]] = [("no intervention", None)]
+        tried += [next(each for each in main if each[0] == name) for name in ARMS]
+        tried += [(name, v) for name in nulls_md if name in SINGLE for v in nulls_md[name][:SINGLES_ANSWERED]]
+        rows: list[dict[str, Any]] = []
+        shown: list[np.ndarray] = []
+        for i, (name, v_d) in enumerate(tried):
+            shows_n = self._shows(f"answers {i}", self.asked.test[:ANSWERED], v_d)
+            low, high = wilson(np.array([np.nansum(shows_n)]), np.array([(~np.isnan(shows_n)).sum()]))
+            rate = [round(float(v), 3) for v in (np.nanmean(shows_n), low[0], high[0])]
+            shown.append(shows_n)
+            against = {} if i < 2 else {"p": mcnemar(shown[1], shows_n)["p"]}
+            rows.append({"name": name, "rate": rate} | against)
+        return rows
 
-    def _answers(self, prompts: Sequence[str], v_d: Tensor | None = None) -> np.ndarray:
-        with self._without(v_d):
-            return judged(refuses, generate(self.loaded, prompts, max_new_tokens=16))
+    def _shows(self, key: str, prompts: Sequence[str], v_d: Tensor | None) -> np.ndarray:
+        def shows() -> list[float]:
+            written = generate(self.loaded, prompts, max_new_tokens=TOKENS)
+            return judged(BEHAVIOURS[self.name].shows, written).tolist()
 
-    def _rate(self, prompts: Sequence[str], v_d: Tensor | None) -> list[float]:
-        shows_n = self._answers(prompts, v_d)
-        low, high = wilson(np.array([np.nansum(shows_n)]), np.array([len(shows_n)]))
-        return [round(float(np.nanmean(shows_n)), 3), round(float(low[0]), 3), round(float(high[0]), 3)]
+        return self._once(f"shows {key}", v_d, shows)
+
+    def _odds(self, key: str, prompts: Sequence[str], v_d: Tensor | None) -> np.ndarray:
+        return self._once(f"odds {key}", v_d, lambda: self._read(prompts))
+
+    def _once(self, key: str, v_d: Tensor | None, make: Callable[[], list[float]]) -> np.ndarray:
+        """What was made before, or is made without a direction and kept."""
+        if key not in self.done:
+            with self._without(v_d), torch.inference_mode():
+                self.done[key] = make()
+            self.kept.write_bytes(to_json(self.done))
+        return np.array(self.done[key])
+
+    def _read(self, prompts: Sequence[str]) -> list[float]:
+        """Log-odds of the behaviour where each answer begins. What all prompts begin with is read once."""
+        opening, model = self.asked.opening, self.loaded.model
+        windows = [[*encode(self.loaded, prompt), *opening] for prompt in prompts]
+        alike = (len(set(column)) == 1 for column in zip(*windows, strict=False))
+        shared = windows[0][: next(i for i, same in enumerate([*alike, False]) if not same)]
+        before = model.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+        rest = [window[len(shared) :] for window in windows]
+        order, odds_n = np.argsort([len(w) for w in rest], kind="stable"), np.zeros(len(rest))
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            longest = max(len(rest[i]) for i in batch)
+            ids_bs = torch.tensor([rest[i] + [0] * (longest - len(rest[i])) for i in batch])
+            mask_bs = torch.tensor([[1] * len(windows[i]) + [0] * (longest - len(rest[i])) for i in batch])
+            cache = copy.deepcopy(before)
+            cache.batch_repeat_interleave(len(batch))
+            read = model.model(input_ids=ids_bs, attention_mask=mask_bs, past_key_values=cache, use_cache=True)
+            for row, i in enumerate(batch):
+                at = len(rest[i]) - len(opening) - 1
+                logits_sv = model.lm_head(read.last_hidden_state[row, at : at + len(opening) + 1])
+                odds_n[i] = self.asked.odds(logits_sv.float().log_softmax(dim=-1))
+        return odds_n.tolist()
+
+    def _without(self, v_d: Tensor | None) -> AbstractContextManager[Any]:
+        if v_d is None:
+            return nullcontext()
+        return applied(self.loaded.model, off(orthonormal(v_d[None]), torch.zeros_like(v_d)), self.writes)
 
 
-def tests(arms: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every kind of arm, the mean of its orders, against every null on the same prompts; corrected together."""
+SINGLE = ("single activation, showing", "single activation, other")
+
+
+def tests(fall: dict[str, list[np.ndarray]], arms: list[str], names: list[str]) -> list[dict[str, Any]]:
+    """Every arm, the mean of its orders, beside every null's mean on the same prompts, and among its members."""
     found = []
-    for name in dict.fromkeys(arm["name"] for arm in arms):
-        value = float(np.mean([arm["first"] for arm in arms if arm["name"] == name]))
-        for null in dict.fromkeys(row["null"] for row in rows):
-            fall_m = np.array([row["first"] for row in rows if row["null"] == null])
-            facts = {"arm": name, "null": null, "fall": value, "null_fall": fall_m.mean(), "null_high": fall_m.max()}
-            found.append({k: v if isinstance(v, str) else round(float(v), 3) for k, v in facts.items()})
-            found[-1]["p"] = above_null(value, fall_m)
+    for arm in arms:
+        for null in names:
+            name = f"{arm} off the axis" if null.endswith("off the axis") else arm
+            mean_n = np.mean(fall[name], axis=0)
+            member_m = np.array([of.mean() for of in fall[null]])
+            apart = difference(mean_n, np.mean(fall[null], axis=0))
+            found.append({
+                "arm": name,
+                "null": null,
+                "fall": mean_n.mean(),
+                "null_fall": member_m.mean(),
+                "null_low": member_m.min(),
+                "null_high": member_m.max(),
+                "reached": int((member_m >= mean_n.mean()).sum()),
+                "members": len(member_m),
+                "rank_p": above_null(float(mean_n.mean()), member_m),
+            } | apart)  # fmt: skip
     for row, p in zip(found, holm(np.array([row["p"] for row in found])), strict=True):
-        row["p"], row["p_corrected"] = round(row["p"], 4), round(float(p), 4)
-    return found
+        row["p"] = p
+    return [{k: v if isinstance(v, str | int) else round(float(v), 4) for k, v in row.items()} for row in found]
 
 
-def prompts(folder: Path) -> tuple[list[str], list[str], list[str]]:
+def refusal(loaded: LoadedModel, data: Path) -> Asked:
     """Harmful and harmless prompts to find regions with, and new harmful ones of other authors to test on."""
     rng = np.random.default_rng(0)
 
     def read(name: str) -> list[str]:
-        return [row["instruction"].strip() for row in json.loads(gzip.decompress((folder / name).read_bytes()))]
+        file = data / "refusal" / f"{name}.json.gz"
+        return [row["instruction"].strip() for row in json.loads(gzip.decompress(file.read_bytes()))]
 
     used = {_plain(p) for p in (*advbench(), *harmbench())}
-    new = [p for p in (*read("harmful_train.json.gz"), *read("harmful_val.json.gz")) if _plain(p) not in used]
+    new = [p for p in (*read("harmful_train"), *read("harmful_val")) if _plain(p) not in used]
     test = [str(p) for p in rng.permutation(new)[:TEST]]
     harmful = [str(p) for p in rng.permutation(advbench())[:TRAIN]]
-    return harmful, [str(p) for p in rng.permutation(read("harmless_val.json.gz"))[:TRAIN]], test
+    harmless = [str(p) for p in rng.permutation(read("harmless_val"))[:TRAIN]]
+    sorry, sure = (loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("I'm sorry", "Sure"))
+
+    def odds(logp_sv: Tensor) -> float:
+        return float(sum(logp_sv[s, token] for s, token in enumerate(sorry)) - logp_sv[0, sure[0]])
+
+    return Asked(harmful, harmless, test, sorry[:-1], odds)
+
+
+def chinese(loaded: LoadedModel, data: Path) -> Asked:
+    """Sentences in Chinese and English to find regions with, and first sentences of Chinese paragraphs to test on."""
+    rng = np.random.default_rng(0)
+
+    def read(file: Path, key: str, value: str) -> list[str]:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            return [row["text"].strip() for row in map(json.loads, lines) if row[key] == value]
+
+    sentences = data / "labelled" / "pud_18_languages.jsonl.gz"
+    zh, en = (rng.permutation(read(sentences, "lang", name))[:TRAIN] for name in ("Chinese", "English"))
+    paragraphs = read(data / "corpora" / "multilingual.jsonl.gz", "source", "xquad_zh")
+    test = rng.permutation(list(dict.fromkeys(p.split("。")[0] + "。" for p in paragraphs)))[:TEST]
+    texts = loaded.tokenizer.batch_decode([[i] for i in range(len(loaded.tokenizer))])
+    of_v = torch.tensor([i for i, text in enumerate(texts) if has_chinese(text)])
+
+    def odds(logp_sv: Tensor) -> float:
+        in_chinese = logp_sv[0, of_v].double().logsumexp(dim=0)
+        return float(in_chinese - torch.log(-torch.expm1(in_chinese.clamp(max=-1e-9))))
+
+    return Asked([str(p) for p in zh], [str(p) for p in en], [str(p) for p in test], [], odds)
 
 
 def _plain(prompt: str) -> str:

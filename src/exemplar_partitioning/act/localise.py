@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from ..core.dictionary import Dictionary
 from ..errors import EPError
 from ..folder.dictionary import StoredDictionary
 from ..folder.model import check_model
@@ -141,7 +142,7 @@ def last_activations(
 
 
 def meets(
-    dictionary: StoredDictionary, x_nd: Float[Tensor, "n d"], prompt_n: Int64[np.ndarray, " n"]
+    dictionary: Dictionary, x_nd: Float[Tensor, "n d"], prompt_n: Int64[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "p k"]:
     """Which prompt meets which region. prompt_n: the prompt that each activation belongs to, ascending from 0."""
     ids_n, _ = dictionary.assign(x_nd.numpy())
