@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from scipy.sparse import coo_array
 from torch import Tensor
 
+from exemplar_partitioning.compare.overlap import contingency
 from exemplar_partitioning.core.dictionary import Dictionary
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.models.loaded import LoadedModel
@@ -22,6 +22,7 @@ from exemplar_partitioning.models.loaded import LoadedModel
 from . import nulls
 from .activations import TextActivations
 from .axbench import baselines
+from .axbench.readouts import auroc
 from .paired import interval, mean_spread, resamples
 
 SHOWN = 10  # tokens of a label
@@ -103,9 +104,7 @@ def scores(
     """Detection score of each cluster by its label; NaN for one with too few held-out members."""
     rng, of_n = np.random.default_rng(seed), clusters.of_n
     inside = np.flatnonzero(of_n[:first_held] >= 0)
-    count_kv = coo_array(
-        (np.ones(len(inside)), (of_n[inside], token_n[inside])), shape=(clusters.k, int(token_n.max()) + 1)
-    ).tocsr()
+    count_kv = contingency(of_n[inside], token_n[inside], clusters.k, int(token_n.max()) + 1)
     count_v, members_k = count_kv.sum(axis=0), count_kv.sum(axis=1)
     held = first_held + np.flatnonzero(of_n[first_held:] >= 0)
     by = np.split(
@@ -121,11 +120,9 @@ def scores(
         lift = np.where(count >= 2, count / count_v[token], 0)
         shown = np.argsort(-lift, kind="stable")[:SHOWN]
         weight = dict(zip(token[shown], np.where(lift[shown] > 0, count[shown] / members_k[region], 0), strict=True))
-        a, b = (
-            np.array([weight.get(t, 0.0) for t in token_n[items]])
-            for items in (rng.choice(mine, ITEMS, replace=False), others)
-        )
-        score_k[region] = ((a[:, None] > b).sum() + (a[:, None] >= b).sum()) / (2 * ITEMS**2)
+        items = np.concatenate([rng.choice(mine, ITEMS, replace=False), others])
+        score_n = np.array([weight.get(t, 0.0) for t in token_n[items]])
+        score_k[region] = auroc(score_n, np.arange(len(items)) < ITEMS)
     return score_k
 
 
@@ -143,7 +140,7 @@ def _others(
 def one_form(clusters: Clusters, form_n: Int64[np.ndarray, " n"]) -> float:
     """Share of clusters nearly all of whose members are one word form."""
     inside = clusters.of_n >= 0
-    count = coo_array((np.ones(inside.sum()), (clusters.of_n[inside], form_n[inside]))).tocsr()
+    count = contingency(clusters.of_n[inside], form_n[inside], clusters.k, int(form_n.max()) + 1)
     members_k = count.sum(axis=1)
     return float((count.max(axis=1).toarray().ravel() >= ONE_FORM * members_k)[members_k > 0].mean())
 

@@ -117,15 +117,15 @@ def by_others(
     All that covers them is of that document, and stands for nothing that another document brings.
     """
     own_nk = covered_nk & (document_n[:, None] == document_n[births_k][None])
-    alone_n = own_nk.sum(axis=1) == covered_nk.sum(axis=1)
+    all_n = covered_nk.sum(axis=1)
     of_k = document_n[births_k]
     stands_k = np.zeros(len(births_k), bool)
     for document in np.unique(of_k):
         mine_k = of_k == document
         # rows of other documents that only this one's exemplars cover would have founded regions of their own
-        other_n = (document_n != document) & (covered_nk[:, mine_k].sum(axis=1) == covered_nk.sum(axis=1))
+        other_n = (document_n != document) & (covered_nk[:, mine_k].sum(axis=1) == all_n)
         stands_k[mine_k] = covered_nk[np.ix_(other_n, mine_k)].any(axis=0)
-    return alone_n & ~(own_nk & stands_k).any(axis=1)
+    return (own_nk.sum(axis=1) == all_n) & ~(own_nk & stands_k).any(axis=1)
 
 
 def of_ratio(value_n: np.ndarray, block_n: np.ndarray) -> float:
@@ -136,7 +136,7 @@ def of_ratio(value_n: np.ndarray, block_n: np.ndarray) -> float:
 
 
 def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each percentile and unit: mean estimate and interval, truth over estimate, and how often it holds the truth."""
+    """Of each percentile and unit: mean estimate and interval, truth over estimate, how often the truth is held."""
     rows = []
     for percentile in PERCENTILES:
         of = [row for row in found if row["percentile"] == percentile]

@@ -60,11 +60,15 @@ def main() -> None:
     write_study(given.out, "concepts", loaded.info, begun, result, study="concepts")
 
 
-def ordinary_at(loaded: LoadedModel, cache: Path, percentile: float, tokens: int = TOKENS) -> Ordinary:
-    """Directions from the packaged text, as `ep experiment axbench` has them."""
+def ordinary_activations(loaded: LoadedModel, cache: Path) -> TextActivations:
+    """Of the packaged text, as `ep experiment axbench` has them."""
     texts = ordinary_texts(loaded, documents_of(None), TOKENS)
-    acts = text_activations(loaded, [SITE], texts, cache=cache, context_size=ORDINARY_CONTEXT)[SITE]
-    return Ordinary(torch.from_numpy(np.array(acts.x_nd[:tokens])), percentile)
+    return text_activations(loaded, [SITE], texts, cache=cache, context_size=ORDINARY_CONTEXT)[SITE]
+
+
+def ordinary_at(loaded: LoadedModel, cache: Path, percentile: float) -> Ordinary:
+    """Directions from the packaged text, as `ep experiment axbench` has them."""
+    return Ordinary(torch.from_numpy(np.array(ordinary_activations(loaded, cache).x_nd[:TOKENS])), percentile)
 
 
 def detected(given: ConceptSet, acts: TextActivations, ordinary: Ordinary, cache: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ep_experiments.paired import clustered, difference, interval
+from ep_experiments.paired import clustered, difference, ratio, spread
 from exemplar_partitioning.act.localise import holm
 from exemplar_partitioning.files import to_json
 
@@ -67,13 +67,11 @@ def summary(tasks: list[dict[str, Any]]) -> dict[str, Any]:
     known = [arm for arm in ARMS if arm in by[0]]
     accuracy = {arm: np.array([row[arm]["accuracy"][0] for row in by]) for arm in known}
     family_t = np.array([family(task["task"]) for task in tasks])
-    weight_bt = clustered(family_t, DRAWS, 0)
+    weight_bt = np.concatenate([np.ones((1, len(by)), np.int64), clustered(family_t, DRAWS, 0)])
     rows = []
     for arm in known[2:]:
         raw_t = accuracy[by[0][arm]["against"]]
-        low, high = interval((weight_bt @ accuracy[arm]) / (weight_bt @ raw_t))
-        value = accuracy[arm].sum() / raw_t.sum()
-        rows.append({"arm": arm, "retention": [round(float(v), 4) for v in (value, low, high)]})
+        rows.append({"arm": arm, "retention": spread(ratio(accuracy[arm], raw_t, weight_bt))})
     pairs = [
         {"arm": arm, "null": null} | difference(accuracy[arm], accuracy[null], family_t)
         for arm, null in PAIRS

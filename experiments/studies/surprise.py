@@ -22,17 +22,15 @@ from torch import Tensor
 from ep_experiments import nulls
 from ep_experiments.activations import TextActivations, text_activations
 from ep_experiments.axbench import baselines
-from ep_experiments.axbench.detect import ORDINARY_CONTEXT, ordinary_texts
 from ep_experiments.concepts import read_concepts
 from ep_experiments.ood.methods import nearest
 from ep_experiments.paired import auroc, resampled_by_kind, spread
 from ep_experiments.record import write_study
 from exemplar_partitioning.core.dictionary import Dictionary
-from exemplar_partitioning.demo.corpus import documents_of
 from exemplar_partitioning.models.load import load_model
-from exemplar_partitioning.novelty.scores import SHARPNESS
+from exemplar_partitioning.novelty import scores
 
-from .concepts import CONTEXT, SITE, TOKENS
+from .concepts import CONTEXT, SITE, ordinary_activations
 from .few_data import LANGUAGE_CONTEXT, LENGTH, documents_of_tokens, in_another_language, intents
 
 BUILT = 150_000  # activations
@@ -56,7 +54,7 @@ def main() -> None:
     def read(texts: list[str], context: int) -> TextActivations:
         return text_activations(loaded, [SITE], texts, cache=given.cache, context_size=context)[SITE]
 
-    plain = read(ordinary_texts(loaded, documents_of(None), TOKENS), ORDINARY_CONTEXT)
+    plain = ordinary_activations(loaded, given.cache)
     after = np.flatnonzero(plain.start_t[:-1] >= BUILT)
     x_nd = torch.from_numpy(np.array(plain.x_nd[:BUILT]))
     documents = {"ordinary": beginnings(plain, after)}
@@ -114,15 +112,15 @@ def scored(x_nd: Tensor, documents: dict[str, list[Tensor]]) -> dict[str, dict[s
 
 
 def surprise(dictionary: Dictionary, x_nd: Tensor) -> Any:
-    """As `novelty.scores` has it, of a dictionary that is in no folder: mean members, the root of their shares."""
+    """As `novelty.scores` has it, of a dictionary that is in no folder."""
     members = dictionary.members(x_nd)
     known = members.members > 0
     mean_kd = torch.from_numpy(members.mean_directions[known].astype(np.float32))
-    log_weight_k = torch.from_numpy(np.log(members.members[known] / members.members.sum()) / 2).float()
+    members_k = torch.from_numpy(members.members[known].astype(np.float32))
 
     def score(rows_nd: Tensor) -> np.ndarray:
         u_nd = baselines.centred(rows_nd, dictionary.center)
-        return -torch.logsumexp(log_weight_k + SHARPNESS * (u_nd @ mean_kd.T - 1), dim=1).double().numpy()
+        return scores.surprise(u_nd, mean_kd, members_k).double().numpy()
 
     return score
 

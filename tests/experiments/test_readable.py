@@ -24,10 +24,10 @@ def test_a_label_tells_clusters_of_tokens_and_nothing_of_clusters_at_random():
     assert one_form(Clusters(token_n // 2, None, 20), token_n) == 0
 
 
-def test_clusters_with_few_held_out_members_have_no_score():
-    of_n = np.r_[np.zeros(500, int), np.ones(500, int)]
-    score = scores(Clusters(of_n, np.array([[1], [0]]), 2), of_n, 500 + 500 - ITEMS, seed=0)
-    assert np.isnan(score[0]) and not np.isnan(score[1])
+def test_few_held_out_members_give_no_score_and_few_others_the_same():
+    of_n = np.repeat([0, 1, 0, 1], [500, 490, 3, ITEMS])
+    score = scores(Clusters(of_n, np.array([[1], [0]]), 2), of_n, 990, seed=0)
+    assert np.isnan(score[0]) and score[1] == 1
 
 
 def test_the_command_finds_regions_above_dealt_out_ones(tiny_folder, tmp_path):

@@ -70,15 +70,23 @@ def token_scores(dictionary: StoredDictionary, x_nd: Float[np.ndarray, "n d"] | 
     """
     evidence, device = dictionary.annotation, dictionary.device
     members_k = torch.from_numpy(evidence.regions["members"].to_numpy().astype(np.float32))
-    log_weight_k = (members_k / members_k.sum()).log().div(2).to(device)
-    mean_kd = torch.from_numpy(evidence.mean_directions).to(device)
+    members_k, mean_kd = members_k.to(device), torch.from_numpy(evidence.mean_directions).to(device)
     e_kd = dictionary.exemplars.to(device)
     scores_sn = torch.empty((len(SCORES), len(x_nd)), dtype=torch.float64)
     scores_sn[:] = torch.tensor([2 * SHARPNESS, 2, 1, 0])[:, None]
     for rows, block in dictionary.blocks(x_nd):
-        surprise = -torch.logsumexp(log_weight_k + SHARPNESS * (block.u_nd @ mean_kd.T - 1), dim=1)
         top_n2 = (block.u_nd @ e_kd.T).topk(min(2, dictionary.k), dim=1).values
         distance, margin = 1 - top_n2[:, 0].double(), top_n2[:, -1] - top_n2[:, 0]
-        scores = torch.stack([surprise, distance, distance > dictionary.threshold, margin])
+        scores = torch.stack(
+            [surprise(block.u_nd, mean_kd, members_k), distance, distance > dictionary.threshold, margin]
+        )
         scores_sn[:, rows.start + block.rows_n.cpu()] = scores.double().cpu()
     return Novelty(*scores_sn.numpy())
+
+
+def surprise(
+    u_nd: Float[Tensor, "n d"], mean_kd: Float[Tensor, "k d"], members_k: Float[Tensor, " k"]
+) -> Float[Tensor, " n"]:
+    """Surprise of unit directions, from mean members of regions and how many they have; see `Novelty`."""
+    log_weight_k = (members_k / members_k.sum()).log() / 2
+    return -torch.logsumexp(log_weight_k + SHARPNESS * (u_nd @ mean_kd.T - 1), dim=1)
