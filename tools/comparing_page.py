@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+import tops_page
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "checkpoints"
 
 
@@ -18,7 +20,50 @@ def parts() -> dict[str, str]:
         "models": [("models", _models), ("trips", _trips)],
         "large": [("large", _large)],
     }
-    return {name: part(result) for stem, result in found.items() for name, part in made[stem]}
+    every = {name: part(result) for stem, result in found.items() for name, part in made[stem]}
+    return every | {"comparing-top": _top(found)}
+
+
+def _top(found: dict[str, dict]) -> str:
+    """What was asked, found, and what chance gives."""
+    rows = found["checkpoints"]["rows"]
+    structure = [row["structure"]["stay"] for row in rows]
+    median, other = ([row["drift"][key]["median"] for row in rows] for key in ("cosine", "null"))
+    persisted, again = (
+        [row["persisted"] / row["regions"][0] for row in of] for of in (rows, [r | r["rebuild"] for r in rows])
+    )
+    *_, control, planted = (row["search"]["rankings"] for row in rows)
+    first = [ranking for ranking in planted if ranking["rank"] == 1]
+    late = [ranking["rank"] for ranking in control if ranking["rank"]]
+    layers = [row for row in found["layers"]["rows"] if row["block"] is not None and row["block"] >= 5]
+    pairs = [row["structure"]["stay"] for row in found["models"]["rows"] if row["to"]]
+    alone = [row["structure"]["stay"] for row in found["models"]["rows"] if not row["to"]]
+    same = {arm: [r[of][arm]["same"] for r in tops_page.stability() for of in ("order", "half")]
+            for arm in ("as built", "random exemplars")}  # fmt: skip
+    return _table(
+        "question | found | beside",
+        [
+            ["do regions stay themselves while a model is fine-tuned?",
+             f"carried over by their tokens, cosine {_range(median, '.2f')} with where they were; "
+             f"{_range([s['value'] for s in structure], '.0%')} of tokens keep their region",
+             f"other regions {max(other):.2f}; permuted at most {max(s['null_high'] for s in structure):.0%}"],
+            ["do dictionaries built anew agree?",
+             f"{_range(persisted, '.0%')} of regions persist under random exemplars",
+             f"1% by chance; the same model in another order of the text {_range(again, '.0%')}"],
+            ["is a planted behaviour found without its trigger?",
+             f"first of {first[0]['regions']} regions, by {len(first)} rankings of {len(planted)}",
+             f"{min(late)}th to {max(late)}th in the control"],
+            ["are regions recognised in other layers?",
+             f"{min(row['drift']['recognised'] for row in layers):.0%} and more, from block 5 on",
+             f"{max(row['drift']['recognised_null'] for row in layers):.1%} by chance"],
+            ["do two models agree?",
+             f"{_range([p['value'] for p in pairs], '.0%')} of tokens stay in their region",
+             f"at most {max(p['null_high'] for p in pairs):.0%} permuted; an untrained model "
+             f"{max(p['value'] for p in alone):.1%} at most"],
+            ["which regions come back in another order, or half?", f"{_range(same['as built'], '.0%')}",
+             f"{_range(same['random exemplars'], '.0%')} for random activations ([what comes back](comes-back.md))"],
+        ],
+    ).replace("--:", "---")  # fmt: skip
 
 
 def _table(head: str, rows: list[list[str]]) -> str:

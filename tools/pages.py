@@ -30,6 +30,7 @@ RESULTS_PARTS = (
     "words_page",
     "attribution_page",
     "nulls_page",
+    "tops_page",
 )
 RESULTS_PAGES = (
     "results",
@@ -42,6 +43,7 @@ RESULTS_PAGES = (
     "saturation",
     "behaviours",
     "regions",
+    "comes-back",
 )
 MEASURED = ("extraction", "calibration", "clustering", "large", "whole")
 IN_README = (

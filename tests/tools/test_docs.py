@@ -91,7 +91,9 @@ def test_make_targets_in_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-EXPERIMENTS = "attribution autoencoders behaviours comparing concept-detection probes reconstruction regions "
+EXPERIMENTS = (
+    "attribution autoencoders behaviours comes-back comparing concept-detection probes reconstruction regions "
+)
 EXPERIMENTS += "saturation strange-text"
 
 
