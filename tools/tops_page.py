@@ -35,11 +35,11 @@ def _behaviours() -> str:
     }
     results = [json.loads((RESULTS / "behaviours" / f"{name}.json").read_bytes()) for name in names]
     rows = [["no intervention", *(f"{r['baseline']['rate']:.2f}" for r in results)]]
-    rows += [[shown, *(_rate(r, arm) for r in results)] for shown, arm in arms.items()]
+    rows += [[shown, *(rate(r, arm) for r in results)] for shown, arm in arms.items()]
     return table(["share of test prompts that show it", *names.values()], rows)
 
 
-def _rate(result: dict, arm: str) -> str:
+def rate(result: dict, arm: str) -> str:
     """Mean rate of the arms of a name, and of those that are a kind of it."""
     kinds: dict[str, list[float]] = {}
     for row in result["arms"]:
