@@ -32,10 +32,10 @@ from ep_experiments.axbench.baselines import mean_members, partitions
 from ep_experiments.behaviours.known import BEHAVIOURS, has_chinese
 from ep_experiments.behaviours.prompts import advbench, harmbench
 from ep_experiments.behaviours.scoring import judged
-from ep_experiments.paired import above_null, difference, mcnemar
+from ep_experiments.paired import difference
 from ep_experiments.record import write_study
 from exemplar_partitioning.act.edits import off, orthonormal
-from exemplar_partitioning.act.localise import holm, last_activations, meets, rates, wilson
+from exemplar_partitioning.act.localise import holm, last_activations, meets, rates
 from exemplar_partitioning.files import to_json
 from exemplar_partitioning.models.generate import encode, generate
 from exemplar_partitioning.models.hooks import applied
@@ -45,10 +45,10 @@ from exemplar_partitioning.models.sites import resolve_sites
 
 SITE = "resid_post.18"
 PERCENTILE = {"refusal": 5.0, "chinese": 20.0}
-TRAIN, TEST, FIRST, ANSWERED = 64, 104, 24, 24  # prompts of each kind; tested; of those for nulls; answered
+TRAIN, TEST, FIRST = 64, 104, 12  # prompts of each kind; tested; of those for nulls and other orders
 ORDERS = 5
-NULLS, OFF_AXIS, SINGLES_ANSWERED = 20, 10, 3
-TOKENS = 12  # of an answer
+NULLS, OFF_AXIS = 20, 5
+TOKENS = 12  # of an answer to a training prompt
 BATCH = 12
 FEWEST = 5  # prompts of a region
 ARMS = ("exemplar", "mean member", "difference of means")
@@ -74,9 +74,11 @@ def main() -> None:
     begun = time.monotonic()
     loaded = load_model("qwen2.5-coder-0.5b-instruct", dtype="bfloat16", device="cpu")
     asked = (refusal if given.behaviour == "refusal" else chinese)(loaded, given.data)
-    result = Study(loaded, given.behaviour, asked, given.out.with_suffix(".kept")).run()
+    study = Study(loaded, given.behaviour, asked, given.out.with_suffix(".kept"))
     about = {"behaviour": given.behaviour, "site": SITE, "percentile": PERCENTILE[given.behaviour]}
-    write_study(given.out, "single activations", loaded.info, begun, about | result, study="single")
+    for off_axis in (False, True):
+        result = study.run(off_axis)
+        write_study(given.out, "single activations", loaded.info, begun, about | result, study="single")
 
 
 @dataclass
@@ -100,31 +102,35 @@ class Study:
         writes = [f"{p}.{i}" for i in range(self.loaded.info.n_layers) for p in ("attn_out_post", "mlp_out_post")]
         self.writes = ["resid_pre.0", *writes]
 
-    def run(self) -> dict[str, Any]:
-        shows_n = self._shows("train", self.train, None)
+    def run(self, off_axis: bool) -> dict[str, Any]:
+        """Every direction; those off the axis as well, or not yet."""
+        shows_n = self._shows()
         main, regions_kd = self._regions(shows_n == 1)
-        nulls_md = self._nulls(regions_kd)
+        arms: dict[str, list[Tensor]] = {}
+        for name, v_d in main:
+            arms.setdefault(name, []).append(v_d)
+        sets = {name: torch.stack(of) for name, of in arms.items()} | self._nulls(regions_kd)
+        if off_axis:
+            apart = (name for name in sets if name not in ("difference of means", "random direction"))
+            sets |= {f"{name} off the axis": self._off_axis(sets[name][:OFF_AXIS]) for name in list(apart)}
         plain_n = self._odds("plain", self.asked.test, None)
-        first = self.asked.test[:FIRST]
-        off_axis = [(f"{name} off the axis", self._off_axis(v_d)) for name, v_d in main if name in ARMS[:2]]
-        every = [(name, v_d, self.asked.test) for name, v_d in main]
-        every += [(name, v_d, first) for name, v_d in off_axis]
-        every += [(name, v_d, first) for name, v_md in nulls_md.items() for v_d in v_md]
         rows: list[dict[str, Any]] = []
         fall: dict[str, list[np.ndarray]] = {}
-        for i, (name, v_d, prompts) in enumerate(every):
-            fall_n = plain_n[: len(prompts)] - self._odds(f"{i}", prompts, v_d)
-            fall.setdefault(name, []).append(fall_n[:FIRST])
-            found = difference(fall_n, np.zeros(len(fall_n)))
-            facts = {"cosine": round(float(v_d @ self.axis_d), 3), "prompts": len(prompts)}
-            rows.append({"name": name} | facts | {"fall": [round(found[k], 3) for k in ("difference", "low", "high")]})
+        for name, v_md in sets.items():
+            for i, v_d in enumerate(v_md):
+                prompts = self.asked.test[: TEST if name in ARMS and i == 0 else FIRST]
+                fall_n = plain_n[: len(prompts)] - self._odds(f"{name} {i}", prompts, v_d)
+                fall.setdefault(name, []).append(fall_n[:FIRST])
+                found = difference(fall_n, np.zeros(len(fall_n)))
+                facts = {"cosine": round(float(v_d @ self.axis_d), 3), "prompts": len(prompts)}
+                shown = [round(found[k], 3) for k in ("difference", "low", "high")]
+                rows.append({"name": name} | facts | {"fall": shown})
         counts = {"train": len(self.train), "shown": int((shows_n == 1).sum()), "test": len(plain_n), "first": FIRST}
         return {
             "prompts": counts | {"regions": len(regions_kd) / ORDERS},
             "plain": round(float(plain_n.mean()), 3),
             "directions": rows,
-            "tests": tests(fall, [*ARMS[:2]], list(nulls_md)),
-            "answers": self._answers(main, nulls_md),
+            "tests": tests(fall),
         }
 
     def _regions(self, shows_n: np.ndarray) -> tuple[list[tuple[str, Tensor]], Tensor]:
@@ -142,41 +148,26 @@ class Study:
         return main, torch.cat(every)
 
     def _nulls(self, regions_kd: Tensor) -> dict[str, Tensor]:
-        """Sets of directions that are no region chosen for the behaviour; some again without their part on the axis."""
+        """Sets of directions that are no region chosen for the behaviour."""
         centre_d = self.x_nd.mean(dim=0)
         made = {
             f"single activation, {kind}": normalize(x_nd[nulls.random_rows(len(x_nd), NULLS, 0)] - centre_d, dim=1)
             for kind, x_nd in self.of_nd.items()
         }
         made["random region"] = regions_kd[nulls.random_rows(len(regions_kd), NULLS, 0)]
-        apart = {f"{name} off the axis": self._off_axis(v_md[:OFF_AXIS]) for name, v_md in made.items()}
-        return made | {"random direction": nulls.gaussian_directions(self.x_nd.shape[1], NULLS, 0)} | apart
+        return made | {"random direction": nulls.gaussian_directions(self.x_nd.shape[1], NULLS, 0)}
 
     def _off_axis(self, v_d: Tensor) -> Tensor:
         return normalize(v_d - (v_d @ self.axis_d)[..., None] * self.axis_d, dim=-1)
 
-    def _answers(self, main: list[tuple[str, Tensor]], nulls_md: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Share of answers that show it, of the first order's arms and of some single activations."""
-        tried: list[tuple[str, Tensor | None]] = [("no intervention", None)]
-        tried += [next(each for each in main if each[0] == name) for name in ARMS]
-        tried += [(name, v) for name in nulls_md if name in SINGLE for v in nulls_md[name][:SINGLES_ANSWERED]]
-        rows: list[dict[str, Any]] = []
-        shown: list[np.ndarray] = []
-        for i, (name, v_d) in enumerate(tried):
-            shows_n = self._shows(f"answers {i}", self.asked.test[:ANSWERED], v_d)
-            low, high = wilson(np.array([np.nansum(shows_n)]), np.array([(~np.isnan(shows_n)).sum()]))
-            rate = [round(float(v), 3) for v in (np.nanmean(shows_n), low[0], high[0])]
-            shown.append(shows_n)
-            against = {} if i < 2 else {"p": mcnemar(shown[1], shows_n)["p"]}
-            rows.append({"name": name, "rate": rate} | against)
-        return rows
+    def _shows(self) -> np.ndarray:
+        """Which answers to training prompts show it."""
 
-    def _shows(self, key: str, prompts: Sequence[str], v_d: Tensor | None) -> np.ndarray:
         def shows() -> list[float]:
-            written = generate(self.loaded, prompts, max_new_tokens=TOKENS)
+            written = generate(self.loaded, self.train, max_new_tokens=TOKENS)
             return judged(BEHAVIOURS[self.name].shows, written).tolist()
 
-        return self._once(f"shows {key}", v_d, shows)
+        return self._once("shows train", None, shows)
 
     def _odds(self, key: str, prompts: Sequence[str], v_d: Tensor | None) -> np.ndarray:
         return self._once(f"odds {key}", v_d, lambda: self._read(prompts))
@@ -218,18 +209,18 @@ class Study:
         return applied(self.loaded.model, off(orthonormal(v_d[None]), torch.zeros_like(v_d)), self.writes)
 
 
-SINGLE = ("single activation, showing", "single activation, other")
-
-
-def tests(fall: dict[str, list[np.ndarray]], arms: list[str], names: list[str]) -> list[dict[str, Any]]:
+def tests(fall: dict[str, list[np.ndarray]]) -> list[dict[str, Any]]:
     """Every arm, the mean of its orders, beside every null's mean on the same prompts, and among its members."""
     found = []
-    for arm in arms:
-        for null in names:
-            name = f"{arm} off the axis" if null.endswith("off the axis") else arm
-            mean_n = np.mean(fall[name], axis=0)
-            member_m = np.array([of.mean() for of in fall[null]])
-            apart = difference(mean_n, np.mean(fall[null], axis=0))
+    for name, of in fall.items():
+        kind, apart, _ = name.partition(" off the axis")
+        if kind not in ARMS[:2]:
+            continue
+        mean_n = np.mean(of, axis=0)
+        for null, members in fall.items():
+            if null.removesuffix(apart) in ARMS or null.endswith(" off the axis") != bool(apart):
+                continue
+            member_m = np.array([member.mean() for member in members])
             found.append({
                 "arm": name,
                 "null": null,
@@ -239,8 +230,7 @@ def tests(fall: dict[str, list[np.ndarray]], arms: list[str], names: list[str]) 
                 "null_high": member_m.max(),
                 "reached": int((member_m >= mean_n.mean()).sum()),
                 "members": len(member_m),
-                "rank_p": above_null(float(mean_n.mean()), member_m),
-            } | apart)  # fmt: skip
+            } | difference(mean_n, np.mean(members, axis=0)))  # fmt: skip
     for row, p in zip(found, holm(np.array([row["p"] for row in found])), strict=True):
         row["p"] = p
     return [{k: v if isinstance(v, str | int) else round(float(v), 4) for k, v in row.items()} for row in found]
