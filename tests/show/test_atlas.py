@@ -1,12 +1,14 @@
 """Maps keep neighbours together, are the same every time, and are computed once."""
 
+import os
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
 import exemplar_partitioning as ep
 from annotated import annotated
-from exemplar_partitioning.errors import ResourceError
+from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.show import map as atlas
 
@@ -99,11 +101,22 @@ def test_another_dictionary_s_positions_are_not_taken(tmp_path, cache):
     assert atlas.layout(large).shape == (60, 2)
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_without_a_cache_that_can_be_written_it_is_computed_each_time(tmp_path, monkeypatch, cache):
+    d = dictionary(tmp_path / "d", 20)
+    first = atlas.layout(d)
     (tmp_path / "file").touch()
     monkeypatch.setenv("EP_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ResourceError, match="EP_CACHE"):
-        atlas.layout(dictionary(tmp_path / "d", 20))
+    assert (atlas.layout(d) == first).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_what_others_may_write_to_is_not_read(tmp_path, cache):
+    d = dictionary(tmp_path / "d", 20)
+    atlas.layout(d)
+    (entry,) = (cache / "atlas").glob("*.npz")
+    entry.chmod(0o666)
+    with pytest.raises(DataError, match="everybody may write"):
+        atlas.layout(d)
 
 
 def test_the_sphere_shows_the_first_three_principal_axes(tmp_path):

@@ -16,7 +16,7 @@ from exemplar_partitioning.cli.output import write_tables
 from exemplar_partitioning.compare.tree import paths
 from exemplar_partitioning.errors import EPError
 from exemplar_partitioning.folder.labels import Labels
-from exemplar_partitioning.show.explorer import background, matches
+from exemplar_partitioning.show.explorer import background, computed
 from exemplar_partitioning.show.explorer.background import Background, StillComputing
 from exemplar_partitioning.show.explorer.library import Library
 from exemplar_partitioning.show.explorer.overlaps import read_overlaps
@@ -246,16 +246,18 @@ def test_a_match_folder_that_does_not_fit_is_refused(shared, built, tmp_path):
 
 
 @pytest.fixture
-def gate(monkeypatch):
+def gate(monkeypatch, tmp_path):
     """Matchings wait until this is opened; how many have begun."""
     opened, begun = threading.Event(), []
 
-    def slow(*given, **more):
+    def slow(*given, tell):
         begun.append(1)
+        tell(0.25)
         assert opened.wait(30)
-        return ep.match(*given, **more)
+        return ep.match(*given, tell=tell)
 
-    monkeypatch.setattr(matches, "match", slow)
+    monkeypatch.setattr(computed, "match", slow)
+    monkeypatch.setenv("EP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(background, "PATIENCE", 0.05)
     opened.begun = begun
     yield opened
@@ -268,6 +270,7 @@ def test_while_a_matching_is_computed_other_questions_are_answered(built, gate):
             status, _, text = request(f"{address}/api/match?a={A}&b={B}")
             assert status == 202
             assert 0 <= json.loads(text)["computing"] < 30
+            assert json.loads(text)["share"] in (0, 0.25)
         assert request(f"{address}/api/match?a={B}&b={A}")[0] == 202
         assert get(f"{address}/api/dictionaries/{A}/regions/3")["region"] == 3
         assert get(f"{address}/api/dictionaries/{A}/regions/3/partners")["partners"] == []
@@ -275,6 +278,51 @@ def test_while_a_matching_is_computed_other_questions_are_answered(built, gate):
         assert get(f"{address}/api/match?a={A}&b={B}")["regions"] == [150, 75]
         assert get(f"{address}/api/match?a={B}&b={A}")["regions"] == [75, 150]
     assert len(gate.begun) == 2  # one for each pair, once
+
+
+def test_a_matching_that_is_stopped_ends_and_can_be_begun_anew(built, gate):
+    with served(built[0] / "build") as address:
+        asked = f"?a={A}&b={B}"
+        stop = f"{address}/api/match/stop{asked}"
+        assert json.loads(request(stop, {})[2]) == {"stopped": False}
+        assert request(f"{address}/api/match{asked}")[0] == 202
+        assert request(f"{address}/api/match?a={B}&b={A}")[0] == 202  # waits for its turn
+        assert json.loads(request(stop, {})[2]) == {"stopped": True}
+        assert json.loads(request(stop.replace(asked, f"?a={B}&b={A}"), {})[2]) == {"stopped": True}
+        gate.set()
+        assert get(f"{address}/api/match{asked}")["regions"] == [150, 75]
+    assert len(gate.begun) == 2  # the one that waited never began
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_what_is_told_how_far_it_is_can_end_it(built, share):
+    told = []
+
+    def tell(done):
+        told.append(done)
+        if done >= share:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ep.match(*built[1][:2], tell=tell)
+    assert told == sorted(told) and told[0] > 0 and told[-1] <= 1
+
+
+def test_a_matching_and_a_tree_are_computed_once_for_all_servers(built, gate, monkeypatch):
+    gate.set()
+    asked = (
+        f"match?a={A}&b={B}",
+        f"match/pairs?a={A}&b={B}",
+        f"dictionaries/{A}/tree",
+        f"dictionaries/{A}/regions/3/tree",
+    )
+    answers = []
+    for _ in range(2):
+        with served(built[0] / "build") as address:
+            answers.append([get(f"{address}/api/{path}") for path in asked])
+        monkeypatch.setattr(computed, "tree", None)  # not called again
+    assert answers[0] == answers[1]
+    assert len(gate.begun) == 1
 
 
 def test_an_interrupt_does_not_wait_for_a_matching(tmp_path):
@@ -292,7 +340,7 @@ def test_an_interrupt_does_not_wait_for_a_matching(tmp_path):
 def test_what_failed_is_told_and_tried_anew():
     tasks, tries = Background(), []
 
-    def compute():
+    def compute(tell):
         tries.append(1)
         if len(tries) == 1:
             raise EPError("not now")
@@ -309,9 +357,9 @@ def test_computations_wait_for_each_other(monkeypatch):
     monkeypatch.setattr(background, "PATIENCE", 0.05)
     tasks, first, order = Background(), threading.Event(), []
     with pytest.raises(StillComputing, match="ask again"):
-        tasks.get("first", lambda: first.wait(30) and order.append("first"))
+        tasks.get("first", lambda _: first.wait(30) and order.append("first"))
     with pytest.raises(StillComputing):
-        tasks.get("second", lambda: order.append("second"))
+        tasks.get("second", lambda _: order.append("second"))
     first.set()
     monkeypatch.setattr(background, "PATIENCE", 30)
     tasks.get("second", list)

@@ -24,8 +24,9 @@ from ..folder.html import facts
 from ..folder.origin import describe
 from .common_tokens import MAX_TOKENS, CommonTokens, common_tokens, places
 from .neighbours import Pairs, one_to_one
-from .nulls import Null, drawn, quantiles, reflections
+from .nulls import Matches, Null, drawn, quantiles, reflections
 from .overlap import Overlap, overlap
+from .progress import Tell, ignore, part
 
 NullName = Literal["reflections", "random exemplars"]
 FALSE_ALARMS = 0.01
@@ -45,8 +46,6 @@ class Matching:
         nulls: what best matches are like without correspondence (compare/nulls.py).
         null: the one that decides.
         false_alarms: share of matches without correspondence that would be called persisted.
-        raw_k: cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not
-            known.
         rebuild_k: cosine of each region of a with its nearest in a rebuild of a, if one was given.
         tokens: of a common text, if one was given.
         overlap: members shared on that text.
@@ -66,7 +65,6 @@ class Matching:
     nulls: list[Null]
     null: Null
     false_alarms: float
-    raw_k: Float64[np.ndarray, " k"] | None = None
     rebuild_k: Float64[np.ndarray, " k"] | None = None
     tokens: CommonTokens | None = None
     overlap: Overlap | None = None
@@ -87,6 +85,14 @@ class Matching:
             f"{low:.3f} and {high:.3f}, above what {self.null.name} reach but in {self.false_alarms:.1%}"
         )
         return facts(repr(self), values)
+
+    @cached_property
+    def raw_k(self) -> Float64[np.ndarray, " k"] | None:
+        """Cosine of the raw exemplars of a region and its nearest, both around a's centre; NaN where it is not known.
+
+        None where means are compared.
+        """
+        return raw_cosines(self.a, self.b, self.regions_a, self.nearest_k) if self.basis == "exemplar" else None
 
     @cached_property
     def persisted(self) -> Bool[np.ndarray, " k"]:
@@ -190,6 +196,7 @@ def match(
     null: NullName | None = None,
     false_alarms: float = FALSE_ALARMS,
     device: str = "auto",
+    tell: Tell = ignore,
 ) -> Matching:
     """Match the regions of two dictionaries of the same width.
 
@@ -207,6 +214,7 @@ def match(
         null: which null sets the cutoff; by default `random exemplars` where there is a text, else `reflections`.
         false_alarms: share of matches without correspondence that may be called persisted.
         device: of the forward passes.
+        tell: called every so often with the share that is done of what directions tell; what it raises ends the work.
 
     Returns:
         Nearest regions either way, one-to-one pairs, the nulls and their cutoffs.
@@ -219,7 +227,7 @@ def match(
         check_choice("null", null, get_args(NullName))
     if null == "random exemplars" and tokens is None and text is None:
         raise EPError("the null of random exemplars draws them from a text; give one with --text")
-    matching = _by_direction(a, b, basis, false_alarms)
+    matching = _by_direction(a, b, basis, false_alarms, tell)
     if rebuild is not None:
         check(a, rebuild, basis, false_alarms)
         again_k = nearest(_directions(a, basis)[1], _directions(rebuild, basis)[1])[1]
@@ -230,14 +238,14 @@ def match(
     return matching if tokens is None else _on_text(matching, tokens, null)
 
 
-def _by_direction(a: StoredDictionary, b: StoredDictionary, basis: Basis, false_alarms: float) -> Matching:
+def _by_direction(a: StoredDictionary, b: StoredDictionary, basis: Basis, false_alarms: float, tell: Tell) -> Matching:
     """What directions alone tell."""
     regions_a, a_kd = _directions(a, basis)
     regions_b, b_ld = _directions(b, basis)
-    nearest_k, cosine_k = nearest(a_kd, b_ld)
-    nearest_l, cosine_l = nearest(b_ld, a_kd)
-    pairs = one_to_one(a_kd, b_ld)
-    reflected = reflections(a_kd, b_ld)
+    nearest_k, cosine_k = nearest(a_kd, b_ld, tell=part(tell, 0, 0.1))
+    nearest_l, cosine_l = nearest(b_ld, a_kd, tell=part(tell, 0.1, 0.2))
+    pairs = one_to_one(a_kd, b_ld, tell=part(tell, 0.2, 0.4))
+    reflected = reflections(a_kd, b_ld, tell=part(tell, 0.4, 1))
     return Matching(
         a=a,
         b=b,
@@ -252,7 +260,6 @@ def _by_direction(a: StoredDictionary, b: StoredDictionary, basis: Basis, false_
         nulls=[reflected],
         null=reflected,
         false_alarms=false_alarms,
-        raw_k=raw_cosines(a, b, regions_a, regions_b[nearest_k]) if basis == "exemplar" else None,
     )
 
 
@@ -262,7 +269,7 @@ def _on_text(matching: Matching, tokens: CommonTokens, null: NullName | None) ->
     (ids_a, distance_a), (ids_b, distance_b) = a.assign(tokens.a_nd), b.assign(tokens.b_ne)
     a_kd, b_ld = _directions(a, basis)[1], _directions(b, basis)[1]
     draw_a, draw_b = _draw(a, tokens.a_nd, len(a_kd), basis), _draw(b, tokens.b_ne, len(b_ld), basis)
-    random = drawn("random exemplars", a_kd, b_ld, draw_a, draw_b)
+    random = drawn("random exemplars", a_kd, b_ld, draw_b, draw_a)
     return replace(
         matching,
         nulls=[*matching.nulls, random],
@@ -309,8 +316,8 @@ def _directions(dictionary: StoredDictionary, basis: Basis) -> tuple[np.ndarray,
     return filled, mean_kd[filled]
 
 
-def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Any:
-    """A draw of random exemplars from activations, or of their members' means."""
+def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, basis: Basis) -> Matches:
+    """Looks among random exemplars drawn from activations, or among their members' means."""
 
     def draw(seed: int) -> Float32[np.ndarray, "size d"]:
         chosen = np.random.default_rng(seed).choice(len(x_nd), size=size, replace=len(x_nd) < size)
@@ -320,7 +327,7 @@ def _draw(dictionary: Dictionary, x_nd: Float32[np.ndarray, "n d"], size: int, b
         mean_kd = Dictionary(dictionary.center, e_kd, dictionary.threshold).members(x_nd).mean_directions
         return mean_kd[mean_kd.any(axis=1)]
 
-    return draw
+    return lambda directions_nd, seed: nearest(directions_nd, draw(seed))[1]
 
 
 def raw_cosines(

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..core.precision import full_precision
+from .progress import Tell, ignore, part
 
 EXACT = 4096  # directions of the smaller set up to which one-to-one pairs are the optimum
 _ROWS = 1024  # rows multiplied at once
@@ -67,7 +68,7 @@ def nearest_others(e_kd: Directions, count: int) -> tuple[Int64[np.ndarray, "k m
     return near_km, cosine_km
 
 
-def one_to_one(a_kd: Directions, b_ld: Directions, *, exact: int = EXACT) -> Pairs:
+def one_to_one(a_kd: Directions, b_ld: Directions, *, exact: int = EXACT, tell: Tell = ignore) -> Pairs:
     """Pairs such that the sum of their cosines is large, each row and column in at most one of them.
 
     The optimum (Hungarian method, float64) if the smaller set holds at most `exact` directions. Else greedy:
@@ -75,53 +76,57 @@ def one_to_one(a_kd: Directions, b_ld: Directions, *, exact: int = EXACT) -> Pai
     optimally; the bound then is a Lagrangian one, from prices on the columns.
     """
     if len(a_kd) > len(b_ld):
-        other = one_to_one(b_ld, a_kd, exact=exact)
+        other = one_to_one(b_ld, a_kd, exact=exact, tell=tell)
         order = np.argsort(other.column_p, kind="stable")
         return Pairs(other.column_p[order], other.row_p[order], other.cosine_p[order], other.total, other.bound)
     if len(a_kd) <= exact:
-        rows, columns = _optimum(a_kd, b_ld)
+        rows, columns = _optimum(a_kd, b_ld, tell)
         bound = None
     else:
-        rows, columns, bound = _greedy(a_kd, b_ld, exact)
+        rows, columns, bound = _greedy(a_kd, b_ld, exact, tell)
     cosine_p = np.einsum("pd,pd->p", a_kd[rows].astype(np.float64), b_ld[columns].astype(np.float64))
     total = float(cosine_p.sum())
     return Pairs(rows, columns, cosine_p, total, total if bound is None else max(total, bound))
 
 
-def _products(a_kd: Directions, b_ld: Directions) -> Iterator[tuple[int, Float[Tensor, "n l"]]]:
+def _products(a_kd: Directions, b_ld: Directions, tell: Tell = ignore) -> Iterator[tuple[int, Float[Tensor, "n l"]]]:
     """Cosines of a few rows of a with all of b, and the number of the first."""
     a, b = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (a_kd, b_ld))
     with full_precision():
         for start in range(0, len(a), _ROWS):
             yield start, a[start : start + _ROWS] @ b.T
+            tell(min(1.0, (start + _ROWS) / len(a)))
 
 
-def _optimum(a_kd: Directions, b_ld: Directions) -> tuple[np.ndarray, np.ndarray]:
+def _optimum(a_kd: Directions, b_ld: Directions, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
     cosine_kl = np.empty((len(a_kd), len(b_ld)))
-    for start, block in _products(a_kd, b_ld):
+    for start, block in _products(a_kd, b_ld, tell):
         cosine_kl[start : start + len(block)] = block
     return linear_sum_assignment(cosine_kl, maximize=True)
 
 
-def _greedy(a_kd: Directions, b_ld: Directions, exact: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _greedy(a_kd: Directions, b_ld: Directions, exact: int, tell: Tell) -> tuple[np.ndarray, np.ndarray, float]:
     column_k = np.full(len(a_kd), -1, np.int64)
     rows, columns = np.arange(len(a_kd)), np.arange(len(b_ld))
-    bound = float("inf")
+    bound, done = float("inf"), 0.0
     while len(rows) > exact:
-        candidates = _candidates(a_kd[rows], b_ld[columns])
+        before, done = done, (1 + done) / 2  # how many rounds there are is not known
+        candidates = _candidates(a_kd[rows], b_ld[columns], part(tell, before, done))
         if len(rows) == len(a_kd):
             bound = _upper_bound(*candidates, len(b_ld))
         _place(column_k, rows, columns, *candidates)
         rows, columns = rows[column_k[rows] < 0], np.setdiff1d(columns, column_k)
-    left, right = _optimum(a_kd[rows], b_ld[columns])
+    left, right = _optimum(a_kd[rows], b_ld[columns], part(tell, done, 1))
     column_k[rows[left]] = columns[right]
     return np.arange(len(a_kd)), column_k, bound
 
 
-def _candidates(a_kd: Directions, b_ld: Directions) -> tuple[Int64[np.ndarray, "k m"], Float64[np.ndarray, "k m"]]:
+def _candidates(
+    a_kd: Directions, b_ld: Directions, tell: Tell
+) -> tuple[Int64[np.ndarray, "k m"], Float64[np.ndarray, "k m"]]:
     """The most similar columns of each row, best first, and their cosines."""
     index, cosine = [], []
-    for _, block in _products(a_kd, b_ld):
+    for _, block in _products(a_kd, b_ld, tell):
         top = block.topk(min(_CANDIDATES, len(b_ld)), dim=1)
         index.append(top.indices)
         cosine.append(top.values)

@@ -20,19 +20,25 @@ Shapes: k and l directions, d = d_model, n activations, r draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64
 
-from ..core.nearest import nearest
+from ..core.nearest import ExemplarMatrix, nearest
+from .progress import Tell, ignore, part
 
 DRAWS = 8  # of a null at least; each gives as many best matches as there are regions, up to
-_MATCHED = 4096
+_MATCHED = 2048
+_AXES = 8192  # of a set at most, for its principal axes
 MATCHES = 1000  # of a null at least
 _SIGNS = np.array([-1, 1], np.float32)
+
+Matches = Callable[[Float32[np.ndarray, "n d"], int], Float64[np.ndarray, " n"]]
+"""Cosines of some directions with their nearest of a draw, given its seed."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +79,48 @@ def _upper(sorted_n: np.ndarray, share: float) -> float:
     return float(sorted_n[len(sorted_n) - 1 - int(share * len(sorted_n))])
 
 
-def reflections(a_kd: Float32[np.ndarray, "k d"], b_ld: Float32[np.ndarray, "l d"], seed: int = 0) -> Null:
+def reflections(
+    a_kd: Float32[np.ndarray, "k d"], b_ld: Float32[np.ndarray, "l d"], seed: int = 0, tell: Tell = ignore
+) -> Null:
     """Best matches with the other set reflected along random principal axes."""
-    second_dd = a_kd.T @ a_kd / len(a_kd) + b_ld.T @ b_ld / len(b_ld)
+    some_kd, some_ld = (x_nd[:: -(-len(x_nd) // _AXES)] for x_nd in (a_kd, b_ld))
+    second_dd = some_kd.T @ some_kd / len(some_kd) + some_ld.T @ some_ld / len(some_ld)
     axes_dd = np.linalg.eigh(second_dd.astype(np.float64))[1].astype(np.float32)
     a, b = a_kd @ axes_dd, b_ld @ axes_dd
 
-    def reflected(x: np.ndarray) -> Callable[[int], np.ndarray]:
-        return lambda draw: x * np.random.default_rng([seed, draw]).choice(_SIGNS, size=x.shape[1])
+    def reflected(set_kd: np.ndarray) -> Matches:
+        matrix = ExemplarMatrix.of(torch.from_numpy(set_kd))
 
-    return drawn("reflections", a, b, reflected(a), reflected(b))
+        def matches(x_nd: np.ndarray, draw: int) -> np.ndarray:
+            # a reflection is its own inverse: x meets the reflected set as its own reflection meets the set
+            return nearest(x_nd * np.random.default_rng([seed, draw]).choice(_SIGNS, size=x_nd.shape[1]), matrix)[1]
+
+        return matches
+
+    return drawn("reflections", a, b, reflected(b), reflected(a), tell=part(tell, 0.3, 1))
 
 
 def drawn(
     name: str,
     a_kd: Float32[np.ndarray, "k d"],
     b_ld: Float32[np.ndarray, "l d"],
-    draw_a: Callable[[int], Float32[np.ndarray, "k d"]],
-    draw_b: Callable[[int], Float32[np.ndarray, "l d"]],
+    in_b: Matches,
+    in_a: Matches,
+    *,
+    tell: Tell = ignore,
 ) -> Null:
-    """Best matches with directions drawn in the place of the other set; `draw_*` are given a seed.
+    """Best matches with directions drawn in the place of the other set; `in_*` look for them there, given a seed.
 
-    Of a large set only some are matched with a draw, others with the next: quantiles of 32,768 matches ask for no more.
+    Of a large set only some are matched with a draw, others with the next: quantiles of 16,384 matches ask for no more.
     """
-    draws = range(max(DRAWS, -(-MATCHES // min(len(a_kd), len(b_ld)))))
+    draws = max(DRAWS, -(-MATCHES // min(len(a_kd), len(b_ld))))
 
-    def some(x_kd: np.ndarray, draw: int) -> np.ndarray:
+    def matches(x_kd: np.ndarray, find: Matches, tell: Tell) -> Iterator[np.ndarray]:
         step = -(-len(x_kd) // _MATCHED)
-        return x_kd[draw % step :: step]
+        for draw in range(draws):
+            yield find(x_kd[draw % step :: step], draw)
+            tell((draw + 1) / draws)
 
-    to_b = np.concatenate([nearest(some(a_kd, draw), draw_b(draw))[1] for draw in draws])
-    to_a = np.concatenate([nearest(some(b_ld, draw), draw_a(draw))[1] for draw in draws])
+    to_b = np.concatenate([*matches(a_kd, in_b, part(tell, 0, 0.5))])
+    to_a = np.concatenate([*matches(b_ld, in_a, part(tell, 0.5, 1))])
     return Null(name=name, to_b=np.sort(to_b), to_a=np.sort(to_a))

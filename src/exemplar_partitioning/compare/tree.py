@@ -26,6 +26,7 @@ from ..folder.dictionary import StoredDictionary
 from ..folder.html import facts
 from ..models.identity import same_model
 from .neighbours import nearest_others
+from .progress import Tell, ignore
 
 NEIGHBOURS = 3  # of the graph that paths run on
 
@@ -163,11 +164,12 @@ class Tree:
         return rows
 
 
-def tree(dictionaries: list[StoredDictionary]) -> Tree:
+def tree(dictionaries: list[StoredDictionary], *, tell: Tell = ignore) -> Tree:
     """The tree of dictionaries of one site and stream.
 
     Args:
         dictionaries: two or more percentiles, in any order.
+        tell: called after each level with the share of them that is done; what it raises ends the work.
 
     Returns:
         Levels from coarse to fine, and each region's parent.
@@ -186,11 +188,24 @@ def tree(dictionaries: list[StoredDictionary]) -> Tree:
         if not torch.equal(first.center, other.center):
             raise EPError(f"{first.path} and {other.path} have different centres; a tree is of one stream")
     steps = list(pairwise(levels))
-    return Tree(
-        levels,
-        [coarse.assign_directions(fine.exemplars.numpy())[0] for coarse, fine in steps],
-        [_same_exemplar(coarse, fine) for coarse, fine in steps],
-    )
+    identity = [_same_exemplar(coarse, fine) for coarse, fine in steps]
+    parents = []
+    for at, ((coarse, fine), same_k) in enumerate(zip(steps, identity, strict=True)):
+        parents.append(_parents(coarse, fine, same_k))
+        tell((at + 1) / len(steps))
+    return Tree(levels, parents, identity)
+
+
+def _parents(
+    coarse: StoredDictionary, fine: StoredDictionary, identity_k: Int64[np.ndarray, " k"]
+) -> Int64[np.ndarray, " l"]:
+    """The region that each finer exemplar lies in: that of its own, if the coarser dictionary has it too."""
+    parent_l = np.full(fine.k, -1)
+    kept = np.flatnonzero(identity_k >= 0)
+    parent_l[identity_k[kept]] = kept
+    new = np.flatnonzero(parent_l < 0)
+    parent_l[new] = coarse.assign_directions(fine.exemplars.numpy()[new])[0]
+    return parent_l
 
 
 def neighbour_graph(exemplars_kd: Float32[np.ndarray, "k d"]) -> csr_array:

@@ -105,8 +105,7 @@ class Dictionary:
     @cached_property
     @full_precision()
     def _search(self) -> Search:
-        matrix = ExemplarMatrix(self.d_model, self.device, self.prefilter)
-        matrix.append(self.exemplars.to(self.device))
+        matrix = ExemplarMatrix.of(self.exemplars, self.device, self.prefilter)
         if matrix.e_kd.device == self.exemplars.device:  # once in memory is enough
             object.__setattr__(self, "exemplars", matrix.e_kd)
         return Search(matrix)
@@ -269,7 +268,7 @@ class Dictionary:
             directions_nd: [n, d_model], from the centre; of any length.
         """
         given = intake(directions_nd, self.d_model)
-        ids_n, cosine_n = nearest(given[:], self.exemplars, device=self.device)
+        ids_n, cosine_n = nearest(given[:], self._search.matrix)
         distance_n = torch.where(ids_n < 0, torch.inf, (1 - cosine_n).clamp(0, 2))
         return given.like(ids_n), given.like(distance_n)
 

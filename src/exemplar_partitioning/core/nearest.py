@@ -61,6 +61,13 @@ class ExemplarMatrix:
         self._e = torch.zeros((_SHAPE, d), device=self.device)
         self._e_fast = self._e if self.prefilter == "float32" else self._e.bfloat16()
 
+    @classmethod
+    def of(cls, e_kd: Tensor, device: torch.device | str = "cpu", prefilter: Prefilter | None = None) -> ExemplarMatrix:
+        """These exemplars."""
+        matrix = cls(e_kd.shape[1], device, prefilter)
+        matrix.append(e_kd.to(device))
+        return matrix
+
     @property
     def d(self) -> int:
         return self._e.shape[1]
@@ -88,18 +95,12 @@ class ExemplarMatrix:
         self.k = new_k
 
     def __reduce__(self) -> tuple:
-        return _matrix_of, (self.e_kd.clone(), str(self.device), self.prefilter)  # without what it may grow into
+        return ExemplarMatrix.of, (self.e_kd.clone(), str(self.device), self.prefilter)  # without room to grow
 
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         new = torch.zeros((capacity, self.d), dtype=old.dtype, device=self.device)
         new[: self.k] = old[: self.k]
         return new
-
-
-def _matrix_of(e_kd: Tensor, device: str, prefilter: Prefilter) -> ExemplarMatrix:
-    matrix = ExemplarMatrix(e_kd.shape[1], device, prefilter)
-    matrix.append(e_kd)
-    return matrix
 
 
 def _padded(t: int, *, coarse: bool) -> int:
@@ -363,32 +364,37 @@ class Search:
 
 def _argmax(order_nt: Tensor) -> Int64[Tensor, " n"]:
     """The first of the largest of each row; NumPy finds it in a fraction of torch's time."""
-    if order_nt.device.type == "cpu":
-        return torch.from_numpy(order_nt.numpy().argmax(axis=1))
-    return order_nt.argmax(dim=1)
+    on_cpu = order_nt.device.type == "cpu"
+    return torch.from_numpy(order_nt.numpy().argmax(axis=1)) if on_cpu else order_nt.argmax(dim=1)
 
 
 @full_precision()
-def nearest(u_nd: Array, e_kd: Array, *, device: torch.device | str = "cpu") -> tuple[Array, Array]:
+def nearest(
+    u_nd: Array,
+    e_kd: Array | ExemplarMatrix,
+    *,
+    device: torch.device | str = "cpu",
+    tell: Callable[[float], object] = lambda share: None,
+) -> tuple[Array, Array]:
     """The nearest of a set of directions to each of others: largest cosine, lowest index on an exact tie.
 
     Args:
         u_nd: [n, d]; lengths do not count.
-        e_kd: [k, d] unit directions, float32.
-        device: where it is computed; the answer does not depend on it.
+        e_kd: [k, d] unit directions, float32; as a matrix, if more than one question is asked of them.
+        device: where it is computed, unless a matrix says; the answer does not depend on it.
+        tell: called every so often with the share of rows that are done; what it raises ends the work.
 
     Returns:
         Index, int64 [n], and cosine, float64 [n] in reference arithmetic, of the kind that `u_nd` is of;
         -1 and NaN for a row without a direction, or where the set is empty.
     """
-    rows, set_kd = intake(u_nd), as_float32(e_kd)
-    matrix = ExemplarMatrix(set_kd.shape[1], device)
-    matrix.append(set_kd.to(device))
-    search, origin_d = Search(matrix), torch.zeros(matrix.d, device=device)
-    ids_n = torch.full((len(rows),), -1)
-    cosine_n = torch.full((len(rows),), math.nan, dtype=torch.float64)
+    rows = intake(u_nd)
+    matrix = e_kd if isinstance(e_kd, ExemplarMatrix) else ExemplarMatrix.of(as_float32(e_kd), device)
+    search, origin_d = Search(matrix), torch.zeros(matrix.d, device=matrix.device)
+    ids_n, cosine_n = torch.full((len(rows),), -1), torch.full((len(rows),), math.nan, dtype=torch.float64)
     for start in range(0, len(rows) if matrix.k else 0, ROWS):
-        block = directions(rows[start : start + ROWS].to(device), origin_d).shifted(start)
+        block = directions(rows[start : start + ROWS].to(matrix.device), origin_d).shifted(start)
         ids, cosine = search.nearest(block)
         ids_n[block.rows_n.cpu()], cosine_n[block.rows_n.cpu()] = ids.cpu(), cosine.cpu()
+        tell(min(1.0, (start + ROWS) / len(rows)))
     return rows.like(ids_n), rows.like(cosine_n)

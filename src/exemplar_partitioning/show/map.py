@@ -7,34 +7,31 @@ Shapes: k regions, d = d_model, p regions placed first, r the rest.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float32, Int64
 from threadpoolctl import threadpool_limits
 
-from ..demo.wheels import kept
+from ..core.nearest import nearest
 from ..folder.dictionary import StoredDictionary
+from .kept import Arrays, kept
 
 _PLACED = 3000  # by t-SNE; the rest follow them
 _PERPLEXITY = 30.0
-_VERSION = 1  # of the positions: a cache from another one is not read
+_ITERATIONS = 500  # twice as many keep no more of the nearest ten
+_VERSION = 2  # of the positions: a cache from another one is not read
 
 
 def layout(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
     """Positions of all regions on a plane, within -1..1: exemplars of small cosine distance lie near each other.
 
     t-SNE up to 3,000 regions. Beyond, of the 3,000 with the highest online counts; every other region goes beside the
-    nearest of those. Computed once, then read from the user's cache (`EP_CACHE`): the dictionary's own
-    folder may be read-only. Raises ResourceError if the cache cannot be written.
+    nearest of those. Computed once, then read from the user's cache.
     """
 
-    def make(path: Path) -> None:
-        np.savez(path, xy=_layout(dictionary.exemplars.numpy(), dictionary.regions["arrivals"].to_numpy()))
+    def compute() -> Arrays:
+        return {"xy": _layout(dictionary.exemplars.numpy(), dictionary.regions["arrivals"].to_numpy())}
 
-    path = kept(f"atlas/{dictionary.content_id}-{_VERSION}.npz", make)
-    with path.open("rb") as file, np.load(file) as arrays:
-        return arrays["xy"]
+    return kept(f"atlas/{dictionary.content_id}-{_VERSION}", compute)["xy"]
 
 
 def sphere(dictionary: StoredDictionary) -> Float32[np.ndarray, "k 2"]:
@@ -72,7 +69,7 @@ def _tsne(e_pd: Float32[np.ndarray, "p d"]) -> Float32[np.ndarray, "p 2"]:
         return start_p2
     start_p2 *= 1e-4 / start_p2[:, 0].std()
     perplexity = min(_PERPLEXITY, (len(e_pd) - 1) / 3)
-    tsne = TSNE(metric="cosine", init=start_p2, perplexity=perplexity, random_state=0, n_jobs=1)
+    tsne = TSNE(metric="cosine", init=start_p2, perplexity=perplexity, max_iter=_ITERATIONS, random_state=0, n_jobs=1)
     return tsne.fit_transform(e_pd)
 
 
@@ -98,6 +95,6 @@ def _beside(
     """
     from sklearn.neighbors import NearestNeighbors
 
-    nearest_r = NearestNeighbors(n_neighbors=1, metric="cosine").fit(placed_pd).kneighbors(e_rd)[1][:, 0]
+    nearest_r = nearest(e_rd, placed_pd)[0]
     apart = np.median(NearestNeighbors(n_neighbors=1).fit(xy_p2).kneighbors()[0])
     return xy_p2[nearest_r] + np.random.default_rng(0).normal(scale=apart / 2, size=(len(e_rd), 2))

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ...compare.progress import Tell
 from ...errors import EPError
-from . import matches, trees, views
+from . import computed, matches, trees, views
 from .answers import Json, library, number, order, paging, view
 from .library import View
 from .overlaps import Overlaps
@@ -25,8 +26,8 @@ def _compare(request: Request) -> Response:
 
 
 def _matched(request: Request, a: View, b: View) -> matches.Matched:
-    def compute() -> matches.Matched:
-        return matches.matched(a, b, _overlaps(request, a, b))
+    def compute(tell: Tell) -> matches.Matched:
+        return matches.matched(a, b, _overlaps(request, a, b), tell)
 
     return request.app.state.background.get(("match", a.key, b.key), compute)
 
@@ -40,6 +41,11 @@ def _overlaps(request: Request, a: View, b: View) -> Overlaps | None:
 def _match(request: Request) -> Response:
     a, b = _both(request)
     return Json(matches.summary(a, b, _matched(request, a, b)))
+
+
+def _stop(request: Request) -> Response:
+    a, b = _both(request)
+    return Json({"stopped": request.app.state.background.stop(("match", a.key, b.key))})
 
 
 def _pairs(request: Request) -> Response:
@@ -60,7 +66,7 @@ def _partners(request: Request) -> Response:
 def _grown(request: Request) -> trees.Grown:
     seen = view(request)
     levels = sorted([seen, *library(request).siblings(seen)], key=lambda v: (-v.dictionary.threshold, v.key))
-    compute = partial(trees.grow, [level.dictionary for level in levels])
+    compute = partial(computed.grown, [level.dictionary for level in levels])
     return trees.Grown(levels, *request.app.state.background.get(("tree", *(level.key for level in levels)), compute))
 
 
@@ -77,7 +83,7 @@ def _paths(request: Request) -> Response:
         raise EPError("a path leads to another region: add ?to= and its number")
     seen, start, end = view(request), request.path_params["region"], number(request, "to", 0)
     g = _grown(request)
-    request.app.state.background.get(("graphs", *(level.key for level in g.views)), lambda: g.tree.graphs)
+    request.app.state.background.get(("graphs", *(level.key for level in g.views)), lambda _: g.tree.graphs)
     return Json({"levels": trees.ways(g, seen, start, end)})
 
 
@@ -85,6 +91,7 @@ ROUTES = [
     Route("/api/compare", _compare),
     Route("/api/match", _match),
     Route("/api/match/pairs", _pairs),
+    Route("/api/match/stop", _stop, methods=["POST"]),
     Route("/api/dictionaries/{key}/tree", _tree),
     Route("/api/dictionaries/{key}/regions/{region:int}/tree", _family),
     Route("/api/dictionaries/{key}/regions/{region:int}/paths", _paths),

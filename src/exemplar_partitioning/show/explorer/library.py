@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Float32, Int64
 
+from ...compare.progress import ignore
 from ...compare.tree import Tree
-from ...compare.tree import tree as grow
 from ...errors import EPError
 from ...folder.annotation import FOLDER, Annotation
 from ...folder.dictionary import StoredDictionary, load
@@ -27,6 +27,7 @@ from ...folder.listing import find, read_config
 from ...folder.schema import Config
 from ...folder.token_labels import automatic
 from ...models.identity import same_model
+from .computed import grown
 
 
 @dataclass(frozen=True)
@@ -251,5 +252,5 @@ class Library:
             return levels, None
         key = tuple(level.key for level in levels)
         if key not in self._trees:
-            self._trees[key] = grow([level.dictionary for level in levels])
+            self._trees[key] = grown([level.dictionary for level in levels], ignore)[0]
         return levels, self._trees[key]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ...compare.matching import FALSE_ALARMS, Matching, match
+from ...compare.matching import FALSE_ALARMS, Matching
+from ...compare.progress import Tell
 from ...errors import EPError
-from . import views
+from . import computed, views
 from .library import View
 from .overlaps import Overlaps
 
@@ -57,12 +58,13 @@ class Matched:
         return VERDICTS[self.verdict_r[region_a]]
 
 
-def matched(a: View, b: View, overlaps: Overlaps | None) -> Matched:
+def matched(a: View, b: View, overlaps: Overlaps | None, tell: Tell) -> Matched:
     """Match exemplars of two dictionaries by the library's `match`, in the light of shared members if there are any.
 
     Raises EPError as `match` does, for another width first of all.
     """
-    matching = match(a.dictionary, b.dictionary, false_alarms=overlaps.false_alarms if overlaps else FALSE_ALARMS)
+    false_alarms = overlaps.false_alarms if overlaps else FALSE_ALARMS
+    matching = computed.matching(a.dictionary, b.dictionary, false_alarms, tell)
     cutoffs = overlaps.cutoffs[overlaps.decided_by] if overlaps else matching.null.cutoffs(matching.false_alarms)
     introduced = np.flatnonzero(~(matching.cosine_l > cutoffs[1]))
     row_a = np.concatenate([matching.regions_a, matching.nearest_l[introduced]])

@@ -163,7 +163,8 @@ def _left(request: Request, error: Exception) -> Response:
 
 
 def _later(request: Request, error: Exception) -> Response:
-    return Json({"computing": round(cast(StillComputing, error).seconds, 1)}, status_code=202)
+    still = cast(StillComputing, error)
+    return Json({"computing": round(still.seconds, 1), "share": round(still.share, 3)}, status_code=202)
 
 
 def _nowhere(request: Request, error: Exception) -> Response:
@@ -236,7 +237,11 @@ async def _bookmark(request: Request) -> Response:
 
 
 def _map(request: Request) -> Response:
-    return Json(views.chart(view(request)))
+    from ..map import layout
+
+    seen = view(request)
+    xy_k2 = request.app.state.background.get(("map", seen.key), lambda _: layout(seen.dictionary))
+    return Json(views.chart(seen, xy_k2))
 
 
 async def _steer(request: Request) -> Response:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...compare.tree import Tree, paths, tree
-from ...folder.dictionary import StoredDictionary
+from ...compare.tree import Tree, paths
 from . import views
 from .library import View
 
@@ -27,15 +26,6 @@ class Grown:
     def level(self, view: View) -> int:
         """The level that a dictionary is."""
         return [each.key for each in self.views].index(view.key)
-
-
-def grow(levels: list[StoredDictionary]) -> tuple[Tree, list[dict[str, Any]]]:
-    """The tree of a site's dictionaries, given from coarse to fine, and its summary.
-
-    Raises EPError, as `compare.tree` does, for fewer than two or different centres.
-    """
-    grown = tree(levels)
-    return grown, grown.summary()
 
 
 def overview(g: Grown, *, offset: int, limit: int) -> dict[str, Any]:

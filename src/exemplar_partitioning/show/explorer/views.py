@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from jaxtyping import Float32
 
 from ...errors import EPError
 from ...folder.annotation import BIN_WIDTH, Metrics
@@ -246,11 +247,8 @@ def relatives(library: Library, view: View, index: int) -> list[dict[str, Any]]:
     return relatives
 
 
-def chart(view: View) -> dict[str, Any]:
+def chart(view: View, xy_k2: Float32[np.ndarray, "k 2"]) -> dict[str, Any]:
     """Every region's place on the map, with what its point shows."""
-    from ..map import layout
-
-    xy_k2 = layout(view.dictionary)
     labels, _ = view.labels()
     return {
         "size_is": size_is(view),

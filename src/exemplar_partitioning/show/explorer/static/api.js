@@ -7,12 +7,13 @@ export async function get(path, params = {}) {
   return answer(await reach(`/api/${path}${query && `?${query}`}`));
 }
 
-// An answer that may take long: asked for until it is there; meanwhile, `waiting` is told the seconds since it began.
+// An answer that may take long: asked for until it is there; meanwhile, `waiting` is told the seconds since it began, and
+// how much is done. Where it returns false, nothing more is asked, and there is no answer.
 export async function patiently(path, params, waiting) {
   for (;;) {
     const said = await get(path, params);
     if (said.computing === undefined) return said;
-    waiting(said.computing);
+    if (waiting(said.computing, said.share) === false) return null;
   }
 }
 

@@ -65,6 +65,9 @@ function navigation(name, key, all) {
 
 const KEPT = { list: "/regions", region: "/regions", map: "/map", tree: "/tree", live: "/live", steer: "/steer", stack: "/stack", layers: "/layers" };
 
+// The dictionary that comparing begins at: its pages stay at hand.
+const first = (all) => new URLSearchParams(location.search).get("a") ?? all.dictionaries.find((d) => !d.error)?.key;
+
 async function show() {
   document.getElementById("theme").addEventListener("click", toggleTheme);
   document.getElementById("help-button").addEventListener("click", openHelp);
@@ -76,7 +79,7 @@ async function show() {
     const [match, name] = found;
     const [key, region] = match.slice(1).map(decodeURIComponent);
     const [{ default: render }, all] = await Promise.all([import(`./pages/${name}.js`), get("dictionaries")]);
-    navigation(name, key, all);
+    navigation(name, name === "compare" ? first(all) : key, all);
     await render(main, { key, region: Number(region), all });
     const here = all.dictionaries.find((d) => d.key === key);
     if (here && name !== "overview") document.title += ` · ${describe(here)}`;

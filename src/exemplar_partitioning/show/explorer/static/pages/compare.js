@@ -1,6 +1,6 @@
 // Two dictionaries side by side, and their regions matched.
 
-import { get, page, patiently, regionPage } from "../api.js";
+import { get, page, patiently, post, regionPage } from "../api.js";
 import { named } from "../dictionaries.js";
 import { count, fixed, h, notice, percent, put, section, status, table, token, visible } from "../dom.js";
 import { listing } from "../listing.js";
@@ -66,16 +66,45 @@ function figures({ a, b }) {
 }
 
 async function matching(place, c, both) {
-  const waiting = h("p", { class: "dim" });
-  place.append(waiting);
-  const said = `Matching ${count(c.a.k)} regions with ${count(c.b.k)}: this is being computed`;
-  status(said);
-  const wait = (seconds) => (waiting.textContent = `${said}, for ${Math.round(seconds)} s now, and takes minutes for tens of thousands. Other pages work meanwhile.`);
-  const m = await patiently("match", both, wait).finally(() => waiting.remove());
+  const m = await waited(place, c, both);
+  if (!m) return;
   put(place, told(m, c), h("div", { class: "columns" }, histogram(m, "a", "b", c), histogram(m, "b", "a", c)));
   const list = pairs(m, both);
   put(place, h("h3", {}, "Pairs"), list.parts);
   await list.refresh();
+}
+
+// The matching; nothing, once it was stopped, but a button to begin anew.
+async function waited(place, c, both) {
+  const said = `Matching ${count(c.a.k)} regions with ${count(c.b.k)}`;
+  const [words, bar] = [h("span", {}), h("progress", { max: 1, "aria-label": said })];
+  let stopped = false;
+  const stop = h("button", { type: "button" }, "Stop");
+  const waiting = h("div", { class: "bar dim" }, words, bar, stop);
+  stop.addEventListener("click", () => {
+    stopped = true;
+    post(`match/stop?${new URLSearchParams(both)}`, {});
+    const again = () => (waiting.remove(), matching(place, c, both));
+    waiting.replaceChildren(h("span", {}, `${said} was stopped.`), h("button", { type: "button", onclick: again }, "Begin anew"));
+    status(`${said} was stopped`);
+  });
+  const wait = (seconds, share) => {
+    if (stopped) return false;
+    if (!waiting.isConnected) place.append(waiting);
+    words.textContent = `${said}: ${percent(share)} in ${Math.round(seconds)} s; other pages work meanwhile, and it is kept.`;
+    bar.value = share;
+    return true;
+  };
+  status(said);
+  try {
+    const m = await patiently("match", both, wait);
+    if (!stopped) waiting.remove();
+    return stopped ? null : m;
+  } catch (error) {
+    if (stopped) return null; // the very question was answered that it was stopped
+    waiting.remove();
+    throw error;
+  }
 }
 
 function told(m, c) {

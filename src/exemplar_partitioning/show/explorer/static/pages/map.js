@@ -1,6 +1,6 @@
 // All regions on a plane: near each other where their exemplars are. A click opens one.
 
-import { api, get, page, regionPage } from "../api.js";
+import { api, page, patiently, regionPage } from "../api.js";
 import { count, fixed, h, notice, put, status, visible } from "../dom.js";
 import { color, plotly } from "../plots.js";
 
@@ -27,7 +27,7 @@ export default async function render(main, { key }) {
   );
   let data, Plotly;
   try {
-    [data, Plotly] = await Promise.all([get(api(key, "/map")), plotly()]);
+    [data, Plotly] = await Promise.all([patiently(api(key, "/map"), {}, (seconds) => (found.textContent = `computing the layout, for ${Math.round(seconds)} s now ...`)), plotly()]);
   } catch (error) {
     found.textContent = "";
     put(main, notice(error.message, "error"));

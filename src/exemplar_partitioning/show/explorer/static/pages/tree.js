@@ -13,7 +13,7 @@ export default async function render(main, { key, all }) {
   document.title = "Resolution tree";
   const waiting = h("p", { class: "dim" }, "growing the tree ...");
   put(main, h("h1", {}, "Resolution tree ", h("span", { class: "dim" }, levelsOf(all, key)[0]?.site)), waiting);
-  const wait = (seconds) => (waiting.textContent = `growing the tree, for ${Math.round(seconds)} s now ...`);
+  const wait = (seconds, share) => (waiting.textContent = `growing the tree: ${percent(share)} in ${Math.round(seconds)} s ...`);
   const t = await patiently(api(key, "/tree"), { limit: PAGE }, wait).finally(() => waiting.remove());
   const forest = new Forest(t);
   const paths = routes(t.levels, key);
