@@ -17,7 +17,9 @@ def parts() -> dict[str, str]:
         "surprise": ("surprise/smollm2.json", surprise),
         "readable": ("readable/smollm2.json", readable),
         "missing-mass": ("missing-mass/smollm2.json", missing_mass),
+        "blocks": ("missing-mass/blocks.json", blocks),
         "single": ("behaviours-single/refusal.json", single),
+        "single-chinese": ("behaviours-single/chinese.json", single),
     }
     made = {
         name: part(json.loads(path.read_bytes()))
@@ -137,32 +139,41 @@ def missing_mass(r: dict) -> str:
     return f"{lead}\n\n{table(head, rows)}"
 
 
-def single(r: dict) -> str:
-    """Refusal by regions beside single activations."""
-    arms = [
-        [f"{arm['name']}", f"{arm['cosine']:+.2f}", signed(arm["fall"], "+.2f"), f"{arm['first']:+.2f}"]
-        for arm in r["arms"]
-    ]
-    nulls: dict[str, list[dict]] = {}
-    for row in r["nulls"]:
-        nulls.setdefault(row["null"], []).append(row)
-    for name, rows in nulls.items():
-        fall = sorted(row["first"] for row in rows)
-        cosine = sum(row["cosine"] for row in rows) / len(rows)
-        reach = f"{sum(fall) / len(fall):+.2f} (each {fall[0]:+.2f} to {fall[-1]:+.2f})"
-        arms.append([f"{name}, {len(rows)} of them", f"{cosine:+.2f}", "", reach])
-    p = r["prompts"]
-    lead = f"{_made(r)}. {p['train']} training prompts, {p['refused']} refused; {p['test']} new, nulls on {p['first']}."
-    head = "taken out | cosine with the difference of means | fall of the log-odds (95 %) | on the nulls' prompts"
-    tested = [
-        [row["arm"], f"{row['fall']:+.2f}", row["null"], f"{row['null_fall']:+.2f}", f"{row['p']:.2g}",
-         f"{row['p_corrected']:.2g}"] for row in r["tests"]
+def blocks(r: dict) -> str:
+    """Estimates where what follows are other documents, by the unit of their interval."""
+    rows = [
+        [f"{row['percentile']:g}", row["unit"], f"{row['estimate']:.3g}", f"{row['half']:.2g}", f"{row['truth']:.3g}",
+         f"{row['ratio']:.2f}", f"{row['covers']:.0%}"]
+        for row in r["results"]
     ]  # fmt: skip
-    answers = [[name, interval(value, ".2f")] for name, value in r["answers"].items()]
-    return "\n\n".join([
-        lead, table(head, arms), table("arm | falls by | null | falls by | p | corrected", tested),
-        table("taken out | answers that refuse (95 %)", answers),
-    ])  # fmt: skip
+    lead = f"{_made(r)}; {r['draws']} draws of half of {r['documents']} documents, {r['activations']:,} activations."
+    head = "percentile | unit | estimate | half its interval | truth | truth / estimate | intervals that hold it"
+    return f"{lead}\n\n{table(head, rows)}"
+
+
+def single(r: dict) -> str:
+    """A behaviour by regions beside single activations."""
+    of: dict[str, list[dict]] = {}
+    for row in r["directions"]:
+        of.setdefault(row["name"], []).append(row)
+    directions = []
+    for name, rows in of.items():
+        fall, cosine = ([row[key] if key == "cosine" else row[key][0] for row in rows] for key in ("fall", "cosine"))
+        directions.append([
+            name, f"{len(rows)}", *(f"{sum(x) / len(x):+.2f} ({min(x):+.2f} to {max(x):+.2f})" for x in (cosine, fall)),
+            f"{signed(rows[0]['fall'], '+.2f')} on {rows[0]['prompts']}",
+        ])  # fmt: skip
+    tested = [
+        [row["arm"], f"{row['fall']:+.2f}", row["null"], f"{row['null_fall']:+.2f}",
+         signed([row["difference"], row["low"], row["high"]], "+.2f"), f"{row['p']:.2g}",
+         f"{row['reached']} of {row['members']}"]
+        for row in r["tests"]
+    ]  # fmt: skip
+    p = r["prompts"]
+    lead = f"{_made(r)}. {p['train']} training prompts, {p['shown']} show it; log-odds {r['plain']:.2f} as it is."
+    head = "taken out | of them | cosine with the axis (each) | fall of the log-odds (each) | the first (95 %)"
+    versus = "arm | falls by | null | falls by | difference (95 %) | p, corrected | of the null fall as far"
+    return "\n\n".join([lead, table(head, directions), table(versus, tested)])
 
 
 def _made(r: dict) -> str:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from nulls_page import table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 STABILITY = ROOT / "experiments" / "results" / "stability.json"
@@ -19,11 +21,6 @@ def parts() -> dict[str, str]:
     }
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first to the right."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---", *["--:"] * (len(head) - 1)], *rows])
-
-
 def _behaviours() -> str:
     names = {"refusal": "refusal", "chinese": "Chinese", "lists": "lists"}
     arms = {
@@ -36,7 +33,7 @@ def _behaviours() -> str:
     results = [json.loads((RESULTS / "behaviours" / f"{name}.json").read_bytes()) for name in names]
     rows = [["no intervention", *(f"{r['baseline']['rate']:.2f}" for r in results)]]
     rows += [[shown, *(rate(r, arm) for r in results)] for shown, arm in arms.items()]
-    return table(["share of test prompts that show it", *names.values()], rows)
+    return table(" | ".join(["share of test prompts that show it", *names.values()]), rows)
 
 
 def rate(result: dict, arm: str) -> str:
@@ -54,7 +51,7 @@ def _regions() -> str:
     by = {(row["percentile"], row["arm"]): row["score"][0] for row in rows}
     percentiles = sorted({percentile for percentile, _ in by})
     body = [[f"percentile {p:g}", *(f"{by[p, arm]:.3f}" for arm in arms)] for p in percentiles]
-    return table(["AUC of held-out members by the region's label", *arms], body)
+    return table(" | ".join(["AUC of held-out members by the region's label", *arms]), body)
 
 
 def stability() -> list[dict]:
@@ -64,14 +61,14 @@ def stability() -> list[dict]:
 
 def _comes_back() -> str:
     columns = [(of, arm) for of in ("order", "half") for arm in ("as built", "random exemplars")]
-    head = ["percentile", "two orders of a text: come back", "null", "two halves of a text: come back", "null"]
+    head = "percentile | two orders of a text: come back | null | two halves of a text: come back | null"
     rows = [[f"{r['percentile']:g}", *(f"{r[of][arm]['same']:.0%}" for of, arm in columns)] for r in stability()]
     return table(head, rows)
 
 
 def _stability() -> str:
     results = stability()
-    head = ["", *(f"percentile {r['percentile']:g}, {name}" for r in results for name in CONDITIONS.values())]
+    head = ["anchors", *(f"percentile {r['percentile']:g}, {name}" for r in results for name in CONDITIONS.values())]
     rows = []
     for arm in results[0]["order"]:
         cells = []
@@ -79,7 +76,7 @@ def _stability() -> str:
             figures = ("same", ".0%"), ("same_members", ".0%"), ("rand", ".2f")
             cells.append(", ".join(f"{found[key]:{form}}" for key, form in figures) if found else "")
         rows.append([arm, *cells])
-    return table(head, rows)
+    return table(" | ".join(head), rows)
 
 
 def figure_files() -> dict[Path, str]:

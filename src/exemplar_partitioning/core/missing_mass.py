@@ -34,7 +34,8 @@ def missing_mass(sole_counts_k: Int64[np.ndarray, " k"], n: int) -> MissingMass:
     Had an activation come last, it would have founded a region iff it is an exemplar that covers none alone: so the
     count of those, over n, is the leave-one-out estimate, unbiased where the order of the stream does not matter.
     (Counting by online counts would fall short: regions overlap, and neighbours share what comes.) Text in the order
-    of its sources brings more than it says, many times more where a source has yet to begin; see `recent_births`.
+    of its sources brings more than it says, many times more where a source has yet to begin; see `recent_births`. And
+    documents of which nothing was read bring about a quarter more (docs/saturation.md).
 
     Args:
         sole_counts_k: how many later activations each exemplar alone covered, up to 2.
