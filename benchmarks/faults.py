@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import re
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; default: all. Rows of others are kept")
     parser.add_argument("--quick", action="store_true", help="a few cases of each, for a look")
-    parser.add_argument("--only", default="", help="rows whose name has this alone; the others are kept")
+    parser.add_argument("--only", default="", help="rows whose name this pattern finds; the others are kept")
     parser.add_argument("--missing", action="store_true", help="rows alone that the result does not have yet")
     given = parser.parse_args()
     check_parts(parser, given.parts, tuple(PARTS))
@@ -44,7 +45,7 @@ def main() -> None:
             Path(folder).chmod(0o755)
             for what, outcomes in PARTS[name](Path(folder), given.quick):
                 row = f"{name}: {what}"
-                if given.only in row and not (given.missing and row in rows):
+                if re.search(given.only, row) and not (given.missing and row in rows):
                     made = {row: _row(row, outcomes)}
                     rows = (_rows(given.quick) if chosen or rows else {}) | made  # another run may have added some
                     _keep(rows, given.quick)
@@ -199,21 +200,17 @@ def killed(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 
 
 def ray(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
-    """Workers of a cluster killed 52 times, and what they depend on."""
-    from faults.clusters import Cluster
+    """Workers of a cluster killed at random instants; what they depend on killed."""
+    from faults import clusters
 
-    cluster: list[Cluster] = []
-
-    def made() -> Cluster:
-        tokens = 40_000 if quick else 400_000
-        cluster[:] = cluster or [Cluster(*_model_and_text(folder, tokens // 10), folder, tokens)]
-        return cluster[0]
-
-    for count in (1, 2, 3, 4):
-        yield f"{count} workers", _all(lambda count: made().workers(count, 1 if quick else 13, SEED + count), count)
+    given = *_model_and_text(folder, 3000), folder
+    for what, outcomes in clusters.workers(*given, dict.fromkeys((1, 2, 3, 4), 2 if quick else 13)):
+        yield f"workers killed, {what}", outcomes
     for name in ("", "gcs_server"):
-        trials = [lambda name=name, after=after: made().owner(name, after) for after in (1, 3)[: 1 if quick else 2]]
-        yield f"{name or 'the process that decides'}, then --resume", _each(*trials)
+        yield (
+            f"{name or 'the process that decides'} killed, then --resume",
+            _each(lambda name=name: clusters.resumed(*given, name)),
+        )
 
 
 def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
@@ -221,7 +218,7 @@ def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import points as tried
 
     trials = [tried.Trial(verb, folder) for verb in tried.verbs(folder)]
-    for fault, count in (("kill", 60), ("full", 6), ("interrupt", 3)):
+    for fault, count in (("kill", 16), ("full", 4), ("interrupt", 2)):
         for trial in trials:
             yield f"{trial.verb.name}, {fault}", trial.at(fault, 2 if quick else count)
     for trial in trials:

@@ -7,91 +7,112 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psutil
 
+import exemplar_partitioning as ep
+from building.test_build import LONG
 from conftest import tree
+from exemplar_partitioning.errors import EPError
 
 from .pool import SAME, WRONG
 
 Outcome = tuple[str, str]
-SECONDS = 1200  # of one build; beyond, it hangs
-_OPTIONS = (
-    *("--site", "resid_post.0,resid_post.1", "--percentile", "2,8", "--calibration-batch", "2000", "--no-annotate"),
-    *("--calibration-sample", "20000", "--saturation-window", "10000000", "--threads", "1"),
-    *("--checkpoint-seconds", "1"),
+SECONDS = 900  # of one command; beyond, it hangs
+_LINE = (
+    *("--site", "resid_post.0,resid_post.1", "--percentile", "2,8", "--calibration-batch", "500", "--no-annotate"),
+    *("--calibration-sample", "2000", "--saturation-window", "10000000", "--threads", "1"),
+    *("--checkpoint-seconds", "0"),
 )
+_OPTIONS: dict[str, Any] = LONG | {"max_tokens": 60_000, "saturation_window": 10**7}
 
 
-class Cluster:
-    """One build, alone and on workers."""
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Room for eight workers in this machine."""
+    import ray
 
-    def __init__(self, model: Path, text: Path, folder: Path, tokens: int):
-        self.folder, self._said = folder, folder / "said.txt"
-        self.line = ("build", str(model), str(text), *_OPTIONS, "--max-tokens", str(tokens))
-        out = folder / "alone"
-        assert self._start(out).wait() == 0
-        self.expected = tree(out)
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
 
-    def workers(self, count: int, kills: int, seed: int) -> Iterator[Outcome]:
-        """So many kills of one of so many workers, over as many builds as it takes."""
-        rng, done, turn = Random(seed), 0, 0
-        while done < kills:
-            out = self.folder / f"workers-{count}-{turn}"
-            process = self._start(out, "--ray", "local", "--workers", str(count))
-            killed = self._kill(process, "ray::BuildW", kills - done, lambda: rng.uniform(0.5, 20))
-            kind, said = self._ended(process, out)
-            yield from [(kind, f"{count} workers, {said}")] * (killed or kind == WRONG)
-            done, turn = done + killed, turn + 1
 
-    def owner(self, name: str, after: float) -> Outcome:
-        """The process that decides (no name), or one of Ray's, is killed; then the same with --resume."""
-        out = self.folder / f"owner-{name}-{after}"
-        more = ("--ray", "local", "--workers", "2", "--resume")
-        process = self._start(out, *more)
-        while not list(out.glob(".build/checkpoint-*")) and process.poll() is None:
-            time.sleep(0.1)
-        if name:
-            assert self._kill(process, name, 1, lambda: after), "it had ended before"
-            process.wait(SECONDS)
-            said = self._said.read_text()
-            if process.returncode != 4 or "Ray cluster is gone" not in said or "Traceback" in said:
-                return WRONG, f"{name} killed: exit code {process.returncode}: {said[-300:]}"
-        else:
-            time.sleep(after)
-            process.kill()
-            process.wait()
-        kind, said = self._ended(self._start(out, *more), out)
-        return kind, f"{name or 'owner'} killed, then resumed: {said}"
+def workers(model: Path, text: Path, folder: Path, kills: dict[int, int]) -> Iterator[tuple[str, list[Outcome]]]:
+    """By number of workers, so many kills of one of them, over as many builds as it takes."""
+    ep.build(str(model), [text], out=folder / "alone", **_OPTIONS)
+    expected = tree(folder / "alone")
+    with cluster():
+        for count, most in kills.items():
+            found: list[Outcome] = []
+            while len(found) < most:
+                out = folder / f"workers-{count}-{len(found)}"
+                killer = _Killer(Random(len(found)), most - len(found))
+                try:
+                    ep.build(
+                        str(model), [text], out=out, ray="auto", workers=count, on_event=killer.progressed, **_OPTIONS
+                    )
+                    kind, said = (SAME, "") if tree(out) == expected else (WRONG, "other bytes")
+                except EPError as error:
+                    kind, said = WRONG, str(error)
+                found += [(kind, f"{count} workers: {said}")] * max(killer.done, kind == WRONG)
+            yield f"{count} workers", found
 
-    def _start(self, out: Path, *more: str) -> subprocess.Popen[bytes]:
-        line = (sys.executable, "-m", "exemplar_partitioning", *self.line, "--out", str(out), *more)
-        with self._said.open("w") as file:
-            return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=file)
 
-    def _kill(self, process: subprocess.Popen[bytes], name: str, count: int, pause: Callable[[], float]) -> int:
-        """Kill descendants of this name, one after each pause, until it ends; how many were."""
-        done, due = 0, time.monotonic() + pause()
-        while process.poll() is None and done < count:
+class _Killer:
+    """Kills a worker some time after each progress that follows a kill."""
+
+    def __init__(self, rng: Random, most: int):
+        self.rng, self.most, self.done, self._timer = rng, most, 0, None
+
+    def progressed(self, event: Any) -> None:
+        if event.kind == "progress" and self.done < self.most and not (self._timer and self._timer.is_alive()):
+            self._timer = threading.Timer(self.rng.uniform(0, 2), self._kill)
+            self._timer.start()
+
+    def _kill(self) -> None:
+        there = _named("ray::BuildW")
+        with suppress(psutil.NoSuchProcess, IndexError):
+            self.rng.choice(there).kill()
+            self.done += 1
+
+
+def _named(name: str, of: int | None = None) -> list[psutil.Process]:
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(of).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                there = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith(name)]
-                if there and time.monotonic() > due:
-                    there[done % len(there)].kill()
-                    done, due = done + 1, time.monotonic() + pause()
-            time.sleep(0.05)
-        return done
+                found += [process] if process.name().startswith(name) else []
+    return found
 
-    def _ended(self, process: subprocess.Popen[bytes], out: Path) -> Outcome:
-        try:
-            process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return WRONG, f"no end within {SECONDS} s"
-        if process.returncode:
-            return WRONG, self._said.read_text()[-300:]
-        return (SAME, "the same bytes") if tree(out) == self.expected else (WRONG, "other bytes")
+
+def resumed(model: Path, text: Path, folder: Path, name: str) -> Outcome:
+    """The process that decides (no name), or one of Ray's, is killed after a checkpoint; then --resume."""
+    line = ["build", str(model), str(text), *_LINE, "--max-tokens", "40000", "--out"]
+    ended = [_start(folder, *line, str(folder / "alone-resumed")).wait(SECONDS)]
+    out, more = folder / f"without-{name}", ("--ray", "local", "--workers", "2", "--resume")
+    process = _start(folder, *line, str(out), *more)
+    while not list(out.glob(".build/checkpoint-*")) and process.poll() is None:
+        time.sleep(0.05)
+    for each in _named(name, process.pid) if name else [psutil.Process(process.pid)]:
+        each.kill()
+    ended.append(process.wait(SECONDS))
+    said = (folder / "said.txt").read_text()
+    if name and (ended[1] != 4 or "Ray cluster is gone" not in said or "Traceback" in said):
+        return WRONG, f"{name} killed: exit code {ended[1]}: {said[-300:]}"
+    ended.append(_start(folder, *line, str(out), *more).wait(SECONDS))
+    if ended[0] or ended[2] or tree(out) != tree(folder / "alone-resumed"):
+        return WRONG, f"{name or 'owner'} killed, then resumed: exit codes {ended}"
+    return SAME, ""
+
+
+def _start(folder: Path, *line: str) -> subprocess.Popen[bytes]:
+    with (folder / "said.txt").open("w") as file:
+        whole = (sys.executable, "-m", "exemplar_partitioning", *line)
+        return subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=file)

@@ -41,7 +41,13 @@ def test_a_cluster_that_is_gone_or_without_room_is_said(quick, capsys):
         watched = pool.Pool(cluster(server.getsockname()[1]), 1, object, task)
         for _ in range(8):
             watched.poll(0.05)
-    assert capsys.readouterr().err.count("no worker has joined") == 1
+        watched = pool.Pool(cluster(server.getsockname()[1]), 2, object, task)
+        watched.hands[0].node, watched.hands[0].ready = "here", True
+        for _ in range(8):
+            watched.poll(0.05)
+    said = capsys.readouterr().err
+    assert said.count("1 of 1 workers not joined") == 1 and "waiting up to 600 s" in said
+    assert said.count("1 of 2 workers not joined") == 1 and "a worker needs 1 CPU; going on without" in said
     with pytest.raises(ResourceError, match=r"is gone .*--resume"):
         for _ in range(200):
             watched.poll(0.05)

@@ -24,7 +24,7 @@ from .wire import Task, size
 
 _CONNECT_SECONDS = 10.0  # for a connection to an address
 _JOIN_SECONDS = 600.0  # for any worker to be there, its model loaded
-_PATIENCE = 20.0  # before it is said that none is there yet
+_PATIENCE = 20.0  # before it is said of one that it is not there yet
 _LOOK_SECONDS, _GONE_SECONDS = 2.0, 20.0  # between two looks at the cluster, and how long it may not answer; Ray ends
 # the process itself after 60
 _WHERE, _PREPARE = "where", "prepare"  # keys of the first two calls of every worker
@@ -37,6 +37,7 @@ class Hand:
 
     Attributes:
         informed: how much of the news it was given; for its owner to keep.
+        since: when it was asked for.
     """
 
     actor: Any
@@ -45,6 +46,7 @@ class Hand:
     ready: bool = False
     calls: list[Any] = field(default_factory=list)
     informed: int = 0
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Pool:
         self._in_a_row, self._why = 0, ""
         self._calls: dict[Any, tuple[Hand, Any]] = {}
         self._since = self._looked = time.monotonic()
-        self._silent, self._announced = 0.0, False  # when the cluster first did not answer; no worker in sight
+        self._silent, self._announced = 0.0, False  # when the cluster first did not answer; a worker absent
         for _ in range(self.count):
             self._join()
 
@@ -201,15 +203,8 @@ class Pool:
         ResourceError if there are no workers to be had.
         """
         self._look()
-        waited = time.monotonic() - self._since
-        if not self.ready and waited > _PATIENCE and not self._announced:
-            self._announced = True
-            free = self.ray.available_resources()
-            to_stderr(
-                f"no worker has joined for {waited:.0f} s: the cluster has {free.get('CPU', 0):g} CPUs and "
-                f"{free.get('GPU', 0):g} GPUs free, a worker needs {self._each}; waiting up to {_JOIN_SECONDS:.0f} s"
-            )
-        if not self.ready and waited > _JOIN_SECONDS:
+        self._announce()
+        if not self.ready and time.monotonic() - self._since > _JOIN_SECONDS:
             raise ResourceError(
                 f"no worker was ready within {_JOIN_SECONDS:.0f} s: is the cluster busy with other work, or are its "
                 "hosts gone? Everything so far is kept; go on with the same command and --resume"
@@ -226,6 +221,21 @@ class Pool:
             elif (answer := self._first(hand, key, ref)) is not None:
                 happened.append(answer)
         return happened
+
+    def _announce(self) -> None:
+        """Say, once, which workers have no place yet, and why that may be."""
+        now = time.monotonic()
+        absent = [hand for hand in self.hands if not hand.node and now - hand.since > _PATIENCE]
+        if not absent or self._announced:
+            return
+        self._announced = True
+        free = self.ray.available_resources()
+        meanwhile = "going on without" if self.ready else f"waiting up to {_JOIN_SECONDS:.0f} s"
+        to_stderr(
+            f"{len(absent)} of {self.count} workers not joined after {_PATIENCE:.0f} s: the cluster has "
+            f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free, a worker needs {self._each}; "
+            f"{meanwhile}"
+        )
 
     def _look(self) -> None:
         """See, now and then, whether the cluster still answers: Ray would end the process without a word of ours."""
