@@ -18,8 +18,10 @@ from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError
 from exemplar_partitioning.files import seal, sealed, sha256, to_json
+from exemplar_partitioning.folder import bookmarks
 from exemplar_partitioning.folder.dictionary import load
 from exemplar_partitioning.folder.invariants import check
+from exemplar_partitioning.folder.labels import Labels
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +341,56 @@ TAMPERINGS = {
     "spread of another": column("std_distance", lambda old: [n and n * 2 for n in old], ROWS),
     "gini infinite": evidence("gini", value=float("inf")),
 }  # fmt: skip
+
+
+def resealed(name, **changes):
+    """A record beside a dictionary with other values, sealed again."""
+
+    def tamper(folder):
+        record = json.loads((folder / name).read_bytes())
+        record.pop("sha256")
+        (folder / name).write_bytes(sealed({**record, **changes}))
+
+    return tamper
+
+
+BESIDE = {
+    "a label twice": resealed("labels.json", labels=[{"region": 1, "text": "a", "source": "hand"}] * 2),
+    "a label of two lines": resealed("labels.json", labels=[{"region": 1, "text": "a\nb", "source": "hand"}]),
+    "a label from tokens": resealed("labels.json", labels=[{"region": 1, "text": "a", "source": "tokens"}]),
+    "a label beyond the regions": resealed("labels.json", labels=[{"region": 10**6, "text": "a", "source": "hand"}]),
+    "a list without a name": resealed("bookmarks.json", lists={"": [1]}),
+    "a list of two lines": resealed("bookmarks.json", lists={"a\nb": [1]}),
+    "a list with a region twice": resealed("bookmarks.json", lists={"a": [1, 1]}),
+    "a list of nothing": resealed("bookmarks.json", lists={"a": []}),
+    "a list of a long name": resealed("bookmarks.json", lists={"a" * 10**6: [1]}),
+    "an operation that is none": resealed("origin.json", operation="trust me"),
+    "an origin of a later schema": resealed("origin.json", schema_version="9.0"),
+    "no sources": resealed("origin.json", sources=[]),
+    "one source of two": resealed("origin.json", operation="transport"),
+    "sources that are none": resealed("origin.json", sources=[{}, {}]),
+    "more regions than the sources had": resealed("origin.json", regions_of_a=10**6),
+    "fewer regions than there are": resealed("origin.json", regions_of_a=0, regions_of_b=1),
+}
+
+
+@pytest.fixture(scope="module")
+def joined(whole, tmp_path_factory):
+    """A dictionary with an origin, a label by hand, and a list of regions."""
+    fine, coarse = ep.load(whole, percentile=10), ep.load(whole, percentile=20)
+    made = ep.combine("merge", coarse, fine, tmp_path_factory.mktemp("joined") / "d")
+    Labels(made).set(1, "a")
+    bookmarks.put(made, "a", 1)
+    check(made.path)
+    return made.path
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_lies_beside_a_dictionary_is_told_too(joined, tmp_path, what):
+    shutil.copytree(joined, tmp_path / "d")
+    BESIDE[what](tmp_path / "d")
+    with pytest.raises(DataError, match=r"damaged|labels region|lists a region"):
+        check(tmp_path / "d")
 
 
 def hashed_again(folder):

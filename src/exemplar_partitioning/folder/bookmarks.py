@@ -40,6 +40,9 @@ def read(dictionary: OnDisk) -> dict[str, list[int]]:
         raise DataError(f"{path} is of the dictionary {file.dictionary[:12]}; move it to that one's folder")
     if any(not 0 <= region < dictionary.k for regions in file.lists.values() for region in regions):
         raise DataError(f"{path} lists a region that does not exist; there are {dictionary.k:,}")
+    for name, regions in file.lists.items():
+        if name != one_line(name) or not 0 < len(name) <= _NAME or not 0 < len(set(regions)) == len(regions) <= _MOST:
+            raise DataError(f"{path} is damaged: the list {name[:_NAME]!r} has no name of one line, or a region twice")
     return file.lists
 
 

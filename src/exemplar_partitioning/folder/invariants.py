@@ -90,6 +90,7 @@ def check(path: str | Path) -> StoredDictionary:
     Raises:
         DataError: what does not, and in which file.
     """
+    from . import bookmarks
     from .annotation_invariants import check_annotation
     from .dictionary import load
     from .labels import Labels
@@ -106,6 +107,7 @@ def check(path: str | Path) -> StoredDictionary:
     if dictionary.annotated:
         check_annotation(dictionary)
     Labels.read(dictionary)
+    bookmarks.read(dictionary)
     return dictionary
 
 

@@ -202,7 +202,12 @@ class Labels:
         for label in file.labels:
             if label.region >= self.dictionary.k:
                 raise DataError(f"{self.path} labels region {label.region}; there are {self.dictionary.k} regions")
-        return {(label.region, label.source): label for label in file.labels}
+            if label.source in MADE or len(label.text.splitlines()) > 1:
+                raise DataError(f"{self.path} is damaged: the label of region {label.region} is none that is stored")
+        stored = {(label.region, label.source): label for label in file.labels}
+        if len(stored) < len(file.labels):
+            raise DataError(f"{self.path} is damaged: a region has two labels of one source")
+        return stored
 
 
 def one_line(text: str) -> str:

@@ -5,14 +5,57 @@ Like labels it is no part of the dictionary. What config.json says of text and b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import DataError
 from ..files import sealed, unsealed
 from .dictionary import StoredDictionary
+from .schema import validated
 
 FILE = "origin.json"
 _FORMAT = "exemplar-partitioning/origin"
+
+
+class _Source(BaseModel):
+    """As `describe` says it."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    content_id: str = Field(pattern="^[0-9a-f]{64}$")
+    model: str
+    site: str
+    percentile: float = Field(ge=0, le=100)
+    threshold: float = Field(gt=0, le=2)
+    k: int = Field(ge=1)
+
+
+class _Origin(BaseModel):
+    """What every operation says; each says more of its own."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    format: Literal["exemplar-partitioning/origin"]
+    schema_version: Literal["1.0"]
+    operation: Literal["transport", "union", "difference", "intersection", "merge"]
+    sources: list[_Source]
+    regions_of_a: int | None = Field(None, ge=0)
+    regions_of_b: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Origin:
+        assert len(self.sources) == (1 if self.operation == "transport" else 2), "another number of sources"
+        return self
+
+    def may_have(self, k: int) -> bool:
+        """Whether so many regions can have come of it."""
+        most = [source.k for source in self.sources]
+        if self.operation == "transport":
+            return [k] == most
+        known = [count for count in (self.regions_of_a, self.regions_of_b) if count is not None]
+        within = all(count <= limit for count, limit in zip(known, most, strict=False))
+        return within and (k == sum(known) if len(known) == 2 else k <= sum(most))
 
 
 def origin(operation: str, sources: list[StoredDictionary], **details: Any) -> dict[str, bytes]:
@@ -33,8 +76,8 @@ def read_origin(dictionary: StoredDictionary) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = unsealed(path, always=True)
-    if record.get("format") != _FORMAT or "operation" not in record:
-        raise DataError(f"{path} does not say where a dictionary came from; remove it, or copy the folder again")
+    if not validated(_Origin, record, path).may_have(dictionary.k):
+        raise DataError(f"{path} is damaged: no {dictionary.k:,} regions can have come of what it says")
     return record
 
 
