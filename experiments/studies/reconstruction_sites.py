@@ -42,8 +42,8 @@ from .reconstruction import HELD_OUT, Windows, activations, read_model, whole_do
 CPU = torch.device("cpu")
 POOL, FEW = 60_000, 30_000  # training tokens
 HELD = {"test": 2_000, "validation": 1_000}
-KS, K = (1, 4, 16, 32, 64), 32
-MAIN = ("exemplars", "means", "random", "topk")  # at every L0 and by cross-entropy in order 0
+KS, K = (1, 4, 16, 32), 32
+BY_CE = ("exemplars", "random", "topk", "3 least squares from means")  # in order 0
 PERCENTILES = (0.5, 1.0, 2.0, 4.0)
 CURVE = (7_500, 15_000, POOL)
 SOLVED, STEPS = 5_000, 16  # rows and steps of the codes that least squares looks at
@@ -142,7 +142,7 @@ class Study:
             for order in range(3):
                 add(f"{layer}-directions-1-{order}", self.directions, layer, 1.0, order)
                 add(f"{layer}-topk-{order}", self.autoencoder, layer, Recipe("topk", seed=order))
-        for order, layer, part in itertools.product(range(5), layers, ("solved", "cheap", "grown")):
+        for order, layer, part in itertools.product(range(5), layers, ("kept", "solved", "grown", "passes")):
             add(f"variants-{layer}-{part}-{order}", self.variants, layer, order, part)
         for order, layer in itertools.product(range(2), layers):
             add(f"{layer}-itda-{order}", self.itda, layer, order)
@@ -269,9 +269,20 @@ class Study:
         u_nd = normalize(x_nd - center_d, dim=1)
         exemplars_kd = arms.exemplars(x_nd, center_d, theta[1.0])
         k, means_kd = len(exemplars_kd), arms.means(exemplars_kd, x_nd, center_d)
-        solved = 6 * SOLVED if part == "large" else SOLVED
-        some_nd = u_nd[torch.randperm(len(u_nd), generator=torch.Generator().manual_seed(0))[:solved]]
+        rows = 6 * SOLVED if part == "large" else SOLVED
+        some_nd = u_nd[torch.randperm(len(u_nd), generator=torch.Generator().manual_seed(0))[:rows]]
         random_kd = arms.random_activations(x_nd, center_d, k, order)
+        once: list[Tensor] = []
+
+        def updated() -> Tensor:
+            once.append(arms.least_squares(means_kd, some_nd, STEPS, 1))
+            return once[0]
+
+        solved: dict[str, Callable[[], Tensor]] = {
+            "1 least squares from means": updated,
+            "3 least squares from means": lambda: arms.least_squares(once[0], some_nd, STEPS, 2),
+            "3 least squares from random": lambda: arms.least_squares(random_kd, some_nd, STEPS, 3),
+        }
 
         def second() -> Tensor:
             first_kd = arms.means(arms.exemplars(x_nd, center_d, theta[2.0]), x_nd, center_d)
@@ -284,17 +295,11 @@ class Study:
             return lambda: arms.of_size(make, k, 5)[0][:k]
 
         made: dict[str, dict[str, Callable[[], Tensor]]] = {
-            "cheap": {
-                "exemplars": lambda: exemplars_kd,
-                "means": lambda: means_kd,
-                "random": lambda: random_kd,
+            "kept": {"exemplars": lambda: exemplars_kd, "means": lambda: means_kd, "random": lambda: random_kd},
+            "solved": solved,
+            "passes": {
                 "k-means": lambda: arms.spherical_kmeans(x_nd, center_d, k, order),
                 "10 k-means passes from means": lambda: arms.lloyd(means_kd, u_nd, 10),
-            },
-            "solved": {
-                "1 least squares from means": lambda: arms.least_squares(means_kd, some_nd, STEPS, 1),
-                "3 least squares from means": lambda: arms.least_squares(means_kd, some_nd, STEPS, 3),
-                "3 least squares from random": lambda: arms.least_squares(random_kd, some_nd, STEPS, 3),
             },
             "grown": {
                 "second dictionary of what is left": second,
@@ -302,7 +307,7 @@ class Study:
                 "leader rule on what is left": of_left(residual=True),
             },
         }
-        made["large"] = {"means": lambda: means_kd, "random": lambda: random_kd, **made["solved"]}
+        made["large"] = made["kept"] | solved
         facts = {"layer": layer, "order": order, "tokens": len(x_nd), "percentile": 1.0, "part": part}
         for name, make in made[part].items():
             begun = time.process_time()
@@ -339,7 +344,7 @@ class Study:
 def _whole(facts: dict[str, Any]) -> bool:
     """Measured at every L0, and by cross-entropy."""
     return (
-        facts["order"] == 0 and facts["tokens"] == FEW and facts["arm"] in MAIN and facts["percentile"] in (1.0, None)
+        facts["order"] == 0 and facts["tokens"] == FEW and facts["arm"] in BY_CE and facts["percentile"] in (1.0, None)
     )
 
 
