@@ -142,6 +142,7 @@ class Study:
             for order in range(3):
                 add(f"{layer}-directions-1-{order}", self.directions, layer, 1.0, order)
                 add(f"{layer}-topk-{order}", self.autoencoder, layer, Recipe("topk", seed=order))
+            add(f"{layer}-topk-once-0", self.autoencoder, layer, Recipe("topk"), FEW, 1)
         for order, layer, part in itertools.product(range(5), layers, ("kept", "solved", "grown", "passes")):
             add(f"variants-{layer}-{part}-{order}", self.variants, layer, order, part)
         for order, layer in itertools.product(range(2), layers):
@@ -243,7 +244,7 @@ class Study:
         facts["seconds"] = (time.process_time() - begun) / 5
         yield from self.pursued(facts, made_kd[:k], stream.center_d)
 
-    def autoencoder(self, layer: int, recipe: Recipe, tokens: int = FEW, passes: int = 1) -> Iterator[dict[str, Any]]:
+    def autoencoder(self, layer: int, recipe: Recipe, tokens: int = FEW, passes: int = 5) -> Iterator[dict[str, Any]]:
         """Trained on an order's first activations: its own codes, and pursuit over its decoder."""
         x_nd, generator = self.stream(layer, recipe.seed, tokens).x_nd, torch.Generator().manual_seed(recipe.seed)
         mixed = torch.cat([torch.randperm(len(x_nd), generator=generator) for _ in range(passes)])
