@@ -23,6 +23,8 @@ NAMES = {
 }
 DIRECTIONS = ("exemplars", "means", "random", "k-means")
 FIGURES = ("fvu", "fvu_others", "recovered_zero", "recovered_mean")
+MAIN = 15
+SITES = {("smollm2", 10): "SmolLM2, block 10", ("smollm2", 20): "block 20", ("gemma3", 12): "Gemma-3-270M, block 12"}
 FEW, KS = 200_000, (1, 2, 4, 8, 16, 32, 64)
 _BEST = {100_000: 1e-3, 1_000_000: 1e-3, 5_000_001: 1e-3}  # learning rates: lowest FVU on validation
 
@@ -41,6 +43,7 @@ def parts() -> dict[str, str]:
         "reconstruction-l0": _curve(),
         "reconstruction-ratios": _ratios(),
         "reconstruction-percentiles": _percentiles(),
+        "reconstruction-sites": _sites(),
         "reconstruction-variants": _variants(),
         "reconstruction-probes": _sparse_probes(),
         "reconstruction-letters": _letters(),
@@ -262,18 +265,78 @@ def _letters() -> str:
     return "\n".join(lines)
 
 
-def _variants() -> str:
-    """What changed directions rebuild, beside the same of part 3."""
-    found = json.loads(RESULT.with_name("variants.json").read_bytes())["rows"]
-    lines = ["| directions, L0 32 | FVU, other documents | mean relative error |", "|---|--:|--:|"]
-    shown = set()
-    for row in found:
-        name = NAMES.get(row["arm"], row["arm"])
-        if row["arm"] == "topk":
-            codes = "own codes" if row["codes"] == "own" else "pursuit over its decoder"
-            name = f"TopK on the same tokens, five times, {codes}"
-        if name in shown:
-            continue  # means stand among the curves and among the variants
-        shown.add(name)
-        lines.append(f"| {name} | {_interval(row['fvu_others'])} | {row['relative']:.3f} |")
+def at_sites(**wanted: object) -> list[dict]:
+    """Rows of the other sites and of variants, on a processor."""
+    return [row for row in _sites_file()["rows"] if all(row.get(key) == value for key, value in wanted.items())]
+
+
+@cache
+def _sites_file() -> dict:
+    return json.loads(RESULT.with_name("sites.json").read_bytes())
+
+
+def _sites() -> str:
+    """FVU of the other documents at L0 32, and cross-entropy recovered in order 0, at sites other than block 15."""
+    of = [row for row in at_sites(on="test") if row["k"] in (None, 32) and row["layer"] != MAIN and "part" not in row]
+    sites = list(dict.fromkeys((row["model"], row["layer"]) for row in of))
+    lines = ["| L0 32 | " + " | ".join(f"{SITES[site]} | CE recovered (zero)" for site in sites) + " |"]
+    lines += ["|---|" + "--:|--:|" * len(sites)]
+    named: dict[str, list[dict]] = {}
+    for row in of:
+        named.setdefault(_site_arm(row), []).append(row)
+    for name, rows_ in named.items():
+        cells = []
+        for site in sites:
+            here = sorted((row for row in rows_ if (row["model"], row["layer"]) == site), key=lambda row: row["order"])
+            cells.append(
+                reach(here, "fvu_others") if len(here) > 1 else _interval(here[0]["fvu_others"]) if here else ""
+            )
+            ce = [row for row in here if "recovered_zero" in row]
+            cells.append(_interval(ce[0]["recovered_zero"]) if ce else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _site_arm(row: dict) -> str:
+    if "passes" not in row:
+        at = "" if row["percentile"] in (None, 1) else f", percentile {row['percentile']:g}"
+        return NAMES.get(row["arm"], row["arm"]) + at
+    often = {1: "once", 5: "five times"}[row["passes"]]
+    return f"{NAMES[row['arm']]}, the same tokens {often}, " + (
+        "own codes" if row["codes"] == "own" else "pursuit over its decoder"
+    )
+
+
+def _variants() -> str:
+    """What changed directions rebuild at block 15: FVU of the orders, and what they gain on means, paired by order."""
+    of = [row for row in at_sites(layer=MAIN, k=32) if "part" in row]
+    lines = [
+        "| directions, L0 32 | orders | FVU, other documents | less than means by | on validation "
+        "| CE recovered (zero) |"
+    ]
+    lines += ["|---|--:|--:|--:|--:|--:|"]
+    for large in (False, True):
+        rows_ = [row for row in of if (row["part"] == "large") == large]
+        at = {(row["arm"], row["on"], row["order"]): row for row in rows_}
+        for arm in dict.fromkeys(row["arm"] for row in rows_):
+            orders = [order for order in range(5) if (arm, "test", order) in at and ("means", "test", order) in at]
+            found = [at[arm, "test", order] for order in orders]
+            gains = [
+                [at["means", on, order]["fvu_others"][0] - at[arm, on, order]["fvu_others"][0] for order in orders]
+                for on in ("test", "validation")
+            ]
+            shown = [_between(values, "+.3f") if arm != "means" else "" for values in gains]
+            ce = [row for row in found if "recovered_zero" in row]
+            name = NAMES.get(arm, arm) + (", 60,000 tokens" if large else "")
+            fvu = _between([row["fvu_others"][0] for row in found], ".3f")
+            lines.append(
+                f"| {name} | {len(orders)} | {fvu} | {shown[0]} | {shown[1]} | "
+                f"{_interval(ce[0]['recovered_zero']) if ce else ''} |"
+            )
+    return "\n".join(lines)
+
+
+def _between(values: list[float], form: str) -> str:
+    """The mean, with the least and largest where there are several."""
+    mean = f"{sum(values) / len(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"

@@ -39,6 +39,7 @@ PERCENTILES = (0.5, 1.0, 2.0, 4.0, 8.0)
 WORDS, AT_LEAST = 1500, 40
 GAIN, MOST = 0.03, 10  # F1 that a further feature must add; features of a letter at most
 FINE, COARSE = 1.0, 4.0
+DRAWS = 3  # of training tokens, for the noise of re-seeding
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
             measured(
                 np.array([word[1] for word in words]),
                 torch.from_numpy(np.array(read.x_nd)),
-                load_file(given.activations / "pool-activations.safetensors")[str(SITE)].float()[:TOKENS],
+                load_file(given.activations / "pool-activations.safetensors")[str(SITE)].float(),
                 given.sae,
             )
         )
@@ -92,7 +93,7 @@ def measured(letter_n: np.ndarray, x_nd: Tensor, pool_nd: Tensor, saes: list[Pat
     letters = Letters(letter_n, train_n)
     known_nl = regression(letters, x_nd)
     lines, chosen, regions = [], {}, {}
-    for name, percentile, active_nf in features(x_nd, pool_nd, saes, regions):
+    for name, percentile, active_nf in features(x_nd, pool_nd[:TOKENS], saes, regions):
         rows = [told(letters, letter, active_nf, known_nl[letter]) for letter in letters.wanted]
         lines.append({"arm": name, "percentile": percentile, "features": active_nf.shape[1], **pooled(rows)})
         if name == "exemplars, region":
@@ -106,7 +107,31 @@ def measured(letter_n: np.ndarray, x_nd: Tensor, pool_nd: Tensor, saes: list[Pat
         "regression_f1": mean(probe),
         "arms": lines,
         "tree": kin(chosen[FINE], regions[FINE], regions[COARSE]),
+        "reseeded": reseeded(letters, known_nl, x_nd, pool_nd),
     }
+
+
+def reseeded(
+    letters: Letters, known_nl: dict[str, Bool[np.ndarray, " n"]], x_nd: Tensor, pool_nd: Tensor
+) -> dict[str, dict[str, Any]]:
+    """What other training tokens and other seeds make of it, at the fine percentile: estimates of every draw.
+
+    detectable: the least difference of two arms of one draw each that 95 % of re-seedings would not make.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for draw in range(DRAWS):
+        drawn_nd = pool_nd[torch.randperm(len(pool_nd), generator=torch.Generator().manual_seed(draw))[:TOKENS]]
+        for name, _, active_nf in directions(x_nd, drawn_nd, (FINE,), {}, draw):
+            rows = [told(letters, letter, active_nf, known_nl[letter]) for letter in letters.wanted]
+            found.setdefault(name, []).append(pooled(rows))
+    return {
+        name: {figure: _noise([line[figure][0] for line in lines]) for figure in ("main", "union", "absorbed", "split")}
+        for name, lines in found.items()
+    }
+
+
+def _noise(estimates: list[float]) -> dict[str, Any]:
+    return {"draws": estimates, "detectable": round(1.96 * 2**0.5 * float(np.std(estimates, ddof=1)), 4)}
 
 
 def regression(letters: Letters, x_nd: Tensor) -> dict[str, Bool[np.ndarray, " n"]]:
@@ -125,25 +150,32 @@ def features(
     x_nd: Tensor, pool_nd: Tensor, saes: list[Path], regions: dict[float, Dictionary]
 ) -> Iterator[tuple[str, float | None, Bool[np.ndarray, "n f"]]]:
     """Which features of every arm are active on which words."""
-    calibration = calibrate([pool_nd[:BATCH]], list(PERCENTILES))
+    yield from directions(x_nd, pool_nd, PERCENTILES, regions, 0)
+    for path in saes:
+        sae, decoder = autoencoder(path)
+        name = path.stem.removesuffix("-1")
+        yield name, None, sae.encode(x_nd).numpy() > 0
+        yield f"{name}, pursuit", None, pursued(decoder)(x_nd).numpy() > 0
+
+
+def directions(
+    x_nd: Tensor, pool_nd: Tensor, percentiles: tuple[float, ...], regions: dict[float, Dictionary], seed: int
+) -> Iterator[tuple[str, float, Bool[np.ndarray, "n f"]]]:
+    """Of exemplars, k-means and random activations: the region a word lies in, and pursuit; regions: are put there."""
+    calibration = calibrate([pool_nd[:BATCH]], list(percentiles))
     center_d = torch.as_tensor(calibration.center).float()
-    for percentile in PERCENTILES:
+    for percentile in percentiles:
         exemplars_kd = arms.exemplars(pool_nd, center_d, calibration.thresholds[percentile])
         k = len(exemplars_kd)
         sets = {"exemplars": exemplars_kd}
-        sets["k-means"] = arms.spherical_kmeans(pool_nd, center_d, k, 0)
-        sets["random activations"] = arms.random_activations(pool_nd, center_d, k, 0)
+        sets["k-means"] = arms.spherical_kmeans(pool_nd, center_d, k, seed)
+        sets["random activations"] = arms.random_activations(pool_nd, center_d, k, seed)
         for name, directions_kd in sets.items():
             d = Dictionary(center_d, directions_kd, 1.0)
             if name == "exemplars":
                 regions[percentile] = d
             yield f"{name}, region", percentile, one_hot(d.assign(x_nd)[0].numpy(), k) > 0
             yield f"{name}, pursuit", percentile, pursued(d)(x_nd).numpy() > 0
-    for path in saes:
-        sae, decoder = autoencoder(path)
-        name = path.stem.removesuffix("-1")
-        yield name, None, sae.encode(x_nd).numpy() > 0
-        yield f"{name}, pursuit", None, pursued(decoder)(x_nd).numpy() > 0
 
 
 def told(

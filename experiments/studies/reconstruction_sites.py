@@ -139,6 +139,7 @@ class Study:
 
         for layer in layers:
             add(f"{layer}-baselines", self.baselines, layer)
+            add(f"{layer}-validation", self.validation, layer)
             for order in range(3):
                 add(f"{layer}-directions-1-{order}", self.directions, layer, 1.0, order)
                 add(f"{layer}-topk-{order}", self.autoencoder, layer, Recipe("topk", seed=order))
@@ -204,6 +205,11 @@ class Study:
         measure.model = self.model
         for name in ("total", "count", "clean", "zero", "mean"):
             yield {"layer": layer, "baseline": name, "sums": getattr(measure, f"{name}_w").tolist()}
+
+    def validation(self, layer: int) -> Iterator[dict[str, Any]]:
+        """The same of the text that variants are chosen on, as far as needed."""
+        total_w = self.measure(layer, "validation").total_w
+        yield {"layer": layer, "baseline": "validation total", "sums": total_w.tolist()}
 
     def directions(self, layer: int, percentile: float, order: int) -> Iterator[dict[str, Any]]:
         """Exemplars and what they must be compared with, at a percentile."""
@@ -380,9 +386,7 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
 def _figures(row: dict[str, Any], base: dict[tuple[int, str], np.ndarray]) -> dict[str, Any]:
     kept = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
     error_w, ce_w = np.array(kept.pop("error")), kept.pop("ce", None)
-    if row["on"] == "validation":
-        return kept
-    total_w, clean_w, zero_w, mean_w = (base[row["layer"], name] for name in ("total", "clean", "zero", "mean"))
+    total_w = base[row["layer"], "total" if row["on"] == "test" else "validation total"]
     bootstrap, others_w = Bootstrap(len(total_w), 0), total_w <= total_w.sum() / 10
 
     def ratio(above_w: np.ndarray, below_w: np.ndarray) -> list[float]:
@@ -391,6 +395,7 @@ def _figures(row: dict[str, Any], base: dict[tuple[int, str], np.ndarray]) -> di
 
     kept |= {"fvu": ratio(error_w, total_w), "fvu_others": ratio(error_w * others_w, total_w * others_w)}
     if ce_w is not None:
+        clean_w, zero_w, mean_w = (base[row["layer"], name] for name in ("clean", "zero", "mean"))
         kept["recovered_zero"] = ratio(zero_w - np.array(ce_w), zero_w - clean_w)
         kept["recovered_mean"] = ratio(mean_w - np.array(ce_w), mean_w - clean_w)
     return kept

@@ -111,9 +111,17 @@ def test_command_prints_draws_and_refuses(built, tiny_folder, tmp_path):
     table = CliRunner().invoke(app, [*asked, "--figure", str(tmp_path / "curve.svg")], catch_exceptions=False)
     assert table.exit_code == 0 and "random activations" in table.output and "CE/zero" in table.output
     assert "<svg" in (tmp_path / "curve.svg").read_text()
-    plain = CliRunner().invoke(app, [*asked, "--no-splice", "--json"], catch_exceptions=False)
+    scope = tmp_path / "layer_1" / "width_48" / "average_l0_24"  # as Gemma Scope lays them out; it rebuilds exactly
+    scope.mkdir(parents=True)
+    both = np.concatenate([np.eye(24), -np.eye(24)]).astype(np.float32)
+    zeros = {"b_enc": np.zeros(48), "b_dec": np.zeros(24), "threshold": np.zeros(48)}
+    np.savez(
+        scope / "params.npz", W_enc=both.T, W_dec=both, **{name: x.astype(np.float32) for name, x in zeros.items()}
+    )
+    plain = CliRunner().invoke(app, [*asked, "--no-splice", "--json", "--sae", str(scope)], catch_exceptions=False)
     record = json.loads(plain.stdout)
-    assert [row["k"] for row in record["rows"]] == [1, 4, 1, 4] and record["ce_clean"] is None
+    assert [row["k"] for row in record["rows"]] == [1, 4, 1, 4, None, 1, 4] and record["ce_clean"] is None
+    assert record["rows"][4]["l0"] == 24 and record["rows"][4]["fvu"]["estimate"] < 1e-9
     with pytest.raises(EPError, match="give more documents"):
         ep.evaluate(d, [fresh], model=loaded, max_tokens=10**7)
     with pytest.raises(EPError, match="no k of"):
