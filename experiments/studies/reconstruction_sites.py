@@ -153,7 +153,8 @@ class Study:
                 add(f"{layer}-directions-{percentile:g}-{order}", self.directions, layer, percentile, order)
         for layer in layers:
             add(f"{layer}-frozen-0", self.autoencoder, layer, Recipe("frozen"))
-            add(f"variants-{layer}-large-0", self.variants, layer, 0, "large")
+            for order in range(2):
+                add(f"variants-{layer}-large-{order}", self.variants, layer, order, "large")
             for tokens, order in itertools.product(CURVE, range(2)):
                 add(f"curve-{layer}-{tokens}-{order}", self.curve, layer, tokens, order)
                 add(f"curve-{layer}-topk-{tokens}-{order}", self.autoencoder, layer, Recipe("topk", seed=order), tokens)
@@ -320,6 +321,8 @@ class Study:
             begun = time.process_time()
             made_kd = make()
             about = facts | {"arm": name, "seconds": time.process_time() - begun}
+            if name.endswith("from means"):
+                about["cosine"] = float((made_kd * means_kd).sum(dim=1).mean())  # with what it began as
             yield from self.pursued(about, made_kd, center_d, both=True)
 
     # measuring ---------------------------------------------------------------------------------------------------
