@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "exemplars": {"color": "#0072b2", "marker": "o"},
     "means": {"color": "#56b4e9", "marker": "o"},
     "neurons": {"color": "#d55e00", "marker": "s"},
@@ -28,7 +28,7 @@ def attribution_figure(result: dict[str, Any]) -> Figure:
         figure, _ = blank(DOUBLE, 2.4, ncols=2, sharey=True)
         for panel, (name, title) in zip(figure.axes, _PANELS.items(), strict=True):
             for arm, figures in result["summary"]["all"]["arms"].items():
-                panel.plot(result["sizes"], figures[name], markersize=3, label=arm, **_LOOKS[arm])
+                panel.plot(result["sizes"], figures[name], **{"markersize": 3, "label": arm, **_LOOKS[arm]})
             panel.axhline(0, color="#222222", lw=0.4)
             panel.set(xscale="log", xlabel="nodes n, of all tokens together")
             panel.set_xticks(result["sizes"], [str(n) for n in result["sizes"]])
