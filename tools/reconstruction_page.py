@@ -10,7 +10,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULT, FIGURE = DOCS / "results" / "reconstruction" / "full.json", DOCS / "figures" / "reconstruction.svg"
-NAMES = {
+NAMES: dict[str, str] = {
     "exemplars": "exemplars",
     "means": "means of members",
     "random": "activations drawn at random",
@@ -165,7 +165,7 @@ def _curve() -> str:
     return "\n".join(lines)
 
 
-def tokens_for(arm: str, run: int, figure: str, target: float) -> tuple[int, str]:
+def tokens_for(arm: str, run: int, figure: str, target: float) -> tuple[float, str]:
     """The least tokens at which an arm is as good, log-linear between those measured; "<" or ">" if beyond these."""
     better = (lambda value: value <= target) if figure.startswith("fvu") else (lambda value: value >= target)
     curve = sorted((row["tokens"], row[figure][0]) for row in pick(arm=arm, run=run, k=32) if figure in row)
@@ -198,7 +198,7 @@ def _ratios() -> str:
     return "\n".join(lines)
 
 
-def _ratio(pairs: list[tuple[int, int, str]]) -> str:
+def _ratio(pairs: list[tuple[float, float, str]]) -> str:
     """Least and largest; less than so many where an arm is not as good at the most tokens measured in a draw."""
     ratios = sorted((theirs / ours, beyond) for theirs, ours, beyond in pairs)
     if all(beyond == ">" for _, beyond in ratios):
@@ -300,7 +300,7 @@ def _sites() -> str:
 def _site_arm(row: dict) -> str:
     if "passes" not in row:
         at = "" if row["percentile"] in (None, 1) else f", percentile {row['percentile']:g}"
-        return NAMES.get(row["arm"], row["arm"]) + at
+        return f"{NAMES.get(row['arm'], row['arm'])}{at}"
     often = {1: "once", 5: "five times"}[row["passes"]]
     return f"{NAMES[row['arm']]}, the same tokens {often}, " + (
         "own codes" if row["codes"] == "own" else "pursuit over its decoder"
