@@ -21,6 +21,15 @@ NAMES: dict[str, str] = {
     "jumprelu": "JumpReLU",
     "frozen": "TopK, frozen random decoder",
 }
+VARIANTS = {arm: NAMES[arm] for arm in ("exemplars", "means", "random", "k-means")} | {
+    "10 k-means passes from means": "10 passes of k-means from means",
+    "1 least squares from means": "one least-squares update of the means",
+    "3 least squares from means": "three",
+    "3 least squares from random": "three, of random activations",
+    "second dictionary of what is left": "half, and a second dictionary of what it leaves",
+    "ITDA": "ITDA",
+    "leader rule on what is left": "leader rule on what pursuit leaves",
+}
 DIRECTIONS = ("exemplars", "means", "random", "k-means")
 FIGURES = ("fvu", "fvu_others", "recovered_zero", "recovered_mean")
 MAIN = 15
@@ -54,8 +63,7 @@ def figure_files() -> dict[Path, str]:
     """The figure, and the digest of what it follows from."""
     from ep_experiments.reconstruction import plots
 
-    code = Path(plots.__file__).read_bytes() + Path(__file__).read_bytes()
-    return {FIGURE: hashlib.sha256(RESULT.read_bytes() + code).hexdigest()}
+    return {FIGURE: hashlib.sha256(RESULT.read_bytes() + Path(plots.__file__).read_bytes()).hexdigest()}
 
 
 def draw() -> None:
@@ -318,7 +326,7 @@ def _variants() -> str:
     for large in (False, True):
         rows_ = [row for row in of if (row["part"] == "large") == large]
         at = {(row["arm"], row["on"], row["order"]): row for row in rows_}
-        for arm in dict.fromkeys(row["arm"] for row in rows_):
+        for arm in sorted({row["arm"] for row in rows_}, key=lambda arm: list(VARIANTS).index(arm)):
             orders = [order for order in range(5) if (arm, "test", order) in at and ("means", "test", order) in at]
             found = [at[arm, "test", order] for order in orders]
             gains = [
@@ -327,12 +335,17 @@ def _variants() -> str:
             ]
             shown = [_between(values, "+.3f") if arm != "means" else "" for values in gains]
             ce = [row for row in found if "recovered_zero" in row]
-            name = NAMES.get(arm, arm) + (", 60,000 tokens" if large else "")
+            name = VARIANTS[arm] + (", 60,000 tokens" if large else "")
             fvu = _between([row["fvu_others"][0] for row in found], ".3f")
             lines.append(
                 f"| {name} | {len(orders)} | {fvu} | {shown[0]} | {shown[1]} | "
                 f"{_interval(ce[0]['recovered_zero']) if ce else ''} |"
             )
+    before = json.loads(RESULT.with_name("variants.json").read_bytes())["rows"]
+    for row in before:
+        if row["arm"] == "topk":
+            codes = "own codes" if row["codes"] == "own" else "pursuit over its decoder"
+            lines.append(f"| TopK, the same tokens five times, {codes} | 1 | {row['fvu_others'][0]:.3f} | | | |")
     return "\n".join(lines)
 
 
