@@ -1,5 +1,6 @@
 """Decomposition: what the oracle finds, to the bit the same however rows are batched, and never worse with more."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -12,10 +13,11 @@ from sklearn.linear_model import orthogonal_mp_gram
 import oracle
 from annotated import annotated
 from exemplar_partitioning import Dictionary, LeaderClustering
-from exemplar_partitioning.core import atoms, orthogonal_pursuit, plain_pursuit
+from exemplar_partitioning.core import atoms, compiled, dictionary, pursuit
 from exemplar_partitioning.errors import EPError
 from streams import cuts, streams
 
+WAYS = ("compiled", "side by side", "without a table")
 RULES = [(method, nonnegative) for method in ("omp", "mp") for nonnegative in (True, False)]
 
 
@@ -34,16 +36,23 @@ def clouds(n, m, d, seed=0):
     return x[m:], Dictionary(torch.from_numpy(center), torch.nn.functional.normalize(atoms, dim=1), 0.1)
 
 
-@settings(max_examples=150, deadline=None)
-@given(streams(permuted=True), st.integers(1, 9), st.sampled_from(RULES), st.booleans())
-def test_weights_are_the_oracles(stream, k, rule, table):
+def decomposed(d, x, k, way="side by side", **options):
+    """In one of the ways there are to the same answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dictionary, "MANY", 0 if way == "compiled" else np.inf)
+        patch.setattr(atoms, "GRAM_BYTES", 0 if way == "without a table" else 2**28)
+        return Dictionary(d.center, d.exemplars, d.threshold).decompose(x, k, **options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams(permuted=True), st.integers(1, 9), st.sampled_from(RULES), st.sampled_from(WAYS))
+def test_weights_are_the_oracles(stream, k, rule, way):
     x, center, theta = stream
     d = dictionary_of(x, center, max(theta, 0.01))
     k = min(k, d.k, d.d_model)
     if not k:
         return
-    d._atoms.gram_mm = d._atoms.gram_mm if table else None
-    found = d.decompose(x, k, method=rule[0], nonnegative=rule[1])
+    found = decomposed(d, x, k, way, method=rule[0], nonnegative=rule[1])
     weights, atoms = found.dense().to_dense().numpy(), d.exemplars.double().numpy()
     for row, (activation, weight, left) in enumerate(zip(x, weights, found.residual_norm, strict=True)):
         if not oracle.has_direction(activation, center):
@@ -75,28 +84,55 @@ def test_no_row_depends_on_the_rows_beside_it(data, stream, rule):
         assert same(d.decompose(x[rows], k, **options), whole[rows])
 
 
+@settings(max_examples=60, deadline=None)
+@given(streams(max_rows=40, permuted=True), st.integers(1, 9), st.sampled_from(RULES), st.sampled_from([0, 0.3]))
+def test_all_ways_come_to_the_same_bits(stream, k, rule, tolerance):
+    x, center, theta = stream
+    d = dictionary_of(x, center, theta)
+    options = {"method": rule[0], "nonnegative": rule[1], "tolerance": tolerance}
+    if k := min(k, d.k, d.d_model):
+        first, *others = (decomposed(d, x, k, way, **options) for way in WAYS)
+        assert all(same(first, other) for other in others)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_not_on_threads_blocks_or_what_is_kept_in_memory(monkeypatch, rule):
     x, d = clouds(150, 300, 24)
     x[::3] = np.round(x[::3])
     options = {"method": rule[0], "nonnegative": rule[1]}
-    whole = d.decompose(x, 12, **options)
+    whole = decomposed(d, x, 12, **options)
     assert whole.l0.mean() > 8
-    monkeypatch.setattr(plain_pursuit, "_TOGETHER", 37)
-    monkeypatch.setattr(plain_pursuit, "_SETTLED", 50)
-    monkeypatch.setattr(orthogonal_pursuit, "_ROWS", 37)
+    monkeypatch.setattr(pursuit, "_ROWS", 37)
+    monkeypatch.setattr(compiled, "_TOGETHER", 37)
+    monkeypatch.setattr(compiled, "_BY_ONE", 5)
+    monkeypatch.setattr(atoms, "_GATHERED", 100)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert same(d.decompose(x, 12, **options), whole)
+        assert all(same(decomposed(d, x, 12, way, **options), whole) for way in WAYS)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr(plain_pursuit, "_DRIFT", 0.0)  # no run is believed beyond a step
-    assert same(d.decompose(x, 12, **options), whole)
-    monkeypatch.setattr(atoms, "GRAM_BYTES", 0)
-    monkeypatch.setattr(atoms, "_GATHERED", 100)
-    again = Dictionary(d.center, d.exemplars, d.threshold)
-    assert again._atoms.gram_mm is None and same(again.decompose(x, 12, **options), whole)
+
+
+def test_much_work_is_compiled_where_numba_is_and_done_without_it_elsewhere(monkeypatch):
+    x, d = clouds(60, 50, 8)
+    whole, calls = d.decompose(x, 4), []
+    assert pursuit.compiled_pursuit() is compiled.pursue_by_row
+    monkeypatch.setattr(dictionary, "MANY", 240)
+    monkeypatch.setattr(
+        pursuit, "compiled_pursuit", lambda: lambda *given: calls.append(1) or compiled.pursue_by_row(*given)
+    )
+    assert same(d.decompose(x, 4), whole) and len(calls) == 1
+    d.decompose(x[1:], 4)
+    assert len(calls) == 1
+    monkeypatch.undo()
+    pursuit.compiled_pursuit.cache_clear()
+    monkeypatch.setitem(sys.modules, "exemplar_partitioning.core.compiled", None)  # as if it could not be imported
+    monkeypatch.setattr(dictionary, "MANY", 0)
+    try:
+        assert pursuit.compiled_pursuit() is None and same(d.decompose(x, 4), whole)
+    finally:
+        pursuit.compiled_pursuit.cache_clear()
 
 
 def same(a, b):
@@ -120,12 +156,13 @@ def test_more_steps_never_leave_more_and_what_is_left_is_what_reconstruction_lac
     assert before.mean() < 0.1 * lengths.mean()
 
 
-def test_orthogonal_pursuit_is_that_of_scikit_learn():
+@pytest.mark.parametrize("way", WAYS)
+def test_orthogonal_pursuit_is_that_of_scikit_learn(way):
     x, d = clouds(60, 200, 32)
     atoms, a = d.exemplars.double().numpy(), x.astype(np.float64) - d.center.double().numpy()
     for k in (1, 5, 20):
         expected = orthogonal_mp_gram(atoms @ atoms.T, atoms @ a.T, n_nonzero_coefs=k).T
-        found = d.decompose(x, k, nonnegative=False).dense().to_dense().numpy()
+        found = decomposed(d, x, k, way, nonnegative=False).dense().to_dense().numpy()
         assert ((found != 0) == (expected != 0)).all()
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -153,14 +190,15 @@ def test_an_atom_that_fell_out_comes_back_once_it_gains_again():
     np.testing.assert_allclose(found.residual_norm, expected, atol=2e-6)
 
 
-def test_ties_go_to_the_lowest_region_and_rows_end_when_nothing_is_gained():
+@pytest.mark.parametrize("way", WAYS)
+def test_ties_go_to_the_lowest_region_and_rows_end_when_nothing_is_gained(way):
     d = Dictionary(torch.zeros(3), torch.eye(3)[[2, 0, 1]], 0.1)
-    found = d.decompose(np.array([[1, 1, 0], [0, 0, 2], [-1, 0, 0], [0, 0, 0]], np.float32), 3)
+    found = decomposed(d, np.array([[1, 1, 0], [0, 0, 2], [-1, 0, 0], [0, 0, 0]], np.float32), 3, way)
     assert found.regions.tolist() == [[1, 2, -1], [0, -1, -1], [-1, -1, -1], [-1, -1, -1]]
     assert found.residual_norm[:3].tolist() == [0, 0, 1] and np.isnan(found.residual_norm[3])
-    signed = d.decompose(np.array([[-1.0, 0, 0]], np.float32), 3, nonnegative=False)
+    signed = decomposed(d, np.array([[-1.0, 0, 0]], np.float32), 3, way, nonnegative=False)
     assert signed.regions.tolist() == [[1, -1, -1]] and signed.weights.tolist() == [[-1, 0, 0]]
-    assert d.decompose(np.array([[3.0, 4, 0]], np.float32), 3, tolerance=0.61).regions.tolist() == [[2, -1, -1]]
+    assert decomposed(d, np.array([[3.0, 4, 0]], np.float32), 3, way, tolerance=0.61).regions.tolist() == [[2, -1, -1]]
 
 
 def test_answers_keep_shape_and_kind_and_come_row_by_row():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "sklearn", "ep_experiments")
+HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "sklearn", "numba", "ep_experiments")
 
 
 def loaded(code: str) -> set[str]:

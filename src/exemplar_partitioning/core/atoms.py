@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
@@ -63,8 +64,8 @@ class Atoms:
         m = len(atoms_md)
         if 12 * m * m <= GRAM_BYTES:
             exact_md = self.atoms_md.double()
-            self.gram_mm = exact_md @ exact_md.T
-            self.fast_mm = self.gram_mm.float()
+            self.gram_mm = torch.mm(exact_md, exact_md.T, out=_room(m, exact_md))
+            self.fast_mm = _room(m, self.atoms_md).copy_(self.gram_mm)
 
     def __len__(self) -> int:
         return len(self.atoms_md)
@@ -89,37 +90,40 @@ class Atoms:
         return products_pt
 
 
+def _room(m: int, like: Tensor) -> Tensor:
+    """A matrix [m, m] to fill. On a CPU numpy's memory: that comes in large pages, where lines are found sooner."""
+    if like.device.type != "cpu":
+        return like.new_empty((m, m))
+    return torch.from_numpy(np.empty((m, m), like.numpy().dtype))
+
+
 def on_grid(unit_nd: Tensor) -> Float32[Tensor, "n d"]:
     """Unit vectors with coordinates rounded to multiples of 2**-26, as float32, which holds them exactly."""
     return (unit_nd.float() * _GRID).round() / _GRID
 
 
 class Strongest(NamedTuple):
-    """The strongest atoms of each row by some products, with these, and how strong the next one is."""
+    """The strongest atom of each row by some products, with its product, and how strong the next one is."""
 
-    atoms_nc: Int64[Tensor, "n c"]
-    products_nc: Float32[Tensor, "n c"]
+    atom_n: Int64[Tensor, " n"]
+    product_n: Float32[Tensor, " n"]
     next_n: Float32[Tensor, " n"]
 
 
-def strongest(products_nm: Float32[Tensor, "n m"], count: int, *, nonnegative: bool) -> Strongest:
-    """The first so many of each row; the matrix is as it was afterwards."""
-    atoms, products = [], []
-    for _ in range(count):
-        atom_n1 = _argmax(products_nm)[:, None]
-        if not nonnegative:
-            low_n1 = _argmax(products_nm, smallest=True)[:, None]
-            is_lower_n1 = -products_nm.gather(1, low_n1) > products_nm.gather(1, atom_n1)
-            atom_n1 = torch.where(is_lower_n1, low_n1, atom_n1)
-        atoms.append(atom_n1)
-        products.append(products_nm.gather(1, atom_n1))
-        products_nm.scatter_(1, atom_n1, -math.inf if nonnegative else 0.0)
+def strongest(products_nm: Float32[Tensor, "n m"], *, nonnegative: bool) -> Strongest:
+    """The matrix is as it was afterwards."""
+    atom_n1 = _argmax(products_nm)[:, None]
+    if not nonnegative:
+        low_n1 = _argmax(products_nm, smallest=True)[:, None]
+        is_lower_n1 = -products_nm.gather(1, low_n1) > products_nm.gather(1, atom_n1)
+        atom_n1 = torch.where(is_lower_n1, low_n1, atom_n1)
+    product_n1 = products_nm.gather(1, atom_n1)
+    products_nm.scatter_(1, atom_n1, -math.inf if nonnegative else 0.0)
     next_n = products_nm.amax(dim=1)
     if not nonnegative:
         next_n = torch.maximum(next_n, -products_nm.amin(dim=1))
-    for atom_n1, product_n1 in zip(reversed(atoms), reversed(products), strict=True):  # one atom may stand twice
-        products_nm.scatter_(1, atom_n1, product_n1)
-    return Strongest(torch.cat(atoms, dim=1), torch.cat(products, dim=1), next_n)
+    products_nm.scatter_(1, atom_n1, product_n1)
+    return Strongest(atom_n1[:, 0], product_n1[:, 0], next_n)
 
 
 def decide(

@@ -27,7 +27,7 @@ from .geometry import Block, check_threshold, directions, reference_directions
 from .intake import Rows, as_float32, intake
 from .nearest import ROWS, ExemplarMatrix, Prefilter, Search, nearest
 from .precision import full_precision
-from .pursuit import check_count, pursue
+from .pursuit import MANY, check_count, pursue
 from .statistics import MemberStatistics
 
 READOUTS = ("topk", "topk_norm", "signed", "cosine", "binary", "pursuit")
@@ -207,7 +207,7 @@ class Dictionary:
         weight_ns, left_n = torch.zeros((len(x_nd), k)), torch.full((len(x_nd),), torch.nan)
         for rows, block in self.blocks(x_nd):
             u_nd, norm_n = reference_directions(block.x_nd, block.c_d)
-            codes = pursue(around._atoms, u_nd, rule)
+            codes = pursue(around._atoms, u_nd, rule, many=len(x_nd) * k >= MANY)
             at = rows.start + block.rows_n.cpu()
             picks_ns = codes.picks_nk.cpu()
             region_ns[at] = regions_m[picks_ns.clamp(min=0)].masked_fill(picks_ns < 0, -1)

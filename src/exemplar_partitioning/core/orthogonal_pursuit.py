@@ -1,7 +1,6 @@
 """Orthogonal matching pursuit: after every pick, least squares on all atoms picked so far.
 
-Shapes: n rows, m atoms, d = d_model, k steps, t picks so far, p pairs (row, atom), q rows in doubt, r some rows,
-s = k + 1 sides of a tableau.
+Shapes: n rows, m atoms, d = d_model, k steps, t picks so far, r some rows, s = k + 1 sides of a tableau.
 """
 
 from __future__ import annotations
@@ -9,52 +8,16 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from .atoms import NOTHING, TIE, Atoms, Codes, Rule, decide, strongest
-from .geometry import UNIT_ROUNDOFF, tree_sum
-
-_ROWS = 256  # pursued together, on a CPU
-
-
-def orthogonal_pursuit(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Codes:
-    """Orthogonal matching pursuit of unit directions on the grid."""
-    step = _ROWS if u_nd.device.type == "cpu" else max(1, len(u_nd))
-    parts = [_orthogonal(atoms, part_nd, rule) for part_nd in u_nd.split(step)]
-    return Codes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+from .atoms import NOTHING, Atoms, Rule
+from .geometry import tree_sum
+from .stepwise import Stepwise
 
 
-def _orthogonal(atoms: Atoms, u_nd: Tensor, rule: Rule) -> Codes:
-    state = _Orthogonal(atoms, u_nd, rule)
-    n, device = len(u_nd), u_nd.device
-    picks_nk = torch.full((n, rule.steps), -1, dtype=torch.int64, device=device)
-    weights_nk = torch.zeros((n, rule.steps), dtype=torch.float64, device=device)
-    left_n = torch.zeros(n, dtype=torch.float64, device=device)
-    row_n = torch.arange(n, device=device)
-
-    def put(chosen: Tensor) -> None:
-        picks_nk[row_n[chosen]] = state.picks_nk[chosen]
-        weights_nk[row_n[chosen]] = state.weights_nk[chosen]
-        left_n[row_n[chosen]] = state.left_n[chosen]
-
-    for _ in range(rule.steps):
-        pick_n, product_n = state.best()
-        ended_n = pick_n < 0
-        if bool(ended_n.any()):
-            put(ended_n)
-            go_n = ~ended_n
-            state.keep(go_n)
-            row_n, pick_n, product_n = row_n[go_n], pick_n[go_n], product_n[go_n]
-            if not len(row_n):
-                break
-        state.add(pick_n, product_n)
-    put(torch.ones(len(row_n), dtype=torch.bool, device=device))
-    return Codes(picks_nk, weights_nk, left_n)
-
-
-class _Orthogonal:
+class OrthogonalPursuit(Stepwise):
     """Orthogonal matching pursuit: the weights are the least squares on the atoms picked, non-negative if so ruled.
 
     The normal equations of each row stand in a tableau, row and column 0 for the direction, 1..t for the atoms
@@ -62,65 +25,19 @@ class _Orthogonal:
     (row 0), the inner products of the others with what is left (row 0), and its squared length (corner).
     """
 
+    picks_differ = True
+
     def __init__(self, atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule):
-        n, side, device = len(u_nd), rule.steps + 1, u_nd.device
-        self.atoms, self.u_nd, self.rule, self.t = atoms, u_nd, rule, 0
-        self.picks_nk = torch.zeros((n, rule.steps), dtype=torch.int64, device=device)
-        self.weights_nk = torch.zeros((n, rule.steps), dtype=torch.float64, device=device)
-        self.left_n = (u_nd.double() ** 2).sum(dim=1)
-        self.used_nk = torch.zeros((n, rule.steps), dtype=torch.bool, device=device)
-        self.tableau_nss = torch.zeros((n, side, side), dtype=torch.float64, device=device)
+        super().__init__(atoms, u_nd, rule)
+        side = rule.steps + 1
+        self.used_nk = torch.zeros_like(self.picks_nk, dtype=torch.bool)
+        self.tableau_nss = torch.zeros((len(u_nd), side, side), dtype=torch.float64, device=u_nd.device)
         self.tableau_nss[:, 0, 0] = self.left_n
-        self.start_nm = u_nd @ atoms.atoms_md.T
-        self.fast_nm = self.start_nm.clone()
-
-    def keep(self, rows_n: Bool[Tensor, " n"]) -> None:
-        """Go on with some rows only."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[rows_n])
-
-    def best(self) -> tuple[Int64[Tensor, " n"], Float64[Tensor, " n"]]:
-        """The atom to pick, -1 where the row ends, and its exact inner product with what is left."""
-        nonnegative = self.rule.nonnegative
-        self.fast_nm.scatter_(1, self.picks_nk[:, : self.t], -math.inf if nonnegative else 0.0)  # not picked again
-        top, slack_n = strongest(self.fast_nm, 1, nonnegative=nonnegative), self._slack()
-        first_n = self.rule.strength(top.products_nc[:, 0])
-        least_n = torch.maximum(first_n - (2 * slack_n + 1.01 * TIE), NOTHING - slack_n)
-        open_n = (self.left_n > self.rule.enough) & (first_n >= least_n)
-        doubt_n = top.next_n >= least_n
-        row_q, row_p = (open_n & doubt_n).nonzero()[:, 0], (open_n & ~doubt_n).nonzero()[:, 0]
-        q, atom_p = (self.rule.strength(self.fast_nm[row_q]) >= least_n[row_q, None]).nonzero(as_tuple=True)
-        row_p, atom_p = torch.cat([row_p, row_q[q]]), torch.cat([top.atoms_nc[row_p, 0], atom_p])
-        return decide(len(self.u_nd), row_p, atom_p, self._exact(row_p, atom_p), self.rule)
-
-    def _slack(self) -> Float32[Tensor, " n"]:
-        """Bound on |fast - exact| for the inner products of each row, all lengths being at most 1.
-
-        d roundings for the product (tensor cores may err by twice as much); for what is taken off, a rounding of
-        weight, inner product, their product and the sum, for each of t atoms.
-        """
-        d = self.u_nd.shape[1] * (1 if self.u_nd.device.type == "cpu" else 2)
-        taken_n = 1 + self.weights_nk.abs().sum(dim=1).float()
-        return (d + 8 + (2 * self.t + 5) * taken_n) * (UNIT_ROUNDOFF * 1.01)
-
-    def _exact(self, row_p: Int64[Tensor, " p"], atom_p: Int64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        product_p = self.atoms.with_rows(self.u_nd, row_p, atom_p[:, None])[:, 0]
-        if not self.t:
-            return product_p
-        picks_pt, weights_pt = (of_nk[:, : self.t].index_select(0, row_p) for of_nk in (self.picks_nk, self.weights_nk))
-        return product_p - tree_sum(self.atoms.between(picks_pt, atom_p) * weights_pt)
-
-    def _left(self) -> Float32[Tensor, "n m"]:
-        """Inner products of all atoms with what is left, in fast arithmetic."""
-        picks_nt, minus_nt = self.picks_nk[:, : self.t], -self.weights_nk[:, : self.t].float()
-        if self.atoms.gram_mm is None:
-            code_nd = embedding_bag(picks_nt, self.atoms.atoms_md, per_sample_weights=minus_nt, mode="sum")
-            return (self.u_nd + code_nd) @ self.atoms.atoms_md.T
-        return embedding_bag(picks_nt, self.atoms.fast_mm, per_sample_weights=minus_nt, mode="sum").add_(self.start_nm)
+        self.start_nm = self.fast_nm.clone()
 
     def add(self, pick_n: Int64[Tensor, " n"], product_n: Float64[Tensor, " n"]) -> None:
-        t, tableau_nss = self.t, self.tableau_nss
+        """Of the pick of this step, with its exact inner product with what was left."""
+        t, tableau_nss = self.t - 1, self.tableau_nss
         squared_n = self.atoms.squared_m[pick_n]
         if t:
             between_nt = self.atoms.between(self.picks_nk[:, :t], pick_n)
@@ -132,8 +49,6 @@ class _Orthogonal:
         tableau_nss[:, t + 1, 0] = tableau_nss[:, 0, t + 1] = product_n
         # by Cauchy and Schwarz it is no less, but for rounding
         tableau_nss[:, t + 1, t + 1] = torch.maximum(squared_n, product_n * product_n / self.left_n)
-        self.picks_nk[:, t] = pick_n
-        self.t = t + 1
         before_nk = self.weights_nk
         self._sweep(torch.arange(len(pick_n), device=pick_n.device), torch.full_like(pick_n, t), into=True)
         if self.rule.nonnegative:
@@ -141,6 +56,14 @@ class _Orthogonal:
         self.weights_nk = torch.where(self.used_nk, tableau_nss[:, 0, 1:], 0.0)
         self.left_n = tableau_nss[:, 0, 0].clone()
         self.fast_nm = self._left()
+
+    def _left(self) -> Float32[Tensor, "n m"]:
+        """Inner products of all atoms with what is left, in fast arithmetic."""
+        picks_nt, minus_nt = self.picks_nk[:, : self.t], -self.weights_nk[:, : self.t].float()
+        if self.atoms.gram_mm is None:
+            code_nd = embedding_bag(picks_nt, self.atoms.atoms_md, per_sample_weights=minus_nt, mode="sum")
+            return (self.u_nd + code_nd) @ self.atoms.atoms_md.T
+        return embedding_bag(picks_nt, self.atoms.fast_mm, per_sample_weights=minus_nt, mode="sum").add_(self.start_nm)
 
     def _sweep(self, row_r: Int64[Tensor, " r"], place_r: Int64[Tensor, " r"], *, into: bool) -> None:
         """Bring an atom of each of these rows into use, or out of it."""

@@ -15,17 +15,23 @@ whether inner products of atoms were looked up or computed anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from numbers import Integral
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from ..errors import EPError
 from .atoms import Atoms, Codes, Rule, on_grid
-from .orthogonal_pursuit import orthogonal_pursuit
-from .plain_pursuit import plain_pursuit
+from .orthogonal_pursuit import OrthogonalPursuit
+from .plain_pursuit import PlainPursuit
 from .precision import full_precision
+
+MANY = 100_000
+"""Steps of all rows together from which on loading what is compiled pays: a second, and 10 where it is new."""
+_ROWS = 256  # rows that are pursued side by side on a CPU: near its cache
 
 
 def check_count(k: object, most: int, why: str) -> None:
@@ -37,10 +43,31 @@ def check_count(k: object, most: int, why: str) -> None:
 
 
 @full_precision()
-def pursue(atoms: Atoms, u_nd: Float[Tensor, "n d"], rule: Rule) -> Codes:
-    """Decompose unit directions. Atoms that are left with weight 0 are not listed."""
-    steps = orthogonal_pursuit if rule.method == "omp" else plain_pursuit
-    picks_nk, weights_nk, left_n = steps(atoms, on_grid(u_nd), rule)
+def pursue(atoms: Atoms, u_nd: Float[Tensor, "n d"], rule: Rule, *, many: bool = False) -> Codes:
+    """Decompose unit directions. Atoms that are left with weight 0 are not listed.
+
+    many: whether this is part of much work, for which the compiled pursuit is used where numba is; the same bits.
+    """
+    picks_nk, weights_nk, left_n = _codes(atoms, on_grid(u_nd), rule, many)
     order_nk = torch.argsort((weights_nk == 0).byte(), dim=1, stable=True)
     weights_nk = weights_nk.gather(1, order_nk)
     return Codes(picks_nk.gather(1, order_nk).masked_fill_(weights_nk == 0, -1), weights_nk, left_n.clamp_(min=0))
+
+
+def _codes(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule, many: bool) -> Codes:
+    on_cpu = u_nd.device.type == "cpu"
+    if many and on_cpu and atoms.gram_mm is not None and (compiled := compiled_pursuit()):
+        return compiled(atoms, u_nd, rule)
+    stepwise = OrthogonalPursuit if rule.method == "omp" else PlainPursuit
+    parts = u_nd.split(_ROWS if on_cpu else max(1, len(u_nd)))
+    return Codes(*(torch.cat(column) for column in zip(*(stepwise(atoms, u, rule).run() for u in parts), strict=True)))
+
+
+@cache
+def compiled_pursuit() -> Callable[[Atoms, Float32[Tensor, "n d"], Rule], Codes] | None:
+    """Pursuit as numba compiles it; None without numba, or where it may keep nothing it has compiled."""
+    try:
+        from .compiled import pursue_by_row
+    except (ImportError, RuntimeError):
+        return None
+    return pursue_by_row
