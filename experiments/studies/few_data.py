@@ -44,15 +44,15 @@ class Question:
         return self.positive, self.negative
 
 
-def intents(path: Path) -> tuple[list[str], list[Question]]:
-    """Requests of some intents of CLINC-150, against those of other intents."""
+def intents(path: Path, first: int = 0) -> tuple[list[str], list[Question]]:
+    """Requests of some intents of CLINC-150, from the first in an order at random, against those of other intents."""
     rng = np.random.default_rng(0)
     by: dict[str, list[str]] = {}
     for row in _rows(path):
         if row["label"] != "oos":
             by.setdefault(row["label"], []).append(row["text"])
     names = list(rng.permutation(sorted(by)))
-    asked, rest = names[:INTENTS], names[INTENTS:]
+    asked, rest = names[first : first + INTENTS], [*names[:first], *names[first + INTENTS :]]
     texts = [t for name in asked for t in rng.permutation(by[name])[: KNOWN + TESTED]]
     others = rng.permutation([t for name in rest for t in by[name]])[: 2 * OTHERS]
     start = len(texts)
