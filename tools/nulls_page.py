@@ -14,6 +14,7 @@ def parts() -> dict[str, str]:
     files: dict[str, tuple[str, Callable[[dict], str]]] = {
         "families": ("families/smollm2.json", families),
         "few": ("few/smollm2.json", few),
+        "units": ("few/units.json", units),
         "surprise": ("surprise/smollm2.json", surprise),
         "readable": ("readable/smollm2.json", readable),
         "missing-mass": ("missing-mass/smollm2.json", missing_mass),
@@ -71,6 +72,17 @@ def families(r: dict) -> str:
 
 def few(r: dict) -> str:
     """Settings in which a region could win."""
+    return _settings(r, f"{r['k']:,} regions.")
+
+
+def units(r: dict) -> str:
+    """One unit again: each order's mean, and everything beside it."""
+    orders = ", ".join(f"{value:.3f}" for value in r["orders"])
+    k = f"{min(r['k']):,} to {max(r['k']):,} regions of {r['activations']:,} activations"
+    return _settings(r, f"{k}. Each order of the stream: {orders}.")
+
+
+def _settings(r: dict, about: str) -> str:
     rows = []
     for setting in r["settings"]:
         value = {row["arm"]: row["auroc"] for row in setting["table"]}
@@ -85,7 +97,7 @@ def few(r: dict) -> str:
         for s in r["settings"]
     ]
     folded = "\n\n".join(["<details markdown>", "<summary>All arms of each setting</summary>", *details, "</details>"])
-    return "\n\n".join([_made(r) + f"; {r['k']:,} regions.", table(head, rows), folded])
+    return "\n\n".join([f"{_made(r)}; {about}", table(head, rows), folded])
 
 
 def _few_rows(setting: dict) -> list[list[str]]:
