@@ -14,6 +14,7 @@ import argparse
 import copy
 import gzip
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -69,12 +70,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("behaviour", choices=sorted(PERCENTILE))
     options.add_argument("data", type=Path)
+    options.add_argument("--seconds", type=float, default=math.inf, help="after which no more directions are tried")
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("qwen2.5-coder-0.5b-instruct", dtype="bfloat16", device="cpu")
     asked = (refusal if given.behaviour == "refusal" else chinese)(loaded, given.data)
-    study = Study(loaded, given.behaviour, asked, given.out.with_suffix(".kept"))
+    study = Study(loaded, given.behaviour, asked, given.out.with_suffix(".kept"), begun + given.seconds)
     about = {"behaviour": given.behaviour, "site": SITE, "percentile": PERCENTILE[given.behaviour]}
     for off_axis in (False, True):
         result = study.run(off_axis)
@@ -89,6 +91,7 @@ class Study:
     name: str
     asked: Asked
     kept: Path
+    until: float
     done: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,15 +119,16 @@ class Study:
         plain_n = self._odds("plain", self.asked.test, None)
         rows: list[dict[str, Any]] = []
         fall: dict[str, list[np.ndarray]] = {}
-        for name, v_md in sets.items():
-            for i, v_d in enumerate(v_md):
-                prompts = self.asked.test[: TEST if name in ARMS and i == 0 else FIRST]
-                fall_n = plain_n[: len(prompts)] - self._odds(f"{name} {i}", prompts, v_d)
-                fall.setdefault(name, []).append(fall_n[:FIRST])
-                found = difference(fall_n, np.zeros(len(fall_n)))
-                facts = {"cosine": round(float(v_d @ self.axis_d), 3), "prompts": len(prompts)}
-                shown = [round(found[k], 3) for k in ("difference", "low", "high")]
-                rows.append({"name": name} | facts | {"fall": shown})
+        every = [(name, i, v_d) for name, v_md in sets.items() for i, v_d in enumerate(v_md)]
+        for name, i, v_d in sorted(every, key=lambda each: (each[0] not in ARMS, each[1])):  # of all nulls alike
+            prompts, key = self.asked.test[: TEST if name in ARMS and i == 0 else FIRST], f"{name} {i}"
+            if f"odds {key}" not in self.done and time.monotonic() > self.until:
+                continue
+            fall_n = plain_n[: len(prompts)] - self._odds(key, prompts, v_d)
+            fall.setdefault(name, []).append(fall_n[:FIRST])
+            found = difference(fall_n, np.zeros(len(fall_n)))
+            facts = {"cosine": round(float(v_d @ self.axis_d), 3), "prompts": len(prompts)}
+            rows.append({"name": name} | facts | {"fall": [round(found[k], 3) for k in ("difference", "low", "high")]})
         counts = {"train": len(self.train), "shown": int((shows_n == 1).sum()), "test": len(plain_n), "first": FIRST}
         return {
             "prompts": counts | {"regions": len(regions_kd) / ORDERS},
