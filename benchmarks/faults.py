@@ -204,8 +204,8 @@ def ray(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import clusters
 
     given = *_model_and_text(folder, 3000), folder
-    for what, outcomes in clusters.workers(*given, dict.fromkeys((1, 2, 3, 4), 2 if quick else 13)):
-        yield f"workers killed, {what}", outcomes
+    for count in (1, 2, 3, 4):
+        yield f"workers killed, of {count}", _all(clusters.workers, *given, count, 2 if quick else 13)
     for name in ("", "gcs_server"):
         yield (
             f"{name or 'the process that decides'} killed, then --resume",

@@ -16,7 +16,7 @@ def speed_parts() -> dict[str, str]:
 
 
 def errors_parts() -> dict[str, str]:
-    return {"faults": _faults()}
+    return {"faults": _faults(), "lasting": _lasting()}
 
 
 def _read(name: str) -> dict:
@@ -145,6 +145,16 @@ def _faults() -> str:
     lines = [_made(record), "", f"| fault | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
     rows = [(row["what"], row["found"]) for row in record["rows"]] + [("**all**", record["data"])]
     lines += [f"| {what} | {' | '.join(f'{found.get(name, 0):,}' for name in names)} |" for what, found in rows]
+    return "\n".join(lines)
+
+
+def _lasting() -> str:
+    """Memory and descriptors at points of long work."""
+    record = _read("lasting")
+    lines = [_made(record), "", "| work | on the way |", "|---|---|"]
+    for row in record["rows"]:
+        found = "; ".join(f"{name}: {_number(value)}" for name, value in row["found"].items())
+        lines.append(f"| {row['what'].partition(': ')[2]} | {found} |")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import os
 import sys
 import types
 
@@ -117,6 +118,18 @@ class TestNeuronpedia:
         )
         assert sourceset["releaseName"] == release["name"] and sourceset["modelId"] == model["id"] == source["modelId"]
         assert source["setName"] == sourceset["name"] and source["id"] == home.name
+
+    def test_dates_are_those_of_the_build(self, tmp_path):
+        (d,) = annotated(tmp_path / "b", k=12, percentiles=(2,))
+        (tmp_path / "b" / "build.json").write_text('{"finished": "2020-02-02T02:02:02+00:00"}')
+        for name in ("now", "later"):
+            export(d, "neuronpedia", tmp_path / name)
+            os.utime(d.path / "config.json", (0, 0))
+        names = sorted(path.relative_to(tmp_path / "now") for path in (tmp_path / "now").rglob("*") if path.is_file())
+        for name in names:
+            assert (tmp_path / "now" / name).read_bytes() == (tmp_path / "later" / name).read_bytes()
+        (model,) = (tmp_path / "now").glob("*/*/model.jsonl")
+        assert json.loads(model.read_text())["createdAt"] == "2020-02-02T02:02:02+00:00"
 
     def test_without_evidence_it_says_how_to_get_it_and_leaves_nothing(self, tmp_path):
         (bare,) = annotated(tmp_path / "bare", percentiles=(2,), annotate=False)

@@ -44,25 +44,21 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def workers(model: Path, text: Path, folder: Path, kills: dict[int, int]) -> Iterator[tuple[str, list[Outcome]]]:
-    """By number of workers, so many kills of one of them, over as many builds as it takes."""
-    ep.build(str(model), [text], out=folder / "alone", **_OPTIONS)
-    expected = tree(folder / "alone")
+def workers(model: Path, text: Path, folder: Path, count: int, kills: int) -> Iterator[Outcome]:
+    """So many kills of one of so many workers, over as many builds as it takes."""
+    if not (folder / "alone").exists():
+        ep.build(str(model), [text], out=folder / "alone", **_OPTIONS)
+    expected, done = tree(folder / "alone"), 0
     with cluster():
-        for count, most in kills.items():
-            found: list[Outcome] = []
-            while len(found) < most:
-                out = folder / f"workers-{count}-{len(found)}"
-                killer = _Killer(Random(len(found)), most - len(found))
-                try:
-                    ep.build(
-                        str(model), [text], out=out, ray="auto", workers=count, on_event=killer.progressed, **_OPTIONS
-                    )
-                    kind, said = (SAME, "") if tree(out) == expected else (WRONG, "other bytes")
-                except EPError as error:
-                    kind, said = WRONG, str(error)
-                found += [(kind, f"{count} workers: {said}")] * max(killer.done, kind == WRONG)
-            yield f"{count} workers", found
+        while done < kills:
+            out, killer = folder / f"workers-{count}-{done}", _Killer(Random(f"{count} {done}"), kills - done)
+            try:
+                ep.build(str(model), [text], out=out, ray="auto", workers=count, on_event=killer.progressed, **_OPTIONS)
+                kind, said = (SAME, "") if tree(out) == expected else (WRONG, "other bytes")
+            except EPError as error:
+                kind, said = WRONG, str(error)
+            done += (killed := max(killer.done, kind == WRONG))
+            yield from [(kind, f"{count} workers: {said}")] * killed
 
 
 class _Killer:

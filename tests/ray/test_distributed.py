@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import socket
 import sys
 
 import numpy as np
@@ -210,6 +211,27 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch):
 def test_a_cluster_that_is_not_there():
     with pytest.raises(ResourceError, match=r"no Ray cluster at '127.0.0.1:1'.*ray start --head.*--ray local"):
         connected("127.0.0.1:1", 1).__enter__()
+
+
+@pytest.mark.parametrize(
+    "local, raised, said",
+    [
+        (True, TimeoutError("The current node timed out during startup."), "out of memory, or busy"),
+        (False, RuntimeError("Unauthenticated: InvalidAuthToken: bad token"), "wants a token: set RAY_AUTH_MODE=token"),
+        (False, ConnectionError("no answer"), "ray start --head"),
+    ],
+)
+def test_what_ray_raises_is_said_with_what_helps(monkeypatch, local, raised, said):
+    """As Ray raised them; a cluster that does so takes minutes to come about."""
+    ray = pytest.importorskip("ray")
+
+    def init(**_):
+        raise raised
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ResourceError, match=said) as told:
+        connected("local" if local else f"127.0.0.1:{server.getsockname()[1]}", 1).__enter__()
+    assert not (local and "--ray local" in str(told.value))
 
 
 def test_workers_need_room():
