@@ -17,7 +17,7 @@ from .folder.dictionary import StoredDictionary
 from .folder.model import check_model
 from .folder.model import model_of as model_of  # the tutorial of 0.1.0 imports it from here
 from .models.capture import Extractor
-from .models.generate import generate
+from .models.generate import Prompt, generate
 from .models.hooks import applied
 from .models.identity import special_token_ids
 from .models.load import bos_id
@@ -236,7 +236,7 @@ class WrittenToken:
 def written(
     loaded: LoadedModel,
     dictionary: StoredDictionary,
-    prompt: str,
+    prompt: Prompt,
     *,
     max_new_tokens: int = 64,
     chat: bool | None = None,

@@ -11,6 +11,7 @@ from exemplar_partitioning.folder import dictionary as store
 from exemplar_partitioning.folder.activations import Kept
 from exemplar_partitioning.folder.listing import find
 from exemplar_partitioning.folder.model import model_of
+from exemplar_partitioning.models.generate import encode, generate
 from exemplar_partitioning.reading import decomposed, read
 from exemplar_partitioning.show.explorer.live import Live
 from explorer_browser import NEEDED, fits, go, hearable, until, window
@@ -66,11 +67,12 @@ def test_an_examples_activation_is_found_among_those_kept(site, built):
             assert answer["made"]["regions"] == parts.regions[parts.regions >= 0].tolist()
             left = float(parts.residual_norm / (x_nd[at] - d.center).norm())
             assert answer["made"]["left"] == pytest.approx(left, abs=1e-6)
-            assert [each["key"] for each in answer["elsewhere"]] == [
+            stacked = get(f"{site}/api/dictionaries/{KEY}/regions/{region}/stack?example={name}")
+            assert [each["key"] for each in stacked["rows"]] == [
                 f"resid_post.{i}-p{p}" for i in range(3) for p in (5, 20)
             ]
-            other = store.load(built / "resid_post.2" / "p20")
-            assert answer["elsewhere"][-1]["region"] == int(other.assign(kept.read("resid_post.2", at, at + 1))[0][0])
+            other = store.load(built / "resid_post.2" / "p20").assign(kept.read("resid_post.2", at, at + 1))[0][0]
+            assert stacked["rows"][-1]["regions"][stacked["at"]] == int(other)
 
 
 def test_an_examples_tokens_are_stacked_from_what_was_kept(site, built):
@@ -237,3 +239,132 @@ def test_a_region_is_followed_through_the_layers(browser, site):
     for scheme in ("light", "dark"):
         with window(browser, site, width=400, scheme=scheme) as page:
             fits(page, f"/d/{KEY}/layers?region=4", scheme)
+
+
+def examples_of(answer):
+    return [(each["document"], each["position"], each["distance"]) for each in answer["examples"]]
+
+
+@pytest.mark.parametrize("how", ["kept", "model"])
+def test_all_members_of_a_region_are_found_in_the_text_read_again(how, built, loaded, text_file, tmp_path):
+    d = store.load(built / "resid_post.1" / "p5")
+    region, folder = some_region(d), built
+    if how == "model":
+        folder = shutil.copytree(built, tmp_path / "out", ignore=shutil.ignore_patterns("activations"))
+    with served(folder, live=Live(loaded, [str(text_file)])) as address:
+        url = f"{address}/api/dictionaries/{KEY}/regions/{region}/members"
+        plan = get(f"{url}/plan")
+        assert (plan["how"], plan["tokens"] > 1000, plan["seconds"] > 0) == (how, True, True)
+        answer = get(f"{url}?limit=100&context=400")
+        kept = Kept.beside(built).spill
+        ids, distances = d.assign(kept.read("resid_post.1", 0, kept.n))
+        if how == "kept":
+            assert answer["total"] == int((ids == region).sum())
+            expected = distances[ids == region].sort().values[:100].tolist()
+            assert [each["distance"] for each in answer["examples"]] == pytest.approx(expected, abs=1e-6)
+        nearest = d.annotation.examples(region, "nearest")[0]
+        first = next(
+            each for each in answer["examples"] if each["distance"] == pytest.approx(nearest["distance"], abs=1e-5)
+        )
+        assert first["tokens"][first["at"]] == nearest["tokens"][nearest["at"]]
+        assert first["distances"][first["at"]] == pytest.approx(nearest["distance"], abs=2e-3)
+        assert sum(x is not None for x in first["distances"]) == (len(first["tokens"]) if how == "kept" else 1)
+        assert all(len(each["tokens"]) <= 32 for each in answer["examples"])  # windows are no longer
+        both = [get(f"{url}?sort=random&limit=5&offset={offset}&context=6") for offset in (0, 5)]
+        assert examples_of(get(f"{url}?sort=random&limit=10&context=6")) == [
+            *examples_of(both[0]),
+            *examples_of(both[1]),
+        ]
+        assert all(len(each["tokens"]) <= 7 for each in both[0]["examples"])
+        assert request(f"{url}?sort=size")[0] == 400
+
+
+def test_another_text_than_was_kept_is_not_passed_off_as_it(built, loaded, tmp_path):
+    (tmp_path / "other.txt").write_text("the old grey dog sings. " * 3000)
+    with served(built, live=Live(loaded, [str(tmp_path / "other.txt")])) as address:
+        status, said = 202, ""
+        while status == 202:
+            status, _, said = request(f"{address}/api/dictionaries/{KEY}/regions/3/members")
+        assert status == 400 and "has other tokens by now" in said
+
+
+def test_where_a_text_is_not_known_it_can_be_told(live_site):
+    status, _, said = request(f"{live_site}/api/dictionaries/{KEY}/regions/3/members/plan")
+    assert status == 400 and "--text PATH" in said
+
+
+@NEEDED
+def test_more_members_are_read_when_somebody_asks(browser, built, loaded, text_file):
+    d = store.load(built / "resid_post.1" / "p5")
+    region = some_region(d)
+    with served(built, live=Live(loaded, [str(text_file)])) as address, window(browser, address) as page:
+        go(page, f"/d/{KEY}/regions/{region}")
+        page.get_by_text("More members, and with more context").click()
+        page.get_by_role("button", name="again: about").click()
+        more = page.locator("details .examples li")
+        more.first.wait_for()
+        assert more.count() == 20
+        page.locator("details").get_by_role("button", name="20 more").click()
+        until(page, "document.querySelectorAll('details .examples li').length === 40")
+        page.get_by_label("Order of the members").select_option("farthest")
+        until(page, "document.querySelectorAll('details .examples li').length === 20")
+        shown = [float(text) for text in page.locator("details .examples .num").all_inner_texts()]
+        assert shown == sorted(shown, reverse=True)
+
+
+TEMPLATE = """{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}
+{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
+
+
+@pytest.fixture
+def chatting(loaded):
+    loaded.tokenizer.chat_template = TEMPLATE
+    yield loaded
+    loaded.tokenizer.chat_template = None
+
+
+def test_turns_before_a_prompt_go_into_the_models_template(chatting, built):
+    turns = [
+        {"role": "system", "content": "sing"},
+        {"role": "user", "content": "the old dog"},
+        {"role": "assistant", "content": "sees a king"},
+    ]
+    asked = {"prompt": "a fox", "turns": turns, "regions": [3], "alpha": 0, "max_new_tokens": 6}
+    with served(built, live=Live(chatting)) as address:
+        answer = get(f"{address}/api/dictionaries/{KEY}/steer", asked)
+        text = "<s>[system] sing\n[user] the old dog\n[assistant] sees a king\n[user] a fox\n[assistant] "
+        assert (
+            encode(chatting, [*turns, {"role": "user", "content": "a fox"}])
+            == chatting.tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
+        (expected,) = generate(chatting, [[*turns, {"role": "user", "content": "a fox"}]], max_new_tokens=6)
+        assert [token["token_id"] for token in answer["after"]] == expected.ids
+        assert get(f"{address}/api/dictionaries/{KEY}/steer", asked | {"turns": []})["before"] != answer["before"]
+        status, _, said = request(
+            f"{address}/api/dictionaries/{KEY}/steer", asked | {"turns": [{"role": "king", "content": "x"}]}
+        )
+        assert status == 400 and "turns.0" in said
+
+
+@NEEDED
+def test_a_chat_goes_on_from_what_was_written(browser, chatting, built):
+    with served(built, live=Live(chatting)) as address, window(browser, address) as page:
+        go(page, f"/d/{KEY}/steer?region=3&alpha=0&new=6&prompt=the+old+dog")
+        until(page, "document.querySelector('.written').getAttribute('aria-busy') === 'false'")
+        after = page.get_by_role("region", name="After", exact=True)
+        after.get_by_role("button", name="Go on from this").click()
+        turns = page.locator(".turns li")
+        assert [text.split()[0] for text in turns.all_inner_texts()] == ["user", "assistant"]
+        with page.expect_request("**/steer") as sent:
+            page.get_by_label("prompt", exact=True).fill("a fox")
+        body = sent.value.post_data_json
+        assert [turn["role"] for turn in body["turns"]] == ["user", "assistant"] and body["prompt"] == "a fox"
+        until(page, "location.hash.includes('turns') && location.search.includes('fox')")
+        until(page, "document.querySelector('.written').getAttribute('aria-busy') === 'false'")
+        deep = page.url
+        go(page, "/")
+        go(page, deep)
+        assert turns.count() == 2
+        hearable(page)
+        page.get_by_role("button", name="start anew").click()
+        until(page, "!location.hash")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import EPError
 from ..models.capture import input_device
-from ..models.generate import generate
+from ..models.generate import Prompt, generate
 from ..models.loaded import LoadedModel
 
 PROMPTS = ("Tell me about your day.", "The best thing about this place is", "Yesterday I read that")
@@ -99,7 +99,7 @@ def random_direction(d_model: int, seed: int = 0) -> Float[Tensor, " d"]:
 
 
 def strongest(
-    loaded: LoadedModel, acting: Acting, prompts: Sequence[str] = PROMPTS, *, chat: bool | None = None
+    loaded: LoadedModel, acting: Acting, prompts: Sequence[Prompt] = PROMPTS, *, chat: bool | None = None
 ) -> float:
     """The largest alpha of GRID up to which the model's text reads, found by bisection in three tries.
 

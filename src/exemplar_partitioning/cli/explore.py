@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,10 @@ def explore(
         bool, typer.Option("--live", help="Load the model too, to read any text as you type, and to steer it.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Where the model is, if it has moved; with --live.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Where the build's text is, to show more of it, if its folder does not say; with --live."),
+    ] = None,
     trust_remote_code: options.RemoteCode = False,
     port: Annotated[
         int | None,
@@ -47,6 +52,8 @@ def explore(
     require_extra("explorer", "plotly", "starlette", "uvicorn", of="the explorer")
     if model is not None and not live:
         raise EPError("--model tells which model reads text; add --live")
+    if text and not live:
+        raise EPError("--text is read with the model's tokenizer; add --live")
 
     import threading
     import webbrowser
@@ -58,7 +65,7 @@ def explore(
     library = Library([path] if other is None else [path, other])
     overlaps = [read_overlaps(folder, library) for folder in match or ()]
     with listen(port, _PORT) as listener:
-        reader = _live(library, model, trust_remote_code) if live else None
+        reader = _live(library, model, text or (), trust_remote_code) if live else None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         typer.echo(f"{counted(len(library.entries), 'dictionary')} at {address}  (Ctrl-C ends)")
         sys.stdout.flush()
@@ -72,11 +79,11 @@ def explore(
             os._exit(0)  # a thread within torch can neither be stopped nor outlive the interpreter
 
 
-def _live(library: Library, model: str | None, trust_remote_code: bool) -> Live:
+def _live(library: Library, model: str | None, text: Sequence[str], trust_remote_code: bool) -> Live:
     """The model of the first dictionary that is whole."""
     from ..folder.model import model_of
     from ..show.explorer.live import Live
 
     key = next((entry.key for entry in library.entries.values() if entry.config), next(iter(library.entries)))
     typer.echo("Loading the model ...", err=True)
-    return Live(model_of(library.open(key).dictionary, model, trust_remote_code=trust_remote_code))
+    return Live(model_of(library.open(key).dictionary, model, trust_remote_code=trust_remote_code), text)

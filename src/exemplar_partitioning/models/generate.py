@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import EPError
-from ..text.chat import in_template
+from ..text.chat import in_template, prompt_ids
+from ..text.conversations import Conversation, Message
 from .capture import input_device, undisturbed
 from .load import bos_id
 from .loaded import LoadedModel
 
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+Prompt = str | Sequence[Message]
 _TRIED = 8  # tokens of a prompt
 _batching: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -27,7 +29,7 @@ _batching: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 class Generation:
     """What a model wrote after a prompt. ids: of the prompt as the model saw it, and of what it wrote."""
 
-    prompt: str
+    prompt: Prompt
     text: str
     prompt_ids: list[int]
     ids: list[int]
@@ -35,7 +37,7 @@ class Generation:
 
 def generate(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
     chat: bool | None = None,
@@ -47,7 +49,7 @@ def generate(
 
     Args:
         loaded: the model.
-        prompts: texts, or a user's messages.
+        prompts: texts, or a user's messages; or the turns of a conversation, the last of them a user's.
         max_new_tokens: at most.
         chat: put each prompt into the model's chat template as a user's message; None: if it has one.
         batch_size: prompts at once, of like length, padded on the left of what they do not share. A model that
@@ -65,9 +67,11 @@ def generate(
     limit = loaded.architecture.max_length
     longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
     if limit is not None and len(encoded[longest]) + max_new_tokens > limit:
+        last = prompts[longest]
+        shown = last if isinstance(last, str) else str(last[-1].get("content"))
         raise EPError(
             f"a prompt of {len(encoded[longest]):,} tokens and {max_new_tokens:,} new ones exceed the model's context "
-            f"of {limit:,}: {prompts[longest][:60]!r}; shorten it"
+            f"of {limit:,}: {shown[:60]!r}; shorten it"
         )
     written = continued(loaded, encoded, max_new_tokens, batch_size)
     texts = loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -90,9 +94,11 @@ def continued(
     return [written[i] for i in range(len(encoded))]
 
 
-def encode(loaded: LoadedModel, prompt: str, chat: bool | None = None) -> list[int]:
+def encode(loaded: LoadedModel, prompt: Prompt, chat: bool | None = None) -> list[int]:
     """Token ids of a prompt as the model is to see it: in its chat template, or after a BOS; see `generate`."""
     tokenizer = loaded.tokenizer
+    if not isinstance(prompt, str):
+        return prompt_ids(tokenizer, Conversation(tuple(prompt)))
     if chat or (chat is None and getattr(tokenizer, "chat_template", None)):
         return tokenizer(in_template(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]

@@ -113,10 +113,10 @@ def follow(layers: Layers, region: int, followed: Row | None) -> dict[str, Any]:
     return {"at": at, "line": line, "size_is": size_is(layers.seen)}
 
 
-def _next(here: View, region: int, there: View, step: Step | None, *, forwards: bool) -> dict[str, Any]:
-    (nearest,), (distance,) = there.dictionary.assign_directions(here.exemplars_kd[[region]])
+def _next(view: View, region: int, beside: View, step: Step | None, *, forwards: bool) -> dict[str, Any]:
+    (nearest,), (distance,) = beside.dictionary.assign_directions(view.exemplars_kd[[region]])
     cutoff = None if step is None else step.null.cutoffs(step.false_alarms)[0 if forwards else 1]
-    return _stop(there, int(nearest), 1 - float(distance), cutoff)
+    return _stop(beside, int(nearest), 1 - float(distance), cutoff)
 
 
 def _stop(view: View, region: int, cosine: float | None, cutoff: float | None) -> dict[str, Any]:

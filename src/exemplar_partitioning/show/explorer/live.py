@@ -7,8 +7,9 @@ intervention is open, which is on the model itself.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,10 +24,11 @@ from ...errors import EPError, ResourceError
 from ...folder.dictionary import StoredDictionary
 from ...folder.model import check_model
 from ...models.capture import Extractor
-from ...models.generate import encode
+from ...models.generate import Prompt, encode
 from ...models.loaded import LoadedModel
 from ...models.sites import resolve_sites
 from ...reading import TextTokens, decomposed, read, tokens_of, written
+from ...stream import Chunk, Here, Progress
 from .library import View
 from .steering import Steering
 from .turns import Job, Turns
@@ -40,12 +42,13 @@ _KEPT = 64  # texts written without intervention
 
 
 class Live:
-    """A loaded model that reads or writes one text at a time."""
+    """A loaded model that reads or writes one text at a time. text: where that of the builds is, if it was told."""
 
-    def __init__(self, loaded: LoadedModel):
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, text: Sequence[str] = ()):
+        self.loaded, self.text = loaded, [*text]
         self._turns = Turns()
         self._stopping = threading.Event()
+        self._rate: float | None = None
         self._before: OrderedDict[Any, list[dict[str, Any]]] = OrderedDict()
 
     def stop(self) -> None:
@@ -88,6 +91,26 @@ class Live:
             read = Extractor(self.loaded.model, list(resolved.values())).extract([np.array(ids)])
         return {name: read[site] for name, site in resolved.items()}
 
+    def extracted(self, chunks: Iterable[Chunk], site: str) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+        """Chunks with their activations; after every few windows others have a turn."""
+        job, resolved = Job(), resolve_sites(site, self.loaded.architecture)
+        with self._turns.turn(job):
+            progress = Progress(lambda *_: self._turns.pass_on(job), self._stopping.is_set)
+            yield from Here(Extractor(self.loaded.model, resolved, batch_size=WINDOWS), progress)(chunks)
+
+    def rate(self, dictionary: StoredDictionary) -> float:
+        """Tokens a second that the model reads, measured on a few windows when it is first asked for."""
+        if self._rate is None:
+            length = dictionary.config.text.context_size or 128
+            ids = np.resize(np.array(dictionary.regions["window_tokens"][0].as_py()), length)
+            check_model(dictionary, self.loaded)
+            site = resolve_sites(dictionary.config.site.name, self.loaded.architecture)
+            with self._turns.turn(Job()):
+                begun = time.monotonic()
+                Extractor(self.loaded.model, site).extract([ids] * WINDOWS)
+                self._rate = WINDOWS * length / (time.monotonic() - begun)
+        return self._rate
+
     def decompose(self, view: View, text: str, job: Job | None = None) -> dict[str, Any]:
         """Of which regions every token is made, and a few words about each of them.
 
@@ -125,14 +148,14 @@ class Live:
             view.check_region(region)
         alpha = ALPHA if asked.alpha == "auto" else asked.alpha
         acting = asked.acting(self.loaded, d, alpha)
-        job, key = job or Job(), (view.key, asked.prompt, asked.max_new_tokens)
+        job, key = job or Job(), (view.key, repr(asked.whole), asked.max_new_tokens)
         with self._turns.turn(job):
             before = self._before.pop(key, None) or self._written(d, asked, job)
             self._before[key] = before
             if len(self._before) > _KEPT:
                 self._before.popitem(last=False)
             if asked.alpha == "auto" and asked.mode == "add":
-                alpha = strongest(self.loaded, partial(self._trying, asked, d, job), [asked.prompt])
+                alpha = strongest(self.loaded, partial(self._trying, asked, d, job), [asked.whole])
                 acting = asked.acting(self.loaded, d, alpha)
             with acting:
                 after = self._written(d, asked, job)
@@ -140,8 +163,8 @@ class Live:
             if asked.mode == "add":
                 with asked.at_random(self.loaded, d, alpha):
                     beside = self._written(d, asked, job)
-                null = self._fluency(asked.prompt, beside)
-            was, now = (self._fluency(asked.prompt, text) for text in (before, after))
+                null = self._fluency(asked.whole, beside)
+            was, now = (self._fluency(asked.whole, text) for text in (before, after))
         return {
             "alpha": alpha if asked.mode == "add" else None,
             "verdict": now.verdict(was, null),
@@ -158,7 +181,7 @@ class Live:
         job.check()
         return asked.acting(self.loaded, dictionary, alpha)
 
-    def _fluency(self, prompt: str, tokens: list[dict[str, Any]]) -> Fluency:
+    def _fluency(self, prompt: Prompt, tokens: list[dict[str, Any]]) -> Fluency:
         return fluency(self.loaded, [(encode(self.loaded, prompt), [token["token_id"] for token in tokens])])
 
     def _written(self, dictionary: StoredDictionary, asked: Steering, job: Job) -> list[dict[str, Any]]:
@@ -172,7 +195,7 @@ class Live:
                 raise ResourceError("the explorer is stopping; start it again")
             job.check()
 
-        tokens = written(self.loaded, dictionary, asked.prompt, max_new_tokens=asked.max_new_tokens, on_token=go_on)
+        tokens = written(self.loaded, dictionary, asked.whole, max_new_tokens=asked.max_new_tokens, on_token=go_on)
         return [asdict(token) for token in tokens]
 
 

@@ -28,7 +28,7 @@ EXEMPLAR = "exemplar"  # in place of an example's name, such as nearest-0
 _ROWS = 1 << 16  # of activations looked through at once
 _NEAR = 1e-4  # cosine distance, in float32
 _SAME = 1e-9  # in the arithmetic that both distances come from
-_OWN = 1e-6  # of an exemplar from the activation that it was
+_ITSELF = 1e-6  # of an exemplar from the activation that it was
 _ROUNDED = 2e-3  # of an example's distances, which are kept in thousandths
 
 
@@ -88,11 +88,11 @@ def _exemplar(live: Live | None, view: View, region: int, sites: Sequence[str]) 
         x = {site: x_td[first:] for site, x_td in read.items()}
         return Passage(tokens, len(tokens) - 1, np.full(len(tokens), True), x, source="model", about=about)
     tokens, known = [row["context"], row["token"]], np.array([False, True])
-    kept, why_not = _kept(view, sites)
+    kept, why_not = kept_by(view, sites)
     if kept is not None and (start := row["arrival_index"]) < kept.spill.n:
         x = {site: kept.spill.read(site, start, start + 1) for site in sites}
-        (own,), (distance,) = view.dictionary.assign(x[view.dictionary.config.site.name].numpy())
-        if own == region and distance < _OWN:
+        (region_of,), (distance,) = view.dictionary.assign(x[view.dictionary.config.site.name].numpy())
+        if region_of == region and distance < _ITSELF:
             x = {site: _spread(x_1d, known) for site, x_1d in x.items()}
             return Passage(tokens, 1, known, x, source="kept", about=about)
         why_not = "The activations kept in this folder are not those that the exemplars come from."
@@ -111,11 +111,11 @@ def _example(live: Live | None, view: View, region: int, name: str, sites: Seque
     tokens = row["tokens"] if any(row["tokens"]) else [row["document"]] * len(row["tokens"])
     known = np.array([distance is not None for distance in row["distances"]])
     known[row["at"]] = True
-    kept, why_not = _kept(view, sites)
+    kept, why_not = kept_by(view, sites)
     if kept is not None:
         if (start := _row_of(kept, view.dictionary, row, region)) is not None:
-            own, x = _around(kept, view.dictionary, row, region, start=start, known=known, sites=sites)
-            return Passage(tokens, row["at"], own, x, source="kept", about=about)
+            known, x = _around(kept, view.dictionary, row, region, start=start, known=known, sites=sites)
+            return Passage(tokens, row["at"], known, x, source="kept", about=about)
         why_not = (
             "Among the activations kept in this folder is none at the example's distance: the regions were annotated "
             "on other text."
@@ -155,7 +155,7 @@ def _read(live: Live, view: View, sites: Sequence[str], ids: Sequence[int]) -> d
         return None
 
 
-def _kept(view: View, sites: Sequence[str]) -> tuple[Kept | None, str | None]:
+def kept_by(view: View, sites: Sequence[str]) -> tuple[Kept | None, str | None]:
     """Activations that the build left, if they are of this model at all these sites; or why they are of no use."""
     try:
         with disk_errors(view.entry.build_folder):
@@ -179,8 +179,8 @@ def _row_of(kept: Kept, d: StoredDictionary, row: dict[str, Any], region: int) -
         x_nd = kept.spill.read(site, start, min(start + _ROWS, kept.spill.n))
         u_nd = torch.nn.functional.normalize(x_nd - d.center, dim=1)
         for near in ((1 - u_nd @ e_d - row["distance"]).abs() < _NEAR).nonzero()[:, 0].tolist():
-            (own,), (distance,) = d.assign(x_nd[near : near + 1].numpy())
-            if own == region and abs(distance - row["distance"]) < _SAME:
+            (nearest,), (distance,) = d.assign(x_nd[near : near + 1].numpy())
+            if nearest == region and abs(distance - row["distance"]) < _SAME:
                 return start + near
     return None
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import DataError, EPError, ResourceError
 from ...folder import bookmarks
-from . import comparing, layers, lists, tokens, views
+from . import comparing, layers, lists, members, tokens, views
 from .answers import Json, library, number, order, view
 from .asked import answered, field, live, of_text, whole
 from .background import Background, StillComputing
@@ -69,6 +69,7 @@ def app(library: Library, live: Live | None = None, overlaps: Sequence[Overlaps]
             *comparing.ROUTES,
             *tokens.ROUTES,
             *layers.ROUTES,
+            *members.ROUTES,
             Route("/", index),
             Route("/d/{key}", index),
             Route("/d/{key}/regions", index),
@@ -251,7 +252,8 @@ async def _steer(request: Request) -> Response:
     except (ValueError, RecursionError):
         body = None
     asked = Steering.of(body)
-    whole("prompt", asked.prompt)
+    for text in (asked.prompt, *(turn.content for turn in asked.turns)):
+        whole("prompt", text)
     return await answered(request, lambda job: model.steer(view(request), asked, job))
 
 

@@ -12,11 +12,22 @@ from ...act.steer import ablate, steer
 from ...core.choices import Basis
 from ...errors import EPError
 from ...folder.dictionary import StoredDictionary
+from ...models.generate import Prompt
 from ...models.loaded import LoadedModel
 from ...models.touched_tokens import Tokens
 
 MOST = 200  # new tokens
+MOST_TURNS = 100  # of a conversation
 FARTHEST = 1000  # alpha: nothing but the direction is left long before, and float32 overflows long after
+
+
+class Turn(BaseModel):
+    """What was said before: roles are those of the model's chat template."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 class Steering(BaseModel):
@@ -25,6 +36,7 @@ class Steering(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     prompt: str
+    turns: list[Turn] = Field(default=[], max_length=MOST_TURNS)
     regions: list[int]
     alpha: Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)] | Literal["auto"] = ALPHA
     mode: Literal["add", "ablate"] = "add"
@@ -47,6 +59,12 @@ class Steering(BaseModel):
         if not asked.prompt.strip():
             raise EPError("the prompt is empty; give some words to continue")
         return asked
+
+    @property
+    def whole(self) -> Prompt:
+        """The prompt, behind the turns before it."""
+        turns = [turn.model_dump() for turn in self.turns]
+        return [*turns, {"role": "user", "content": self.prompt}] if turns else self.prompt
 
     def acting(self, loaded: LoadedModel, dictionary: StoredDictionary, alpha: float) -> AbstractContextManager[None]:
         """The intervention, to be opened. Raises EPError: see `act.steer.steer`."""

@@ -1,8 +1,8 @@
-"""One token: the regions it is near to and made of, here and in every dictionary of the build; and whole passages."""
+"""One token: the regions it is near to and made of; and whole passages in every dictionary of a build."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,19 @@ from .answers import Json, library, number, view
 from .asked import answered, field, live
 from .library import View
 from .passages import EXEMPLAR, Passage, of_region, of_text
-from .views import brief, named
+from .turns import Job
+from .views import named
 
 NEAREST = 10  # regions of a token
 PARTS = 16  # regions that a token is made of
 
 
-def token(seen: View, mates: Iterable[View], passage: Passage) -> dict[str, Any]:
-    """The passage's token: its nearest regions, those it is made of, and its region in each dictionary of the build."""
+def token(seen: View, passage: Passage) -> dict[str, Any]:
+    """The passage's token: its nearest regions, and those it is made of."""
     d, answer = seen.dictionary, _told(passage) | {"threshold": seen.dictionary.threshold}
     at = passage.at
     if at is None or not passage.known_t[at]:
-        return answer | {"nearest": [], "made": None, "elsewhere": [], "regions": {}}
+        return answer | {"nearest": [], "made": None, "regions": {}}
     x_1d = passage.activations[d.config.site.name][at : at + 1]
     distance_k = d.distances(x_1d.numpy())[0]
     nearest = np.argsort(distance_k, kind="stable")[:NEAREST].tolist()
@@ -43,15 +44,7 @@ def token(seen: View, mates: Iterable[View], passage: Passage) -> dict[str, Any]
         "nearest": [{"region": i, "distance": float(distance_k[i])} for i in nearest],
         "made": made,
         "regions": named(seen, [*nearest, *made["regions"]]),
-        "elsewhere": [_beside(mate, passage, at) for mate in mates],
     }
-
-
-def _beside(mate: View, passage: Passage, at: int) -> dict[str, Any]:
-    """The token's region in a dictionary of its build."""
-    d = mate.dictionary
-    (region,), (distance,) = d.assign(passage.activations[d.config.site.name][at : at + 1].numpy())
-    return _where(mate) | {"distance": float(distance)} | brief(mate, [int(region)])[0]
 
 
 def _where(mate: View) -> dict[str, Any]:
@@ -85,29 +78,30 @@ def _told(passage: Passage) -> dict[str, Any]:
     }
 
 
-def _of_region(request: Request) -> Passage:
-    seen, example = view(request), request.query_params.get("example", EXEMPLAR)
-    sites = dict.fromkeys(mate.dictionary.config.site.name for mate in library(request).mates(seen))
-    return of_region(request.app.state.live, seen, request.path_params["region"], example, sites=list(sites))
+def _of_region(request: Request, views: Sequence[View]) -> Passage:
+    example = request.query_params.get("example", EXEMPLAR)
+    sites = list(dict.fromkeys(each.dictionary.config.site.name for each in views))
+    return of_region(request.app.state.live, view(request), request.path_params["region"], example, sites=sites)
 
 
 def _token_of_region(request: Request) -> Response:
-    return Json(token(view(request), library(request).mates(view(request)), _of_region(request)))
+    seen = view(request)
+    return Json(token(seen, _of_region(request, [seen])))
 
 
 def _stack_of_region(request: Request) -> Response:
-    return Json(stack(library(request).mates(view(request)), _of_region(request)))
+    mates = list(library(request).mates(view(request)))
+    return Json(stack(mates, _of_region(request, mates)))
 
 
 async def _token_of_text(request: Request) -> Response:
     text, model, at = await field(request, "text"), live(request), number(request, "at", 0)
 
-    def work(job: Any) -> dict[str, Any]:
-        seen, mates = view(request), list(library(request).mates(view(request)))
-        passage = of_text(model, mates, text, at, job)
+    def work(job: Job) -> dict[str, Any]:
+        passage = of_text(model, [view(request)], text, at, job)
         if not passage.known_t[at]:
             raise EPError(f"token {at} is a special token, which belongs to no region")
-        return token(seen, mates, passage)
+        return token(view(request), passage)
 
     return await answered(request, work)
 
@@ -115,7 +109,7 @@ async def _token_of_text(request: Request) -> Response:
 async def _stack_of_text(request: Request) -> Response:
     text, model = await field(request, "text"), live(request)
 
-    def work(job: Any) -> dict[str, Any]:
+    def work(job: Job) -> dict[str, Any]:
         mates = list(library(request).mates(view(request)))
         return stack(mates, of_text(model, mates, text, None, job))
 

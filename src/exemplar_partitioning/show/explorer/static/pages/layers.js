@@ -99,7 +99,7 @@ function carried({ rows, null: name, false_alarms: alarms }) {
       ["New", (row) => told(row, "introduced"), "num"],
       ["Cosine", (row) => fixed(row.cosine, 2), "num wide"],
       ["Null", (row) => fixed(row.cosine_null, 2), "num wide"],
-      ["Since the first", (row) => percent(row.begun[0] / row.regions), "num"],
+      ["Since first", (row) => percent(row.begun[0] / row.regions), "num"],
     ],
     rows,
     { class: "small" },

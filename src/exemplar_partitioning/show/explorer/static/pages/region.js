@@ -3,7 +3,8 @@
 import { api, get, page, post, regionPage } from "../api.js";
 import { blocks, levels, named } from "../dictionaries.js";
 import { count, facts, fixed, h, lift, notice, parted, percent, put, section, status, table, token, visible } from "../dom.js";
-import { legend, warm } from "../heat.js";
+import { legend } from "../heat.js";
+import { aboutExample, more, one } from "../members.js";
 import { onKey } from "../keys.js";
 import { picture } from "../picture.js";
 import { bars, mark, plot } from "../plots.js";
@@ -163,19 +164,12 @@ function examples(r) {
   const show = (kind, all = false) => {
     const rows = r.examples.filter((example) => example.kind === kind);
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(kinds[i] === kind)));
-    list.replaceChildren(...rows.slice(0, all ? rows.length : FIRST).map((example) => one(r.key, example, r.threshold)));
+    list.replaceChildren(...rows.slice(0, all ? rows.length : FIRST).map((example) => one(r.threshold, example, aboutExample(r.key, example))));
     const more = rows.length - FIRST;
     if (!all && more > 0) list.append(h("li", { class: "more" }, h("button", { type: "button", onclick: () => show(kind, true) }, `${more} more`)));
   };
   show("nearest");
-  return section("Members", h("div", { class: "bar choice", role: "group", "aria-label": "Which members" }, buttons), legend(r.threshold), list);
-}
-
-function one(key, example, threshold) {
-  const told = example.tokens.some(Boolean) ? example.tokens : [example.document]; // without tokens, the row that it was
-  const about = page(key, `/token?${new URLSearchParams({ region: example.region, example: `${example.kind}-${example.rank}` })}`);
-  const words = told.map((text, i) => warm(text, example.distances[i], threshold, { class: i === example.at ? "at" : "" }, i === example.at ? "mark" : "span"));
-  return h("li", {}, h("a", { class: "num", href: about, title: `${visible(example.document)}, token ${count(example.position)}: of what it is made, and what it is near to` }, fixed(example.distance)), h("bdi", { class: "text" }, words));
+  return section("Members", h("div", { class: "bar choice", role: "group", "aria-label": "Which members" }, buttons), legend(r.threshold), list, more(r));
 }
 
 function lenses(m, beyond) {

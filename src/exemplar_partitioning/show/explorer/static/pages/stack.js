@@ -38,18 +38,23 @@ export default async function render(main, { key, all }) {
     const rows = answer.rows.filter((row) => (!site || row.site === site) && (!percentile || String(row.percentile) === percentile));
     const from = answer.about.document === undefined ? null : [line(answer), origin(key, answer)];
     body.replaceChildren(...[from, notice(answer.caveat), notice(answer.why_not), rows.length > 0 && stacked(answer, rows, show)].flat().filter(Boolean));
+    body.querySelector("th.at")?.scrollIntoView({ block: "nearest", inline: "center" });
     status(`${count(answer.tokens.length)} tokens in ${count(rows.length)} dictionaries`);
   }
   async function refresh() {
     const mine = ++asked;
+    if (!answer) body.replaceChildren(h("p", { class: "dim" }, "opening every dictionary ..."));
     try {
       const read = await ask(key, whose || !all.live ? state() : new URLSearchParams({ text: box.value }), "stack");
       if (mine !== asked) return;
       answer = read;
       problem.replaceChildren(...(read ? [] : [notice(NO_MODEL)]));
+      if (!read) body.replaceChildren();
       draw();
     } catch (error) {
-      if (mine === asked) problem.replaceChildren(notice(error.message, "error"));
+      if (mine !== asked) return;
+      problem.replaceChildren(notice(error.message, "error"));
+      if (!answer) body.replaceChildren();
     }
   }
   let typing;

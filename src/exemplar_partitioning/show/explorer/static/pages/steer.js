@@ -2,6 +2,7 @@
 
 import { api, get, page, post, regionPage } from "../api.js";
 import { count, fixed, h, notice, percent, put, visible } from "../dom.js";
+import { conversation } from "../turns.js";
 
 const TICKS = [-2, -1, 0, 1, 2]; // of the slider, from end to end; the number beside it takes any
 const ROW = [0.1, 0.25, 0.5]; // side by side
@@ -60,7 +61,16 @@ export default async function render(main, { key, all }) {
   const [chosen, problem, legend, verdict] = [h("p", { class: "chosen" }), h("div"), h("div"), h("p", { class: "verdict", "aria-live": "polite" })];
   const strengths = h("div", { class: "strengths" });
   const progress = h("p", { class: "dim progress", "aria-live": "polite" });
-  const [before, after] = [side("Before"), side("After")];
+  const talk = conversation(() => changed(0));
+  // What was written becomes the assistant's turn, and another prompt answers it.
+  function goOn(written) {
+    talk.add(box.prompt.value, written);
+    box.prompt.value = "";
+    remember();
+    box.prompt.focus();
+    progress.textContent = "Say something in answer.";
+  }
+  const [before, after] = [side("Before", goOn), side("After", goOn)];
   const sides = h("div", { class: "columns written" }, before.section, after.section);
   put(
     main,
@@ -72,6 +82,7 @@ export default async function render(main, { key, all }) {
       hits,
       chosen,
       alpha,
+      talk.element,
       h("label", { class: "dim", for: box.prompt.id }, "prompt"),
       box.prompt,
     ),
@@ -85,11 +96,12 @@ export default async function render(main, { key, all }) {
 
   function remember() {
     const now = Object.entries(box).map(([name, input]) => [name, input.value.slice(0, 2000)]);
-    history.replaceState(null, "", `${page(key, "/steer")}?${new URLSearchParams(now.filter(([name, value]) => value !== DEFAULTS[name]))}`);
+    history.replaceState(null, "", `${page(key, "/steer")}?${new URLSearchParams(now.filter(([name, value]) => value !== DEFAULTS[name]))}${talk.hash()}`);
   }
   function request() {
     return {
       prompt: box.prompt.value,
+      turns: talk.turns(),
       regions: box.region.value.split(",").map((text) => text.trim()).filter(Boolean).map(numbered),
       alpha: auto ? "auto" : numbered(box.alpha.value),
       mode: box.mode.value,
@@ -175,7 +187,7 @@ export default async function render(main, { key, all }) {
       progress.textContent = `writing at alpha ${strength} …`;
       try {
         const answer = await post(api(key, "/steer"), { ...what, alpha: strength });
-        const shown = side(`alpha ${strength}`);
+        const shown = side(`alpha ${strength}`, goOn);
         shown.show(key, `alpha ${strength}`, answer.after, answer);
         shown.section.append(h("p", { class: "verdict" }, judged(answer)));
         strengths.append(shown.section);
@@ -221,11 +233,15 @@ function did({ mode, regions, alpha }) {
   return `After: ${which} ${mode === "ablate" ? "ablated" : `added, alpha ${String(alpha).replace("-", "−")}`}`;
 }
 
-function side(name) {
+function side(name, goOn) {
   const [heading, sum, text] = [h("h2", {}, name), h("p", { class: "dim" }), h("bdi", { class: "text live" })];
+  let written = "";
+  const next = h("button", { type: "button", hidden: true, onclick: () => goOn(written) }, "Go on from this");
   return {
-    section: h("section", { "aria-label": name }, heading, sum, text),
+    section: h("section", { "aria-label": name }, heading, sum, text, next),
     show(key, title, tokens, answer) {
+      written = tokens.map((each) => each.text).join("");
+      next.hidden = !answer.chat || !written.trim();
       heading.textContent = title;
       sum.textContent = off(tokens);
       text.replaceChildren(...(tokens.length ? tokens.flatMap((each) => word(key, each, answer)) : [h("i", { class: "dim" }, "nothing: the text ends at once")]));

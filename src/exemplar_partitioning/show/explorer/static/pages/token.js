@@ -21,7 +21,7 @@ export default async function render(main, { key, all }) {
   const link = asked.get("text") ? (i) => page(key, `/token?${new URLSearchParams({ text: asked.get("text"), at: i })}`) : null;
   put(main, h("h1", {}, "Token ", token(text)), line(answer, link), origin(key, answer), notice(answer.caveat), notice(answer.why_not));
   if (!answer.made) return;
-  put(main, h("div", { class: "columns" }, made(key, answer), nearest(key, answer)), elsewhere(key, answer, asked, mates(all, key).length));
+  put(main, h("div", { class: "columns" }, made(key, answer), nearest(key, answer)), mates(all, key).length > 1 && elsewhere(key, asked, answer.at));
   const known = link ? answer.known.flatMap((is, i) => (is ? [i] : [])) : [answer.at];
   const move = (step) => () => {
     const to = known[known.indexOf(answer.at) + step];
@@ -55,15 +55,20 @@ function nearest(key, { nearest: rows, regions, threshold }) {
   return section("Nearest regions", h("p", { class: "dim" }, `The first is the region that it belongs to; θ = ${fixed(threshold, 4)}.`), table("Nearest regions", columns, rows, { class: "small" }));
 }
 
-function elsewhere(key, { elsewhere: rows }, asked, all) {
-  const columns = [
-    ["Dictionary", (row) => (row.key === key ? h("b", {}, describe(row)) : h("a", { href: page(row.key, asked.get("text") ? `/token?${asked}` : "") }, describe(row))), ""],
-    ["Region", (row) => h("a", { href: regionPage(row.key, row.region) }, row.region), "num"],
-    ["Label", (row) => h("bdi", { class: "label" }, visible(row.label)), "grow"],
-    ["Distance", (row) => fixed(row.distance), "num"],
-    ["Within θ", (row) => (row.distance <= row.threshold ? "yes" : "no"), "wide"],
+// Dictionaries are opened for it, which may take a while.
+function elsewhere(key, asked, at) {
+  const place = h("div", { "aria-live": "polite" }, h("p", { class: "dim" }, "opening every dictionary ..."));
+  const label = (row, regions) => visible(regions[row.key][row.regions[at]].label);
+  const columns = (regions) => [
+    ["Dictionary", (row) => (row.key === key ? h("b", {}, describe(row)) : h("a", { href: page(row.key, asked.get("text") ? `/token?${asked}` : "") }, describe(row))), "name"],
+    ["Region", (row) => h("a", { href: regionPage(row.key, row.regions[at]) }, row.regions[at]), "num"],
+    ["Label", (row) => h("bdi", { class: "label" }, label(row, regions)), "grow"],
+    ["Distance", (row) => fixed(row.distances[at]), "num"],
+    ["Within θ", (row) => (row.distances[at] <= row.threshold ? "yes" : "no"), "wide"],
   ];
-  if (all < 2) return null;
-  const stacked = h("a", { href: page(key, `/stack?${asked}`) }, "all tokens in all of them");
-  return section("In every dictionary of this build", table("In every dictionary of this build", columns, rows, { class: "small" }), h("p", {}, stacked));
+  ask(key, asked, "stack").then(
+    ({ rows, regions }) => place.replaceChildren(table("In every dictionary of this build", columns(regions), rows, { class: "small" })),
+    (error) => place.replaceChildren(notice(error.message, "error")),
+  );
+  return section("In every dictionary of this build", place, h("p", {}, h("a", { href: page(key, `/stack?${asked}`) }, "all tokens in all of them")));
 }
