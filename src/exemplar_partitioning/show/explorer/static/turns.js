@@ -6,11 +6,11 @@ const ROLES = ["system", "user", "assistant"];
 
 // changed(): told after every change that is not made by `add`.
 export function conversation(changed) {
-  const system = h("textarea", { rows: "1", "aria-label": "System message", placeholder: "system message", spellcheck: "false" });
+  const system = h("textarea", { rows: "1", placeholder: "none", spellcheck: "false" });
   const list = h("ol", { class: "turns" });
   const back = h("button", { type: "button", onclick: () => drop(2) }, "take the last answer back");
   const anew = h("button", { type: "button", onclick: () => drop(turns.length) }, "start anew");
-  const whole = h("details", { class: "talk" }, h("summary", {}, "Conversation before it"), system, list, h("div", { class: "bar" }, back, anew));
+  const whole = h("details", { class: "talk" }, h("summary", {}, "Conversation before it"), h("label", { class: "dim" }, "system message", system), list, h("div", { class: "bar" }, back, anew));
   let turns = [];
   let [waiting, first] = [undefined, null];
 
