@@ -248,10 +248,11 @@ def examples_of(answer):
 @pytest.mark.parametrize("how", ["kept", "model"])
 def test_all_members_of_a_region_are_found_in_the_text_read_again(how, built, loaded, text_file, tmp_path):
     d = store.load(built / "resid_post.1" / "p5")
-    region, folder = some_region(d), built
+    region, folder, text = some_region(d), built, []  # run.yaml says where the text is
     if how == "model":
-        folder = shutil.copytree(built, tmp_path / "out", ignore=shutil.ignore_patterns("activations"))
-    with served(folder, live=Live(loaded, [str(text_file)])) as address:
+        folder = shutil.copytree(built, tmp_path / "out", ignore=shutil.ignore_patterns("activations", "run.yaml"))
+        text = [str(text_file)]
+    with served(folder, live=Live(loaded, text)) as address:
         url = f"{address}/api/dictionaries/{KEY}/regions/{region}/members"
         plan = get(f"{url}/plan")
         assert (plan["how"], plan["tokens"] > 1000, plan["seconds"] > 0) == (how, True, True)
@@ -270,6 +271,8 @@ def test_all_members_of_a_region_are_found_in_the_text_read_again(how, built, lo
         assert first["distances"][first["at"]] == pytest.approx(nearest["distance"], abs=2e-3)
         assert sum(x is not None for x in first["distances"]) == (len(first["tokens"]) if how == "kept" else 1)
         assert all(len(each["tokens"]) <= 32 for each in answer["examples"])  # windows are no longer
+        assert not any("<s>" in each["tokens"] for each in answer["examples"])
+        assert first["position"] == nearest["position"] and first["document"] == nearest["document"]
         both = [get(f"{url}?sort=random&limit=5&offset={offset}&context=6") for offset in (0, 5)]
         assert examples_of(get(f"{url}?sort=random&limit=10&context=6")) == [
             *examples_of(both[0]),
@@ -288,9 +291,11 @@ def test_another_text_than_was_kept_is_not_passed_off_as_it(built, loaded, tmp_p
         assert status == 400 and "has other tokens by now" in said
 
 
-def test_where_a_text_is_not_known_it_can_be_told(live_site):
-    status, _, said = request(f"{live_site}/api/dictionaries/{KEY}/regions/3/members/plan")
-    assert status == 400 and "--text PATH" in said
+def test_where_a_text_is_not_known_it_can_be_told(built, loaded, tmp_path):
+    bare = shutil.copytree(built, tmp_path / "out", ignore=shutil.ignore_patterns("run.yaml"))
+    with served(bare, live=Live(loaded)) as address:
+        status, _, said = request(f"{address}/api/dictionaries/{KEY}/regions/3/members/plan")
+        assert status == 400 and "--text PATH" in said
 
 
 @NEEDED

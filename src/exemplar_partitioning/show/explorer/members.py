@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from ...annotating.options import AnnotateRequest
 from ...annotating.reader import Reader, reader_of
+from ...building.run_file import FILE
 from ...demo.corpus import CORPUS_NAME
 from ...errors import EPError, check_choice
 from ...folder.activations import Kept
@@ -35,7 +36,6 @@ from .live import Live
 from .passages import kept_by
 
 ORDERS = ("nearest", "random", "farthest")
-RUN = "run.yaml"  # options of a build, in its folder
 _MOST = 100  # examples at once
 _LONGEST = 400  # tokens of context, on both sides together
 _READ, _PRODUCTS = 1e5, 2e10  # tokens, and multiplications, a second, about, of one core
@@ -76,7 +76,7 @@ def _text_of(view: View, model: Live) -> tuple[list[str] | None, str | None]:
     if source == CORPUS_NAME or source.startswith(HUB_PREFIX):
         return None, None
     try:
-        run = yaml.safe_load((view.entry.build_folder / RUN).read_text(encoding="utf-8"))
+        run = yaml.safe_load((view.entry.build_folder / FILE).read_text(encoding="utf-8"))
         text, field = model.text or run.get("text"), run.get("field")
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         text, field = model.text, None
@@ -94,7 +94,8 @@ class Members:
 
     Attributes:
         ids_t: tokens of all windows, one after another.
-        document_w, position_w: of each window: its document, and the offset in it of its first token.
+        document_w, position_w, prefix_w: of each window: its document, the offset in it of its first token, and tokens
+            before that, such as a BOS.
         end_w: where in `ids_t` windows end.
         at_n: where in `ids_t` activations are.
         region_n, distance_n: to which region each belongs.
@@ -106,6 +107,7 @@ class Members:
     ids_t: Int32[np.ndarray, " t"]
     document_w: list[str]
     position_w: Int64[np.ndarray, " w"]
+    prefix_w: Int64[np.ndarray, " w"]
     end_w: Int64[np.ndarray, " w"]
     at_n: Int64[np.ndarray, " n"]
     region_n: Int32[np.ndarray, " n"]
@@ -132,7 +134,8 @@ class Members:
             tokenizer=model.loaded.tokenizer,
             ids_t=np.concatenate(ids),
             document_w=[window.document for window in windows],
-            position_w=np.array([window.start - window.prefix for window in windows]),
+            position_w=np.array([window.start for window in windows]),
+            prefix_w=np.array([window.prefix for window in windows]),
             end_w=np.cumsum([len(window.ids) for window in windows]),
             at_n=np.concatenate(at),
             region_n=np.concatenate(regions),
@@ -158,12 +161,12 @@ class Members:
         at = int(self.at_n[row])
         window = int(np.searchsorted(self.end_w, at, side="right"))
         first = int(self.end_w[window - 1]) if window else 0
-        begin = first + int(self.position_w[window] < 0)  # without the BOS before it
+        begin = first + int(self.prefix_w[window])
         start = max(begin, at - context * 2 // 3)
         end = min(int(self.end_w[window]), start + context + 1)
         return {
             "document": self.document_w[window],
-            "position": int(self.position_w[window]) + at - first,
+            "position": int(self.position_w[window]) + at - begin,
             "distance": float(self.distance_n[row]),
             "at": at - start,
             "tokens": token_texts(self.tokenizer, self.ids_t[start:end]),
