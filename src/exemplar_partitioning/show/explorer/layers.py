@@ -17,8 +17,9 @@ from starlette.routing import Route
 from ...compare.nulls import DRAWS
 from ...compare.row import Row, Step, row
 from ...errors import EPError
+from ...folder.schema import Config
 from .answers import Json, library, view
-from .library import View
+from .library import Entry, Library, View
 from .views import brief, size_is
 
 _PRODUCTS = 2e10  # multiplications a second, about, of one core
@@ -26,68 +27,78 @@ _PRODUCTS = 2e10  # multiplications a second, about, of one core
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The dictionaries of a place, and which of them is asked about.
+    """The dictionaries of a place, in every block and at every percentile, and which of them is asked about."""
 
-    Attributes:
-        mates: of every block and percentile.
-        blocks: those of the percentile that is asked about, by block.
-    """
-
+    library: Library
     seen: View
-    mates: list[View]
-    blocks: list[View]
+    beside: list[tuple[Entry, Config]]
 
     @classmethod
     def of(cls, request: Request) -> Layers:
-        seen = view(request)
-        mates = [mate for mate in library(request).mates(seen) if _place(mate) == _place(seen)]
-        percentile = seen.dictionary.config.calibration.percentile
-        return cls(seen, mates, [m for m in mates if m.dictionary.config.calibration.percentile == percentile])
+        seen, shown = view(request), library(request)
+        place = _place(seen.dictionary.config)
+        return cls(shown, seen, [each for each in shown.beside(seen) if _place(each[1]) == place])
+
+    @property
+    def percentile(self) -> float:
+        return self.seen.dictionary.config.calibration.percentile
+
+    @property
+    def place(self) -> str:
+        return _place(self.seen.dictionary.config)
+
+    @cached_property
+    def row(self) -> list[tuple[Entry, Config]]:
+        """Those of the percentile that is asked about, by block."""
+        return [each for each in self.beside if each[1].calibration.percentile == self.percentile]
+
+    @cached_property
+    def blocks(self) -> list[View]:
+        """The same, opened."""
+        return [self.library.open(entry.key) for entry, _ in self.row]
 
     @property
     def why_not(self) -> str | None:
         """Why regions cannot be followed from block to block; None where they can."""
         if self.seen.dictionary.config.site.width is not None:
-            return f"{_place(self.seen)} of one block and of the next have no coordinates in common."
-        if len(self.blocks) < 2:
-            return f"There is one block of {_place(self.seen)} at this percentile; build several with --site."
+            return f"{self.place} of one block and of the next have no coordinates in common."
+        if len(self.row) < 2:
+            return f"There is one block of {self.place} at this percentile; build several with --site."
         return None
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names the computation."""
-        return ("layers", *(block.key for block in self.blocks))
+        return ("layers", *(entry.key for entry, _ in self.row))
 
     @cached_property
     def seconds(self) -> float:
         """How long persistence takes, about."""
-        pairs = itertools.pairwise(block.dictionary for block in self.blocks)
-        return sum(2 * (1 + DRAWS) * a.k * b.k * a.d_model for a, b in pairs) / _PRODUCTS
+        pairs = itertools.pairwise(config for _, config in self.row)
+        return sum(2 * (1 + DRAWS) * a.build.k * b.build.k * a.width for a, b in pairs) / _PRODUCTS
 
 
-def _place(view: View) -> str:
+def _place(config: Config) -> str:
     """A site without its block, such as resid_post."""
-    return view.dictionary.config.site.name.rpartition(".")[0]
+    return config.site.name.rpartition(".")[0]
 
 
 def overview(layers: Layers) -> dict[str, Any]:
     """Regions of the place at every block and percentile, and what following them would take."""
     sites: dict[str, list[dict[str, Any]]] = {}
-    for mate in layers.mates:
-        config = mate.dictionary.config
+    for entry, config in layers.beside:
         sites.setdefault(config.site.name, []).append(
-            {"key": mate.key, "percentile": config.calibration.percentile, "k": mate.dictionary.k}
-            | {"threshold": mate.dictionary.threshold, "stopped": config.build.stopped}
+            {"key": entry.key, "percentile": config.calibration.percentile, "k": config.build.k}
+            | {"threshold": config.calibration.threshold, "stopped": config.build.stopped}
         )
-    percentile = layers.seen.dictionary.config.calibration.percentile
     return {
-        "place": _place(layers.seen),
-        "percentile": percentile,
+        "place": layers.place,
+        "percentile": layers.percentile,
         "sites": [{"site": site, "dictionaries": rows} for site, rows in sites.items()],
         "why_not": layers.why_not,
         "seconds": layers.seconds,
-        "command": f"ep match {layers.seen.entry.build_folder} --neighbours --site '{_place(layers.seen)}.*' "
-        f"--percentile {percentile:g} --out persistence",
+        "command": f"ep match {layers.seen.entry.build_folder} --neighbours --site '{layers.place}.*' "
+        f"--percentile {layers.percentile:g} --out persistence",
     }
 
 

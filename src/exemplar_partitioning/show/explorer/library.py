@@ -208,12 +208,17 @@ class Library:
                 view = self.open(key)
                 _ = view.labels(), view.top_tokens, view.lens
 
-    def mates(self, view: View, site: str | None = None) -> Iterator[View]:
-        """Dictionaries of the same model in its build, or of one site of it; not those that are damaged."""
+    def beside(self, view: View) -> Iterator[tuple[Entry, Config]]:
+        """Dictionaries of the same model in its build, not opened; not those whose configuration is damaged."""
         for entry in self.entries.values():
-            if not entry.config or entry.build_folder != view.entry.build_folder:
-                continue
-            if same_model(entry.config.model, view.dictionary.config.model) and site in (None, entry.config.site.name):
+            config = entry.config if entry.build_folder == view.entry.build_folder else None
+            if config is not None and same_model(config.model, view.dictionary.config.model):
+                yield entry, config
+
+    def mates(self, view: View, site: str | None = None) -> Iterator[View]:
+        """The same, of one site if it is named, opened; not those that are damaged."""
+        for entry, config in self.beside(view):
+            if site in (None, config.site.name):
                 with contextlib.suppress(EPError):  # told on its own page
                     yield self.open(entry.key)
 

@@ -74,7 +74,7 @@ function whenSeen(element, action) {
 
 export const line = (points, name, hover) => ({
   type: "scatter",
-  mode: "lines",
+  mode: points.length > 1 ? "lines" : "markers",
   x: points.map((p) => p[0]),
   y: points.map((p) => p[1]),
   name,
