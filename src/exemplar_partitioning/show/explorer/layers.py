@@ -22,7 +22,7 @@ from .answers import Json, library, view
 from .library import Entry, Library, View
 from .views import brief, size_is
 
-_PRODUCTS = 2e10  # multiplications a second, about, of one core
+_STEP, _PRODUCTS = 0.2, 1e10  # seconds from block to block, and multiplications a second, about, of one core
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Layers:
     def seconds(self) -> float:
         """How long persistence takes, about."""
         pairs = itertools.pairwise(config for _, config in self.row)
-        return sum(2 * (1 + DRAWS) * a.build.k * b.build.k * a.width for a, b in pairs) / _PRODUCTS
+        return sum(_STEP + 2 * (1 + DRAWS) * a.build.k * b.build.k * a.width / _PRODUCTS for a, b in pairs)
 
 
 def _place(config: Config) -> str:
@@ -150,7 +150,7 @@ def _followable(request: Request) -> Layers:
 def _persistence(request: Request) -> Response:
     layers = _followable(request)
     compute = partial(row, [block.dictionary for block in layers.blocks])
-    return Json(persistence(layers, request.app.state.background.get(layers.key, compute)))
+    return Json(persistence(layers, request.app.state.background.get(layers.key, lambda _: compute())))
 
 
 def _follow(request: Request) -> Response:

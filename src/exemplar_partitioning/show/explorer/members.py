@@ -23,6 +23,7 @@ from starlette.routing import Route
 from ...annotating.options import AnnotateRequest
 from ...annotating.reader import Reader, reader_of
 from ...building.run_file import FILE
+from ...compare.progress import Tell
 from ...demo.corpus import CORPUS_NAME
 from ...errors import EPError, check_choice
 from ...folder.activations import Kept
@@ -115,8 +116,8 @@ class Members:
     kept: Kept | None
 
     @classmethod
-    def read(cls, model: Live, view: View, plan: Plan) -> Members:
-        """Read the text. Raises EPError if it is not the text that activations were kept of."""
+    def read(cls, model: Live, view: View, plan: Plan, tell: Tell) -> Members:
+        """Read the text, telling how much is read. Raises EPError if it is not what activations were kept of."""
         d, length = view.dictionary, 0
         ids, windows, at, regions, distances = [], [], [], [], []
         for chunk, x_nd in _activations(model, view, plan):
@@ -127,6 +128,7 @@ class Members:
             regions.append(region_n.astype(np.int32))
             distances.append(distance_n.astype(np.float32))
             length += sum(len(window.ids) for window in chunk.windows)
+            tell(chunk.tokens_read / plan.tokens)
         if not at:
             raise EPError(f"{plan.reader.name} gave no text to read")
         return cls(
@@ -213,7 +215,7 @@ def _members(request: Request) -> Response:
     seen, model, background = view(request), live(request), request.app.state.background
     region, order = seen.check_region(request.path_params["region"]), request.query_params.get("sort", "nearest")
     check_choice("sort", order, ORDERS)
-    read = background.get(("members", seen.key), lambda: Members.read(model, seen, Plan.of(model, seen)))
+    read = background.get(("members", seen.key), lambda tell: Members.read(model, seen, Plan.of(model, seen), tell))
     asked = {name: number(request, name, default) for name, default in (("offset", 0), ("limit", 20), ("context", 60))}
     return Json(read.of(region, order, **asked))
 

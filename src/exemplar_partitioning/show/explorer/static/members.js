@@ -1,7 +1,7 @@
 // Members of a region in their context; more of them, and longer, from the text read again.
 
 import { api, get, page, patiently } from "./api.js";
-import { count, fixed, h, notice, put, status, visible } from "./dom.js";
+import { count, fixed, h, notice, percent, put, status, visible } from "./dom.js";
 import { warm } from "./heat.js";
 
 const PAGE = 20;
@@ -28,7 +28,7 @@ export function more(r) {
   let asked = 0;
   async function show(offset = 0) {
     const mine = ++asked;
-    const wait = (seconds) => place.replaceChildren(h("p", { class: "dim" }, `reading the text again, for ${Math.round(seconds)} s now ...`));
+    const wait = (seconds, share) => place.replaceChildren(h("p", { class: "dim" }, `reading the text again, for ${Math.round(seconds)} s now: ${percent(share)} ...`));
     try {
       const answer = await patiently(api(r.key, `/regions/${r.region}/members`), { sort: order.value, context: context.value, offset, limit: PAGE }, wait);
       if (mine !== asked) return;

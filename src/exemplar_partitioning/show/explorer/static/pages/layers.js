@@ -4,7 +4,7 @@ import { api, get, page, patiently, regionPage } from "../api.js";
 import { count, fixed, h, notice, percent, put, section, status, table, token, visible } from "../dom.js";
 import { color, plot } from "../plots.js";
 
-const AT_ONCE = 8; // seconds that persistence may take without being asked for
+const AT_ONCE = 20; // seconds that persistence may take without being asked for
 const block = (site) => site.slice(site.lastIndexOf(".") + 1);
 
 export default async function render(main, { key }) {
