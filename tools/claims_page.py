@@ -136,18 +136,28 @@ def _autoencoders() -> str:
 
 
 def _behaviours() -> tuple[str, str, str]:
-    refusal, chinese = (_read(f"behaviours/{name}.json") for name in ("refusal", "chinese"))
+    refusal = _read("behaviours/refusal.json")
     before = refusal["baseline"]["rate"]
     exemplar, null, means = (
         tops_page.rate(refusal, name) for name in ("exemplar", "null region", "difference of means")
     )
     return (
-        "Taking out a region takes its behaviour out",
-        f"Refusals {before:.2f} to {exemplar} (exemplar), null regions {null}, difference of means {means}; Chinese "
-        f"{chinese['baseline']['rate']:.2f} to {tops_page.rate(chinese, 'mean member')} (mean), null regions "
-        f"{tops_page.rate(chinese, 'null region')}",
-        f"a behaviour sits in a region | refusals fall from {before:.2f} to {exemplar} without its exemplar (null "
-        f"regions: {null}); that it takes a region's is not shown; Chinese and lists: no more than null regions",
+        "Behaviours sit in regions",
+        f"In one order refusals fell from {before:.2f} to {exemplar} (null regions {null}, difference of means "
+        f"{means}); in {_single()}",
+        f"a behaviour sits in a region | no: refusals fell from {before:.2f} to {exemplar} without its exemplar (null "
+        f"regions: {null}), but in {_single()}",
+    )
+
+
+def _single() -> str:
+    """Exemplars of several orders beside single activations drawn at random."""
+    r = _read("behaviours-single/refusal.json")
+    row = next(x for x in r["tests"] if x["arm"] == "exemplar" and x["null"].startswith("single activation, showing"))
+    orders = sum(x["name"] == "exemplar" for x in r["directions"])
+    return (
+        f"{orders} orders exemplars take {row['fall']:.2f} off the log-odds, random single activations "
+        f"{row['null_fall']:.2f}"
     )
 
 
@@ -155,7 +165,7 @@ def _orders() -> tuple[str, str, str]:
     share = {arm: [r["order"][arm]["same"] for r in tops_page.stability()] for arm in ("as built", "random exemplars")}
     reach = {arm: f"{min(of):.0%} to {max(of):.0%}" for arm, of in share.items()}
     return (
-        "(Asked here.) Regions come back in another order of the text",
+        "Regions come back in another order",
         f"{reach['as built']} do; of cells around random activations {reach['random exemplars']}",
         f"regions come back in another order of the text | {reach['as built']} do; of cells around random activations "
         f"{reach['random exemplars']}",
