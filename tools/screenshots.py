@@ -24,6 +24,9 @@ OF_BUILD = {
     "layers": ("/d/resid_post.12-p4/layers?region=30", 1260),
 }
 PATIENCE = 300_000  # milliseconds
+UNFINISHED = """[...document.querySelectorAll('.plot')].some((e) => e.getBoundingClientRect().top < innerHeight
+        && !e.querySelector('.main-svg'))
+    || [...document.querySelectorAll('p.dim')].some((e) => e.textContent.endsWith(' ...'))"""
 
 
 @contextmanager
@@ -48,7 +51,8 @@ def draw(browser, root: Path, pages: dict[str, tuple[str, int]]) -> None:
             page.set_default_timeout(PATIENCE)
             page.goto(address + path)
             page.wait_for_selector("main[data-ready]")
-            page.wait_for_load_state("networkidle")
+            while page.evaluate(UNFINISHED):
+                page.wait_for_timeout(500)
             page.wait_for_timeout(1000)  # plots move into place
             page.screenshot(path=PLACE / f"{name}.png")
             page.close()
