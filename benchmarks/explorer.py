@@ -1,11 +1,15 @@
-"""Explorer: how long server and browser take to show a dictionary of 20,000 regions (d = 576).
+"""Explorer: how long server and browser take to show a dictionary of 20,000 regions.
 
-A synthetic annotated dictionary (that of the tests). Requests one after another on a warmed server; pages opened
-afresh in headless Chromium until their heading and their evidence are there. No textbook: the targets are absolute.
+Synthetic annotated dictionaries (those of the tests). *server*, *browser* (d = 576): requests one after another on a
+warmed server; pages opened afresh in headless Chromium until their heading and their evidence are there. *computed*
+(d = 2,304): tree, map and matching of 20,000 regions and of 10,000 of the same exemplars, asked of a server that has
+never computed them, and then of another one; seconds of the processor, both cores together, beside those of the
+clock. No textbook: the targets are absolute.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -14,8 +18,8 @@ import urllib.request
 from pathlib import Path
 from time import perf_counter
 
-from .data import HERE, SEED
-from .measure import Row, Samples, arguments, write
+from .data import HERE, stated
+from .measure import Row, Samples, arguments, kept_rows, write
 
 TURNS = 9
 REQUESTS = {"overview": "", "region": "/regions/7", "list": "/regions?limit=100", "search": "/regions?q=riv&limit=100"}
@@ -61,24 +65,56 @@ def browser(site: str, key: str) -> list[Row]:
     return rows
 
 
+def computed(root: Path, fine: str, coarse: str) -> list[Row]:
+    from explorer_site import get, served
+
+    paths = {
+        "tree": (f"dictionaries/{fine}/tree", "<= 3 s"),
+        "map": (f"dictionaries/{fine}/map", "<= 8 s"),
+        "matching": (f"match?a={fine}&b={coarse}", "<= 15 s"),
+    }
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
+    for _ in range(2):
+        with served(root) as site:
+            for key in (fine, coarse):
+                get(f"{site}/api/dictionaries/{key}/regions/7")
+            for name, (path, _) in paths.items():
+                begun, cpu = perf_counter(), time.process_time()
+                get(f"{site}/api/{path}")
+                took[name].append((perf_counter() - begun, time.process_time() - cpu))
+    rows = []
+    for name, (_, target) in paths.items():
+        (first, cpu), (again, _) = took[name]
+        found = {"processor seconds": round(cpu, 2), "again, seconds": round(again, 2)}
+        rows.append(Row(f"computed: {name}", Samples([first], [0.0]), target=target, found=found))
+    return rows
+
+
 def main() -> None:
-    given = arguments(__doc__)
+    given = arguments(__doc__, ("server", "browser", "computed"))
     sys.path.insert(0, str(HERE.parent / "tests"))
     from annotated import annotated
     from explorer_site import served
 
-    k, d = (2_000, 64) if given.quick else (20_000, 576)
+    parts = given.parts or ["server", "browser", "computed"]
+    k, d, wide = (2_000, 64, 256) if given.quick else (20_000, 576, 2_304)
+    rows = kept_rows("explorer", given.parts, quick=given.quick)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "build"
-        annotated(root, k=k, d=d, percentiles=(2,))
-        with served(root) as site:
-            key = "resid_post.1-p2"
-            for path in REQUESTS.values():
-                urllib.request.urlopen(f"{site}/api/dictionaries/{key}{path}").read()
-            time.sleep(1)
-            rows = server(site, key) + browser(site, key)
-    about = {"regions": k, "d_model": d}
-    write("explorer", quick=given.quick, seed=SEED, about=__doc__ or "", data=about, rows=rows)
+        root, key = Path(folder) / "build", "resid_post.1-p2"
+        if "server" in parts or "browser" in parts:
+            annotated(root, k=k, d=d, percentiles=(2,))
+            with served(root) as site:
+                for path in REQUESTS.values():
+                    urllib.request.urlopen(f"{site}/api/dictionaries/{key}{path}").read()
+                time.sleep(1)
+                rows += server(site, key) if "server" in parts else []
+                rows += browser(site, key) if "browser" in parts else []
+        if "computed" in parts:
+            os.environ["EP_CACHE"] = f"{folder}/cache"  # nothing has been computed yet
+            annotated(Path(folder) / "wide", k=k, d=wide, percentiles=(2, 4))
+            rows += computed(Path(folder) / "wide", key, "resid_post.1-p4")
+    about = {"regions": k, "d_model": d, "d_model of what is computed": wide}
+    write("explorer", **stated(given, __doc__), data=about, rows=rows)
 
 
 if __name__ == "__main__":
