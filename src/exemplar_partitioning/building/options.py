@@ -106,9 +106,9 @@ class BuildRequest(RunRequest, BuildOptions):
 
     sites: SkipValidation[str | Iterable[str] | None] = Field(
         default=None,
-        description="Names or globs: resid_post.15,resid_post.2*. Of a block: resid_pre, resid_mid, resid_post, "
-        "attn_out_post, mlp_out_post, q, k, v, z, mlp_act, router_logits; of the model: embeddings, final_norm; of any "
-        "module: its path with :in or :out. By default the residual stream half way up.",
+        description="Names or globs, with commas between: resid_post.15 or resid_post.2*. Of a block: resid_pre, "
+        "resid_mid, resid_post, attn_out_post, mlp_out_post, q, k, v, z, mlp_act, router_logits; of the model: "
+        "embeddings, final_norm; of any module: its path with :in or :out. By default the residual stream half way up.",
     )
     dtype: str = Field(
         default="auto",

@@ -102,7 +102,9 @@ def build(
             help="Adapter of PEFT to put on the model: its folder.", rich_help_panel=_MACHINE, show_default=False
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/<model>")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write.", show_default="dictionaries/ and the model's name")
+    ] = None,
     annotate: Annotated[
         bool,
         typer.Option(

@@ -79,7 +79,6 @@ def _family(tree: Tree, level: int, region: int, name: Any) -> dict[str, Any]:
 
 
 def _line(node: dict[str, Any]) -> str:
-
     return f"percentile {node['percentile']:g} region {node['region']}  {visible(node['label'])}"
 
 
@@ -97,8 +96,8 @@ def _levels(tree: Tree, as_json: bool) -> None:
         return
 
     shown = table(
-        *(">percentile", ">theta", ">regions", ">that split"),
-        *(">childless", ">kept exemplar", ">nested", ">by chance"),
+        *(">percentile", ">theta", ">regions", ">split"),
+        *(">childless", ">kept", ">nested", ">by chance"),
     )
     for row in rows:
         shares = [row[key] for key in ("split", "childless", "same_exemplar", "nested", "nested_chance")]
