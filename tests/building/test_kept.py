@@ -62,6 +62,20 @@ def test_an_annotation_of_what_calibrated_needs_no_pass_and_has_the_same_bytes(l
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
+def test_from_python_a_build_ends_annotated_behind_a_bar(loaded, text_file, tmp_path, capsys, passes):
+    given = OPTIONS | {"out": tmp_path / "a", "max_tokens": 9000}
+    result = ep.build(loaded, [text_file], annotate=True, progress=True, **given)
+    bar = capsys.readouterr().err
+    assert "regions=" in bar and "tokens/s" in bar and bar.endswith("\n")
+    once, record = passes[0], ep.load(tmp_path / "a", site="resid_post.0").annotation.record
+    assert 0 < record.n_activations <= result.tokens
+    ep.build(loaded, [text_file], **given | {"out": tmp_path / "b"})
+    assert once == passes[0] - once and capsys.readouterr().err == ""
+    assert {name: data for name, data in tree(tmp_path / "a").items() if name in tree(tmp_path / "b")} == tree(
+        tmp_path / "b"
+    )
+
+
 def test_all_are_kept_for_good_and_text_beyond_them_is_extracted(loaded, text_file, tmp_path, passes):
     result = ep.build(loaded, [text_file], out=tmp_path / "a", keep_activations="all", max_tokens=9000, **OPTIONS)
     kept = Kept.beside(tmp_path / "a")
