@@ -8,7 +8,7 @@ import pytest
 import exemplar_partitioning as ep
 from annotated import HOSTILE, annotated
 from exemplar_partitioning.compare.tree import paths
-from exemplar_partitioning.show.explorer import matches
+from exemplar_partitioning.show.explorer import computed
 from explorer_browser import NEEDED, fits, go, hearable, ready, until, window
 from explorer_site import get, served
 
@@ -135,23 +135,33 @@ def test_pairs_lead_to_both_regions_by_keyboard_and_pointer(page):
     page.wait_for_url(f"**/d/{B}/regions/3")
 
 
-def test_while_a_matching_is_computed_the_page_says_so(browser, built, monkeypatch):
-    opened = threading.Event()
+def test_a_matching_says_how_far_it_is_is_stopped_and_begun_anew(browser, built, monkeypatch, tmp_path):
+    opened, ended = threading.Event(), threading.Event()
 
-    def slow(*given, **more):
-        assert opened.wait(30)
-        return ep.match(*given, **more)
+    def slow(*given, tell):
+        try:
+            while not opened.wait(0.1):
+                tell(0.25)
+        finally:
+            ended.set()
+        return ep.match(*given, tell=tell)
 
-    monkeypatch.setattr(matches, "match", slow)
+    monkeypatch.setattr(computed, "match", slow)
+    monkeypatch.setenv("EP_CACHE", str(tmp_path))
     with served(built[0] / "build") as site, window(browser, site) as page:
         page.goto(BOTH)
-        page.wait_for_selector("text=/Matching 150 regions with 75: this is being computed, for [12] s now/")
-        assert "is being computed" in page.locator("#status").inner_text()
+        page.wait_for_selector("text=/Matching 150 regions with 75: 25.0.% in [12] s/")
+        assert page.locator("progress").evaluate("bar => bar.value") == 0.25
+        assert page.locator("nav a", has_text="Map").get_attribute("href") == f"/d/{A}/map"
         assert page.locator(".list").count() == 0
-        opened.set()
+        page.get_by_role("button", name="Stop").click()
+        page.wait_for_selector("text=was stopped")
+        assert ended.wait(30) and not opened.is_set()
         ready(page)
-        assert page.locator("text=is being computed").count() == 0
-        assert page.locator(".list tbody tr").count() == 100
+        opened.set()
+        page.get_by_role("button", name="Begin anew").click()
+        page.wait_for_selector(".list tbody tr")
+        assert page.locator(".list tbody tr").count() == 100 and page.locator("progress").count() == 0
 
 
 def test_other_widths_are_told_with_a_way_out(page):

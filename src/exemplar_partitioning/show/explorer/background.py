@@ -35,7 +35,7 @@ class Task(Generic[T]):
         """Take down how much is done. Raises CalledOff once nobody wants it any more."""
         self.share = share
         if self.stopped:
-            raise CalledOff("stopped: ask again to begin anew")
+            raise CalledOff("stopped: ask again to begin anew")  # nobody hears it
 
 
 class Background:
@@ -48,7 +48,8 @@ class Background:
     def get(self, key: Hashable, compute: Callable[[Tell], T]) -> T:
         """The result; what `compute` raises, once, so that the next question tries anew.
 
-        Raises StillComputing if it is not there within PATIENCE. `compute` is given what to tell its progress.
+        Raises StillComputing if it is not there within PATIENCE, or was stopped meanwhile. `compute` is given what to
+        tell its progress.
         """
         with self._lock:
             if key not in self._tasks:
@@ -56,7 +57,7 @@ class Background:
                 # a daemon, unlike the threads of an executor: the end of the program does not wait for it
                 threading.Thread(target=self._run, args=(self._tasks[key], compute), daemon=True).start()
             task: Task[T] = self._tasks[key]
-        if not wait([task.future], PATIENCE).done:
+        if not wait([task.future], PATIENCE).done or task.stopped:
             raise StillComputing(time.monotonic() - task.begun, task.share)
         if task.future.exception() is not None:
             with self._lock:

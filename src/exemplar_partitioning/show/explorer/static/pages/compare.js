@@ -96,15 +96,8 @@ async function waited(place, c, both) {
     return true;
   };
   status(said);
-  try {
-    const m = await patiently("match", both, wait);
-    if (!stopped) waiting.remove();
-    return stopped ? null : m;
-  } catch (error) {
-    if (stopped) return null; // the very question was answered that it was stopped
-    waiting.remove();
-    throw error;
-  }
+  const m = await patiently("match", both, wait).finally(() => stopped || waiting.remove());
+  return stopped ? null : m;
 }
 
 function told(m, c) {
