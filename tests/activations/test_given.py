@@ -185,10 +185,13 @@ class TestRefusals:
             ep.build("smollm2-135m-instruct", [tmp_path / "x.npy"], out=tmp_path / "o")
 
     def test_what_needs_the_model_says_so(self, tmp_path):
-        ep.build_from_activations(X, out=tmp_path / "o", percentiles=[10])
+        ep.build_from_activations(X, out=tmp_path / "o", percentiles=[10], site="resid_post.1")
         for act in (lambda: ep.annotate(tmp_path / "o", ["text"]), lambda: ep.evaluate(ep.load(tmp_path / "o"))):
             with pytest.raises(EPError, match="--model"):
                 act()
+        ep.build_from_activations(X, out=tmp_path / "p", percentiles=[10])
+        with pytest.raises(EPError, match="a place that is not known"):
+            ep.read(ep.load(tmp_path / "p"), "text", "org/model")
 
 
 class TestSaved:

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import exemplar_partitioning as ep
+from conftest import sentences
 from exemplar_partitioning.cli import app
 from exemplar_partitioning.errors import DataError, EPError, ResourceError
 from exemplar_partitioning.files import seal
@@ -122,6 +123,22 @@ def test_carried_matched_and_exported(built, hidden, loaded, tmp_path):
     assert json.loads((tmp_path / "interp-engine" / "direction_set.json").read_text())["point"] == "mlp_act.1"
     with pytest.raises(EPError, match="axbench"):
         ep.export(hidden, "axbench", tmp_path / "axbench")
+
+
+@pytest.mark.parametrize("site", SITES.split(","))
+def test_measured_and_told_apart_there(built, loaded, site):
+    """What evaluates, decomposes, localises and judges text works wherever a dictionary is of."""
+    d = ep.load(built, site=site)
+    new = [*sentences(200, seed=5)]
+    measured = ep.evaluate(d, iter(new), model=loaded, ks=(1, 4), max_tokens=200)
+    few, more = (row for row in measured.rows if row.code == "exemplars")
+    assert 0 < more.fvu.estimate < few.fvu.estimate and few.ce is not None
+    read = ep.read(d, new[0], loaded)
+    assert {row.region for row in read} <= set(range(d.k)) and read[0].distance >= 0
+    regions = ep.localise(d, loaded, new[:8], [True, False] * 4, chat=False)
+    assert sum(each.prompts for each in regions) == 8
+    detector = ep.Detector.fit(d, iter(new), loaded, false_alarms=0.2, max_tokens=3000)
+    assert len([*detector.score(iter(new[:3]), loaded)]) == 3
 
 
 def test_it_grows_on_and_given_activations_may_be_of_it(built, hidden, loaded, text_file, tmp_path):

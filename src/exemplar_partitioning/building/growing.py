@@ -236,15 +236,21 @@ class Growing:
 
 
 def decided(
-    extracted: Iterable[tuple[Chunk, dict[str, Tensor]]], growing: Sequence[Growing], device: str
+    extracted: Iterable[tuple[Chunk, dict[str, Tensor] | Iterator[tuple[str, Tensor]]]],
+    growing: Sequence[Growing],
+    device: str,
 ) -> Iterator[Chunk]:
     """Chunks, each once its activations, which are used up, are in the dictionaries that grow at their site."""
     for chunk, activations in extracted:
-        while activations:
-            site, x_nd = activations.popitem()
+        for site, x_nd in _used_up(activations) if isinstance(activations, dict) else activations:
             feed([each for each in growing if each.site == site], x_nd, chunk, device=device)
         end(growing, chunk)
         yield chunk
+
+
+def _used_up(activations: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    while activations:
+        yield activations.popitem()
 
 
 def feed(here: Sequence[Growing], x_nd: Tensor, chunk: Chunk, *, device: str = "cpu") -> None:

@@ -252,6 +252,7 @@ class BuildRun:
             self.state.spill.keep(workspace.out / FOLDER, of)
         _write_log(workspace.settings, result, at_work.notes())
         self.progress.report("done")
+        self.state.growing.clear()  # what follows in this process has their room
         return result
 
     def _report(self, kind: str, tokens: int, rate: float) -> None:
@@ -280,7 +281,7 @@ class BuildRun:
                 self._calibrate()
             elif state.clustered < len(collected) or self._keeps:
                 state.spill.open()
-            held = ((collected[i], state.spill.chunk(i)) for i in range(state.clustered, len(collected)))
+            held = ((collected[i], state.spill.by_site(i)) for i in range(state.clustered, len(collected)))
             self._cluster(decided(held, state.growing, self.job.device))
             for _ in itertools.islice(stream, max(0, known - len(collected))):
                 pass  # clustered by an earlier process

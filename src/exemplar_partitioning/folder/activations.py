@@ -121,10 +121,10 @@ class Spill:
         x = np.fromfile(self.paths[site], np.float32, (stop - start) * d, offset=start * d * 4)
         return torch.from_numpy(x.reshape(stop - start, d))
 
-    def chunk(self, index: int, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Activations of one chunk at some sites; by default, at every site."""
+    def by_site(self, index: int, sites: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Activations of one chunk at some sites, by default at every site, each read when it is asked for."""
         start = sum(self.rows[:index])
-        return {site: self.read(site, start, start + self.rows[index]) for site in sites or self.paths}
+        return ((site, self.read(site, start, start + self.rows[index])) for site in sites or self.paths)
 
     def batches(self, site: str, size: int, count: int) -> Batches:
         """The first `count` batches of a site, read one at a time however often they are iterated."""
@@ -198,7 +198,7 @@ class Kept:
         """Activations at some sites of the chunk that ends where the stream has this digest, if it is there."""
         if digest not in self.spill.digests or self.spill.rows[at := self.spill.digests.index(digest)] != rows:
             return None
-        return self.spill.chunk(at, sites)
+        return dict(self.spill.by_site(at, sites))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from ..errors import EPError
 from ..models.admission import same_probe
 from ..models.load import load_model
 from ..models.loaded import LoadedModel
+from ..models.sites import named_site
 from .dictionary import StoredDictionary, versions
 
 
@@ -21,7 +22,12 @@ def model_of(
     That code of its own may run is asked for anew each time (`trust_remote_code`), whatever the dictionary records.
     Raises EPError if it cannot be found or is another one; see `check_model`.
     """
-    record = dictionary.config.model
+    record, site = dictionary.config.model, dictionary.config.site
+    if not record.known and named_site(site.name.replace("@", ":")) is None:
+        raise EPError(
+            f"{dictionary.path} was built from activations of a place that is not known ({site.name}), so no model can "
+            "be read there; build again and name it with --site (site=), such as resid_post.12"
+        )
     if model is None and not record.known:
         raise EPError(
             f"{dictionary.path} was built from activations of a model that is not known ({record.id}); to read text, "
