@@ -17,7 +17,6 @@ Shapes: n rows of a block, r uncovered rows among them, k exemplars, d = d_model
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -144,43 +143,37 @@ class LeaderClustering:
         return ids_n
 
     def _add_to_few(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-        """The exemplar that each row joins, and which rows it alone covers, by the two most similar of each."""
-        first = self.k
+        """The exemplar that each row joins, and which rows it alone covers, by the two most similar of each.
+
+        Finer arithmetic looks at the rows of which these do not tell, and exact arithmetic at those left.
+        """
+        first, theta, birth_row_k = self.k, self.threshold, None
         top = self._search.top_two(block)
-        within_n, alone_n = self._settle(block, top)
+        rows = self._search.sharpen(top, block, lambda top: _near(top, theta))
+        within_n = top.gaps(theta)[0] > 0
+        if len(rows):
+            within_n[rows] = self._search.exactly(block, rows, theta)[1]
         born_at = self._make_exemplars(block, (~within_n).nonzero()[:, 0])
         if len(born_at):
             top = top.merge(self._search.top_two(block, first, born_at))
-            _, alone_n = self._settle(block, top, torch.cat([born_at.new_full((first,), -1), born_at]))
-            top.id_n[born_at], alone_n[born_at] = torch.arange(first, self.k, device=born_at.device), False
-        return top.id_n, alone_n
-
-    def _settle(
-        self, block: Block, top: TopTwo, birth_row_k: Int64[Tensor, " k"] | None = None
-    ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
-        """Whether the nearest exemplar covers each row, and whether it alone does and that matters; corrects its id.
-
-        Finer arithmetic looks at the rows of which the two do not tell, and exact arithmetic at those left.
-        """
-        theta = self.threshold
-        if not self.k:
-            none_n = torch.zeros_like(top.id_n, dtype=torch.bool)
-            return none_n, none_n
-        open_k = torch.as_tensor(self.sole_counts < 2, device=top.id_n.device)
+            birth_row_k = torch.cat([born_at.new_full((first,), -1), born_at])
+        open_k = torch.as_tensor(self.sole_counts < 2, device=born_at.device)
 
         def unsure(top: TopTwo) -> Bool[Tensor, " n"]:
-            gap_n, second_n, sure_n = top.gaps(theta)
-            asked_n = torch.where(open_k[top.id_n], second_n.abs(), math.inf)
-            return (torch.minimum(gap_n.abs(), asked_n) <= sure_n) | top.tied_n
+            _, second_n, sure_n = top.gaps(theta)
+            alone_n = (second_n.abs() <= sure_n) | ((second_n < 0) & _near(top, theta))
+            unsure_n = top.tied_n | (open_k[top.id_n] & alone_n)
+            unsure_n[born_at] = False  # what became an exemplar was covered by none
+            return unsure_n
 
         rows = self._search.sharpen(top, block, unsure, birth_row_k)
         gap_n, second_n, _ = top.gaps(theta)
-        within_n = gap_n > 0
-        alone_n = within_n & open_k[top.id_n] & (second_n < 0)
+        alone_n = (gap_n > 0) & open_k[top.id_n] & (second_n < 0)
         if len(rows):
-            top.id_n[rows], within_n[rows], alone = self._search.exactly(block, rows, theta, birth_row_k)
+            top.id_n[rows], _, alone = self._search.exactly(block, rows, theta, birth_row_k)
             alone_n[rows] = alone & open_k[top.id_n[rows]]
-        return within_n, alone_n
+        top.id_n[born_at], alone_n[born_at] = torch.arange(first, self.k, device=born_at.device), False
+        return top.id_n, alone_n
 
     def _add_to_many(self, block: Block) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
         """The exemplar that each row joins, and which rows it alone covers, where few pairs can be computed again."""
@@ -273,6 +266,12 @@ class LeaderClustering:
                 covers_r[unsure] = ((1.0 - sim_s) <= self.threshold).numpy(force=True)
             open_r &= ~covers_r
         return torch.as_tensor(leaders, dtype=torch.int64, device=block.x_nd.device)
+
+
+def _near(top: TopTwo, threshold: float) -> Bool[Tensor, " n"]:
+    """Rows of which fast arithmetic cannot tell whether the nearest exemplar covers them."""
+    gap_n, _, sure_n = top.gaps(threshold)
+    return gap_n.abs() <= sure_n
 
 
 def covered_alone(
