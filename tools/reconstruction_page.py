@@ -270,6 +270,17 @@ def _letters() -> str:
         split, absorbed = line["split"], line["absorbed"]
         cells += [f"{split[0]:.1f}", f"{absorbed[0]:.2f} ({absorbed[1]:.2f} to {absorbed[2]:.2f})"]
         lines.append(f"| {line['arm']} | {percentile} | {line['features']:,} | " + " | ".join(cells) + " |")
+    if "reseeded" in found:
+        lines += [
+            "",
+            "| three draws of training tokens, percentile 1 | F1, best | detectable | absorbed | detectable |",
+        ]
+        lines += ["|---|--:|--:|--:|--:|"]
+        for arm, of in found["reseeded"].items():
+            cells = [
+                f"{_between(of[name]['draws'], '.2f')} | {of[name]['detectable']:.2f}" for name in ("main", "absorbed")
+            ]
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
