@@ -19,7 +19,7 @@ from exemplar_partitioning.core.atoms import Atoms, Rule
 from exemplar_partitioning.core.pursuit import pursue
 from exemplar_partitioning.models.hooks import at
 
-_WINDOWS = 32  # run at once
+_WINDOWS, _LOGITS = 32, 2**27  # run at once, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +90,10 @@ class Measure:
         starts = [0]
         for count in counts:
             starts.append(starts[-1] + count)
-        for first in range(0, len(counts), _WINDOWS):
-            part = slice(first, first + _WINDOWS)
-            rows = slice(starts[first], starts[min(first + _WINDOWS, len(counts))])
+        at_once = max(1, min(_WINDOWS, _LOGITS // (text.ids_bs.shape[1] * self.model.config.vocab_size)))
+        for first in range(0, len(counts), at_once):
+            part = slice(first, first + at_once)
+            rows = slice(starts[first], starts[min(first + at_once, len(counts))])
             put = None if x_nd is None else x_nd[rows]
             loss_bs = self._losses(text.ids_bs[part], text.text_bs[part], put)
             kept_bs = self.follows_bs[part]
