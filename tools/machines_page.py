@@ -12,7 +12,7 @@ def scaling_parts() -> dict[str, str]:
 
 
 def speed_parts() -> dict[str, str]:
-    return {"peers": _peers(), "gpu": _gpu()}
+    return {"peers": _peers(), "decomposition": _decomposition(), "gpu": _gpu()}
 
 
 def errors_parts() -> dict[str, str]:
@@ -92,6 +92,18 @@ def _peers() -> str:
         if "cosine" in (found := row["found"]) and " against " not in row["what"]:
             values = f"{found['K']:,} | {found['cosine']:.3f} | {found['FVU']:.3f} | {found['coverage']:.3f}"
             lines.append(f"| {row['what']} | {values} |")
+    return "\n".join(lines)
+
+
+def _decomposition() -> str:
+    """Rows a second of a core, in both ways there are, beside scikit-learn."""
+    record = _read("decomposition")
+    lines = [_made(record), ""]
+    lines += ["| | rows a second of a core | scikit-learn | ratio | memory |", "|---|--:|--:|--:|--:|"]
+    for row in record["rows"]:
+        mine, theirs = row["found"]["rows per second of a core"], row["found"]["of the textbook"]
+        memory = f"{row['memory']['ours_gb']:.2f} GB"
+        lines.append(f"| {row['what']} | {mine:,} | {theirs:,.0f} | **{row['ratio']:.0f}x** | {memory} |")
     return "\n".join(lines)
 
 

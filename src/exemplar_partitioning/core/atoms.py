@@ -6,6 +6,7 @@ Shapes: n rows, m atoms, d = d_model, k steps, p pairs (row, atom), t atoms of a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,14 +59,14 @@ class Atoms:
     """Unit directions [m, d] made ready for pursuit: on the grid, with their inner products if these fit."""
 
     def __init__(self, atoms_md: Float[Tensor, "m d"]):
-        self.atoms_md = on_grid(atoms_md)
+        self.atoms_md = room(atoms_md.shape, atoms_md.float()).copy_(on_grid(atoms_md))
         self.squared_m = (self.atoms_md.double() ** 2).sum(dim=1)
         self.gram_mm: Float64[Tensor, "m m"] | None = None
         m = len(atoms_md)
         if 12 * m * m <= GRAM_BYTES:
             exact_md = self.atoms_md.double()
-            self.gram_mm = torch.mm(exact_md, exact_md.T, out=_room(m, exact_md))
-            self.fast_mm = _room(m, self.atoms_md).copy_(self.gram_mm)
+            self.gram_mm = torch.mm(exact_md, exact_md.T, out=room((m, m), exact_md))
+            self.fast_mm = room((m, m), self.atoms_md).copy_(self.gram_mm)
 
     def __len__(self) -> int:
         return len(self.atoms_md)
@@ -90,11 +91,11 @@ class Atoms:
         return products_pt
 
 
-def _room(m: int, like: Tensor) -> Tensor:
-    """A matrix [m, m] to fill. On a CPU numpy's memory: that comes in large pages, where lines are found sooner."""
+def room(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A tensor to fill. On a CPU in numpy's memory: that comes in large pages, where lines are found sooner."""
     if like.device.type != "cpu":
-        return like.new_empty((m, m))
-    return torch.from_numpy(np.empty((m, m), like.numpy().dtype))
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, like.numpy().dtype))
 
 
 def on_grid(unit_nd: Tensor) -> Float32[Tensor, "n d"]:

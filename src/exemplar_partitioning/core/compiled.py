@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from numba import njit
 from torch import Tensor
 
-from .atoms import NOTHING, TIE, Atoms, Codes, Rule
+from .atoms import NOTHING, TIE, Atoms, Codes, Rule, room
 from .geometry import UNIT_ROUNDOFF
 
 _exactly: Any = njit(cache=True, nogil=True, error_model="numpy")
@@ -75,10 +75,12 @@ def pursue_by_row(atoms: Atoms, u_nd: Float32[Tensor, "n d"], rule: Rule) -> Cod
         enough=rule.enough,
     )
     codes = np.full((n, rule.steps), -1), np.zeros((n, rule.steps)), np.zeros(n)
+    products_rm = room((min(n, _TOGETHER), len(atoms)), u_nd)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first in range(0, n, _TOGETHER):
             u_rd = u_nd[first : first + _TOGETHER].contiguous()
-            of_rows = (u_rd, u_rd @ atoms.atoms_md.T, *(column[first : first + _TOGETHER] for column in codes))
+            torch.mm(u_rd, atoms.atoms_md.T, out=products_rm[: len(u_rd)])
+            of_rows = (u_rd, products_rm[: len(u_rd)], *(column[first : first + _TOGETHER] for column in codes))
             ends = range(_BY_ONE, len(u_rd), _BY_ONE)
             parts = zip(*(np.split(np.asarray(column), ends) for column in of_rows), strict=True)
             list(threads.map(lambda part: _rows(given, part[0], part[1], part[2:]), parts))
