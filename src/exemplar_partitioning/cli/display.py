@@ -74,17 +74,25 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=console,
         transient=True,
     )
     task = progress.add_task("", total=1)
+    doing, printed = "", 0.0
 
     def report(what: str, done: int, total: int) -> None:
+        nonlocal doing, printed
+        if what != doing:  # another rate
+            progress.reset(task)
         progress.update(task, description=what, completed=done, total=total)
-        if not console.is_terminal:
-            console.print(f"{what} ({done} of {total})" if total > 1 else what, markup=False, highlight=False)
+        if not console.is_terminal and (what != doing or time.monotonic() - printed > _PLAIN_SECONDS):
+            printed = time.monotonic()
+            console.print(f"{what} ({done:,} of {total:,})" if total > 1 else what, markup=False, highlight=False)
+        doing = what
 
     with progress:
         yield report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,8 @@ from ..models.sites import resolve_sites
 from ..stream import Chunk, text_chunks
 from ..text.documents import Sources
 from ..text.windows import Window
+
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,13 @@ class HeldOut:
 
 
 def held_out(
-    dictionary: StoredDictionary, loaded: LoadedModel, text: Sources | None, *, max_tokens: int, field: str = "text"
+    dictionary: StoredDictionary,
+    loaded: LoadedModel,
+    text: Sources | None,
+    *,
+    max_tokens: int,
+    field: str = "text",
+    report: Report = lambda what, done, total: None,
 ) -> HeldOut:
     """Read text as the dictionary's build did: first enough for a pool of activations, then what to evaluate on.
 
@@ -67,6 +75,7 @@ def held_out(
             from, whole documents of it left out.
         max_tokens: text tokens to evaluate on.
         field: column or key that holds the text.
+        report: called with what is done, how far, and of how much.
 
     Raises:
         EPError: the text is shorter.
@@ -82,6 +91,7 @@ def held_out(
     passages: list[Passage] = []
     rows = tokens = 0
     for chunk in text_chunks(documents, loaded, dictionary.config.text.windowing, 2**62):
+        report("reading held-out text", min(rows, 2 * dictionary.k) + tokens, 2 * dictionary.k + max_tokens)
         if seen > 0:
             seen -= len(chunk.kept)
             of_build |= {window.document for window in chunk.windows}

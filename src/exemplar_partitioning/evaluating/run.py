@@ -5,7 +5,7 @@ Shapes: n activations, d = d_model, p passages, w documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +19,13 @@ from ..folder.model import check_model, model_of
 from ..models.loaded import LoadedModel
 from ..text.documents import Sources
 from .codes import of_dictionary, of_random_activations, of_sae
-from .held_out import HeldOut, held_out
+from .held_out import HeldOut, Report, held_out
 from .result import Bootstrap, Evaluation
 from .splice import Spliced
 from .tally import Predictions, Spread, Tally
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 _PASSAGES = 16  # rebuilt at once
-
-Report = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -74,8 +72,7 @@ def evaluate(
     dictionary.check_pursuit(usable[0], basis=basis, method=method)
     loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model)
     check_model(dictionary, loaded)
-    report("reading held-out text", 0, 1)
-    text_held = held_out(dictionary, loaded, text, max_tokens=max_tokens, field=field)
+    text_held = held_out(dictionary, loaded, text, max_tokens=max_tokens, field=field, report=report)
     coders = of_dictionary(dictionary, usable, basis, method)
     coders += of_random_activations(dictionary, text_held.pool_nd, usable, method, seed)
     coders += of_sae(sae, usable, method) if sae is not None else []
@@ -127,7 +124,7 @@ def _run(text: HeldOut, tallies: Sequence[Tally], report: Report, splicing: Spli
     spread = tallies[0].spread
     predictions = Predictions(*np.zeros((4, spread.documents)))
     for first in range(0, len(text.passages), _PASSAGES):
-        report("evaluating", first, len(text.passages))
+        report("evaluating passages", first, len(text.passages))
         part = text.passages[first : first + _PASSAGES]
         document_p = text.document_p[first : first + _PASSAGES]
         length_p = [len(passage.text_s) for passage in part]
@@ -138,7 +135,8 @@ def _run(text: HeldOut, tallies: Sequence[Tally], report: Report, splicing: Spli
         if splicing is None:
             continue
         pieces = zip(*(got.x_nd.split(length_p) for got in rebuilt), strict=True)
-        for passage, w, piece in zip(part, document_p, pieces, strict=True):
+        for done, (passage, w, piece) in enumerate(zip(part, document_p, pieces, strict=True), first):
+            report("evaluating passages", done, len(text.passages))
             spliced = Spliced(splicing.loaded, splicing.site, passage)
             mean_sd = spread.mean_d.expand(len(passage.text_s), -1)
             predictions.count_w[w] += len(spliced.target_p)
