@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -91,13 +92,15 @@ def overview(layers: Layers) -> dict[str, Any]:
             {"key": entry.key, "percentile": config.calibration.percentile, "k": config.build.k}
             | {"threshold": config.calibration.threshold, "stopped": config.build.stopped}
         )
+    folder, here = layers.seen.entry.build_folder, Path.cwd()
+    named = folder.relative_to(here) if here in folder.parents else folder
     return {
         "place": layers.place,
         "percentile": layers.percentile,
         "sites": [{"site": site, "dictionaries": rows} for site, rows in sites.items()],
         "why_not": layers.why_not,
         "seconds": layers.seconds,
-        "command": f"ep match {layers.seen.entry.build_folder} --neighbours --site '{layers.place}.*' "
+        "command": f"ep match {named} --neighbours --site '{layers.place}.*' "
         f"--percentile {layers.percentile:g} --out persistence",
     }
 
