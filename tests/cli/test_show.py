@@ -151,6 +151,14 @@ def test_the_list_is_by_members_with_labels_once_there_are_any(synthetic, bare, 
     assert "percentile 2: biggest" in out and "percentile 8: biggest" in out
 
 
+def test_of_many_dictionaries_the_regions_of_one_are_listed(built, show, monkeypatch):
+    code, out, _ = show(built)
+    assert (code, out.count("biggest of"), "of the other" in out) == (0, 2, False)
+    monkeypatch.setattr("exemplar_partitioning.cli.show._LISTED", 1)
+    code, out, _ = show(built)
+    assert (code, out.count("biggest of"), "Regions of the other 1 " in out) == (0, 1, True)
+
+
 def test_a_text_token_by_token(built, tiny_folder, show):
     text = sentences(1, seed=3)[0]
     d = store.load(built, percentile=2)

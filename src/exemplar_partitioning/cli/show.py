@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIRST = {"interest": "most telling", "members": "biggest"}
 _DOCUMENT = 26  # columns at most
+_LISTED = 20  # dictionaries; of more, the regions of one are listed: labels of 150 take minutes
 _WIDE = 120  # columns from which labels leave room for documents
 
 
@@ -125,8 +126,11 @@ def _print_all(path: Path, chosen: Sequence[OnDisk], top: int, sort: str) -> Non
         config, share = best[0].config, best[1]
         told = f"{share:.0%} of its regions hold {ENOUGH} members or more, and several words"
         out.print(f"To read first: percentile {config.calibration.percentile:g} of {config.site.name}; {told}")
-    for d in chosen:
+    listed = chosen if len(chosen) <= _LISTED else [best[0] if best else chosen[0]]
+    for d in listed:
         out.print(_table(d, top, sort, out.width))
+    if len(listed) < len(chosen):
+        out.print(f"\nRegions of the other {len(chosen) - 1} dictionaries are shown by --site and --percentile")
 
 
 def _table(dictionary: OnDisk, top: int, sort: str, width: int) -> Table:
