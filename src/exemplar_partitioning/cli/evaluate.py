@@ -40,7 +40,9 @@ def evaluate(
     basis: options.Basis = "exemplar",
     method: options.Method = "omp",
     max_tokens: options.MaxTokens = 8_192,
-    splice: Annotated[bool, typer.Option(help="Also let the model go on from rebuilt activations.")] = True,
+    no_splice: Annotated[
+        bool, typer.Option("--no-splice", help="Do not let the model go on from rebuilt activations.")
+    ] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Draw error and cross-entropy against L0: a .svg, .png or .pdf file.")
     ] = None,
@@ -74,7 +76,7 @@ def evaluate(
             basis=basis,
             method=method,
             max_tokens=max_tokens,
-            splice=splice,
+            splice=not no_splice,
             field=field,
             seed=seed,
             report=report,
