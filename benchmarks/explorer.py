@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 from .data import HERE, stated
-from .measure import Row, Samples, arguments, kept_rows, write
+from .measure import Row, Samples, arguments, kept_rows, timed, write
 
 TURNS = 9
 REQUESTS = {"overview": "", "region": "/regions/7", "list": "/regions?limit=100", "search": "/regions?q=riv&limit=100"}
@@ -73,20 +74,20 @@ def computed(root: Path, fine: str, coarse: str) -> list[Row]:
         "map": (f"dictionaries/{fine}/map", "<= 8 s"),
         "matching": (f"match?a={fine}&b={coarse}", "<= 15 s"),
     }
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
+    took: dict[str, list[tuple[float, float, float]]] = {name: [] for name in paths}
     for _ in range(2):
         with served(root) as site:
             for key in (fine, coarse):
                 get(f"{site}/api/dictionaries/{key}/regions/7")
             for name, (path, _) in paths.items():
-                begun, cpu = perf_counter(), time.process_time()
-                get(f"{site}/api/{path}")
-                took[name].append((perf_counter() - begun, time.process_time() - cpu))
+                cpu = time.process_time()
+                _, seconds, others = timed(partial(get, f"{site}/api/{path}"))
+                took[name].append((seconds, others, time.process_time() - cpu))
     rows = []
     for name, (_, target) in paths.items():
-        (first, cpu), (again, _) = took[name]
+        (first, others, cpu), (again, *_) = took[name]
         found = {"processor seconds": round(cpu, 2), "again, seconds": round(again, 2)}
-        rows.append(Row(f"computed: {name}", Samples([first], [0.0]), target=target, found=found))
+        rows.append(Row(f"computed: {name}", Samples([first], [others]), target=target, found=found))
     return rows
 
 
