@@ -231,7 +231,7 @@ def _read_work_folder(folder: Path) -> str:
         state.spill.open()
         (one,) = state.growing
         provenance = [(p.document, p.position, p.window_tokens.tolist(), p.raw_norm) for p in one.provenance]
-        activations = [state.spill.chunk(i)[SITE] for i in range(len(state.spill.rows))]
+        activations = [dict(state.spill.by_site(i))[SITE] for i in range(len(state.spill.rows))]
         rest = (state.clustered, state.digest, one.sample, one.spread, one.site, one.percentile, one.growth)
         counts = (one.clustering.position, one.clustering.skipped, one.clustering.threshold, one.stopped, one.digest)
         return digest(provenance, rest, counts, *activations, *one.arrays().values(), one.clustering.center)
