@@ -1,5 +1,6 @@
 """A real Ray cluster of several processes in this machine: same bytes as one process, whoever dies (L1, L9)."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -61,6 +62,25 @@ def test_three_workers(alone, cluster, tiny_folder, text_file, tmp_path):
     assert tree(out) == built(alone)
     ep.annotate(out, [text_file], model=str(tiny_folder), ray="auto", workers=1, checkpoint_seconds=0.0)
     assert tree(out) == tree(alone)
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}" \
+           "{% if add_generation_prompt %}assistant: {% endif %}"  # fmt: skip
+CHAT = {"chat": True, "prepend_bos": False}
+
+
+@pytest.mark.parametrize("options", [{"pool": "mean"}, {"positions": "mask:span"}, CHAT | {"generate": 5}])
+def test_tokens_that_count_are_the_same_on_workers(cluster, tiny_folder, tmp_path, options):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    rows = [{"text": text, "span": [[0, 1 + len(text) // 2]]} for text in sentences(60, seed=3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"sites": "resid_post.1", "percentiles": [10], **options}
+    ep.build(str(model), tmp_path / "rows.jsonl", out=tmp_path / "alone", **asked)
+    ep.build(str(model), tmp_path / "rows.jsonl", out=tmp_path / "many", ray="auto", workers=2, **asked)
+    assert tree(tmp_path / "alone") == tree(tmp_path / "many")
+    assert ("answers.jsonl" in tree(tmp_path / "many")) == ("generate" in options)
 
 
 def test_killed_workers_leave_no_trace(alone, cluster, tiny_folder, text_file, tmp_path):
