@@ -98,7 +98,7 @@ function listed(key, read, text) {
       ["Region", (each) => (each.region === null ? "–" : h("a", { href: regionPage(key, each.region) }, each.region)), "num"],
       ["Label", (each) => (each.region === null ? "" : h("bdi", { class: "label" }, visible(read.regions[each.region].label))), "grow"],
       ["Distance", (each) => fixed(each.distance), "num"],
-      ["Within θ", (each) => (each.within ? "yes" : "no"), ""],
+      ["Within θ", (each) => (each.within ? "yes" : "no"), "wide"],
       ["", (each) => each.region !== null && h("a", { href: about(each), "aria-label": `made of, and nearest regions of ${visible(each.text)}` }, "made of"), "nowrap"],
     ],
     read.tokens,
