@@ -7,13 +7,9 @@ Needs Chromium (`make browser`). The map, of a dictionary of 6,039 regions, is n
 
 import shutil
 import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 from exemplar_partitioning.demo.dictionary import packaged
-from exemplar_partitioning.show.explorer.library import Library
-from exemplar_partitioning.show.explorer.server import app, listen, server
 
 PLACE = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
 OF_DEMO = {"region": ("/d/resid_post.15-p4/regions/74", 1000), "overview": ("/d/resid_post.15-p4", 880)}
@@ -29,22 +25,11 @@ UNFINISHED = """[...document.querySelectorAll('.plot')].some((e) => e.getBoundin
     || [...document.querySelectorAll('p.dim')].some((e) => e.textContent.endsWith(' ...'))"""
 
 
-@contextmanager
-def served(root: Path):
-    """The address of an explorer over a folder."""
-    with listen(None, preferred=0) as listener:
-        running = server(app(Library([root])))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            thread.join()
-
-
 def draw(browser, root: Path, pages: dict[str, tuple[str, int]]) -> None:
     """Pictures of pages, by name, each as wide as a small screen and so high."""
+    sys.path.insert(0, str(PLACE.parents[1] / "tests"))
+    from explorer_site import served
+
     with served(root) as address:
         for name, (path, height) in pages.items():
             page = browser.new_page(viewport={"width": 1280, "height": height}, color_scheme="light")

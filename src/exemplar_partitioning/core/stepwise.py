@@ -6,6 +6,7 @@ Shapes: n rows, m atoms, d = d_model, k steps, t picks so far, p pairs (row, ato
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -15,7 +16,7 @@ from .atoms import NOTHING, TIE, Atoms, Codes, Rule, decide, strongest
 from .geometry import UNIT_ROUNDOFF, tree_sum
 
 
-class Stepwise:
+class Stepwise(ABC):
     """Rows that are still pursued: picks, weights and what is left after t steps.
 
     A kind of pursuit says how a pick is added: it sets weights and what is left, and takes them off the fast products.
@@ -60,9 +61,9 @@ class Stepwise:
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows_n])
 
+    @abstractmethod
     def add(self, pick_n: Int64[Tensor, " n"], product_n: Float64[Tensor, " n"]) -> None:
         """Of the pick of this step, with its exact inner product with what was left."""
-        raise NotImplementedError
 
     def best(self) -> tuple[Int64[Tensor, " n"], Float64[Tensor, " n"]]:
         """The atom to pick, -1 where the row ends, and its exact inner product with what is left."""
