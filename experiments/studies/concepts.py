@@ -42,7 +42,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("concepts", type=Path, nargs="+")
     options.add_argument("--cache", type=Path, required=True)
-    options.add_argument("--percentile", type=float, default=2.0)
+    options.add_argument("--percentile", type=float, default=1.0)
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
