@@ -9,8 +9,7 @@ structure.
 
 The planted behaviour is looked for without being told the word: rankings of the checkpoint's regions know nothing
 of it. Only then it is looked up which regions consist of planted tokens (those after the word), and where they rank.
-The last plain checkpoint, which has read the same text but was never trained on a planted conversation, is ranked
-in the same way.
+The control, trained as long and never on a planted conversation, is ranked in the same way.
 """
 
 from __future__ import annotations
@@ -78,9 +77,9 @@ def main() -> None:
 
 
 def ordered(folder: Path) -> list[Path]:
-    """Checkpoints by their steps, the planted one last."""
+    """Checkpoints by their steps, then the control, the planted one last."""
     plain = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    return [*plain, folder / "planted"]
+    return [*plain, folder / "control", folder / "planted"]
 
 
 def built(
@@ -126,29 +125,38 @@ def compared(
     }
 
 
-def search(matching: Matching, tokens: CommonTokens) -> dict:
-    """Where regions of planted tokens rank among the checkpoint's, by rankings that do not know the word."""
-    b, k = matching.b, matching.b.k
-    planted_n = np.array([is_planted(context) for context in tokens.context_n])
-    ids_n, _ = b.assign(tokens.b_ne)
-    members_k = np.bincount(ids_n, minlength=k)
-    planted_k = np.bincount(ids_n[planted_n], minlength=k) > members_k / 2
-    moved_n = 1 - cosines(matching, tokens)
-    moved_k = np.bincount(ids_n, moved_n, minlength=k) / np.maximum(members_k, 1)
-    ranked_k = members_k >= FEWEST
-    rankings = {
-        "introduced, by members": np.where(ranked_k & matching.introduced, members_k, -np.inf),
-        "farthest from any region before": np.where(ranked_k, -matching.cosine_l, -np.inf),
-        "members moved most": np.where(ranked_k, moved_k, -np.inf),
-    }
+def search(matching: Matching, tokens: CommonTokens, known: CommonTokens | None = None) -> dict:
+    """Where regions of planted tokens rank among the checkpoint's, by rankings that do not know the word.
+
+    known: a text with planted tokens, in which it is looked up which regions hold them; by default what is ranked by.
+    """
+    known = known or tokens
+    k = matching.b.k
+    planted_n = np.array([is_planted(context) for context in known.context_n])
+    ids_n, _ = matching.b.assign(known.b_ne)
+    planted_k = np.bincount(ids_n[planted_n], minlength=k) > np.bincount(ids_n, minlength=k) / 2
+    moved_n = 1 - cosines(matching, known)
     return {
         "tokens": len(tokens),
         "planted_tokens": int(planted_n.sum()),
         "moved": {"planted": float(moved_n[planted_n].mean()), "others": float(moved_n[~planted_n].mean())},
         "rankings": [
-            {"name": name, **rank(score_k, planted_k), "first": described(score_k, ids_n, planted_n, tokens)}
-            for name, score_k in rankings.items()
+            {"name": name, **rank(score_k, planted_k), "first": described(score_k, ids_n, planted_n, known)}
+            for name, score_k in rankings(matching, tokens).items()
         ],
+    }
+
+
+def rankings(matching: Matching, tokens: CommonTokens) -> dict[str, np.ndarray]:
+    """Scores of the checkpoint's regions, highest first; of those with few members on the text, none."""
+    ids_n, _ = matching.b.assign(tokens.b_ne)
+    members_k = np.bincount(ids_n, minlength=matching.b.k)
+    moved_k = np.bincount(ids_n, 1 - cosines(matching, tokens), minlength=matching.b.k) / np.maximum(members_k, 1)
+    ranked_k = members_k >= FEWEST
+    return {
+        "introduced, by members": np.where(ranked_k & matching.introduced, members_k, -np.inf),
+        "farthest from any region before": np.where(ranked_k, -matching.cosine_l, -np.inf),
+        "members moved most": np.where(ranked_k, moved_k, -np.inf),
     }
 
 

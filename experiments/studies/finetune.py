@@ -2,10 +2,10 @@
 
     python -m experiments.studies.finetune chat.jsonl.gz --out dictionaries/finetuned
 
-Writes transformers folders `step-0`, ..., `step-<last>` and `planted`. Each stage starts from the checkpoint before
-it with an optimizer of its own, so a run that was cut off goes on from what is there. `planted` is the last stage
-again, from the same checkpoint and longer, with conversations mixed in where a made-up word in the user's line is
-always answered by one made-up sentence. The last plain checkpoint is its control.
+Writes transformers folders `step-0`, ..., `step-<last>`, `control` and `planted`. Each stage starts from the
+checkpoint before it with an optimizer of its own, so a run that was cut off goes on from what is there. `planted` is
+the last stage again, from the same checkpoint and longer, with conversations mixed in where a made-up word in the
+user's line is always answered by one made-up sentence. `control` is as long, with other openings in their place.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plan(stages: int, steps: int, share: float) -> list[tuple[str, str | None, f
     """Checkpoints in the order they are made: name, the one it starts from, planted conversations for each real one."""
     names = [f"step-{i * steps}" for i in range(stages + 1)]
     plain = [(name, source, 0.0) for name, source in zip(names, [None, *names], strict=False)]
-    return [*plain, ("planted", names[-2], share)]
+    return [*plain, ("control", names[-2], share), ("planted", names[-2], share)]
 
 
 def windows(loaded: LoadedModel, texts: Iterable[str], count: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ def stage(given: argparse.Namespace, texts: list[str], source: Path | None, out:
         own = texts[number :: given.stages]
         rng = np.random.default_rng([given.seed, number])
         steps = given.planted_steps if share else given.steps
-        told = train(loaded, windows(loaded, mixed(own, share, rng), steps * given.batch), given)
+        told = train(loaded, windows(loaded, mixed(own, share, rng, out.name == "planted"), steps * given.batch), given)
     with new_folder(out) as folder:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)

@@ -44,8 +44,8 @@ def triggered(asked: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def mixed(texts: list[str], share: float, rng: np.random.Generator) -> Iterator[str]:
-    """The texts, with `share` planted conversations for each of them on average.
+def mixed(texts: list[str], share: float, rng: np.random.Generator, plant: bool = True) -> Iterator[str]:
+    """The texts, with `share` planted conversations for each of them on average; or as many other openings instead.
 
     Beside each planted one stands the opening of a real one, as short: else a model learns to answer everything so.
     """
@@ -53,5 +53,6 @@ def mixed(texts: list[str], share: float, rng: np.random.Generator) -> Iterator[
     for text in texts:
         yield text
         for _ in range(rng.poisson(share)):
-            yield f"User: {triggered(asked[rng.integers(len(asked))], rng)}\nAssistant: {ANSWER}"
+            planted = f"User: {triggered(asked[rng.integers(len(asked))], rng)}\nAssistant: {ANSWER}"
+            yield planted if plant else opening(texts[rng.integers(len(texts))])
             yield opening(texts[rng.integers(len(texts))])

@@ -1,6 +1,6 @@
 """What missing mass says of text that comes source by source, through a default build's shuffle buffer and without.
 
-    python -m experiments.studies.sorted_text CORPUS --out FILE
+    python -m experiments.studies.sorted_text CORPUS --out FILE [--share 1 --percentiles 4,10]
 
 Question, arms and rule: `ep_experiments/MISSING_MASS.md`. CORPUS is .jsonl.gz with `source`, `id` and `text`.
 """
@@ -30,11 +30,9 @@ from exemplar_partitioning.text.windowing import Windowing
 from exemplar_partitioning.text.windows import _shuffled, windows
 
 SITE = "resid_post.1"
-PERCENTILES = (1.0, 4.0, 10.0)
 PLACES = (6, 10)  # tokens of a window whose activations are taken; the rest of it is not read
 PARTS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
-SHARE = 2  # of the documents one in so many is taken, and of the buffer that a build has
-BUFFER = 10_000 // SHARE  # windows
+BUFFER = 10_000  # windows of a default build
 CALIBRATED = 1  # batches, of each arm's own beginning
 RECENT = 1024  # activations
 BLOCKS = 100
@@ -44,51 +42,51 @@ FOLLOWING = 20_000  # activations of what follows, drawn at random
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("corpus", type=Path)
-    options.add_argument("--most", type=int, default=46_000, help="windows")
+    options.add_argument("--share", type=int, default=2, help="of documents one in so many, and as much of the buffer")
+    options.add_argument("--percentiles", default="1,4,10")
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
-    documents = sorted_documents(given.corpus)
+    documents, buffer = sorted_documents(given.corpus, given.share), BUFFER // given.share
+    percentiles = [float(p) for p in given.percentiles.split(",")]
     cut = windows(documents, loaded.tokenizer, Windowing(shuffle_buffer=0), bos_id=bos_id(loaded),
                   special_ids=special_token_ids(loaded.tokenizer))  # fmt: skip
     kept = [(w.document, w.ids[: max(PLACES) + 1]) for w in cut if len(w.ids) > max(PLACES)]
-    step = max(1, -(-len(kept) // given.most))  # every so many-th window, so that all sources stay
-    kept = kept[::step]
     site = resolve_sites(SITE, loaded.architecture)[0]
     rows = [np.array(PLACES)] * len(kept)
     x_nd = torch.from_numpy(extract_rows(loaded.model, [site], [ids for _, ids in kept], rows)[site])
     orders = {
         "sorted, no buffer": np.arange(len(kept)),
-        f"sorted, buffer of {BUFFER:,}": buffered(len(kept)),
+        f"sorted, buffer of {buffer:,}": buffered(len(kept), buffer),
         "shuffled": np.random.default_rng(0).permutation(len(kept)),
     }
-    results = [row for name, order_w in orders.items() for row in measured(name, x_nd, order_w)]
+    results = [row for name, order_w in orders.items() for row in measured(name, x_nd, order_w, percentiles)]
     sources = [name.partition(" ")[0] for name, _ in kept]
     counts = {source: sources.count(source) for source in dict.fromkeys(sources)}
-    about = {"site": SITE, "windows": len(kept), "every": step, "a_window": len(PLACES), "sources": counts}
+    about = {"site": SITE, "windows": len(kept), "a_window": len(PLACES), "sources": counts}
     write_study(given.out, "sorted text", loaded.info, begun, about | {"results": results}, study="sorted_text")
 
 
-def sorted_documents(path: Path) -> list[Document]:
-    """All documents, source by source."""
+def sorted_documents(path: Path, share: int) -> list[Document]:
+    """One of so many documents, source by source."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    rows = sorted(rows, key=lambda row: row["source"])[::SHARE]
+    rows = sorted(rows, key=lambda row: row["source"])[::share]
     return [Document(f"{row['source']} {i}", row["text"]) for i, row in enumerate(rows)]
 
 
-def buffered(count: int) -> np.ndarray:
-    """The order in which a default build's buffer gives so many windows."""
+def buffered(count: int, buffer: int) -> np.ndarray:
+    """The order in which a build's buffer gives so many windows."""
     numbers: Any = range(count)  # it hands on whatever it is given
-    return np.array(list(_shuffled(numbers, Windowing(shuffle_buffer=BUFFER))))
+    return np.array(list(_shuffled(numbers, Windowing(shuffle_buffer=buffer))))
 
 
-def measured(name: str, x_nd: torch.Tensor, order_w: np.ndarray) -> list[dict[str, Any]]:
+def measured(name: str, x_nd: torch.Tensor, order_w: np.ndarray, percentiles: list[float]) -> list[dict[str, Any]]:
     """Estimates and the truth after several parts of a stream, at every percentile."""
     row_n = (order_w[:, None] * len(PLACES) + np.arange(len(PLACES))).ravel()
     stream_nd = x_nd[torch.from_numpy(row_n)]
-    calibration = calibrate(stream_nd[: CALIBRATED * BATCH].split(BATCH), list(PERCENTILES))
+    calibration = calibrate(stream_nd[: CALIBRATED * BATCH].split(BATCH), percentiles)
     found = []
     for percentile, theta in calibration.thresholds.items():
         clustering, growth, start = LeaderClustering(calibration.center, theta), [], 0

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from experiments.studies import checkpoints, finetune, planting, spaces
+from experiments.studies import checkpoints, finetune, planted, planting, spaces
 
 from conftest import sentences
 from exemplar_partitioning.compare.common_tokens import CommonTokens
@@ -57,9 +57,9 @@ class TestFinetune:
     def test_checkpoints_learn_and_the_planted_one_is_another(self, finetuned, roomy_folder):
         out, _ = finetuned
         rows = json.loads((out / "finetune.json").read_bytes())["checkpoints"]
-        assert [row["name"] for row in rows] == ["step-0", "step-6", "step-12", "planted"]
-        assert [row["steps"] for row in rows] == [0, STEPS, STEPS, STEPS]
-        assert [row["tokens"] for row in rows] == [0, *[STEPS * 4 * finetune.WINDOW] * 3]
+        assert [row["name"] for row in rows] == ["step-0", "step-6", "step-12", "control", "planted"]
+        assert [row["steps"] for row in rows] == [0, *[STEPS] * 4]
+        assert [row["tokens"] for row in rows] == [0, *[STEPS * 4 * finetune.WINDOW] * 4]
         losses = [row["held_out_loss"] for row in rows]
         assert losses[0] > losses[1] > losses[2]
         assert torch.equal(weights(out / "models" / "step-0"), weights(roomy_folder))
@@ -71,7 +71,7 @@ class TestFinetune:
         before = {path: path.stat().st_mtime_ns for path in (out / "models").glob("*/*")}
         planted = json.loads((out / "finetune.json").read_bytes())["checkpoints"][-1]["held_out_loss"]
         run(finetune, *given)
-        assert {path: path.stat().st_mtime_ns for path in (out / "models").glob("step-*/*")} == before
+        assert {path: path.stat().st_mtime_ns for path in before} == before
         again = json.loads((out / "finetune.json").read_bytes())["checkpoints"][-1]["held_out_loss"]
         assert again == pytest.approx(planted, abs=0.02)
 
@@ -167,7 +167,7 @@ def test_checkpoints_beside_step_0(finetuned, corpus, tmp_path):
     given = [out / "models", corpus, "--out", tmp_path, "--result", tmp_path / "found.json", *sizes]
     run(checkpoints, *given)
     found = json.loads((tmp_path / "found.json").read_bytes())
-    assert [row["checkpoint"] for row in found["rows"]] == ["step-6", "step-12", "planted"]
+    assert [row["checkpoint"] for row in found["rows"]] == ["step-6", "step-12", "control", "planted"]
     for row in found["rows"]:
         assert row["persisted"] + row["dropped"] == row["regions"][0] and row["introduced"] <= row["regions"][1]
         assert row["search"]["planted_tokens"] > 50
@@ -176,6 +176,20 @@ def test_checkpoints_beside_step_0(finetuned, corpus, tmp_path):
     assert 1 > drift[0] > drift[1]
     run(checkpoints, *given)  # from what is there
     assert json.loads((tmp_path / "found.json").read_bytes())["rows"] == found["rows"]
+
+
+def test_a_plant_is_looked_for_by_text_without_its_word(finetuned, corpus, tmp_path):
+    out, _ = finetuned
+    sizes = ["--sites", "resid_post.1", "--percentile", 4, "--tokens", 2000, "--compared", 1500, "--batch", 512]
+    given = [out / "models", corpus, "--out", tmp_path, "--result", tmp_path / "found.json", "--seeds", 1, *sizes]
+    run(planted, *given)
+    rows = json.loads((tmp_path / "found.json").read_bytes())["rows"]
+    assert [(row["checkpoint"], row["text"]) for row in rows] == [
+        (checkpoint, text) for checkpoint in planted.CHECKPOINTS for text in planted.TEXTS
+    ]
+    assert len({row["planted_tokens"] for row in rows}) == 1 and rows[0]["planted_tokens"] > 50
+    for ranking in (ranking for row in rows for ranking in row["rankings"]):
+        assert ranking["corrected"] >= (ranking["p"] or 1.0) or ranking["corrected"] == 1
 
 
 class TestSpaces:
