@@ -19,6 +19,7 @@ def parts() -> dict[str, str]:
         "layers": [("layers", _layers)],
         "models": [("models", _models), ("trips", _trips)],
         "large": [("large", _large)],
+        "planted": [("planted-blind", _blind)],
     }
     every = {name: part(result) for stem, result in found.items() for name, part in made[stem]}
     return every | {"comparing-top": _top(found)}
@@ -179,6 +180,27 @@ def _planted(r: dict) -> str:
             )
     head = "checkpoint | regions ranked by | ranked | of planted tokens | first of them | by chance | p | corrected"
     return _table(head, rows)
+
+
+def _blind(r: dict) -> str:
+    """The same by text without the word, beside a control that was trained as long."""
+    rows = [
+        [
+            f"`{row['checkpoint']}`",
+            row["text"],
+            f"{row['order'] + 1}",
+            ranking["name"],
+            f"{ranking['regions']:,}",
+            str(ranking["planted"]),
+            f"**{ranking['rank']}**" if ranking["rank"] else "none",
+            f"{ranking['p']:.2g}" if ranking["rank"] else "",
+            f"{ranking['corrected']:.2g}" if "corrected" in ranking else "",
+        ]
+        for row in r["rows"]
+        for ranking in row["rankings"]
+    ]
+    head = "checkpoint | text | order | regions ranked by | ranked | of planted tokens | first of them | p | corrected"
+    return f"{_made(r)}; {r['minutes']:.0f} min.\n\n{_table(head, rows)}"
 
 
 def _layers(r: dict) -> str:

@@ -15,9 +15,11 @@ def parts() -> dict[str, str]:
         "families": ("families/smollm2.json", families),
         "few": ("few/smollm2.json", few),
         "units": ("few/units.json", units),
+        "few-concepts": ("few/concepts.json", few_concepts),
         "surprise": ("surprise/smollm2.json", surprise),
         "readable": ("readable/smollm2.json", readable),
         "missing-mass": ("missing-mass/smollm2.json", missing_mass),
+        "missing-mass-full": ("missing-mass/full.json", missing_mass),
         "blocks": ("missing-mass/blocks.json", blocks),
         "single": ("behaviours-single/refusal.json", single),
         "single-chinese": ("behaviours-single/chinese.json", single),
@@ -82,6 +84,11 @@ def units(r: dict) -> str:
     return _settings(r, f"{k}. Each order of the stream: {orders}.")
 
 
+def few_concepts(r: dict) -> str:
+    """Few labels on AxBench's concepts, and units carried to another dictionary."""
+    return _settings(r, f"{r['k']:,} regions; {r['carried_k']:,} of each kind where units are carried.")
+
+
 def _settings(r: dict, about: str) -> str:
     rows = []
     for setting in r["settings"]:
@@ -101,10 +108,10 @@ def _settings(r: dict, about: str) -> str:
 
 
 def _few_rows(setting: dict) -> list[list[str]]:
-    pairs = {pair["above"]: pair for pair in setting["pairs"]}
+    pairs, beside = {pair["above"]: pair for pair in setting["pairs"]}, setting.get("beside")
     rows = []
-    for row in sorted(setting["table"], key=lambda row: -row["auroc"][0]):
-        pair = pairs.get(row["arm"])
+    for row in sorted([*setting["table"], *([beside] if beside else [])], key=lambda row: -row["auroc"][0]):
+        pair = pairs.get(row["arm"], beside if row is beside else None)
         apart = signed([pair[key] for key in ("difference", "low", "high")]) if pair else ""
         rows.append([row["arm"], interval(row["auroc"]), apart, f"{pair['p']:.2g}" if pair else ""])
     return rows
