@@ -214,6 +214,9 @@ BAD_FILES = [
     ("rows.csv", b"n,body\n1,a\n", r"no 'text' among its columns \(n, body\)"),
     ("rows.csv", b"", r"no 'text' among its columns \(none\)"),
     ("rows.csv", b"n,text\n1,\xe9\n", r"rows\.csv, line 2: not UTF-8 at byte 9"),
+    ("rows.csv", b"n,text\r1,a\r", r"rows\.csv: its lines end in CR alone.* tr "),
+    ("rows.jsonl", b'{"text": "a"}\r{"text": "b"}\r', r"rows\.jsonl: its lines end in CR alone"),
+    ("rows.tsv", b"text\tn\ttext\na\t1\tb\n", r"several columns are named 'text' \(text, n, text\)"),
     ("rows.parquet", b"PAR1 not really", r"rows\.parquet: damaged or cut short"),
     ("rows.jsonl.gz", b'{"text": "not gzip"}', r"rows\.jsonl\.gz, line 1: damaged or cut short"),
     ("rows.parquet.gz", b"", r"Decompress it first"),
@@ -244,6 +247,9 @@ def test_parquet_columns_are_checked(tmp_path):
     with pytest.raises(EPError, match=r"rows\.parquet:0: the text is a number \(1\), expected a string"):
         read(path, field="n")
     assert read(path, field="body") == [Document("rows.parquet:0", "a")]
+    pq.write_table(pa.table([["a"], [1], ["b"]], names=["text", "n", "text"]), path)
+    with pytest.raises(EPError, match=r"several columns are named 'text' \(text, n, text\)"):
+        read(path)
     broken = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
     pq.write_table(pa.table({"text": broken}), path)
     with pytest.raises(DataError, match=r"row 0: not UTF-8"):

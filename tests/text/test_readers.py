@@ -81,6 +81,8 @@ def test_a_cloned_dataset_is_its_data_and_notes_keep_their_readme(tmp_path):
     for folder in ("cloned", "notes"):
         (tmp_path / folder / "data").mkdir(parents=True)
         (tmp_path / folder / "README.md").write_text("---\nlicense: mit\n---\n# Card\n")
+    for name in ("LICENSE.txt", "data/licence.TXT", "CONTRIBUTING.md", "requirements.txt"):
+        (tmp_path / "cloned" / name).write_text("d")
     write(tmp_path / "cloned" / "data" / "train.jsonl", [{"text": "a"}])
     (tmp_path / "cloned" / "dataset_infos.json").write_text("{}")
     (tmp_path / "cloned" / "more.md").write_text("b")

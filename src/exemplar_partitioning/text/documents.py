@@ -14,6 +14,11 @@ from .readers import Document, Reading, SkipCallback
 from .tables import METADATA, saved_shards
 
 _PLAIN = FORMATS.keys() - {".parquet", ".arrow"}  # as many bytes as their text has, about
+# What lies beside the text of a repository, in any format, by the name before its suffix.
+_PAPERS = frozenset(
+    {"readme", "license", "licence", "copying", "notice", "changelog", "contributing", "code_of_conduct", "security"}
+    | {"authors", "citation", "requirements"}
+)
 _LONGEST_NAME = 255  # bytes of a name between slashes
 _GIVE_TEXTS = "Texts themselves are given in a list: [text]."
 
@@ -54,7 +59,7 @@ def read_documents(
     - a file, folder or glob, or a sequence of them. Formats go by extension, in either case: .txt and .md (one
       document a file), .jsonl (.ndjson, .jsonlines), .json, .csv, .tsv, .parquet, .arrow (one a row), each but the
       last two also .gz/.zst/.bz2. A folder gives its files of known extension, sorted, at any depth, leaving out
-      hidden ones, the records of `datasets` and, beside other files than .md, README;
+      hidden ones, the records of `datasets` and, beside other files than .md, README, LICENSE and their like;
     - `hf:owner/name[:subset][:split]`: a hub dataset, streamed (needs the extra `datasets`); in a sequence, read
       after all files;
     - any other iterable of strings or rows. An iterator can be iterated once only.
@@ -228,9 +233,8 @@ def _texts(every: list[Path]) -> list[Path]:
         )
         if format_of(file) is not None and not left_out:
             files.append(file)
-    if any(format_of(file) != ".md" and file.stem.lower() != "readme" for file in files):
-        files = [file for file in files if file.stem.lower() != "readme"]
-    return files
+    others = [file for file in files if file.stem.lower() not in _PAPERS]
+    return others if any(format_of(file) != ".md" for file in others) else files
 
 
 def _plain_root(pattern: Path) -> Path:

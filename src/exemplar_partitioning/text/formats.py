@@ -41,6 +41,8 @@ def read_jsonl(path: Path, name: str, columns: Columns) -> Iterator[Row]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
+                if "\r" in line.strip():
+                    raise _old_ends(name) from error
                 raise DataError(
                     f"{where}: not JSON ({error}). Expected one JSON object a line; mend or remove the line."
                 ) from error
@@ -153,10 +155,18 @@ def csv_rows(stream: io.BufferedIOBase, name: str, columns: Columns, delimiter: 
             value = {column: cells[i] if i < len(cells) else None for column, i in needed.items()}
             yield f"{name}:{row}", value, f"{name}, line {table.line_num}"
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise _old_ends(name) from error
         raise DataError(
             f"{name}, line {table.line_num}: not CSV ({error}). Expected "
             f"{'tabs' if delimiter != ',' else 'commas'} between cells and closed quotation marks; mend the line."
         ) from error
+
+
+def _old_ends(name: str) -> DataError:
+    return DataError(
+        f"{name}: its lines end in CR alone, as on old Macs. Convert it, for instance with: tr '\\r' '\\n' < {name}"
+    )
 
 
 FORMATS: dict[str, Reader] = {

@@ -58,14 +58,17 @@ class Reading:
         self.skip(id, reason)
 
     def columns(self, names: Collection[str], where: str) -> list[str]:
-        """Those of a table's columns that are needed; EPError if the text is in none of them."""
+        """Those of a table's columns that are needed; EPError if the text is in none of them, or one is there twice."""
         columns = {_head(part, names) for part in _parts(self.field, names)}
         marks = {_head(self.mask, names)} & set(names) if self.mask is not None else set[str]()
-        if columns <= set(names):
-            return sorted(columns | marks)
-        if self.field == "text" and is_conversation(names):
-            return sorted(CHAT_COLUMNS & set(names) | marks)
-        raise _no_field(where, self.field, names, "columns")
+        if not columns <= set(names):
+            if self.field != "text" or not is_conversation(names):
+                raise _no_field(where, self.field, names, "columns")
+            columns = CHAT_COLUMNS & set(names)
+        needed = sorted(columns | marks)
+        if twice := [column for column in needed if [*names].count(column) > 1]:
+            raise EPError(f"{where}: several columns are named '{twice[0]}' ({', '.join(names)}). Rename all but one.")
+        return needed
 
     def document(self, id: str, row: object, where: str) -> Document | None:
         """The document of a row, or None when it is skipped (with its reason).
