@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .. import __version__
@@ -27,6 +27,31 @@ _VERBS = (  # in the order of the help
 _MODULES = {"watch": "concept", "push": "hub", "pull": "hub", "import": "import_"}  # of others' names than the verb's
 
 
+class _Verb(TyperCommand):
+    """A command that refuses an option given twice, where only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options: dict[str, Any] = {
+            name: each for each in self.params if each.param_type_name == "option" for name in each.opts
+        }
+        given: dict[str, str] = {}
+        words = iter(args)
+        for word in words:
+            name, equals, value = word.partition("=")
+            if word == "--":
+                break
+            if (option := options.get(name)) is None or getattr(option, "is_flag", False):
+                continue
+            value = value if equals else next(words, "")
+            if name in given and not getattr(option, "multiple", False):
+                several = f"{given[name]}{'+' if option.name == 'field' else ','}{value}"
+                raise typer.BadParameter(
+                    f"given twice; give it once (where it takes several, as {name} {several})", ctx=ctx, param=option
+                )
+            given[name] = value
+        return super().parse_args(ctx, args)
+
+
 class _Verbs(Mapping[str, Any]):
     """Commands by name, each imported and made when it is asked for: `ep show` waits for no other."""
 
@@ -37,7 +62,7 @@ class _Verbs(Mapping[str, Any]):
         if name not in self._made:
             verb, made = self._verb(name), typer.Typer(add_completion=False, rich_markup_mode="markdown")
             made.callback()(lambda: None)  # so that there are commands, and not one alone
-            made.add_typer(verb, name=name) if isinstance(verb, typer.Typer) else made.command(name)(verb)
+            made.add_typer(verb, name=name) if isinstance(verb, typer.Typer) else made.command(name, cls=_Verb)(verb)
             self._made[name] = vars(get_command(made))["commands"][name]
         return self._made[name]
 
