@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterable
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -173,49 +172,31 @@ def _curve() -> str:
     return "\n".join(lines)
 
 
-def tokens_for(arm: str, run: int, figure: str, target: float) -> tuple[float, str]:
-    """The least tokens at which an arm is as good, log-linear between those measured; "<" or ">" if beyond these."""
-    better = (lambda value: value <= target) if figure.startswith("fvu") else (lambda value: value >= target)
-    curve = sorted((row["tokens"], row[figure][0]) for row in pick(arm=arm, run=run, k=32) if figure in row)
-    if better(curve[0][1]):
-        return curve[0][0], "<"
-    for (low, before), (high, after) in pairwise(curve):
-        if better(after):
-            share = (target - before) / (after - before)
-            return round(math.exp(math.log(low) + share * math.log(high / low)), -3), ""
-    return curve[-1][0], ">"
-
-
 def _ratios() -> str:
     """How many times an arm's tokens the autoencoder took, over seeds of it and draws of the documents."""
     lines = ["| TopK on | by | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
     lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
+    found = json.loads(RESULT.read_bytes())["ratios"]
+    at = {(row["tokens"], row["codes"], row["by"], row["arm"]): row for row in found}
     for tokens, shown, codes in (
         (100_000, "0.1 M", "own"),
         (1_000_000, "1 M", "own"),
         (5_000_001, "5 M", "own"),
         (100_000, "0.1 M, pursuit over its decoder", "pursuit"),
     ):
-        for figure, name in (("fvu_others", "FVU, other documents"), ("recovered_zero", "CE recovered")):
-            targets = [row[figure][0] for row in trained("topk", tokens, codes)]
-            cells = [
-                _ratio([(tokens, *tokens_for(arm, run, figure, target)) for target in targets for run in (0, 1)])
-                for arm in DIRECTIONS
-            ]
+        for by, name in (("fvu_others", "FVU, other documents"), ("recovered_zero", "CE recovered")):
+            cells = [_ratio(at[tokens, codes, by, arm]) for arm in DIRECTIONS]
             lines.append(f"| {shown} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _ratio(pairs: list[tuple[float, float, str]]) -> str:
-    """Least and largest; less than so many where an arm is not as good at the most tokens measured in a draw."""
-    ratios = sorted((theirs / ours, beyond) for theirs, ours, beyond in pairs)
-    if all(beyond == ">" for _, beyond in ratios):
-        return " and ".join(f"less than {ratio:.2g}" for ratio in dict.fromkeys(ratio for ratio, _ in ratios))
-    ends = [
-        ("less than " if beyond == ">" else "at least " if beyond == "<" else "") + f"{ratio:.2g}"
-        for ratio, beyond in (ratios[0], ratios[-1])
-    ]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+def _ratio(found: dict) -> str:
+    """Least and largest as measured, and 95 % over documents; bounds where no arm is as good, or the first is."""
+    ends = [[f"{beyond} {ratio:.2g}".strip() for ratio, beyond in found[part]] for part in ("estimates", "95 %")]
+    if all(beyond == "less than" for _, beyond in found["estimates"]):
+        return " and ".join(dict.fromkeys(ends[0]))
+    measured, resampled = (" to ".join(dict.fromkeys([part[0], part[-1]])) for part in ends)
+    return measured if measured == resampled else f"{measured} ({resampled})"
 
 
 def _percentiles() -> str:

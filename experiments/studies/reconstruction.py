@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -34,6 +35,7 @@ from ep_experiments.nulls import gaussian_directions
 from ep_experiments.reconstruction import arms
 from ep_experiments.reconstruction.autoencoders import Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
+from ep_experiments.reconstruction.ratios import losses, token_ratios
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.evaluating.result import Bootstrap
 from exemplar_partitioning.exchange.from_sae import SparseAutoencoder
@@ -155,24 +157,29 @@ def activations(model: Any, layers: Sequence[int], windows: Windows, chosen_b: n
     x = {layer: torch.empty(n, model.config.hidden_size, device=windows.device, dtype=dtype) for layer in layers}
     whole = model.model.layers
     model.model.layers = whole[: max(layers) + 1]
-    done = 0
-    at_once = 512 if windows.device.type == "cuda" else 16
-    for part in np.array_split(chosen_b, max(1, len(chosen_b) // at_once)):
-        text_bs = torch.from_numpy(windows.text_bs[part]).to(windows.device)
-        ids_bs = torch.from_numpy(windows.ids_bs[part]).to(windows.device).long()
-        rows = slice(done, done + int(text_bs.sum()))
-        handles = [whole[layer].register_forward_hook(_keep(x[layer][rows], text_bs)) for layer in layers]
+    place_bn = np.split(np.arange(n), np.cumsum(windows.text_bs[chosen_b].sum(axis=1))[:-1])
+    for part in _alike(windows.length_b[chosen_b], 2**16 if windows.device.type == "cuda" else 2**11):
+        real = slice(0, int(windows.length_b[chosen_b[part]].max()))
+        text_bs = torch.from_numpy(windows.text_bs[chosen_b[part], real]).to(windows.device)
+        ids_bs = torch.from_numpy(windows.ids_bs[chosen_b[part], real]).to(windows.device).long()
+        rows = torch.from_numpy(np.concatenate([place_bn[at] for at in part])).to(windows.device)
+        handles = [whole[layer].register_forward_hook(_keep(x[layer], rows, text_bs)) for layer in layers]
         model.model(ids_bs, use_cache=False)
         for handle in handles:
             handle.remove()
-        done = rows.stop
     model.model.layers = whole
     return x
 
 
-def _keep(into_nd: Tensor, text_bs: Tensor) -> Callable[..., None]:
+def _alike(length_b: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Windows by length, so that little is padding, about so many tokens at once."""
+    order_b = np.argsort(length_b, kind="stable")
+    return np.split(order_b, np.flatnonzero(np.diff(np.cumsum(length_b[order_b]) // tokens)) + 1)
+
+
+def _keep(into_nd: Tensor, rows: Tensor, text_bs: Tensor) -> Callable[..., None]:
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        into_nd.copy_((output[0] if isinstance(output, tuple) else output)[text_bs])
+        into_nd[rows] = (output[0] if isinstance(output, tuple) else output)[text_bs]
 
     return hook
 
@@ -557,6 +564,7 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
     activations so long that they outweigh all others.
     """
     found: dict[str, Any] = {"runs": [], "rows": []}
+    lost: list[dict[str, Any]] = []
     for run, folder in enumerate(folders):
         result = json.loads((folder / "results.json").read_text())
         rows = result.pop("rows")
@@ -566,7 +574,34 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
                 if row["on"] == "test":
                     of = {name: sums[f"{name}-{i}"] for name in ("error", "ce") if f"{name}-{i}" in sums}
                     found["rows"].append({"run": run, **_rounded(row), **_figures(row, of, sums)})
-    return found
+                    if row["layer"] == MAIN and row["k"] in (None, 32) and "ce" in of:
+                        lost.append({"run": run, **row, "losses": _losses(row, of, sums)})
+    return found | {"ratios": list(_ratios(lost))}
+
+
+def _losses(row: dict[str, Any], of: dict[str, np.ndarray], sums: Any) -> dict[str, np.ndarray]:
+    """What the token ratio is taken at, over resamples of the documents."""
+    total_w, clean_w, zero_w = (sums[f"{name}-{row['layer']}-test"] for name in ("total", "clean", "zero"))
+    bootstrap, others_w = Bootstrap(len(total_w), 0), total_w <= total_w.sum() / 10
+    return {
+        "fvu_others": losses(bootstrap, of["error"] * others_w, total_w * others_w),
+        "recovered_zero": losses(bootstrap, of["ce"] - clean_w, zero_w - clean_w),
+    }
+
+
+def _ratios(lost: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of TopK at the learning rate that is best on validation, to directions at percentile 1."""
+
+    def of(**wanted: object) -> list[dict[str, Any]]:
+        return [row for row in lost if all(row.get(key) == value for key, value in wanted.items())]
+
+    for codes, tokens in itertools.product(("own", "pursuit"), (100_000, 1_000_000, 5_000_001)):
+        trained = of(arm="topk", codes=codes, tokens=tokens, epochs=1, lr=1e-3)
+        for by, arm in itertools.product(("fvu_others", "recovered_zero"), ("exemplars", "means", "random", "k-means")):
+            runs = [sorted(of(run=run, arm=arm, percentile=1.0), key=lambda row: row["tokens"]) for run in (0, 1)]
+            curves = [[(row["tokens"], row["losses"][by]) for row in run] for run in runs]
+            targets = [(row["tokens"], row["losses"][by]) for row in trained]
+            yield {"tokens": tokens, "codes": codes, "by": by, "arm": arm, **token_ratios(targets, curves)}
 
 
 def _figures(row: dict[str, Any], of: dict[str, np.ndarray], sums: Any) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
-"""Reconstruction on a CPU at several sites: PREREGISTRATION.md of `ep_experiments/reconstruction`, part 6.
+"""Reconstruction on a CPU at several sites: PREREGISTRATION.md of `ep_experiments/reconstruction`, parts 6 and 7.
 
     python -m experiments.studies.reconstruction tokens DIR/tokens.npz MODEL --tokens 0.1M
-    python -m experiments.studies.reconstruction_sites extract DIR MODEL --layer 10 --layer 15 --layer 20
+    python -m experiments.studies.reconstruction_sites extract DIR MODEL --layer 10 --layer 20 [--tokens 1_000_000]
     python -m experiments.studies.reconstruction_sites run DIR MODEL [--only PREFIX] [--seconds 1200]
     python -m experiments.studies.reconstruction_sites summary FILE.json --of DIR [--of DIR ...]
 
@@ -46,6 +46,8 @@ KS, K = (1, 4, 16, 32), 32
 BY_CE = ("exemplars", "random", "topk", "3 least squares from means")  # in order 0
 PERCENTILES = (0.5, 1.0, 2.0, 4.0)
 CURVE = (7_500, 15_000, POOL)
+BATCHES = {100_000: 128, 1_000_000: 512}  # rows of a training step on tokens seen once, as in part 2
+MORE = 40_000  # training tokens of a file after the pool
 SOLVED, STEPS = 5_000, 16  # rows and steps of the codes that least squares looks at
 TRAINED = 256  # rows of a training step
 
@@ -58,22 +60,23 @@ def main() -> None:
     options.add_argument("--layer", type=int, action="append")
     options.add_argument("--only", action="append", help="pieces whose names begin so")
     options.add_argument("--seconds", type=float, default=1100, help="no new piece is begun after")
+    options.add_argument("--tokens", type=int, default=POOL, help="of training, to extract")
     options.add_argument("--of", type=Path, action="append", default=[])
     given = options.parse_args()
     torch.set_float32_matmul_precision("highest")
     if given.task == "summary":
         given.dir.write_bytes(to_json(summary(given.of)))
     elif given.task == "extract":
-        extract(given.dir, given.model, given.layer)
+        extract(given.dir, given.model, given.layer, given.tokens)
     else:
         Study(given.dir, given.model).run(given.only or [""], given.seconds)
 
 
-def extract(folder: Path, name: str, layers: Sequence[int]) -> None:
+def extract(folder: Path, name: str, layers: Sequence[int], tokens: int) -> None:
     """Activations of held-out and training documents; parts that are there are left as they are."""
     windows, model = Windows(folder / "tokens.npz", CPU), read_model(name).bfloat16()
-    parts = {part: windows_of(windows, part) for part in ("test", "validation", "pool")}
-    for part, chosen_b in parts.items():
+    for part in ("test", "validation", *training_parts(tokens)):
+        chosen_b = windows_of(windows, part)
         files = {layer: folder / f"{part}-{layer}.safetensors" for layer in layers}
         if all(file.is_file() for file in files.values()):
             continue
@@ -90,8 +93,16 @@ def windows_of(windows: Windows, part: str) -> np.ndarray:
     held_b = windows.document_b % HELD_OUT == 0
     if part == "pool":
         return windows.part(np.flatnonzero(~held_b), POOL)
+    if part.startswith("more"):
+        training_b, before = np.flatnonzero(~held_b), POOL + int(part.removeprefix("more")) * MORE
+        return windows.part(training_b, before + MORE)[len(windows.part(training_b, before)) :]
     test_b = held_b & (windows.document_b // HELD_OUT % 2 == 1)
     return whole_documents(windows, np.flatnonzero(test_b if part == "test" else held_b & ~test_b), HELD[part])
+
+
+def training_parts(tokens: int) -> list[str]:
+    """Parts that hold so many tokens of training."""
+    return ["pool", *(f"more{number}" for number in range(-(-(tokens - POOL) // MORE)))]
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,14 @@ class Study:
             add(f"{layer}-batchtopk-{order}", self.autoencoder, layer, Recipe("batchtopk", seed=order))
             for percentile in (4.0, 2.0, 0.5):
                 add(f"{layer}-directions-{percentile:g}-{order}", self.directions, layer, percentile, order)
+        for layer, (tokens, kind) in itertools.product(
+            layers, itertools.product(BATCHES, ("topk", "batchtopk", "frozen"))
+        ):
+            if (self.dir / f"{training_parts(tokens)[-1]}-{layer}.safetensors").is_file():
+                for order in range(2):
+                    add(
+                        f"{layer}-{kind}-{tokens}-{order}", self.autoencoder, layer, Recipe(kind, seed=order), tokens, 1
+                    )
         for layer in layers:
             add(f"{layer}-frozen-0", self.autoencoder, layer, Recipe("frozen"))
             for order in range(2):
@@ -183,13 +202,18 @@ class Study:
             self._measures[layer, name] = Measure(None, f"resid_post.{layer}", text)  # the model when it is needed
         return self._measures[layer, name]
 
-    def stream(self, layer: int, order: int, tokens: int = FEW) -> Stream:
-        """The first of a layer's activations, documents in an order of their own."""
-        document_n = self.windows.rows(windows_of(self.windows, "pool"))
+    def ordered(self, layer: int, order: int, tokens: int) -> Tensor:
+        """The first of a layer's activations as they were kept, documents in an order of their own."""
+        parts = training_parts(tokens)
+        document_n = np.concatenate([self.windows.rows(windows_of(self.windows, part)) for part in parts])
         documents, inverse_n = np.unique(document_n, return_inverse=True)
         rank = np.random.default_rng(order).permutation(len(documents))
-        rows = np.argsort(rank[inverse_n], kind="stable")[:tokens]
-        x_nd = load_file(self.dir / f"pool-{layer}.safetensors")["x"][torch.from_numpy(rows)].float()
+        rows = torch.from_numpy(np.argsort(rank[inverse_n], kind="stable")[:tokens])
+        return torch.cat([load_file(self.dir / f"{part}-{layer}.safetensors")["x"] for part in parts])[rows]
+
+    def stream(self, layer: int, order: int, tokens: int = FEW) -> Stream:
+        """What directions are made from."""
+        x_nd = self.ordered(layer, order, tokens).float()
         calibration = calibrate([x_nd[:BATCH]], list(PERCENTILES))
         return Stream(x_nd, torch.as_tensor(calibration.center).float(), calibration.thresholds)
 
@@ -253,14 +277,15 @@ class Study:
 
     def autoencoder(self, layer: int, recipe: Recipe, tokens: int = FEW, passes: int = 5) -> Iterator[dict[str, Any]]:
         """Trained on an order's first activations: its own codes, and pursuit over its decoder."""
-        x_nd, generator = self.stream(layer, recipe.seed, tokens).x_nd, torch.Generator().manual_seed(recipe.seed)
+        x_nd, generator = self.ordered(layer, recipe.seed, tokens), torch.Generator().manual_seed(recipe.seed)
+        batch = BATCHES.get(tokens, TRAINED)
         mixed = torch.cat([torch.randperm(len(x_nd), generator=generator) for _ in range(passes)])
         begun = time.process_time()
         torch.set_float32_matmul_precision("medium")
-        (sae,) = train([recipe], x_nd, [mixed], self.features(layer), TRAINED)
+        (sae,) = train([recipe], x_nd, [mixed], self.features(layer), batch)
         torch.set_float32_matmul_precision("highest")
         facts = {"layer": layer, "order": recipe.seed, "tokens": tokens, "percentile": None, "arm": recipe.kind}
-        facts |= {"passes": passes, "lr": recipe.lr, "batch": TRAINED, "seconds": time.process_time() - begun}
+        facts |= {"passes": passes, "lr": recipe.lr, "batch": batch, "seconds": time.process_time() - begun}
         for name in ("validation", "test"):
             measure = self.measure(layer, name)
             code_nf = sae.encode(measure.text.x_nd)
@@ -354,7 +379,10 @@ class Study:
 def _whole(facts: dict[str, Any]) -> bool:
     """Measured at every L0, and by cross-entropy."""
     return (
-        facts["order"] == 0 and facts["tokens"] == FEW and facts["arm"] in BY_CE and facts["percentile"] in (1.0, None)
+        facts["order"] == 0
+        and facts["tokens"] in (FEW, *BATCHES)
+        and facts["arm"] in BY_CE
+        and facts["percentile"] in (1.0, None)
     )
 
 

@@ -6,9 +6,11 @@ import torch
 from ep_experiments.reconstruction import arms
 from ep_experiments.reconstruction.autoencoders import Recipe, train
 from ep_experiments.reconstruction.measure import rebuilt_at
+from ep_experiments.reconstruction.ratios import losses, token_ratios
 from ep_experiments.reconstruction.run import Sizes, run
 from ep_experiments.streamed import Streamed
 from exemplar_partitioning.core.dictionary import Dictionary
+from exemplar_partitioning.evaluating.result import Bootstrap
 
 
 def streamed(n=3000, d=40):
@@ -87,3 +89,18 @@ def test_autoencoders_trained_side_by_side_are_those_trained_alone_and_learn():
         assert (code > 0).sum(dim=1).max() <= 4 and share_left(x, sae.decode(code)) < 0.5
     (frozen,) = train([Recipe("frozen", 3e-3, k=4)], x, rows[:1], 80, 50)
     assert share_left(x, frozen.decode(frozen.encode(x))) > share_left(x, both[0].decode(both[0].encode(x)))
+
+
+def curve(documents, tokens=(100, 1000, 10_000), shift=1.0):
+    """Losses linear in the log of tokens, times something a document."""
+    bootstrap, nothing = Bootstrap(len(documents), 0), np.ones(len(documents))
+    return [(n, losses(bootstrap, (1 - np.log(n / shift) / 20) * documents, nothing)) for n in tokens]
+
+
+def test_token_ratios_of_log_linear_losses_are_their_shift():
+    documents = np.random.default_rng(0).uniform(0.5, 1.5, size=40)
+    for shift, wanted in ((7, [7, ""]), (0.5, [0.5, ""]), (40, [20, "at least"]), (0.02, [0.2, "less than"])):
+        found = token_ratios(curve(documents, (2000,), shift), [curve(documents)])
+        assert found == {"estimates": [wanted], "95 %": [wanted, wanted]}  # the same documents for both: exact
+    (low, _), (high, _) = token_ratios(curve(documents, (2000,), 2), [curve(documents[::-1])])["95 %"]
+    assert low < 1.5 and high > 2.5  # other documents are hard for the one than for the other

@@ -1,12 +1,16 @@
 """The study of several sites on made-up activations: pieces are done once, and summed up over documents."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 from experiments.studies import reconstruction_sites as sites
+from experiments.studies.reconstruction import activations
 from safetensors.torch import save_file
+
+from tiny_models import VOCAB, tiny
 
 LAYER, WINDOW, WINDOWS = 3, 20, 400
 
@@ -51,6 +55,35 @@ def test_pieces_are_done_once_and_summed_up_over_documents(study, capsys):
         assert 0 < low <= estimate <= high < 1 and "recovered_zero" not in row and row["k"] == 4
         assert row["relative"] == pytest.approx(estimate, rel=0.3)
     assert {row["on"] for row in found if row["percentile"] == 1} == {"test", "validation"}
+
+
+def test_tokens_after_the_pool_go_on_from_it(study, monkeypatch):
+    monkeypatch.setattr(sites, "POOL", 3000)
+    monkeypatch.setattr(sites, "MORE", 1000)
+    every, taken = [], sites.training_parts(4500)
+    assert taken == ["pool", "more0", "more1"]
+    for part in taken:
+        chosen = sites.windows_of(study.windows, part)
+        every += study.windows.rows(chosen).tolist()
+        x = torch.from_numpy(np.repeat(chosen, WINDOW)[: len(study.windows.rows(chosen))].astype(np.float32))
+        save_file({"x": x[:, None]}, study.dir / f"{part}-{LAYER}.safetensors")
+    assert every == sorted(every) and len(every) >= 4500  # as the text has them, none twice
+    ordered = study.ordered(LAYER, 1, 4500)[:, 0].tolist()
+    documents = list(dict.fromkeys(ordered))
+    assert len(ordered) == 4500 and documents != sorted(documents) and set(documents) <= set(every)
+    assert len(documents) == 1 + sum(a != b for a, b in itertools.pairwise(ordered))  # whole documents
+
+
+def test_activations_do_not_depend_on_which_windows_are_run_together(tmp_path):
+    lengths = np.array([9, 3, 12, 5, 7])
+    ids = np.random.default_rng(0).integers(1, VOCAB, size=lengths.sum()).astype(np.int32)
+    arrays = {"length": lengths.astype(np.uint16), "document": np.arange(5, dtype=np.uint32)}
+    np.savez(tmp_path / "t.npz", ids=ids, special=np.array([0]), digest=np.array(""), **arrays)
+    windows, model = sites.Windows(tmp_path / "t.npz", torch.device("cpu")), tiny("llama")
+    together = activations(model, [0, 1], windows, np.array([4, 0, 2, 1, 3]))
+    for layer, x_nd in together.items():
+        one_by_one = [activations(model, [layer], windows, np.array([b]))[layer] for b in (4, 0, 2, 1, 3)]
+        torch.testing.assert_close(x_nd, torch.cat(one_by_one))
 
 
 def test_a_piece_of_a_process_that_lives_is_left_to_it(study, tmp_path):
