@@ -17,6 +17,7 @@ from exemplar_partitioning.core import atoms, compiled, dictionary, pursuit
 from exemplar_partitioning.errors import EPError
 from streams import cuts, streams
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have no direction")  # some made-up rows have none, one test says so
 WAYS = ("compiled", "side by side", "without a table")
 RULES = [(method, nonnegative) for method in ("omp", "mp") for nonnegative in (True, False)]
 
@@ -209,9 +210,22 @@ def test_answers_keep_shape_and_kind_and_come_row_by_row():
     assert cube.reconstruct().shape == (3, 20, 8) and cube.dense().shape == (3, 20, 50)
     assert torch.equal(cube.dense().to_dense().view(60, 50), flat.dense().to_dense())
     assert np.array_equal(flat[5:7].reconstruct(), flat.reconstruct()[5:7]) and len(flat[5:7]) == 2
+    assert d.decompose(x[:0], 4).reconstruct().shape == (0, 8)
     one = d.decompose(x[0], 4)
     assert one.regions.shape == (4,) and np.array_equal(one.reconstruct(), flat.reconstruct()[0])
     np.testing.assert_allclose(d.decode(d.encode(x, "pursuit", k=4)), flat.reconstruct(), atol=1e-4)
+
+
+def test_rows_without_a_direction_are_warned_of_and_change_no_other():
+    x, d = clouds(60, 50, 8)
+    bad = x.copy()
+    bad[1], bad[2], bad[3], bad[4, 0] = np.nan, 0, d.center, np.inf
+    with pytest.warns(UserWarning, match=r"4 of 60 activations have no direction \(not finite, zero or the centre\)"):
+        found = d.decompose(bad, 4)
+    assert (
+        (found.regions[1:5] == -1).all() and np.isnan(found.residual_norm[1:5]).all() and not found.weights[1:5].any()
+    )
+    assert np.array_equal(found[5:].regions, d.decompose(x, 4)[5:].regions)
 
 
 def test_means_are_a_basis_of_their_own(tmp_path):

@@ -87,6 +87,9 @@ def test_an_autoencoder_is_read_by_the_same_code(built, tmp_path):
     codes = [row.code for row in found.rows]
     assert codes == ["exemplars", "random activations", "SAE", "SAE decoder"] and found.rows[2].k is None
     assert found.rows[2].l0 <= 6 and found.rows[2].ce is None and found.rows[3].features == 60
+    stranger = dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, weights="0" * 64))
+    with pytest.raises(EPError, match="is not the model that"):
+        ep.evaluate(d, [fresh], model=stranger)
     with pytest.raises(EPError, match="the same site"):
         ep.evaluate(d, [fresh], model=loaded, sae=dataclasses.replace(sae, site="blocks.2.hook_resid_post"))
     narrow = {name: getattr(sae, name)[..., :9] for name in ("W_dec", "b_dec")}
@@ -124,7 +127,9 @@ def test_command_prints_draws_and_refuses(built, tiny_folder, tmp_path):
     assert record["rows"][4]["l0"] == 24 and record["rows"][4]["fvu"]["estimate"] < 1e-9
     with pytest.raises(EPError, match="give more documents"):
         ep.evaluate(d, [fresh], model=loaded, max_tokens=10**7)
-    with pytest.raises(EPError, match="no k of"):
-        ep.evaluate(d, [fresh], model=loaded, ks=[99])
+    with pytest.raises(EPError, match="from 1 to 24, the smaller of d_model and regions; got 99"):
+        ep.evaluate(d, [fresh], model=loaded, ks=[4, 99])
+    with pytest.raises(EPError, match="Run `ep annotate"):
+        ep.evaluate(d, [fresh], model=loaded, basis="mean")
     with pytest.raises(EPError, match=r"\.svg"):
         CliRunner().invoke(app, [*asked, "--figure", "curve.xyz"], catch_exceptions=False)

@@ -53,7 +53,7 @@ class Decomposition:
             x_nd = embedding_bag(used_ns, self.directions, per_sample_weights=weights_ns, mode="sum") + self.center
         else:
             x_nd = self.center.expand(len(used_ns), -1)
-        return self._in_kind(x_nd.reshape(*self.regions.shape[:-1], -1))
+        return self._in_kind(x_nd.reshape(*self.regions.shape[:-1], len(self.center)))
 
     def dense(self) -> Tensor:
         """The code as a sparse tensor [..., number of regions] of torch (COO); `.to_dense()` writes it out."""

@@ -185,7 +185,7 @@ class Dictionary:
         exceeds 1e-6 |x - c|, or when at most `tolerance` is left. The answer for a row depends on that row alone.
 
         Args:
-            x: activations [..., d]; the shape is kept. A row without a direction has no regions and NaN left.
+            x: activations [..., d]; the shape is kept. Rows without a direction get no regions, and a warning.
             k: steps, from 1 to the smaller of d_model and the number of regions.
             basis: directions of the exemplars, or of mean members, which an annotated dictionary has.
             method: "omp" solves least squares on all directions picked after each step, and picks none twice; "mp"
@@ -213,6 +213,12 @@ class Dictionary:
             region_ns[at] = regions_m[picks_ns.clamp(min=0)].masked_fill(picks_ns < 0, -1)
             weight_ns[at] = (codes.weights_nk * norm_n[:, None]).float().cpu()
             left_n[at] = (codes.left_n.sqrt() * norm_n).float().cpu()
+        if missing := int(left_n.isnan().sum()):
+            warnings.warn(
+                f"{missing:,} of {len(left_n):,} activations have no direction (not finite, zero or the centre): "
+                "they get no regions, and NaN is left of them",
+                stacklevel=3,
+            )
         directions_md = self.exemplars
         if basis == "mean":
             directions_md = torch.zeros_like(self.exemplars).index_copy(0, regions_m, around.exemplars)

@@ -50,7 +50,7 @@ def evaluate(
         text: documents it was not built from; None for what the packaged text has after those.
         model: where its model is, if it has moved, or the model itself.
         sae: an autoencoder of the same site: with its own encoder, and with pursuit over its decoder.
-        ks: steps of pursuit. Those above d_model or the number of regions are left out.
+        ks: steps of pursuit, at most d_model and the number of regions; of the default, those above are left out.
         basis: directions of exemplars, or of mean members.
         method: of pursuit, see `Dictionary.decompose`.
         max_tokens: text tokens to evaluate on.
@@ -63,13 +63,14 @@ def evaluate(
         Error, cross-entropy and their intervals for every k, of the dictionary and of what stands beside it.
 
     Raises:
-        EPError: another model, an autoencoder of another width or site, no usable k, or text shorter than asked.
+        EPError: another model, an autoencoder of another width or site, k out of range, or text shorter than asked.
     """
-    usable = [k for k in sorted(set(ks)) if 1 <= k <= min(dictionary.k, dictionary.d_model)]
-    if not usable:
-        raise EPError(f"no k of {list(ks)} lies between 1 and {min(dictionary.k, dictionary.d_model)}")
+    if tuple(ks) == KS:
+        ks = [k for k in KS if k <= min(dictionary.k, dictionary.d_model)] or KS[:1]
+    for k in ks:
+        dictionary.check_pursuit(k, basis=basis, method=method)
+    usable = sorted(set(ks))
     _check_sae(dictionary, sae)
-    dictionary.check_pursuit(usable[0], basis=basis, method=method)
     loaded = model if isinstance(model, LoadedModel) else model_of(dictionary, model)
     check_model(dictionary, loaded)
     text_held = held_out(dictionary, loaded, text, max_tokens=max_tokens, field=field, report=report)
