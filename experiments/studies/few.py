@@ -61,9 +61,9 @@ def main() -> None:
 class Study:
     """The settings, each as its scores by arm, judged."""
 
-    def __init__(self, loaded: LoadedModel, data: Path, cache: Path):
+    def __init__(self, loaded: LoadedModel, data: Path, cache: Path, percentile: float = PERCENTILE):
         self.loaded, self.data, self.cache = loaded, data, cache
-        self.ordinary = ordinary_at(loaded, cache, PERCENTILE)
+        self.ordinary = ordinary_at(loaded, cache, percentile)
 
     def few_labels(self) -> Iterable[dict[str, Any]]:
         """All columns by 4 to 32 texts; one and five units by 32."""

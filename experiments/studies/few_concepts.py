@@ -1,4 +1,4 @@
-"""Few labels on AxBench's concepts, beside autoencoders too; and one unit carried to another dictionary.
+"""Few labels on AxBench's concepts, and one unit carried to another dictionary.
 
     python -m experiments.studies.few_concepts DATA ACTIVATIONS AUTOENCODERS --cache DIR --out FILE
 
@@ -25,20 +25,22 @@ from ep_experiments.activations import TextActivations, text_activations
 from ep_experiments.axbench import readouts
 from ep_experiments.axbench.baselines import centred, cosines, partitions, spherical_kmeans
 from ep_experiments.axbench.columns import of_table
-from ep_experiments.axbench.readouts import Encode, Examples, Pooled, Rule, auroc, pool
+from ep_experiments.axbench.readouts import Encode, Examples, Pooled, auroc, pool
 from ep_experiments.concepts import read_concepts
 from ep_experiments.record import write_study
 from exemplar_partitioning.models.load import load_model
 
 from .concepts import CONTEXT, SITE
-from .few import COUNTS, DRAWS, UNITS, WIN, Scores, Study, judged
+from .few import COUNTS, DRAWS, WIN, Scores, Study, judged
 from .few_data import INTENTS, Question, intents
 from .units import trained
 
-PERCENTILE = 2.0  # of what is carried
+PERCENTILE = 1.0
+CARRIED = 2.0  # the percentile of what is carried
+SAES = ("topk", "batchtopk")  # carried from the first to the second
 SETS = ("concept10_2b_l10", "conceptFD_2b_l10")
-Carried = tuple[str, Encode, Float[Tensor, "k d"], Encode, Float[Tensor, "l d"]]
-"""A kind of units: columns and directions of the set they are chosen in, and of the one they are carried to."""
+Kind = tuple[str, Encode, Encode, np.ndarray]
+"""Units: columns of the set they are chosen in, of the one they are carried to, and where each goes."""
 
 
 def main() -> None:
@@ -51,25 +53,24 @@ def main() -> None:
     given = options.parse_args()
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
-    study = Study(loaded, given.data, given.cache)
-    x_nd = load_file(given.activations)["x"].float()
-    pairs = [*halves(x_nd), autoencoders(given.autoencoders)]
+    study = Study(loaded, given.data, given.cache, PERCENTILE)
+    kinds = list(halves(load_file(given.activations)["x"].float()))
     few: list[dict[str, Scores]] = []
-    wide: list[dict[str, Scores]] = []
     carried: list[Scores] = []
     for name in SETS:
         texts, questions = asked(given.data / "axbench" / name)
         acts = text_activations(loaded, [SITE], texts, cache=given.cache, context_size=CONTEXT)[SITE]
         few.append(study._few(texts, questions, CONTEXT))
-        wide.append(by_trained(acts, questions, given.autoencoders))
-        carried.append(by_carried(acts, texts, questions, pairs))
+        carried.append(by_carried(acts, texts, questions, kinds))
     texts, questions = intents(given.data / "labelled" / "clinc150_oos_plus.jsonl.gz", first=INTENTS)
     acts = text_activations(loaded, [SITE], texts, cache=given.cache, context_size=64)[SITE]
     scores = {setting: joined([of[setting] for of in few]) for setting in few[0]}
-    scores |= {f"{setting}, wide": joined([of[setting] for of in wide]) for setting in wide[0]}
-    scores |= {"carried, concepts": joined(carried), "carried, intents": by_carried(acts, texts, questions, pairs)}
+    scores |= {
+        "carried, concepts": joined(carried),
+        "carried, intents": by_carried(acts, texts, questions, [*kinds, autoencoders(given.autoencoders)]),
+    }
     settings = [settled(name, of) for name, of in scores.items()]
-    about = {"site": SITE, "percentile": PERCENTILE, "k": study.ordinary.regions.k, "carried_k": len(pairs[0][2])}
+    about = {"site": SITE, "percentile": PERCENTILE, "k": study.ordinary.regions.k, "carried_k": len(kinds[0][3])}
     write_study(given.out, "few", loaded.info, begun, about | {"rule": WIN, "settings": settings}, study="few_concepts")
 
 
@@ -97,24 +98,11 @@ def settled(setting: str, scores: Scores) -> dict[str, Any]:
     return found | {"beside": {"arm": "autoencoders", **pair["table"][1], **pair["pairs"][0]}}
 
 
-def by_trained(acts: TextActivations, questions: list[Question], folder: Path) -> dict[str, Scores]:
-    """All columns by few texts, one unit and five, of exemplars and of autoencoders as wide."""
-    tried: list[tuple[str, int, Rule]] = [(f"{count} texts", count, readouts.ridge()) for count in COUNTS]
-    tried += [(name, max(COUNTS), rule) for name, rule in UNITS.items()]
-    found: dict[str, Scores] = {name: {} for name, _, _ in tried}
-    for arm, encode in trained(folder):
-        columns = pool(acts, encode)
-        value_qs = np.array([Study._by_few(columns, q, [(n, rule) for _, n, rule in tried]) for q in questions])
-        for (setting, _, _), value_q in zip(tried, value_qs.T, strict=True):
-            found[setting][arm] = value_q
-    return found
-
-
-def halves(x_nd: Tensor) -> Iterator[Carried]:
+def halves(x_nd: Tensor) -> Iterator[Kind]:
     """Directions of every kind, as many from one half of the activations as from the other."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(x_nd)))
     parts = [x_nd[rows] for rows in order.split(-(-len(order) // 2))]
-    d = [partitions(part, [PERCENTILE])[PERCENTILE] for part in parts]
+    d = [partitions(part, [CARRIED])[CARRIED] for part in parts]
     u = [centred(part, of.center) for part, of in zip(parts, d, strict=True)]
     kinds = {
         "regions": [of.exemplars for of in d],
@@ -123,23 +111,27 @@ def halves(x_nd: Tensor) -> Iterator[Carried]:
         "Gaussian directions": [nulls.gaussian_directions(x_nd.shape[1], d[i].k, i) for i in (0, 1)],
     }
     for name, (e_kd, f_ld) in kinds.items():
-        yield name, cosines(d[0].center, e_kd), e_kd, cosines(d[1].center, f_ld), f_ld
+        yield name, cosines(d[0].center, e_kd), cosines(d[1].center, f_ld), nearest(e_kd, f_ld)
 
 
-def autoencoders(folder: Path) -> Carried:
+def nearest(e_kd: Float[Tensor, "k d"], f_ld: Float[Tensor, "l d"]) -> np.ndarray:
+    """Of each direction, the one of another set with the highest cosine."""
+    return (normalize(e_kd, dim=1) @ normalize(f_ld, dim=1).T).argmax(dim=1).numpy()
+
+
+def autoencoders(folder: Path) -> Kind:
     """One autoencoder's features, carried to another's."""
     encode = dict(trained(folder))
-    first, second = (load_file(folder / f"{name}-1.safetensors")["W_dec"].float() for name in ("topk", "batchtopk"))
-    return "autoencoders", encode["topk"], first, encode["batchtopk"], second
+    first, second = (load_file(folder / f"{name}-1.safetensors")["W_dec"].float() for name in SAES)
+    return "autoencoders", *(encode[name] for name in SAES), nearest(first, second)
 
 
-def by_carried(acts: TextActivations, texts: list[str], questions: list[Question], pairs: list[Carried]) -> Scores:
+def by_carried(acts: TextActivations, texts: list[str], questions: list[Question], kinds: list[Kind]) -> Scores:
     """AUROC of the unit that was carried, the mean of the draws; of words, of the word itself."""
     fitted_on = sorted({int(i) for q in questions for i in np.concatenate([q.positive, q.negative])})
     words = of_table(nulls.words(texts, fitted_on))
     found = {"words": np.array([one_carried(words, words, None, q) for q in questions])}
-    for name, encode, e_kd, encode_there, f_ld in pairs:
-        match_k = (normalize(e_kd, dim=1) @ normalize(f_ld, dim=1).T).argmax(dim=1).numpy()
+    for name, encode, encode_there, match_k in kinds:
         here, there = pool(acts, encode), pool(acts, encode_there)
         found[name] = np.array([one_carried(here, there, match_k, q) for q in questions])
     return found
