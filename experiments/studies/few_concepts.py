@@ -123,7 +123,7 @@ def autoencoders(folder: Path) -> Kind:
     """One autoencoder's features, carried to another's."""
     encode = dict(trained(folder))
     first, second = (load_file(folder / f"{name}-1.safetensors")["W_dec"].float() for name in SAES)
-    return "autoencoders", *(encode[name] for name in SAES), nearest(first, second)
+    return "autoencoders", encode[SAES[0]], encode[SAES[1]], nearest(first, second)
 
 
 def by_carried(acts: TextActivations, texts: list[str], questions: list[Question], kinds: list[Kind]) -> Scores:
