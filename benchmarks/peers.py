@@ -34,7 +34,7 @@ from .clustering import PERCENTILES, by_the_book, cluster, settled
 from .measure import Row, Samples, alternate, arguments, peak_memory, use_threads, write
 
 SMALL = data.BATCH // 8  # the procedure's other batch: 2,032 activations
-BATCHES, HELD_OUT = 2, 1
+BATCHES, HELD_OUT = 6, 1
 TURNS = 3  # of each side
 FAISS = importlib.util.find_spec("faiss") is not None
 PASSES = 10  # of faiss

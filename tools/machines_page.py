@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def scaling_parts() -> dict[str, str]:
@@ -12,7 +13,13 @@ def scaling_parts() -> dict[str, str]:
 
 
 def speed_parts() -> dict[str, str]:
-    return {"peers": _peers(), "decomposition": _decomposition(), "gpu": _gpu()}
+    return {
+        "peers": _peers(),
+        "floor": _floor(),
+        "decomposition": _decomposition(),
+        "gpu": _gpu(),
+        "bfloat16": _bfloat16(),
+    }
 
 
 def errors_parts() -> dict[str, str]:
@@ -95,6 +102,17 @@ def _peers() -> str:
     return "\n".join(lines)
 
 
+def _floor() -> str:
+    """What clustering in small batches takes, beside the passes that it cannot do without."""
+    record, names = _read("floor"), ("ours", "procedure", "centre and norm", "product")
+    lines = [_made(record), "", f"| microseconds a row | {' | '.join(names)} | procedure / the last two |"]
+    lines.append("|---|" + "--:|" * 5)
+    for row in record["rows"]:
+        values = " | ".join(f"{row['found'][f'{name}, us a row']:.2f}" for name in names)
+        lines.append(f"| {row['what']} | {values} | **{row['found']['procedure / floor']:.1f}** |")
+    return "\n".join(lines)
+
+
 def _decomposition() -> str:
     """Rows a second of a core, in both ways there are, beside scikit-learn."""
     record = _read("decomposition")
@@ -148,6 +166,48 @@ def _on_paper() -> str:
                 f"| {(extraction + fast) * _DOLLARS:,.0f} | {gb[0]:,.0f} | {gb[1]:,.1f} |"
             )
     return "\n".join(lines)
+
+
+_CHANGES = {
+    "founded by the same token": "regions founded by the same token",
+    "regions that return": "regions that return, F1 of members above 1/2",
+    "activations in those": "activations in those",
+    "activations with the same leader": "activations with the same leader",
+    "supports shared": "regions of a decomposition (8 steps) shared, Jaccard index",
+    "largest change of FVU": "change of FVU, the largest of 1, 8, 32 steps",
+    "change of AUROC of a concept": "change of a concept's AUROC",
+    "change of mean AUROC": "change of the mean AUROC",
+}
+
+
+def _bfloat16() -> str:
+    """What a forward pass in bfloat16 changes, beside what another order does."""
+    record = json.loads((ROOT / "docs" / "results" / "bfloat16" / "smollm2.json").read_bytes())
+    of = record["results"]
+    lines = [f"`{record['command']}`: {record['model']['id']}, seed {record['seed']}.", ""]
+    names = [f"percentile {each['percentile']:g}: {what}" for each in of for what in ("bfloat16", "another order")]
+    lines += [f"| mean (least to largest) of pairs | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    for name, what in _CHANGES.items():
+        cells = [_range(each[side][name]) for each in of for side in ("bfloat16", "order")]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    for each in of:
+        (exact, coarse), apart = each["AUROC"], each["AUROC, bfloat16 less float32"]
+        fvu = [sum(side) / len(side) for side in each["FVU"]["8"]]
+        fixed = each["one dictionary, activations of both"]
+        score = f"{sum(exact) / len(exact):.3f} and {sum(coarse) / len(coarse):.3f}"
+        shift, least, most = (f"{apart[name]:+.3f}" for name in ("difference", "low", "high"))
+        lines += [
+            "",
+            f"Percentile {each['percentile']:g}, float32 and bfloat16, means over orders: FVU at 8 steps {fvu[0]:.3f} "
+            f"and {fvu[1]:.3f}; AUROC over {record['concepts']} concepts {score} (apart by {shift}, 95% "
+            f"{least} to {most}). Read by one float32 dictionary, {fixed['regions kept']:.1%} of the activations keep "
+            f"their region in bfloat16, and their decompositions share {fixed['supports shared']:.1%}.",
+        ]
+    return "\n".join(lines)
+
+
+def _range(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _faults() -> str:
