@@ -33,6 +33,8 @@ DIRECTIONS = ("exemplars", "means", "random", "k-means")
 FIGURES = ("fvu", "fvu_others", "recovered_zero", "recovered_mean")
 MAIN = 15
 SITES = {("smollm2", 10): "SmolLM2, block 10", ("smollm2", 20): "block 20", ("gemma3", 12): "Gemma-3-270M, block 12"}
+CODES = {"own": "own codes", "pursuit": "pursuit over its decoder"}
+SITE_TOKENS = 30_000  # directions are made from there
 FEW, KS = 200_000, (1, 2, 4, 8, 16, 32, 64)
 _BEST = {100_000: 1e-3, 1_000_000: 1e-3, 5_000_001: 1e-3}  # learning rates: lowest FVU on validation
 
@@ -140,7 +142,7 @@ def _arms() -> str:
 
     for arm in (*DIRECTIONS, "Gaussian"):
         add(NAMES[arm], "0.2 M", pick(arm=arm, tokens=FEW, k=32))
-    for codes, how in (("own", "own codes"), ("pursuit", "pursuit over its decoder")):
+    for codes, how in CODES.items():
         add(f"TopK, {how}", "0.2 M, ten times", trained("topk", FEW, codes, 10))
         for kind in ("topk", "batchtopk", "jumprelu", "frozen"):
             for tokens, shown in ((100_000, "0.1 M"), (1_000_000, "1 M"), (5_000_001, "5 M")):
@@ -301,10 +303,10 @@ def _site_arm(row: dict) -> str:
     if "passes" not in row:
         at = "" if row["percentile"] in (None, 1) else f", percentile {row['percentile']:g}"
         return f"{NAMES.get(row['arm'], row['arm'])}{at}"
-    often = {1: "once", 5: "five times"}[row["passes"]]
-    return f"{NAMES[row['arm']]}, the same tokens {often}, " + (
-        "own codes" if row["codes"] == "own" else "pursuit over its decoder"
-    )
+    seen = {1: "the same tokens once", 5: "the same tokens five times"}[row["passes"]]
+    if row["tokens"] > SITE_TOKENS:
+        seen = f"{row['tokens'] / 1e6:.1g} M tokens"
+    return f"{NAMES[row['arm']]}, {seen}, {CODES[row['codes']]}"
 
 
 def _variants() -> str:
@@ -336,8 +338,9 @@ def _variants() -> str:
     before = json.loads(RESULT.with_name("variants.json").read_bytes())["rows"]
     for row in before:
         if row["arm"] == "topk":
-            codes = "own codes" if row["codes"] == "own" else "pursuit over its decoder"
-            lines.append(f"| TopK, the same tokens five times, {codes} | 1 | {row['fvu_others'][0]:.3f} | | | |")
+            lines.append(
+                f"| TopK, the same tokens five times, {CODES[row['codes']]} | 1 | {row['fvu_others'][0]:.3f} | | | |"
+            )
     return "\n".join(lines)
 
 

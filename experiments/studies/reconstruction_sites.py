@@ -1,6 +1,8 @@
 """Reconstruction on a CPU at several sites: PREREGISTRATION.md of `ep_experiments/reconstruction`, parts 6 and 7.
 
-    python -m experiments.studies.reconstruction tokens DIR/tokens.npz MODEL --tokens 0.1M
+    python -m experiments.studies.reconstruction tokens DIR/tokens.npz MODEL --tokens 0.32M
+    python -m experiments.studies.reconstruction tokens DIR/more.npz MODEL --tokens 1.12M  # which documents are held
+        # out for what follows from tokens.npz alone; more.npz begins with the same windows
     python -m experiments.studies.reconstruction_sites extract DIR MODEL --layer 10 --layer 20 [--tokens 1_000_000]
     python -m experiments.studies.reconstruction_sites run DIR MODEL [--only PREFIX] [--seconds 1200]
     python -m experiments.studies.reconstruction_sites summary FILE.json --of DIR [--of DIR ...]
@@ -74,8 +76,9 @@ def main() -> None:
 
 def extract(folder: Path, name: str, layers: Sequence[int], tokens: int) -> None:
     """Activations of held-out and training documents; parts that are there are left as they are."""
-    windows, model = Windows(folder / "tokens.npz", CPU), read_model(name).bfloat16()
+    model = read_model(name).bfloat16()
     for part in ("test", "validation", *training_parts(tokens)):
+        windows = Windows(tokens_file(folder, part), CPU)
         chosen_b = windows_of(windows, part)
         files = {layer: folder / f"{part}-{layer}.safetensors" for layer in layers}
         if all(file.is_file() for file in files.values()):
@@ -98,6 +101,11 @@ def windows_of(windows: Windows, part: str) -> np.ndarray:
         return windows.part(training_b, before + MORE)[len(windows.part(training_b, before)) :]
     test_b = held_b & (windows.document_b // HELD_OUT % 2 == 1)
     return whole_documents(windows, np.flatnonzero(test_b if part == "test" else held_b & ~test_b), HELD[part])
+
+
+def tokens_file(folder: Path, part: str) -> Path:
+    """Where a part's tokens are."""
+    return folder / ("more.npz" if part.startswith("more") else "tokens.npz")
 
 
 def training_parts(tokens: int) -> list[str]:
@@ -183,8 +191,13 @@ class Study:
 
     @cached_property
     def windows(self) -> Windows:
-        """All token ids."""
-        return Windows(self.dir / "tokens.npz", CPU)
+        """Token ids of held-out documents and of the pool."""
+        return Windows(tokens_file(self.dir, "pool"), CPU)
+
+    @cached_property
+    def longer(self) -> Windows:
+        """Of the pool and what comes after it."""
+        return Windows(tokens_file(self.dir, "more"), CPU)
 
     @cached_property
     def model(self) -> Any:
@@ -205,7 +218,8 @@ class Study:
     def ordered(self, layer: int, order: int, tokens: int) -> Tensor:
         """The first of a layer's activations as they were kept, documents in an order of their own."""
         parts = training_parts(tokens)
-        document_n = np.concatenate([self.windows.rows(windows_of(self.windows, part)) for part in parts])
+        windows = [self.windows if part == "pool" else self.longer for part in parts]
+        document_n = np.concatenate([of.rows(windows_of(of, part)) for of, part in zip(windows, parts, strict=True)])
         documents, inverse_n = np.unique(document_n, return_inverse=True)
         rank = np.random.default_rng(order).permutation(len(documents))
         rows = torch.from_numpy(np.argsort(rank[inverse_n], kind="stable")[:tokens])

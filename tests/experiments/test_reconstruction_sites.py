@@ -62,6 +62,7 @@ def test_tokens_after_the_pool_go_on_from_it(study, monkeypatch):
     monkeypatch.setattr(sites, "MORE", 1000)
     every, taken = [], sites.training_parts(4500)
     assert taken == ["pool", "more0", "more1"]
+    (study.dir / "more.npz").write_bytes((study.dir / "tokens.npz").read_bytes())
     for part in taken:
         chosen = sites.windows_of(study.windows, part)
         every += study.windows.rows(chosen).tolist()
