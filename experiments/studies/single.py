@@ -52,6 +52,7 @@ NULLS, OFF_AXIS = 20, 5
 TOKENS = 12  # of an answer to a training prompt
 BATCH = 12
 FEWEST = 5  # prompts of a region
+LONGEST = 48  # characters of a Chinese sentence to test on
 ARMS = ("exemplar", "mean member", "difference of means")
 
 
@@ -272,7 +273,8 @@ def chinese(loaded: LoadedModel, data: Path) -> Asked:
     sentences = data / "labelled" / "pud_18_languages.jsonl.gz"
     zh, en = (rng.permutation(read(sentences, "lang", name))[:TRAIN] for name in ("Chinese", "English"))
     paragraphs = read(data / "corpora" / "multilingual.jsonl.gz", "source", "xquad_zh")
-    test = rng.permutation(list(dict.fromkeys(p.split("。")[0] + "。" for p in paragraphs)))[:TEST]
+    firsts = dict.fromkeys(p.split("。")[0] + "。" for p in paragraphs)
+    test = rng.permutation([sentence for sentence in firsts if len(sentence) <= LONGEST])[:TEST]
     texts = loaded.tokenizer.batch_decode([[i] for i in range(len(loaded.tokenizer))])
     of_v = torch.tensor([i for i, text in enumerate(texts) if has_chinese(text)])
 
