@@ -158,11 +158,12 @@ def _behaviours() -> tuple[str, str, str]:
 def _single() -> str:
     """Exemplars of several orders beside single activations drawn at random."""
     r = _read("behaviours-single/refusal.json")
-    row = next(x for x in r["tests"] if x["arm"] == "exemplar" and x["null"].startswith("single activation, showing"))
+    fall = {x["null"]: x["null_fall"] for x in r["tests"] if x["arm"] == "exemplar"}
+    taken = next(x["fall"] for x in r["tests"] if x["arm"] == "exemplar")
     orders = sum(x["name"] == "exemplar" for x in r["directions"])
     return (
-        f"{orders} orders exemplars take {row['fall']:.2f} off the log-odds, random single activations "
-        f"{row['null_fall']:.2f}"
+        f"{orders} orders exemplars take {taken:.2f} off the log-odds, single activations "
+        f"{fall['single activation, showing']:.2f}, random regions {fall['random region']:.2f}"
     )
 
 
