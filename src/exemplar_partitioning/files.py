@@ -342,14 +342,57 @@ def read_tensors(path: Path, names: Sequence[str], framework: str) -> dict[str, 
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
+_UNPACKED, _TIMES = 256 << 20, 100  # bytes of a table once it is read: in any case, and for each byte of its file
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole parquet file, or some of its columns. Raises OSError or pa.ArrowException if it cannot be read."""
+    """A whole parquet file, or some of its columns.
+
+    Raises DataError if it would unpack to far more than it holds, OSError or pa.ArrowException if it cannot be read.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
+        _check_unpacked(path, file.metadata, range(file.metadata.num_row_groups), columns)
         return file.read(columns, use_threads=False)
 
 
-def read_groups(file: pq.ParquetFile, groups: Sequence[int]) -> pa.Table:
-    """Some row groups of an open parquet file, one after the other."""
+def read_groups(path: Path, file: pq.ParquetFile, groups: Sequence[int]) -> pa.Table:
+    """Some row groups of an open parquet file, one after the other; raises as `read_table`."""
+    _check_unpacked(path, file.metadata, groups)
     return file.read_row_groups(groups, use_threads=False)
+
+
+def _check_unpacked(path: Path, metadata: pq.FileMetaData, groups: Sequence[int], columns: Any = None) -> None:
+    """Raise DataError for groups that take far more memory than their file: few bytes can say the same many times.
+
+    Compression is told by the sizes that the file states; a text that is listed once and meant often, by its lengths.
+    """
+    most = total = _UNPACKED + _TIMES * path.stat().st_size
+    for index in groups:
+        group = metadata.row_group(index)
+        for part in map(group.column, range(group.num_columns)):
+            name, size, count = part.path_in_schema, part.total_uncompressed_size, part.num_values
+            if columns is None or name.split(".")[0] in columns:
+                total -= max(size, 8 * count)
+                if total >= 0 and part.physical_type == "BYTE_ARRAY" and count * size > _UNPACKED:
+                    total -= _length_of_texts(path, index, name)
+                if total < 0:
+                    raise DataError(f"{path} is damaged: it would unpack to more than {most >> 20:,} MB")
+
+
+def _length_of_texts(path: Path, group: int, column: str) -> int:
+    """Bytes of all values of a column of texts in a row group, found without unpacking them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, read_dictionary=[column]) as file:
+        chunks = file.read_row_group(group, [column], use_threads=False).column(0).chunks
+    length = 0
+    for values in chunks:
+        while not pa.types.is_dictionary(values.type):
+            values = values.field(0) if pa.types.is_struct(values.type) else values.flatten()
+        lengths = pc.call_function("binary_length", [values.dictionary])
+        length += pc.call_function("sum", [lengths.cast(pa.int64()).take(values.indices)]).as_py() or 0
+    return length

@@ -99,6 +99,15 @@ def column(column_name, values, name="regions.parquet"):
     return table(change, name)
 
 
+def said_often(path, name):
+    """One long text, listed once, in every row: some kilobytes on the disk."""
+    given = pq.read_table(path)
+    field = given.schema.field(name).with_type(pa.dictionary(pa.int32(), pa.string()))
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * len(given), pa.int32()), pa.array(["x" * 20_000_000]))
+    often = given.set_column(given.schema.get_field_index(name), field, texts)
+    pq.write_table(often, path, store_schema=False, dictionary_pagesize_limit=1 << 30, compression="zstd")
+
+
 def replaced(given, name, new):
     field = given.schema.field(name)
     return given.set_column(given.schema.get_field_index(name), field, pa.array(new, field.type))
@@ -215,6 +224,8 @@ TAMPERINGS = {
     "rows the other way round": table(reverse),
     "a row too few": table(lambda t: t.slice(0, len(t) - 1)),
     "no rows": table(lambda t: t.slice(0, 0)),
+    "contexts that unpack to gigabytes": lambda folder: said_often(folder / "regions.parquet", "context"),
+    "documents that unpack to gigabytes": lambda folder: said_often(folder / EXAMPLES, "document"),
     "rows twice": table(lambda t: pa.concat_tables([t, t])),
     "regions all 0": column("region", 0),
     "content ids": column("content_id", "0" * 16),

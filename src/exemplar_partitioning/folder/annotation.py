@@ -249,7 +249,7 @@ class Annotation:
             return []
         groups = range(first // ROW_GROUP, (end - 1) // ROW_GROUP + 1)
         with self._reading:
-            table = read_groups(file, groups)
+            table = read_groups(self.path / "examples.parquet", file, groups)
         rows = table.slice(first - groups[0] * ROW_GROUP, end - first).to_pylist()
         check_examples(self, index, rows)
         return [row for row in rows if kind in (None, row["kind"])]

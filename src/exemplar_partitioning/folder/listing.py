@@ -104,7 +104,7 @@ class OnDisk:
             DataError: the file is damaged.
         """
         with pq.ParquetFile(self._regions_file) as file:
-            group = read_groups(file, [self.check_region(index) // ROW_GROUP])
+            group = read_groups(self._regions_file, file, [self.check_region(index) // ROW_GROUP])
         check_rows(self, group, first=index // ROW_GROUP * ROW_GROUP)
         return group.slice(index % ROW_GROUP, 1).to_pylist()[0]
 
