@@ -218,7 +218,7 @@ def points(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import points as tried
 
     trials = [tried.Trial(verb, folder) for verb in tried.verbs(folder)]
-    for fault, count in (("kill", 16), ("full", 4), ("interrupt", 2)):
+    for fault, count in (("kill", 16), ("full", 16), ("interrupt", 2)):
         for trial in trials:
             yield f"{trial.verb.name}, {fault}", trial.at(fault, 2 if quick else count)
     for trial in trials:

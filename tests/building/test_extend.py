@@ -12,10 +12,11 @@ import torch
 import exemplar_partitioning as ep
 from cli.test_cli import run
 from conftest import sentences, tree
+from exemplar_partitioning.building import run as run_module
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.core.leader import LeaderClustering
 from exemplar_partitioning.core.missing_mass import missing_mass
-from exemplar_partitioning.errors import EPError, Interrupted
+from exemplar_partitioning.errors import EPError, Interrupted, ResourceError
 from exemplar_partitioning.folder.labels import Labels
 from exemplar_partitioning.folder.listing import find
 from exemplar_partitioning.models.capture import Extractor
@@ -128,6 +129,24 @@ def test_dictionaries_appear_together(built, tiny_folder, new_text, tmp_path, mo
     assert (tmp_path / "e" / "resid_post.1" / "p3").is_dir() != (tmp_path / "e" / "resid_post.1" / "p10").is_dir()
     with pytest.raises(EPError, match="has not finished"):
         ep.load(tmp_path / "e", percentile=3)
+    extend(built, new_text, **given)
+    assert tree(tmp_path / "e") == tree(tmp_path / "whole")
+
+
+def test_a_disk_full_at_the_log_leaves_what_the_same_command_ends(built, tiny_folder, new_text, tmp_path, monkeypatch):
+    """Its dictionaries stood there then, without the log by which a finished build is known."""
+    extend(built, new_text, out=tmp_path / "whole", model=str(tiny_folder))
+    given = {"out": tmp_path / "e", "model": str(tiny_folder), "resume": True}
+
+    def full(*_):
+        raise ResourceError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "_write_log", full)
+        with pytest.raises(ResourceError):
+            extend(built, new_text, **given)
+    with pytest.raises(EPError, match="holds a dictionary already"):
+        extend(built, new_text, **given | {"resume": False})
     extend(built, new_text, **given)
     assert tree(tmp_path / "e") == tree(tmp_path / "whole")
 

@@ -26,6 +26,7 @@ from ..files import disk_errors, to_json, write_new
 from ..folder.activations import FOLDER, Spill
 from ..folder.checkpoints import Checkpoints, below
 from ..folder.group import JOURNAL, finish, move_in
+from ..folder.listing import find
 from ..models.answers import FILE as ANSWERS
 from .growing import Growing
 from .settings import BuildSettings, ExtendSettings, differences
@@ -138,7 +139,7 @@ class Workspace:
 
     def close(self, *, done: bool = False) -> None:
         """Release the folder; what a build needs to go on stays, where there is anything to go on from."""
-        begun = bool(self.checkpoints) or (self.work / JOURNAL).is_file()
+        begun = bool(self.checkpoints) or (self.work / JOURNAL).is_file() or bool(find(self.out))  # or only not logged
         if done or (self.out / "build.json").is_file() or not begun:
             for left in self.out.glob("*/.*.ready"):
                 shutil.rmtree(left, ignore_errors=True)
