@@ -90,8 +90,9 @@ def _named(name: str, of: int | None = None) -> list[psutil.Process]:
 
 def resumed(model: Path, text: Path, folder: Path, name: str) -> Outcome:
     """The process that decides (no name), or one of Ray's, is killed after a checkpoint; then --resume."""
-    line = ["build", str(model), str(text), *_LINE, "--max-tokens", "40000", "--out"]
-    ended = [_start(folder, *line, str(folder / "alone-resumed")).wait(SECONDS)]
+    tokens = "150000" if name else "40000"  # a build goes on without the server for a while, and must not end so soon
+    line = ["build", str(model), str(text), *_LINE, "--max-tokens", tokens, "--out"]
+    ended = [_start(folder, *line, str(folder / f"alone-{tokens}")).wait(SECONDS)]
     out, more = folder / f"without-{name}", ("--ray", "local", "--workers", "2", "--resume")
     process = _start(folder, *line, str(out), *more)
     while not list(out.glob(".build/checkpoint-*")) and process.poll() is None:
@@ -103,7 +104,7 @@ def resumed(model: Path, text: Path, folder: Path, name: str) -> Outcome:
     if name and (ended[1] != 4 or "Ray cluster is gone" not in said or "Traceback" in said):
         return WRONG, f"{name} killed: exit code {ended[1]}: {said[-300:]}"
     ended.append(_start(folder, *line, str(out), *more).wait(SECONDS))
-    if ended[0] or ended[2] or tree(out) != tree(folder / "alone-resumed"):
+    if ended[0] or ended[2] or tree(out) != tree(folder / f"alone-{tokens}"):
         return WRONG, f"{name or 'owner'} killed, then resumed: exit codes {ended}"
     return SAME, ""
 

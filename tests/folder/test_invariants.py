@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import exemplar_partitioning as ep
 from exemplar_partitioning.building.extend import extend
 from exemplar_partitioning.cli import app
-from exemplar_partitioning.errors import DataError
+from exemplar_partitioning.errors import DataError, EPError
 from exemplar_partitioning.files import seal, sealed, sha256, to_json
 from exemplar_partitioning.folder import bookmarks
 from exemplar_partitioning.folder.dictionary import load
@@ -437,6 +437,27 @@ def told(pristine, home, what):
 @pytest.mark.parametrize("what", TAMPERINGS)
 def test_contents_that_were_exchanged_are_told(whole, tmp_path, what):
     assert re.search(r"damaged|must|cannot|has|says|not describe", told(whole / "resid_post.1" / "p10", tmp_path, what))
+
+
+READERS = (("show",), ("show", "--json"), ("show", "--region", "0"), ("search", "king"), ("tree",), ("report",))
+
+
+def unclear(folder):
+    """What commands that read a dictionary, and do not check all of it, end in but an answer or a refusal."""
+    for name, *more in READERS:
+        line = [name, str(folder), *more, *(("--out", str(folder.parent / "report.html")) if name == "report" else ())]
+        (folder.parent / "report.html").unlink(missing_ok=True)
+        error = CliRunner().invoke(app, line).exception
+        if error and not isinstance(error, EPError | SystemExit):
+            yield f"{' '.join(line)}: {type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize(
+    "what", ["no rows", "an exemplar too few", "an example beyond its tokens", "examples of another region"]
+)
+def test_what_is_read_unchecked_is_refused_without_a_trace(whole, tmp_path, what):
+    assert told(whole / "resid_post.1" / "p10", tmp_path, what)
+    assert [*unclear(tmp_path / "resid_post.1" / "p10")] == []
 
 
 def test_hashing_again_is_no_damage(whole, tmp_path):

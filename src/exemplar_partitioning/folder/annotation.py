@@ -36,7 +36,7 @@ from ..files import (
     sha256,
     to_json,
 )
-from .annotation_invariants import check_evidence, check_examples, check_means
+from .annotation_invariants import check_evidence, check_example_columns, check_examples, check_means
 from .html import facts
 from .listing import OnDisk, verified
 from .schema import SCHEMA_VERSIONS, FileRecord, TextRecord, validated
@@ -262,9 +262,14 @@ class Annotation:
 
         Returns:
             A row per example.
+
+        Raises:
+            DataError: the file is damaged.
         """
         self._examples  # noqa: B018  (checks the file)
-        return read_table(self._verified("examples.parquet"), columns)
+        table = read_table(self._verified("examples.parquet"), list(dict.fromkeys(["region", "at", *columns])))
+        check_example_columns(self, table)
+        return table.select(columns)
 
     @cached_property
     def interest(self) -> Interest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..core.association import log_likelihood
 from .invariants import require
@@ -82,6 +83,18 @@ def check_examples(annotation: Annotation, region: int, rows: list[dict[str, Any
         require(len(lengths) == 1 and 0 <= row["at"] < min(lengths), path, f"an example of region {region} is cut")
         heat = [x for x in (row["distance"], *row["distances"]) if x is not None]
         require([0 <= x <= 2 for x in heat], path, f"a distance in region {region} is not between 0 and 2")
+
+
+def check_example_columns(annotation: Annotation, table: pa.Table) -> None:
+    """The same of some columns of all examples, as far as these tell: whose they are, and where they point to."""
+    path = annotation.path / "examples.parquet"
+    counts_k = annotation.regions["examples"].to_numpy()
+    whose_n = np.repeat(np.arange(len(counts_k)), counts_k)
+    require(table["region"].to_numpy() == whose_n, path, "examples of a region are another's")
+    at_n = table["at"].to_numpy()
+    for name in {"token_ids", "tokens", "distances"} & {*table.column_names}:
+        length_n = pc.call_function("list_value_length", [table[name]]).to_numpy()
+        require((at_n >= 0) & (at_n < length_n), path, "an example is cut")
 
 
 def check_annotation(d: StoredDictionary) -> None:

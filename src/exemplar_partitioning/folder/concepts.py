@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 
 from ..demo.wheels import kept
 from ..errors import ResourceError
-from ..files import read_tensors, sha256
+from ..files import sha256
 from .annotation import Annotation
 from .contrast import FUNCTION, KINDS, NEIGHBOURS, WORD, Evidence, Passage, label
+from .listing import read_exemplars
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
@@ -148,8 +149,7 @@ def _make(annotation: Annotation) -> pa.Table:
 
 def neighbours(annotation: Annotation) -> Int64[np.ndarray, "k r"]:
     """The regions with members nearest to each by their exemplars, itself not among them."""
-    path = annotation.dictionary.verified("exemplars.safetensors")
-    e_kd: Float32[np.ndarray, "k d"] = read_tensors(path, ("center", "exemplars"), "np")["exemplars"]
+    e_kd: Float32[np.ndarray, "k d"] = read_exemplars(annotation.dictionary, "np")["exemplars"]
     empty = np.flatnonzero(annotation.regions["members"].to_numpy() == 0)
     r = min(NEIGHBOURS, max(0, len(e_kd) - 1 - len(empty)))
     nearest_kr = np.zeros((len(e_kd), r), np.int64)

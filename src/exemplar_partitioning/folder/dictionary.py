@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float32, Float64
 from safetensors.torch import save as serialise
 
 from ..core import dictionary as core
 from ..core.nearest import Prefilter
-from ..errors import DataError, EPError
-from ..files import new_folder, read_tensors, seal, sha256, to_json
+from ..errors import EPError
+from ..files import new_folder, seal, sha256, to_json
 from .invariants import check_center
-from .listing import ROW_GROUP, OnDisk, choose
+from .listing import ROW_GROUP, OnDisk, choose, read_exemplars
 from .saveable import Dictionary
 from .schema import REGIONS_SCHEMA, Config, FileRecord
 
@@ -224,24 +223,11 @@ def load(
     """
     folder = choose(Path(path), site, percentile)
     on_disk = OnDisk(folder)
-    config, tensors = on_disk.config, _read_tensors(on_disk)
+    config, tensors = on_disk.config, read_exemplars(on_disk, "pt")
     dictionary = StoredDictionary(
         tensors["center"], tensors["exemplars"], config.calibration.threshold, device, prefilter
     )
-    if (dictionary.k, dictionary.d_model) != (config.build.k, config.width):
-        raise DataError(
-            f"{folder}: config.json says k = {config.build.k}, d_model = {config.width}; "
-            f"exemplars.safetensors holds {dictionary.k} x {dictionary.d_model}"
-        )
     object.__setattr__(dictionary, "path", folder)
     object.__setattr__(dictionary, "config", config)
     check_center(dictionary)
     return dictionary
-
-
-def _read_tensors(on_disk: OnDisk) -> dict[str, torch.Tensor]:
-    path = on_disk.verified("exemplars.safetensors")
-    tensors = read_tensors(path, ("center", "exemplars"), "pt")
-    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-        raise DataError(f"{path} must hold float32; got {[str(t.dtype) for t in tensors.values()]}")
-    return tensors

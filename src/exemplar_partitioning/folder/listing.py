@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, EPError
-from ..files import check_seal, read_groups, read_json, read_table, sha256, verify
+from ..files import check_seal, read_groups, read_json, read_table, read_tensors, sha256, verify
 from .group import JOURNAL
 from .invariants import check_config, check_rows
 from .schema import REGIONS_SCHEMA, SCHEMA_VERSIONS, Config, FileRecord, validated
@@ -65,14 +65,14 @@ class OnDisk:
         path = self.verified("regions.parquet")
         if not pq.read_schema(path).equals(REGIONS_SCHEMA):
             raise DataError(f"{path} has other columns than schema {SCHEMA_VERSIONS[-1]} describes (docs/format.md)")
+        if (rows := pq.read_metadata(path).num_rows) != self.k:
+            raise DataError(f"{path} has {rows:,} rows for {self.k:,} regions; it is another's")
         return path
 
     @cached_property
     def regions(self) -> pa.Table:
         """A row per region, in order: where its exemplar was observed, and its arrivals (docs/format.md)."""
         table = read_table(self._regions_file)
-        if len(table) != self.k:
-            raise DataError(f"{self._regions_file} has {len(table):,} rows for {self.k:,} regions; it is another's")
         check_rows(self, table)
         return table
 
@@ -107,6 +107,24 @@ class OnDisk:
             group = read_groups(self._regions_file, file, [self.check_region(index) // ROW_GROUP])
         check_rows(self, group, first=index // ROW_GROUP * ROW_GROUP)
         return group.slice(index % ROW_GROUP, 1).to_pylist()[0]
+
+
+def read_exemplars(dictionary: OnDisk, framework: str) -> dict[str, Any]:
+    """The `center` [d] and `exemplars` [k, d] of a folder for torch (`pt`) or numpy (`np`), as config.json says.
+
+    Raises:
+        DataError: the file is damaged, or another's.
+    """
+    path, expected = dictionary.verified("exemplars.safetensors"), (dictionary.k, dictionary.config.width)
+    tensors = read_tensors(path, ("center", "exemplars"), framework)
+    if any(not str(tensor.dtype).endswith("float32") for tensor in tensors.values()):
+        raise DataError(f"{path} must hold float32; got {[str(t.dtype) for t in tensors.values()]}")
+    if (shape := tuple(tensors["exemplars"].shape)) != expected:
+        raise DataError(
+            f"{dictionary.path}: config.json says k = {expected[0]}, d_model = {expected[1]}; "
+            f"exemplars.safetensors holds {' x '.join(map(str, shape))}"
+        )
+    return tensors
 
 
 def verified(listing: Path, files: dict[str, FileRecord], name: str) -> Path:
