@@ -5,6 +5,7 @@ Workers that die leave no trace in what is built; without the other two the same
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -48,10 +49,11 @@ def workers(model: Path, text: Path, folder: Path, count: int, kills: int) -> It
     """So many kills of one of so many workers, over as many builds as it takes."""
     if not (folder / "alone").exists():
         ep.build(str(model), [text], out=folder / "alone", **_OPTIONS)
-    expected, done = tree(folder / "alone"), 0
+    expected, done, builds = tree(folder / "alone"), 0, itertools.count()  # a build may end before a worker is killed
     with cluster():
         while done < kills:
-            out, killer = folder / f"workers-{count}-{done}", _Killer(Random(f"{count} {done}"), kills - done)
+            build = next(builds)
+            out, killer = folder / f"workers-{count}-{build}", _Killer(Random(f"{count} {build}"), kills - done)
             try:
                 ep.build(str(model), [text], out=out, ray="auto", workers=count, on_event=killer.progressed, **_OPTIONS)
                 kind, said = (SAME, "") if tree(out) == expected else (WRONG, "other bytes")
