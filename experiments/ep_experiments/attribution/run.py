@@ -115,7 +115,7 @@ class Curves:
         kept = []
         for size in SIZES:
             for part_n in (order_n[:size], order_n[size:]):
-                kept.append(self.empty_sd.index_add(0, nodes.token_n[part_n], nodes.vectors_nd[part_n]))
+                kept.append(self.empty_sd.index_add(0, nodes.token_n[part_n], nodes.vectors_nd[part_n].float()))
         share_b = (self.prompt.differences(torch.stack(kept)) - self.none) / (self.prompt.difference - self.none)
         with_c, without_c = share_b.view(-1, 2).T
         return {"faithfulness": _rounded(with_c), "completeness": _rounded(without_c)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from ..core.choices import STEPS, Basis, Method
@@ -106,12 +106,13 @@ class Nodes:
     """What a prompt's activations are the sum of, besides the centre: each a vector at one token.
 
     token_n: whose.  of_n: which region, coordinate or the like; -1 for the error of a token.
-    vectors_nd: what it adds.  effect_n: by how much the logit difference should fall without it, to first order.
+    vectors_nd: what it adds; of regions and errors in float64, so that they add up to the activation to its last bit.
+    effect_n: by how much the logit difference should fall without it, to first order.
     """
 
     token_n: Int64[Tensor, " n"]
     of_n: Int64[Tensor, " n"]
-    vectors_nd: Float32[Tensor, "n d"]
+    vectors_nd: Float[Tensor, "n d"]
     effect_n: Float32[Tensor, " n"]
 
     @classmethod
@@ -120,10 +121,10 @@ class Nodes:
         prompt: PromptAtSite,
         token_n: Int64[Tensor, " n"],
         of_n: Int64[Tensor, " n"],
-        vectors_nd: Float32[Tensor, "n d"],
+        vectors_nd: Float[Tensor, "n d"],
     ) -> Nodes:
         """Nodes with their predicted effects."""
-        return cls(token_n, of_n, vectors_nd, (prompt.gradient_sd[token_n] * vectors_nd).sum(dim=1))
+        return cls(token_n, of_n, vectors_nd, (prompt.gradient_sd[token_n] * vectors_nd).sum(dim=1).float())
 
     def without(self, prompt: PromptAtSite, n: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         """By how much the logit difference falls without each of some nodes."""
@@ -134,11 +135,12 @@ class Nodes:
 
 def nodes_of_regions(prompt: PromptAtSite, codes: Decomposition) -> Nodes:
     """Every region of every text token, and after them the errors."""
-    text, d = prompt.text_s.nonzero()[:, 0], prompt.x_sd.shape[1]
+    text = prompt.text_s.nonzero()[:, 0]
     row_n, place_n = (codes.regions >= 0).nonzero(as_tuple=True)
     of_n = codes.regions[row_n, place_n]
-    vectors_nd = codes.weights[row_n, place_n, None] * codes.directions[of_n]
-    error_sd = prompt.x_sd[text] - codes.center - torch.zeros(len(text), d).index_add_(0, row_n, vectors_nd)
+    vectors_nd = codes.weights[row_n, place_n, None].double() * codes.directions[of_n].double()
+    sum_sd = codes.center.double().repeat(len(text), 1).index_add_(0, row_n, vectors_nd)
+    error_sd = prompt.x_sd[text].double() - sum_sd
     return Nodes.of(
         prompt,
         torch.cat([text[row_n], text]),
@@ -238,7 +240,7 @@ def attribute(
         Effect(
             token=int(nodes.token_n[n]),
             region=int(nodes.of_n[n]),
-            weight=float(nodes.vectors_nd[n] @ codes.directions[nodes.of_n[n]]),
+            weight=float(nodes.vectors_nd[n] @ codes.directions[nodes.of_n[n]].double()),
             predicted=float(nodes.effect_n[n]),
             measured=float(measured),
         )
@@ -260,9 +262,9 @@ def attribute(
 
 def spliced(prompt: PromptAtSite, codes: Decomposition, nodes: Nodes) -> Float32[Tensor, "1 s d"]:
     """The centre, codes and errors of the text tokens added up anew."""
-    x_sd = prompt.x_sd.clone()
-    x_sd[prompt.text_s] = codes.center
-    return x_sd.index_add_(0, nodes.token_n, nodes.vectors_nd)[None]
+    x_sd = prompt.x_sd.double()
+    x_sd[prompt.text_s] = codes.center.double()
+    return x_sd.index_add_(0, nodes.token_n, nodes.vectors_nd).float()[None]
 
 
 def _target(loaded: LoadedModel, target: Sequence[str] | None) -> tuple[int, int] | None:

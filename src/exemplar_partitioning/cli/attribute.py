@@ -91,8 +91,9 @@ def _print(attribution: Attribution, texts: dict[int, str]) -> None:
     out, (right, wrong) = console(), map(visible, attribution.target)
     out.print(f"logit of {right!r} less that of {wrong!r}: {attribution.difference:+.3f}\n")
     out.print(shown)
+    at_most = f" by more than {attribution.splice:.1e}" if attribution.splice else ""
     out.print(
         f"\npredicted for all regions {attribution.regions:+.3f}, for what they leave {attribution.errors:+.3f}; codes "
-        f"and errors in place of the activations change no logit by more than {attribution.splice:.1e}",
+        f"and errors in place of the activations change no logit{at_most}",
         soft_wrap=True,
     )
