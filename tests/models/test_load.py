@@ -217,10 +217,23 @@ def test_an_adapter_is_a_folder_of_peft(tiny_folder, tmp_path):
 
     with pytest.raises(EPError, match=r"there is no adapter in .*adapter_config.json"):
         load_model(str(tiny_folder), adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": null, "peft_type": "LORA"}')
+    with pytest.raises(EPError, match="does not say of which model"):
+        load_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LO')
+    with pytest.raises(DataError, match=r"damaged or half written.*as PEFT's"):
+        load_model(str(tiny_folder), adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere", "peft_type": "LORA"}')
     if importlib.util.find_spec("peft") is None:
         with pytest.raises(EPError, match="pip install peft"):
             load_model(str(tiny_folder), adapter=tmp_path)
+
+
+def test_a_folder_of_a_state_dict_says_how_to_convert_it(tmp_path):
+    torch.save({"state_dict": {"w": torch.zeros(2)}}, tmp_path / "last.ckpt")
+    for model in (tmp_path, tmp_path / "last.ckpt"):
+        with pytest.raises(EPError, match=r"holds weights alone.*save_pretrained"):
+            load_model(str(model))
 
 
 def test_a_tokenizer_may_lie_elsewhere(tiny_folder):

@@ -21,6 +21,11 @@ from ..quiet import first_line, quiet
 from .identity import weights_hash_of
 
 _LFS = b"version https://git-lfs.github.com/spec/"
+_WEIGHTS_ALONE = (
+    "holds weights alone, which do not say what model they are of. Load them into their model in your own code "
+    "(model.load_state_dict) and give the object, or write a folder with model.save_pretrained and "
+    "tokenizer.save_pretrained"
+)
 _STATE_DICTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 _NAMED = 3  # keys in a message
 # Last parts of keys that hold no weight: constants that earlier versions of transformers saved, now made anew.
@@ -123,8 +128,13 @@ class Source:
             return None
         with self._reading():
             adapter = json.loads(stated.read_text(encoding="utf-8"))
-            revision = None if self.base else adapter.get("revision")
-            return find(self.base or adapter["base_model_name_or_path"], revision, self.trust_remote_code)
+            of, revision = self.base or adapter.get("base_model_name_or_path"), adapter.get("revision")
+        if not of:
+            raise EPError(
+                f"{self.name} is an adapter that does not say of which model: give that, and this folder with "
+                "--adapter (adapter=)"
+            )
+        return find(of, None if self.base else revision, self.trust_remote_code)
 
     def _adapted(self, base: Source, dtype: Any) -> tuple[Any, Any]:
         if find_spec("peft") is None:
@@ -136,7 +146,7 @@ class Source:
             except (RuntimeError, ValueError) as error:
                 raise DataError(
                     f"{self.name} is an adapter of another model than {base.name}, or of another version of PEFT: "
-                    f"{first_line(error)}"
+                    f"{'weights of other shapes' if 'mismatched_sizes' in str(error) else first_line(error)}"
                 ) from error
             if report is not None:
                 whole(model, {**vars(report), "unexpected_keys": report.unexpected_keys}, self.name)
@@ -203,13 +213,27 @@ class Source:
                     "architecture"
                 ) from error
             if self.path is not None:
-                raise DataError(
-                    f"{self.path} cannot be loaded as a causal language model: {first_line(error)}. Expected a folder "
-                    "as written by save_pretrained: config.json, weights and tokenizer files."
-                ) from error
+                raise DataError(self._unlike(error)) from error
             if not isinstance(error, OSError | ValueError):
                 raise
             raise _hub_error(self.name, self.revision, error) from error
+
+    def _unlike(self, error: Exception) -> str:
+        """What is wrong with a file or folder, and what was expected of it."""
+        assert self.path is not None
+        if (self.path / "adapter_config.json").exists() and not (self.path / "config.json").exists():
+            return (
+                f"the adapter {self.path} is damaged or half written: {first_line(error)}. Expected it as PEFT's "
+                "save_pretrained writes it: adapter_config.json and adapter_model.safetensors."
+            )
+        files = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        weights = [file.name for file in files if file.suffix in _STATE_DICTS]
+        if weights and not (self.path / "config.json").exists():
+            return f"{self.path} has no config.json, and {weights[0]} {_WEIGHTS_ALONE}"
+        return (
+            f"{self.path} cannot be loaded as a causal language model: {first_line(error)}. Expected a folder as "
+            "written by save_pretrained: config.json, weights and tokenizer files."
+        )
 
 
 def find(model: str | Path, revision: str | None, trust_remote_code: bool = False) -> Source:
@@ -231,11 +255,7 @@ def find(model: str | Path, revision: str | None, trust_remote_code: bool = Fals
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return Source(name, path, None, trust_remote_code=trust_remote_code)
     if path.is_file() and path.suffix in _STATE_DICTS:
-        raise EPError(
-            f"{name!r} holds weights alone, which do not say what model they are of. Load them into their model in "
-            "your own code (model.load_state_dict) and give the object, or write a folder with model.save_pretrained "
-            "and tokenizer.save_pretrained"
-        )
+        raise EPError(f"{name!r} {_WEIGHTS_ALONE}")
     if local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise EPError(f"there is no model at {name!r}: expected a transformers folder or a .gguf file. {_choices()}")
     return Source(name, None, revision, trust_remote_code=trust_remote_code)
