@@ -57,6 +57,7 @@ TALK = turns(("system", "Be brief."), ("user", "user"), ("assistant", "The dog."
     [
         {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because.", "name": None}]},
         {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
+        {"conversations": {"from": ["human", "gpt"], "value": ["Why?", "Because."]}},
         {"conversation": '[{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "Because."}]'},
         {
             "messages": [

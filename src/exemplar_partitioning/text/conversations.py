@@ -43,7 +43,7 @@ def conversation_of(row: dict[str, Any], where: str) -> Conversation | None:
 
     Known are `messages` (role, content), `conversations` of ShareGPT (from, value), and pairs: `prompt`,
     `instruction` with its `input`, or `question`, then `response`, `completion`, `answer`, `output` or `chosen`.
-    A `system` prompt goes first, `tools` along.
+    A `system` prompt goes first, `tools` along. Turns may lie as columns, each a list, as `datasets` had them.
 
     Raises:
         DataError: a turn has no role or no content, or there is no turn.
@@ -54,6 +54,8 @@ def conversation_of(row: dict[str, Any], where: str) -> Conversation | None:
         return None
     if isinstance(turns, str):
         turns = _parsed(turns, where)
+    if isinstance(turns, dict) and len({len(part) if isinstance(part, list) else -1 for part in turns.values()}) == 1:
+        turns = [dict(zip(turns, parts, strict=True)) for parts in zip(*turns.values(), strict=True)]
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where}: no turns in its conversation. Expected a list of objects with role and content.")
     messages = [_message(turn, f"{where}, turn {number}") for number, turn in enumerate(turns)]
