@@ -39,7 +39,12 @@ def test_a_build_of_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("percentile: 3", "did you mean percentiles"), ("- 3", "holds a list"), ("a: [", "cannot be read as YAML")],
+    [
+        ("percentile: 3", "did you mean percentiles"),
+        ("- 3", "holds a list"),
+        ("a: [", "cannot be read as YAML"),
+        ("sites: [[resid_post.1], [resid_post.77]]", "no block 77"),  # said before the first of a sweep is built
+    ],
 )
 def test_files_that_are_none(tmp_path, text, message):
     (tmp_path / "run.yaml").write_text(text)

@@ -110,7 +110,7 @@ class BuildRequest(RunRequest, BuildOptions):
         "resid_mid, resid_post, attn_out_post, mlp_out_post, q, k, v, z, mlp_act, router_logits; of the model: "
         "embeddings, final_norm; of any module: its path with :in or :out. By default the residual stream half way up.",
     )
-    dtype: str = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="auto, float32, bfloat16 or float16. auto: float32 on a CPU, the model's own on a GPU.",
     )

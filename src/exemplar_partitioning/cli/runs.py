@@ -37,6 +37,8 @@ def build_each(context: typer.Context, runs: list[tuple[str, dict[str, Any]]]) -
         raise EPError(f"two runs would be called {twice[0]}; name folders that end differently")
     if present := [out / name for name, params in runs if not params["resume"] and (out / name).exists()]:
         raise EPError(f"{present[0]} exists already; go on with --resume, or choose another folder with --out")
+    for name, params in runs:
+        _check(out / name, params)
     _check_same_tokens([params for _, params in runs])
     for number, (name, params) in enumerate(runs, 1):
         typer.secho(f"{number} of {len(runs)}: {name}", bold=True, err=True)
@@ -93,6 +95,19 @@ def _changed(params: dict[str, Any], runs: list[tuple[str, dict[str, Any]]]) -> 
         for key, value in params.items()
         if any(other[key] != value for _, other in runs)
     }
+
+
+def _check(out: Path, params: dict[str, Any]) -> None:
+    """Refuse what can be before the first run, which may take hours."""
+    from ..building.options import BuildRequest
+    from ..building.run import check_request
+    from ..models.load import outline
+
+    if not params["activations"]:
+        asked = {name: params[name] for name in BuildRequest.model_fields if name in params}
+        request = BuildRequest(**asked | {"out": out, "keep_activations": "none"})
+        origin = {name: params[name] for name in ("revision", "trust_remote_code")}
+        check_request(request, outline(params["model"], **origin))
 
 
 def _check_same_tokens(runs: list[dict[str, Any]]) -> None:
