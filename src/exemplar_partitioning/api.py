@@ -133,7 +133,7 @@ def build(
         EPError: something given does not fit; its subclasses tell damaged files (DataError), lack of
             space or network (ResourceError) and a stop on request (Interrupted).
     """
-    if request.annotate and request.ray is None and request.keep_activations == "none":
+    if request.annotate and request.keep_activations == "none":
         request = request.model_copy(update={"keep_activations": "calibration"})
     with shown(request) as asked:
         if asked.ray is None:
@@ -147,7 +147,7 @@ def build(
         if asked.annotate and _lacks_evidence(result):
             kept = Kept.beside(result.path)
             budget = kept.spill.tokens if kept else min(asked.max_tokens, ANNOTATED)
-            machine = {"device": asked.device, "ray": asked.ray, "workers": asked.workers}
+            machine = {"device": asked.device, "ray": None if kept else asked.ray, "workers": asked.workers}
             same = None if asked.generate else text  # answers lie in the folder
             how = {"max_tokens": budget, "field": asked.field, "documents": asked.documents}
             annotate(result.path, same, model=model, on_event=asked.on_event, stop=asked.stop, **how, **machine)

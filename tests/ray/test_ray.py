@@ -76,7 +76,7 @@ def test_tokens_that_count_are_the_same_on_workers(cluster, tiny_folder, tmp_pat
     (model / "chat_template.jinja").write_text(TEMPLATE)
     rows = [{"text": text, "span": [[0, 1 + len(text) // 2]]} for text in sentences(60, seed=3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = {"sites": "resid_post.1", "percentiles": [10], **options}
+    asked = {"sites": "resid_post.1", "percentiles": [10], "annotate": True, **options}
     ep.build(str(model), tmp_path / "rows.jsonl", out=tmp_path / "alone", **asked)
     ep.build(str(model), tmp_path / "rows.jsonl", out=tmp_path / "many", ray="auto", workers=2, **asked)
     assert tree(tmp_path / "alone") == tree(tmp_path / "many")
