@@ -214,6 +214,7 @@ BAD_FILES = [
     ("rows.csv", b"n,body\n1,a\n", r"no 'text' among its columns \(n, body\)"),
     ("rows.csv", b"", r"no 'text' among its columns \(none\)"),
     ("rows.csv", b"n,text\n1,\xe9\n", r"rows\.csv, line 2: not UTF-8 at byte 9"),
+    ("rows.csv", "text\na\n".encode("utf-16"), r"not UTF-8 at byte 0 .* iconv -f utf-16"),
     ("rows.csv", b"n,text\r1,a\r", r"rows\.csv: its lines end in CR alone.* tr "),
     ("rows.jsonl", b'{"text": "a"}\r{"text": "b"}\r', r"rows\.jsonl: its lines end in CR alone"),
     ("rows.tsv", b"text\tn\ttext\na\t1\tb\n", r"several columns are named 'text' \(text, n, text\)"),

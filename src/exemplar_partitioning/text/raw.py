@@ -29,6 +29,7 @@ COMPRESSIONS = (".gz", ".zst", ".bz2")
 
 _LONGEST_WINDOW = {int(zstd.DecompressionParameter.window_log_max): 31}  # 2 GiB, the format's limit on 64 bits
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # its end may be still to come
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file in it begins
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -124,8 +125,8 @@ def decoded_lines(stream: io.BufferedIOBase, name: str) -> Iterator[str]:
             yield data.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{where}: not UTF-8 at byte {start + error.start} of the file. Convert it, "
-                "for instance with: iconv -f latin1 -t utf-8"
+                f"{where}: not UTF-8 at byte {start + error.start} of the file. Convert it, for instance with: iconv "
+                f"-f {'utf-16' if data[:2] in _UTF_16 and number == 1 else 'latin1'} -t utf-8"
             ) from error
         number += 1
         start += len(data)
