@@ -37,7 +37,7 @@ from .quality import EVALUATED, inequality, quality
 from .reader import Reader, device_of, reader_of
 from .tables import Tables
 
-_GROUP_BYTES = 1 << 29  # of evidence held at a time
+_GROUP_BYTES = 1 << 28  # of evidence held at a time
 _OF_WIDTH, _OF_REGION = 16, 6144  # bytes of a region's evidence: per number of its mean, and for all else
 
 
