@@ -156,14 +156,18 @@ def _behaviours() -> tuple[str, str, str]:
 
 
 def _single() -> str:
-    """Exemplars of several orders beside single activations drawn at random."""
-    r = _read("behaviours-single/refusal.json")
-    fall = {x["null"]: x["null_fall"] for x in r["tests"] if x["arm"] == "exemplar"}
-    taken = next(x["fall"] for x in r["tests"] if x["arm"] == "exemplar")
-    orders = sum(x["name"] == "exemplar" for x in r["directions"])
+    """Exemplars of several orders beside single activations and random regions: what each takes off the log-odds."""
+    orders, taken = 0, {}
+    for name in ("refusal", "chinese"):
+        r = _read(f"behaviours-single/{name}.json")
+        tested = [x for x in r["tests"] if x["arm"] == "exemplar"]
+        null = {x["null"]: x["null_fall"] for x in tested}
+        orders = sum(x["name"] == "exemplar" for x in r["directions"])
+        taken[name] = [tested[0]["fall"], null["single activation, showing"], null["random region"]]
+    refusal, chinese = ([f"{value:.2f}" for value in of] for of in taken.values())
     return (
-        f"{orders} orders exemplars take {taken:.2f} off the log-odds, single activations "
-        f"{fall['single activation, showing']:.2f}, random regions {fall['random region']:.2f}"
+        f"{orders} orders exemplars take {refusal[0]} off the log-odds, single activations {refusal[1]}, random "
+        f"regions {refusal[2]} (Chinese: {', '.join(chinese)})"
     )
 
 
