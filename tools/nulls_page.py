@@ -108,10 +108,13 @@ def _settings(r: dict, about: str) -> str:
 
 
 def _few_rows(setting: dict) -> list[list[str]]:
-    pairs, beside = {pair["above"]: pair for pair in setting["pairs"]}, setting.get("beside")
-    rows = []
-    for row in sorted([*setting["table"], *([beside] if beside else [])], key=lambda row: -row["auroc"][0]):
-        pair = pairs.get(row["arm"], beside if row is beside else None)
+    pairs = {pair["above"]: pair for pair in setting["pairs"]}
+    table, rows = list(setting["table"]), []
+    if beside := setting.get("beside"):
+        table.append(beside)
+        pairs[beside["arm"]] = beside
+    for row in sorted(table, key=lambda row: -row["auroc"][0]):
+        pair = pairs.get(row["arm"])
         apart = signed([pair[key] for key in ("difference", "low", "high")]) if pair else ""
         rows.append([row["arm"], interval(row["auroc"]), apart, f"{pair['p']:.2g}" if pair else ""])
     return rows
