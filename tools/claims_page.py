@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import axbench_page
+import nulls_page
 import reconstruction_page
 import tops_page
 import words_page
@@ -90,26 +91,26 @@ def _detection() -> tuple[str, str, str]:
 
 def _settings() -> list[tuple[str, str, str]]:
     """Where a region could win, and whether it does."""
-    if not (RESULTS / "few" / "smollm2.json").is_file():
-        return []
-    settings = _read("few/smollm2.json")["settings"]
-    won, lost = ([s["setting"] for s in settings if s["verdict"] == verdict] for verdict in ("win", "lose"))
-    one = next(s for s in settings if s["setting"] == "one unit")
-    value = {row["arm"]: row["auroc"][0] for row in one["table"]}
-    rival = max((v, name) for name, v in value.items() if name != "regions")
-    again, wide = ({row["arm"]: row["auroc"][0] for row in s["table"]} for s in _read("few/units.json")["settings"])
-    best = max((v, name) for name, v in again.items() if name != "regions")
-    sae = max(v for name, v in wide.items() if name != "regions")
+    every = nulls_page.tried()
+    won = [f"{of}, {s['setting']}" for of, s in every if s["verdict"] == "win"]
+    lost = sum(s["verdict"] == "lose" for _, s in every)
+    value = {(of, s["setting"]): {row["arm"]: row["auroc"][0] for row in s["table"]} for of, s in every}
+    again, wide = (value["other intents", name] for name in ("one unit, five orders", "one unit, wide"))
+    concepts = value["AxBench", "one unit"]
+
+    def rival(of: dict[str, float]) -> str:
+        best, name = max((v, name) for name, v in of.items() if name != "regions")
+        return f"{best:.3f} ({name})"
+
     return [
         (
             "Regions tell concepts better than words, activations and other directions",
-            f"By .02 or more in {len(won)} of {len(settings)} settings ({', '.join(won)}: {value['regions']:.3f}, "
-            f"{rival[1]} {rival[0]:.3f}, word {value['words']:.3f}); worse with {', '.join(lost)}. Other intents, five "
-            f"orders: {again['regions']:.3f}, {best[1]} {best[0]:.3f}; an autoencoder {sae:.3f} against "
+            f"By .02 or more in {len(won)} of {len(every)} settings ({', '.join(won)}), worse in {lost}. Again, other "
+            f"intents: {again['regions']:.3f} against {rival(again)}, wide {wide['regions']:.3f} against {rival(wide)}",
+            f"one region tells more than any other one unit | not by the .02 asked: AUROC {again['regions']:.3f} (five "
+            f"orders) against {rival(again)} and {again['words']:.3f} (word), by 32 texts; on AxBench "
+            f"{concepts['regions']:.3f} against {rival(concepts)}; autoencoders {max(wide.values()):.3f} against "
             f"{wide['regions']:.3f}",
-            "one region tells more than any other one unit | not by the .02 asked: AUROC "
-            f"{again['regions']:.3f} (five orders) against {best[0]:.3f} ({best[1]}) and {again['words']:.3f} (word), "
-            f"by 32 texts; autoencoders {sae:.3f} against {wide['regions']:.3f}",
         )
     ]
 

@@ -29,7 +29,7 @@ def parts() -> dict[str, str]:
         for name, (file, part) in files.items()
         if (path := RESULTS / file).is_file()
     }
-    return {"against-nulls": against_nulls()} | made
+    return {"against-nulls": against_nulls(), "all-settings": all_settings()} | made
 
 
 def figure_files() -> dict[Path, str]:
@@ -72,6 +72,46 @@ def families(r: dict) -> str:
     return "\n\n".join(shown)
 
 
+def tried() -> list[tuple[str, dict]]:
+    """Every setting in which regions could have won, in the order of the runs, and the texts it is of."""
+    runs = (("few/smollm2.json", "intents"), ("few/units.json", "other intents"), ("few/concepts.json", "AxBench"))
+    read = ((of, json.loads((RESULTS / file).read_bytes())["settings"]) for file, of in runs)
+    return [(of, setting) for of, settings in read for setting in settings]
+
+
+def nearest(setting: dict) -> tuple[str, list[float], dict, list[float], str]:
+    """A setting's name, regions, the rival they are least above, its value, and by how much."""
+    value = {row["arm"]: row["auroc"] for row in setting["table"]}
+    rival = min(setting["pairs"], key=lambda pair: pair["difference"])
+    unit = ", one unit" if rival["above"].endswith(", one unit") else ""
+    apart = signed([rival[key] for key in ("difference", "low", "high")])
+    return setting["setting"], value[f"regions{unit}"], rival, value[rival["above"]], apart
+
+
+def all_settings() -> str:
+    """One list of them, and of the three that the table of all arms holds."""
+    r = json.loads((RESULTS / "concepts" / "smollm2.json").read_bytes())
+    pairs, value = ({row[key]: row for row in r[of]} for of, key in (("pairs", "above"), ("table", "what")))
+    rows = []
+    for name, kind, training in (("all labelled texts", "auroc", "all"), ("the same, hard negatives", "hard", "all"),
+                                 ("labels of one genre", "auroc", "own")):  # fmt: skip
+        rivals = {rival: pair[kind] for rival, pair in pairs.items() if rival.endswith(f", {training}")}
+        best = min(rivals, key=lambda rival: rivals[rival][0])
+        wins, loses = (
+            min(v[0] for v in rivals.values()) >= 0.02,
+            any(v[0] <= -0.02 and v[2] < 0 for v in rivals.values()),
+        )
+        rows.append([f"AxBench: {name}", f"{value[f'regions, {training}'][kind][0]:.3f}",
+                     f"{best.partition(',')[0]} {value[best][kind][0]:.3f}", signed(rivals[best]),
+                     "win" if wins else "lose" if loses else "level"])  # fmt: skip
+    for of, setting in tried():
+        name, own, rival, best, apart = nearest(setting)
+        alone = name in ("another language", "tokens", "carried, concepts", "carried, intents")
+        rows.append([name if alone else f"{of}: {name}", f"{own[0]:.3f}", f"{rival['above']} {best[0]:.3f}", apart,
+                     setting["verdict"]])  # fmt: skip
+    return table("setting | regions | best rival | regions above it (95 %) | by the rule", rows)
+
+
 def few(r: dict) -> str:
     """Settings in which a region could win."""
     return _settings(r, f"{r['k']:,} regions.")
@@ -92,12 +132,9 @@ def few_concepts(r: dict) -> str:
 def _settings(r: dict, about: str) -> str:
     rows = []
     for setting in r["settings"]:
-        value = {row["arm"]: row["auroc"] for row in setting["table"]}
-        rival = min(setting["pairs"], key=lambda pair: pair["difference"])
-        best = f"{rival['above']} {value[rival['above']][0]:.3f}"
-        apart = signed([rival[key] for key in ("difference", "low", "high")])
-        regions = interval(value["regions" if "regions" in value else "regions, one unit"])
-        rows.append([setting["setting"], regions, best, apart, f"{rival['p']:.2g}", f"**{setting['verdict']}**"])
+        name, own, rival, best, apart = nearest(setting)
+        cells = [name, interval(own), f"{rival['above']} {best[0]:.3f}", apart, f"{rival['p']:.2g}"]
+        rows.append([*cells, f"**{setting['verdict']}**"])
     head = "setting | regions (95 %) | best rival | regions above it (95 %) | p, corrected | by the rule"
     details = [
         table(f"{s['setting']} | AUROC (95 %) | regions above (95 %) | p, corrected", _few_rows(s))
@@ -109,11 +146,11 @@ def _settings(r: dict, about: str) -> str:
 
 def _few_rows(setting: dict) -> list[list[str]]:
     pairs = {pair["above"]: pair for pair in setting["pairs"]}
-    table, rows = list(setting["table"]), []
+    arms, rows = list(setting["table"]), []
     if beside := setting.get("beside"):
-        table.append(beside)
+        arms.append(beside)
         pairs[beside["arm"]] = beside
-    for row in sorted(table, key=lambda row: -row["auroc"][0]):
+    for row in sorted(arms, key=lambda row: -row["auroc"][0]):
         pair = pairs.get(row["arm"])
         apart = signed([pair[key] for key in ("difference", "low", "high")]) if pair else ""
         rows.append([row["arm"], interval(row["auroc"]), apart, f"{pair['p']:.2g}" if pair else ""])
