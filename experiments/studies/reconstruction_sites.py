@@ -35,6 +35,7 @@ from ep_experiments.nulls import gaussian_directions
 from ep_experiments.reconstruction import arms
 from ep_experiments.reconstruction.autoencoders import Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
+from ep_experiments.reconstruction.ratios import losses, token_ratios
 from exemplar_partitioning.core.calibration import BATCH, calibrate
 from exemplar_partitioning.evaluating.result import Bootstrap
 from exemplar_partitioning.files import to_json
@@ -411,6 +412,7 @@ def _claimed(file: Path) -> bool:
 def summary(folders: Sequence[Path]) -> dict[str, Any]:
     """Figures of all pieces with intervals over documents; fvu_others as in `reconstruction.summary`."""
     rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     for folder in folders:
         pieces = [json.loads(file.read_text()) for file in sorted((folder / "pieces").glob("*.json"))]
@@ -425,7 +427,32 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
             about[f"block {layer}"] = {"documents": len(others), "others": int(others.sum()), **ce}
         facts[folder.name] = about
         rows += [{"model": folder.name, **_figures(row, base)} for row in all_rows if "arm" in row]
-    return {"models": facts, "rows": rows}
+        for layer in sorted({layer for layer, _ in base}):
+            ratios += [{"model": folder.name, "layer": layer, **row} for row in _ratios(all_rows, layer, base)]
+    return {"models": facts, "rows": rows, "ratios": ratios}
+
+
+def _ratios(
+    rows: list[dict[str, Any]], layer: int, base: dict[tuple[int, str], np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    """Of TopK that saw its tokens once, to directions at percentile 1, by FVU, where these have a curve."""
+    total_w = base[layer, "total"]
+    bootstrap, others_w = Bootstrap(len(total_w), 0), total_w <= total_w.sum() / 10
+    rows = [row for row in rows if row["layer"] == layer and row.get("on") == "test" and "part" not in row]
+    rows = [row for row in rows if row["k"] in (None, K)]
+
+    def loss(row: dict[str, Any]) -> tuple[int, np.ndarray]:
+        return row["tokens"], losses(bootstrap, np.array(row["error"]) * others_w, total_w * others_w)
+
+    topk = [row for row in rows if row["arm"] == "topk" and row["passes"] == 1]
+    for arm in ("exemplars", "means", "random", "k-means"):
+        mine = sorted((row for row in rows if row["arm"] == arm and row["percentile"] == 1), key=lambda r: r["tokens"])
+        curves = [[loss(row) for row in mine if row["order"] == order] for order in sorted({r["order"] for r in mine})]
+        curves = [curve for curve in curves if len(curve) > 1]
+        for codes, tokens in sorted({(row["codes"], row["tokens"]) for row in topk}):
+            targets = [loss(row) for row in topk if (row["codes"], row["tokens"]) == (codes, tokens)]
+            if curves:
+                yield {"arm": arm, "codes": codes, "tokens": tokens, **token_ratios(targets, curves)}
 
 
 def _figures(row: dict[str, Any], base: dict[tuple[int, str], np.ndarray]) -> dict[str, Any]:
