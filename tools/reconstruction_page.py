@@ -1,6 +1,7 @@
 """The tables of docs/reconstruction.md, its figure and its line of claims, from docs/results/reconstruction/*.json."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ MAIN = 15
 SITES = {("smollm2", 10): "SmolLM2, block 10", ("smollm2", 20): "block 20", ("gemma3", 12): "Gemma-3-270M, block 12"}
 CODES = {"own": "own codes", "pursuit": "pursuit over its decoder"}
 SITE_TOKENS = 30_000  # directions are made from there
+RATE = 1e-3  # of learning
 FEW, KS = 200_000, (1, 2, 4, 8, 16, 32, 64)
 _BEST = {100_000: 1e-3, 1_000_000: 1e-3, 5_000_001: 1e-3}  # learning rates: lowest FVU on validation
 
@@ -54,6 +56,7 @@ def parts() -> dict[str, str]:
         "reconstruction-ratios": _ratios(),
         "reconstruction-percentiles": _percentiles(),
         "reconstruction-sites": _sites(),
+        "reconstruction-site-ratios": _site_ratios(),
         "reconstruction-variants": _variants(),
         "reconstruction-probes": _sparse_probes(),
         "reconstruction-letters": _letters(),
@@ -280,7 +283,8 @@ def _sites_file() -> dict:
 def _sites() -> str:
     """FVU of the other documents at L0 32, and cross-entropy recovered in order 0, at sites other than block 15."""
     of = [row for row in at_sites(on="test") if row["k"] in (None, 32) and row["layer"] != MAIN and "part" not in row]
-    sites = list(dict.fromkeys((row["model"], row["layer"]) for row in of))
+    of = sorted((row for row in of if "passes" in row or row["tokens"] == SITE_TOKENS), key=_site_order)
+    sites = list(SITES)
     lines = ["| L0 32 | " + " | ".join(f"{SITES[site]} | CE recovered (zero)" for site in sites) + " |"]
     lines += ["|---|" + "--:|--:|" * len(sites)]
     named: dict[str, list[dict]] = {}
@@ -299,13 +303,31 @@ def _sites() -> str:
     return "\n".join(lines)
 
 
+def _site_ratios() -> str:
+    """Tokens of a TopK over those of directions, by FVU of the other documents, at sites other than block 15."""
+    at = {(row["model"], row["layer"], row["tokens"], row["codes"], row["arm"]): row for row in _sites_file()["ratios"]}
+    lines = ["| site | TopK on | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
+    lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
+    for site, (codes, how) in itertools.product(SITES, CODES.items()):
+        found = [at.get((*site, 100_000, codes, arm)) for arm in DIRECTIONS]
+        if all(found):
+            lines.append(f"| {SITES[site]} | 0.1 M, {how} | " + " | ".join(map(_ratio, found)) + " |")
+    return "\n".join(lines)
+
+
+def _site_order(row: dict) -> tuple:
+    arms = [*DIRECTIONS, "Gaussian", "ITDA", "topk", "batchtopk", "frozen"]
+    percentile = row["percentile"] or 1
+    return "passes" in row, percentile != 1, percentile, arms.index(row["arm"]), row["tokens"], -row.get("passes", 0)
+
+
 def _site_arm(row: dict) -> str:
     if "passes" not in row:
         at = "" if row["percentile"] in (None, 1) else f", percentile {row['percentile']:g}"
         return f"{NAMES.get(row['arm'], row['arm'])}{at}"
     seen = {1: "the same tokens once", 5: "the same tokens five times"}[row["passes"]]
     if row["tokens"] > SITE_TOKENS:
-        seen = f"{row['tokens'] / 1e6:.1g} M tokens"
+        seen = f"{row['tokens'] / 1e6:.1g} M tokens" + (f", rate {row['lr']:g}" if row["lr"] != RATE else "")
     return f"{NAMES[row['arm']]}, {seen}, {CODES[row['codes']]}"
 
 

@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 
 from ep_experiments.nulls import gaussian_directions
 from ep_experiments.reconstruction import arms
-from ep_experiments.reconstruction.autoencoders import Recipe, train
+from ep_experiments.reconstruction.autoencoders import Kind, Recipe, train
 from ep_experiments.reconstruction.measure import Measure, Text, rebuilt_at
 from ep_experiments.reconstruction.ratios import losses, token_ratios
 from exemplar_partitioning.core.calibration import BATCH, calibrate
@@ -50,6 +50,7 @@ BY_CE = ("exemplars", "random", "topk", "3 least squares from means")  # in orde
 PERCENTILES = (0.5, 1.0, 2.0, 4.0)
 CURVE = (7_500, 15_000, POOL)
 BATCHES = {100_000: 128, 1_000_000: 512}  # rows of a training step on tokens seen once, as in part 2
+KINDS: tuple[Kind, ...] = ("topk", "batchtopk", "frozen")
 MORE = 40_000  # training tokens of a file after the pool
 SOLVED, STEPS = 5_000, 16  # rows and steps of the codes that least squares looks at
 TRAINED = 256  # rows of a training step
@@ -171,14 +172,13 @@ class Study:
             add(f"{layer}-batchtopk-{order}", self.autoencoder, layer, Recipe("batchtopk", seed=order))
             for percentile in (4.0, 2.0, 0.5):
                 add(f"{layer}-directions-{percentile:g}-{order}", self.directions, layer, percentile, order)
-        for layer, (tokens, kind) in itertools.product(
-            layers, itertools.product(BATCHES, ("topk", "batchtopk", "frozen"))
-        ):
-            if (self.dir / f"{training_parts(tokens)[-1]}-{layer}.safetensors").is_file():
-                for order in range(2):
-                    add(
-                        f"{layer}-{kind}-{tokens}-{order}", self.autoencoder, layer, Recipe(kind, seed=order), tokens, 1
-                    )
+        for layer, tokens in itertools.product(layers, BATCHES):
+            if not (self.dir / f"{training_parts(tokens)[-1]}-{layer}.safetensors").is_file():
+                continue
+            recipes = {f"{kind}-{tokens}-{seed}": Recipe(kind, seed=seed) for kind in KINDS for seed in range(2)}
+            recipes[f"topk-{tokens}-faster-1"] = Recipe("topk", 3e-3, seed=1)
+            for name, recipe in recipes.items():
+                add(f"{layer}-{name}", self.autoencoder, layer, recipe, tokens, 1)
         for layer in layers:
             add(f"{layer}-frozen-0", self.autoencoder, layer, Recipe("frozen"))
             for order in range(2):
@@ -444,7 +444,7 @@ def _ratios(
     def loss(row: dict[str, Any]) -> tuple[int, np.ndarray]:
         return row["tokens"], losses(bootstrap, np.array(row["error"]) * others_w, total_w * others_w)
 
-    topk = [row for row in rows if row["arm"] == "topk" and row["passes"] == 1]
+    topk = [row for row in rows if row["arm"] == "topk" and row["passes"] == 1 and row["lr"] == Recipe("topk").lr]
     for arm in ("exemplars", "means", "random", "k-means"):
         mine = sorted((row for row in rows if row["arm"] == arm and row["percentile"] == 1), key=lambda r: r["tokens"])
         curves = [[loss(row) for row in mine if row["order"] == order] for order in sorted({r["order"] for r in mine})]
