@@ -14,6 +14,7 @@ def scaling_parts() -> dict[str, str]:
 
 def speed_parts() -> dict[str, str]:
     return {
+        "stages": _stages(),
         "peers": _peers(),
         "floor": _floor(),
         "decomposition": _decomposition(),
@@ -110,6 +111,24 @@ def _floor() -> str:
     for row in record["rows"]:
         values = " | ".join(f"{row['found'][f'{name}, us a row']:.2f}" for name in names)
         lines.append(f"| {row['what']} | {values} | **{row['found']['procedure / floor']:.1f}** |")
+    return "\n".join(lines)
+
+
+def _stages() -> str:
+    """Where the seconds of `make demo` go."""
+    record = _read("stages")
+    whole, *stages = record["rows"]
+    busy = "; others used the machine meanwhile" * whole["ours"]["disturbed"]
+    lines = [
+        _made(record).removesuffix(".") + f"{busy}.",
+        "",
+        "| stage | processor | share | clock |",
+        "|---|--:|--:|--:|",
+    ]
+    for row in [*stages, whole]:
+        spent = row["found"]["processor s"]
+        share = spent / whole["found"]["processor s"]
+        lines.append(f"| {row['what']} | {spent:.1f} s | {share:.1%} | {row['ours']['median_s']:.1f} s |")
     return "\n".join(lines)
 
 
