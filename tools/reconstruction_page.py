@@ -309,8 +309,8 @@ def _site_ratios() -> str:
     lines = ["| site | TopK on | " + " | ".join(NAMES[arm] for arm in DIRECTIONS) + " |"]
     lines += ["|---|---|" + "--:|" * len(DIRECTIONS)]
     for site, (codes, how) in itertools.product(SITES, CODES.items()):
-        found = [at.get((*site, 100_000, codes, arm)) for arm in DIRECTIONS]
-        if all(found):
+        found = [at[key] for arm in DIRECTIONS if (key := (*site, 100_000, codes, arm)) in at]
+        if found:
             lines.append(f"| {SITES[site]} | 0.1 M, {how} | " + " | ".join(map(_ratio, found)) + " |")
     return "\n".join(lines)
 
