@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from ...folder.schema import Config
 from ...folder.token_labels import automatic
 from ...models.identity import same_model
 from .computed import grown
+
+_OPENED = 16  # dictionaries that are opened before they are asked for, each some tens of MB
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ class Library:
         return view is not None and view.saw_annotation == entry.annotated
 
     def open_all(self) -> None:
-        """Open every dictionary that can be, so that the first request for it is quick."""
-        for key in self.entries:
+        """Open dictionaries that can be, so that the first request for them is quick; of many, the first."""
+        for key in islice(self.entries, _OPENED):
             with contextlib.suppress(EPError):  # told to those who ask for it
                 view = self.open(key)
                 _ = view.labels(), view.top_tokens, view.lens
