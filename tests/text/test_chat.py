@@ -104,6 +104,8 @@ def test_systems_inputs_and_tools_belong_to_a_conversation():
     ("messages", "message"),
     [
         ([], "row 0: no turns"),
+        ({"role": "user", "content": "Why?"}, "row 0: no turns"),
+        ({"role": ["user", "assistant"], "content": ["Why?"]}, "row 0: the columns of its turns"),
         ("[", "row 0: its conversation is not JSON"),
         (["Why?"], "row 0, turn 0: is str, expected an object"),
         ([{"role": "user"}], "row 0, turn 0: has role, expected role and content"),

@@ -54,7 +54,9 @@ def conversation_of(row: dict[str, Any], where: str) -> Conversation | None:
         return None
     if isinstance(turns, str):
         turns = _parsed(turns, where)
-    if isinstance(turns, dict) and len({len(part) if isinstance(part, list) else -1 for part in turns.values()}) == 1:
+    if isinstance(turns, dict) and all(isinstance(part, list) for part in turns.values()):
+        if len({len(part) for part in turns.values()}) > 1:
+            raise DataError(f"{where}: the columns of its turns are of unequal length.")
         turns = [dict(zip(turns, parts, strict=True)) for parts in zip(*turns.values(), strict=True)]
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where}: no turns in its conversation. Expected a list of objects with role and content.")
