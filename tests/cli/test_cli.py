@@ -137,8 +137,8 @@ def test_errors_are_one_message_and_a_code(built, tiny_folder, text_file, tmp_pa
     cases = [
         ([*base, text_file, "--site", "resid_post.9"], 2, "resid_post.9"),
         ([*base, text_file, "--percentile", "0,5"], 2, "percentile"),
-        ([*base, text_file, "--percentile", "2", "--percentile=5"], 2, "as --percentile 2,5"),
-        ([*base, text_file, "--field", "title", "--field", "body"], 2, "as --field title+body"),
+        ([*base, text_file, "--percentile", "2", "--percentile=5"], 2, "given twice"),
+        ([*base, text_file, "--field", "title", "--field", "body"], 2, "--field title+body"),
         ([*base, text_file, "--max-tokens", "many"], 2, "many"),
         ([*base, tmp_path / "missing.txt"], 2, "missing.txt"),
         ([*base, tmp_path / "binary.txt"], 2, "no text to read"),

@@ -104,8 +104,6 @@ def verbs(folder: Path) -> list[Verb]:
         tiny,
         "--text",
         str(text),
-        "--out",
-        "{out}",
     )
     steer = (
         *("steer", one, "--region", "3", "--alpha", "0.5", "--prompt", "the king", "--max-new-tokens", "3"),

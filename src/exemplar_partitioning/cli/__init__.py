@@ -34,21 +34,20 @@ class _Verb(TyperCommand):
         options: dict[str, Any] = {
             name: each for each in self.params if each.param_type_name == "option" for name in each.opts
         }
-        given: dict[str, str] = {}
+        given = set[str]()
         words = iter(args)
         for word in words:
-            name, equals, value = word.partition("=")
+            name, equals, _ = word.partition("=")
             if word == "--":
                 break
             if (option := options.get(name)) is None or getattr(option, "is_flag", False):
                 continue
-            value = value if equals else next(words, "")
             if name in given and not getattr(option, "multiple", False):
-                several = f"{given[name]}{'+' if option.name == 'field' else ','}{value}"
-                raise typer.BadParameter(
-                    f"given twice; give it once (where it takes several, as {name} {several})", ctx=ctx, param=option
-                )
-            given[name] = value
+                several = "values together, where it takes several: --percentile 2,5, --field title+body"
+                raise typer.BadParameter(f"given twice; give it once, and {several}", ctx=ctx, param=option)
+            given.add(name)
+            if not equals:
+                next(words, None)
         return super().parse_args(ctx, args)
 
 
@@ -62,7 +61,12 @@ class _Verbs(Mapping[str, Any]):
         if name not in self._made:
             verb, made = self._verb(name), typer.Typer(add_completion=False, rich_markup_mode="markdown")
             made.callback()(lambda: None)  # so that there are commands, and not one alone
-            made.add_typer(verb, name=name) if isinstance(verb, typer.Typer) else made.command(name, cls=_Verb)(verb)
+            if isinstance(verb, typer.Typer):
+                for command in verb.registered_commands:
+                    command.cls = _Verb
+                made.add_typer(verb, name=name)
+            else:
+                made.command(name, cls=_Verb)(verb)
             self._made[name] = vars(get_command(made))["commands"][name]
         return self._made[name]
 
