@@ -251,7 +251,10 @@ def full(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
 def readonly(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
     from faults import disk
 
-    yield "folders", (disk.read_only(writing, folder) for writing in _writings(folder, quick))
+    writings = _writings(folder, quick)
+    for path in folder.rglob("*"):
+        path.chmod(0o755)  # model and text are anybody's to read
+    yield "folders", (disk.read_only(writing, folder) for writing in writings)
 
 
 def together(folder: Path, quick: bool) -> Iterator[tuple[str, Outcomes]]:
