@@ -229,13 +229,40 @@ def _range(values: list[float]) -> str:
     return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
+_AT_WRITES = {"kill": "killed", "full": "full disk", "interrupt": "interrupted"}
+
+
+def _kind_of_fault(what: str) -> str:
+    """In brackets behind it: how many files, verbs or jobs."""
+    part, _, rest = what.partition(": ")
+    if part != "points":
+        return what if part in ("tampered", "ray") else part
+    fault = rest.rpartition(", ")[2]
+    if fault in _AT_WRITES:
+        return f"verbs, {_AT_WRITES[fault]} at their writes"
+    return "verbs, what they stand on removed" if fault.endswith("removed") else f"verbs, {fault}"
+
+
 def _faults() -> str:
     """What was tried, survived, refused, or came out wrong."""
     record = _read("faults")
     names = ("tried", "survived", "refused clearly", "read as it stands", "wrong")
-    lines = [_made(record), "", f"| fault | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
-    rows = [(row["what"], row["found"]) for row in record["rows"]] + [("**all**", record["data"])]
-    lines += [f"| {what} | {' | '.join(f'{found.get(name, 0):,}' for name in names)} |" for what, found in rows]
+    rows = [(row["what"], row["found"]) for row in record["rows"]]
+    groups: dict[str, list[dict[str, int]]] = {}
+    for what, found in rows:
+        groups.setdefault(_kind_of_fault(what), []).append(found)
+    short = list[tuple[str, dict[str, int]]]()
+    for kind, each in groups.items():
+        title = f"{kind} ({len(each)})" if len(each) > 1 else kind
+        short.append((title, {name: sum(found.get(name, 0) for found in each) for name in names}))
+
+    def table(rows: list[tuple[str, dict[str, int]]]) -> list[str]:
+        cells = [[what, *(f"{found.get(name, 0):,}" for name in names)] for what, found in rows]
+        head = [f"| fault | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+        return head + [f"| {' | '.join(row)} |" for row in cells]
+
+    lines = [_made(record), "", *table([*short, ("**all**", record["data"])]), ""]
+    lines += ["<details markdown>", "<summary>Each of them</summary>", "", *table(rows), "", "</details>"]
     return "\n".join(lines)
 
 
