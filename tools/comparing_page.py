@@ -54,6 +54,7 @@ def _top(found: dict[str, dict]) -> str:
             ["is a planted behaviour found by one who does not know its trigger, in text that holds it?",
              f"first of {first[0]['regions']} regions, by {len(first)} rankings of {len(planted)}",
              f"{min(late)}th to {max(late)}th in a control that was trained on less"],
+            ["the same, once more, and in text without it?", *_blind_in_short(found["planted"]["rows"])],
             ["are regions recognised in other layers?",
              f"{min(row['drift']['recognised'] for row in layers):.0%} and more, from block 5 on",
              f"{max(row['drift']['recognised_null'] for row in layers):.1%} by chance"],
@@ -180,6 +181,22 @@ def _planted(r: dict) -> str:
             )
     head = "checkpoint | regions ranked by | ranked | of planted tokens | first of them | by chance | p | corrected"
     return _table(head, rows)
+
+
+def _blind_in_short(rows: list[dict]) -> list[str]:
+    """Places of the first planted region by the rankings, in both texts; the least corrected p beside the control's."""
+    at = {(row["checkpoint"], row["text"]): row["rankings"] for row in rows}
+
+    def places(checkpoint: str) -> str:
+        found = ([str(ranking["rank"]) for ranking in at[checkpoint, text]] for text in ("with the word", "without it"))
+        with_it, without = map(", ".join, found)
+        return f"{with_it} with it, {without} without"
+
+    least = min(ranking["corrected"] for ranking in at["planted", "with the word"])
+    return [
+        f"no: by three rankings its first region stands at {places('planted')} (p = {least:.2g} at least, corrected)",
+        f"a control that was trained as long: {places('control')}",
+    ]
 
 
 def _blind(r: dict) -> str:
