@@ -20,6 +20,7 @@ def parts() -> dict[str, str]:
         "models": [("models", _models), ("trips", _trips)],
         "large": [("large", _large)],
         "planted": [("planted-blind", _blind)],
+        "planted-training": [("planted-training", _finetune)],
     }
     every = {name: part(result) for stem, result in found.items() for name, part in made[stem]}
     return every | {"comparing-top": _top(found)}
