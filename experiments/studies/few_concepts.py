@@ -7,7 +7,6 @@ Question, arms and rule: `ep_experiments/axbench/PREREGISTRATION.md`. The argume
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from exemplar_partitioning.models.load import load_model
 from .concepts import CONTEXT, SITE
 from .few import COUNTS, DRAWS, WIN, Scores, Study, judged
 from .few_data import INTENTS, Question, intents
-from .units import trained
+from .units import arguments, trained
 
 PERCENTILE = 1.0
 CARRIED = 2.0  # the percentile of what is carried
@@ -44,13 +43,7 @@ Kind = tuple[str, Encode, Encode, np.ndarray]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("data", type=Path)
-    options.add_argument("activations", type=Path)
-    options.add_argument("autoencoders", type=Path)
-    options.add_argument("--cache", type=Path, required=True)
-    options.add_argument("--out", type=Path, required=True)
-    given = options.parse_args()
+    given = arguments(__doc__)
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
     study = Study(loaded, given.data, given.cache, PERCENTILE)

@@ -40,14 +40,19 @@ COUNT = 32  # labelled texts
 K = 32  # of the autoencoders
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.Namespace:
+    """Where the data, ordinary activations and autoencoders are, and where to write."""
+    options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("activations", type=Path)
     options.add_argument("autoencoders", type=Path)
     options.add_argument("--cache", type=Path, required=True)
     options.add_argument("--out", type=Path, required=True)
-    given = options.parse_args()
+    return options.parse_args()
+
+
+def main() -> None:
+    given = arguments(__doc__)
     begun = time.monotonic()
     loaded = load_model("smollm2-135m-instruct", dtype="bfloat16", device="cpu")
     texts, questions = intents(given.data / "labelled" / "clinc150_oos_plus.jsonl.gz", first=INTENTS)
