@@ -90,6 +90,8 @@ def test_a_cloned_dataset_is_its_data_and_notes_keep_their_readme(tmp_path):
     assert texts(tmp_path / "cloned") == texts(f"{tmp_path}/cloned/**") == ["a", "b"]
     assert len(texts(tmp_path / "notes")) == 2
     assert texts(tmp_path / "cloned" / "README.md")[0].startswith("---")
+    (tmp_path / "cloned" / "security.jsonl").write_text('{"text": "A lock."}\n')
+    assert "A lock." in texts(tmp_path / "cloned")  # rows, whatever they are about
 
 
 def saved(folder: Path, rows: list[str], shards: int = 1) -> Path:

@@ -14,9 +14,9 @@ from .readers import Document, Reading, SkipCallback
 from .tables import METADATA, saved_shards
 
 _PLAIN = FORMATS.keys() - {".parquet", ".arrow"}  # as many bytes as their text has, about
-# What lies beside the text of a repository, in any format, by the name before its suffix.
+# What lies beside the text of a repository, by the name before its suffix; rows of such a name are text.
 _PAPERS = frozenset(
-    {"readme", "license", "licence", "copying", "notice", "changelog", "contributing", "code_of_conduct", "security"}
+    {"license", "licence", "copying", "notice", "changelog", "contributing", "code_of_conduct", "security"}
     | {"authors", "citation", "requirements"}
 )
 _LONGEST_NAME = 255  # bytes of a name between slashes
@@ -233,8 +233,13 @@ def _texts(every: list[Path]) -> list[Path]:
         )
         if format_of(file) is not None and not left_out:
             files.append(file)
-    others = [file for file in files if file.stem.lower() not in _PAPERS]
+    others = [file for file in files if not _is_paper(file)]
     return others if any(format_of(file) != ".md" for file in others) else files
+
+
+def _is_paper(file: Path) -> bool:
+    name = file.stem.lower()
+    return name == "readme" or (name in _PAPERS and format_of(file) in (".md", ".txt"))
 
 
 def _plain_root(pattern: Path) -> Path:
